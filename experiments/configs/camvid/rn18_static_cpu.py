@@ -1,0 +1,23 @@
+"""SwiftNet-RN18 of half width on CamVid, from scratch, dense: the baseline of `rn18_reinforce40_cpu.py`.
+
+    python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/rn18_static_cpu.py \
+        --data_dir=FOLDER --workdir=DIR
+
+Hardware: two CPU cores. Time and result: README, table "CamVid".
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Half the channels, small crops and a short schedule, to fit a CPU."""
+    return ml_collections.ConfigDict(
+        {
+            "name": "camvid_rn18_static_cpu",
+            "data": {"dataset": "camvid", "crop": (256, 256)},
+            "model": {"name": "swiftnet_rn18", "width": 32, "features": 64},
+            "policy": {"name": "static", "block_size": 64},
+            "optim": {"batch_size": 8, "steps": 3_600, "learning_rate": 1e-3},
+            "loop": {"eval_every": 600, "checkpoint_every": 600, "log_every": 20},
+        }
+    )

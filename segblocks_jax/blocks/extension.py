@@ -1,0 +1,103 @@
+"""The compiled handlers: finds, loads and registers them, and says why when it can't."""
+
+import functools
+import importlib
+import os
+
+import jax
+
+TARGETS = (
+    "segblocks_split",
+    "segblocks_split_backward",
+    "segblocks_combine",
+    "segblocks_combine_backward",
+    "segblocks_pad",
+    "segblocks_pad_backward",
+)
+"""Names of all FFI targets, the same on every platform.
+
+An exported program that calls them needs
+``[jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]``.
+"""
+
+IMPLEMENTATIONS = ("ffi", "xla")
+ENVIRONMENT_VARIABLE = "SEGBLOCKS_IMPLEMENTATION"
+
+# JAX's name of a platform -> the compiled module, XLA's name, and how one gets the module.
+_MODULES = {
+    "cpu": ("_ffi_cpu", "cpu", "reinstall the package with a C++20 compiler: pip install ."),
+    "gpu": (
+        "_ffi_cuda",
+        "CUDA",
+        "reinstall the package with nvcc on PATH: SEGBLOCKS_CUDA=ON pip install .",
+    ),
+}
+_ALIASES = {"cuda": "gpu"}
+
+
+def available(platform: str | None = None) -> bool:
+    """Whether the compiled handlers of a platform can be used; registers them if so.
+
+    Args:
+        platform: "cpu", "gpu" or "cuda", in any case. Default: where JAX runs by default.
+    """
+    return not why_unavailable(platform)
+
+
+def why_unavailable(platform: str | None = None) -> str:
+    """Returns why a platform's compiled handlers can't be used, and the remedy; else ""."""
+    name = (platform or _default_platform()).lower()
+    return _load(_ALIASES.get(name, name))
+
+
+def resolve(implementation: str | None = None) -> str:
+    """Returns the implementation to run: "ffi", the compiled handlers, or "xla", the references.
+
+    The first of these decides: the argument, the environment variable SEGBLOCKS_IMPLEMENTATION,
+    whether JAX's default platform has compiled handlers.
+
+    Raises:
+        ValueError: unknown name.
+        RuntimeError: "ffi" was asked for by name and can't run.
+
+    Example:
+        >>> resolve("xla")
+        'xla'
+    """
+    source = "implementation"
+    name = implementation
+    if name is None:
+        source = ENVIRONMENT_VARIABLE
+        name = os.environ.get(ENVIRONMENT_VARIABLE) or None
+    if name is None:
+        return "ffi" if available() else "xla"
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"{source} is {name!r}; expected one of {', '.join(map(repr, IMPLEMENTATIONS))},"
+            " or nothing for the compiled handlers where there are some"
+        )
+    if name == "ffi" and (reason := why_unavailable()):
+        raise RuntimeError(f"{source} is 'ffi', but {reason}; or use 'xla'")
+    return name
+
+
+def _default_platform() -> str:
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
+
+
+@functools.cache
+def _load(platform: str) -> str:
+    if platform not in _MODULES:
+        return f"there are no compiled handlers for the platform {platform!r}, only for cpu and gpu"
+    module_name, xla_platform, remedy = _MODULES[platform]
+    try:
+        module = importlib.import_module(f"segblocks_jax.{module_name}")
+        for operation in module.registrations().values():
+            for target, handler in operation.items():
+                jax.ffi.register_ffi_target(target, handler, platform=xla_platform)
+    except Exception as error:  # Whatever a foreign binary raises, the references still work.
+        return f"the compiled handlers for {platform} can't be loaded ({error}); {remedy}"
+    return ""

@@ -1,0 +1,135 @@
+"""BlockGrid: which blocks of a batch of images run at high resolution, and where each one lies in the packed list.
+
+Blocks of all images share one order: the high blocks first, then the low ones, each kind by its
+flattened grid position ``n * gh * gw + row * gw + column``.
+"""
+
+import dataclasses
+
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Num, jaxtyped
+
+
+@jax.tree_util.register_dataclass
+@jaxtyped(typechecker=None)  # JAX rebuilds pytrees around placeholders, which no array annotation fits.
+@dataclasses.dataclass(frozen=True, eq=False)
+class BlockGrid:
+    """The resolution of every block of a batch, and the block order that follows from it.
+
+    Build it with `from_mask`: the other fields are derived from the mask.
+
+    Attributes:
+        mask: True where the block runs at high resolution.
+        slots: position of each block in the block order; high blocks have 0 .. n_high-1.
+        high_cells: flattened grid position of each high block, ascending.
+        low_cells: flattened grid position of each low block, ascending.
+        low_factor: side of a high block over the side of a low one.
+    """
+
+    mask: Bool[Array, "n gh gw"]
+    slots: Int[Array, "n gh gw"]
+    high_cells: Int[Array, "n_high"]
+    low_cells: Int[Array, "n_low"]
+    low_factor: int = dataclasses.field(default=2, metadata={"static": True})
+
+    @classmethod
+    def from_mask(
+        cls,
+        mask: Bool[Array | np.ndarray, "n gh gw"],
+        num_high: int | None = None,
+        scores: Num[Array | np.ndarray, "n gh gw"] | None = None,
+        low_factor: int = 2,
+    ) -> "BlockGrid":
+        """Lays out the blocks of `mask`, with exactly `num_high` of them high.
+
+        Where `num_high` exceeds the number of True, the best-scored low blocks turn high; where it is
+        smaller, the worst-scored high ones turn low. Ties, and missing scores, go by grid position.
+
+        Args:
+            mask: True = high resolution.
+            num_high: number of high blocks in the whole batch, static; needed under `jax.jit`.
+                Default: the number of True.
+            scores: the higher, the sooner a block is high. NaN ranks last.
+            low_factor: side of a high block over the side of a low one, at least 1.
+
+        Raises:
+            TypeError: the mask is not boolean.
+            ValueError: wrong rank, shape or count, or a traced mask without `num_high`.
+
+        Example:
+            >>> grid = BlockGrid.from_mask(np.array([[[True, False, True]]]))
+            >>> grid.slots.tolist(), grid.high_cells.tolist(), grid.low_cells.tolist()
+            ([[[0, 2, 1]]], [0, 2], [1])
+        """
+        _check_mask(mask)
+        if scores is not None and scores.shape != mask.shape:
+            raise ValueError(
+                f"BlockGrid: scores have shape {scores.shape}, the mask {mask.shape}; give one score a block"
+            )
+        if low_factor < 1:
+            raise ValueError(f"BlockGrid: low_factor is {low_factor}; it must be at least 1")
+        if num_high is None:
+            num_high = _concrete_count(mask)
+        if not 0 <= num_high <= mask.size:
+            raise ValueError(
+                f"BlockGrid: num_high is {num_high}, but the batch has {mask.size} blocks; give 0 .. {mask.size}"
+            )
+        is_low = ~jnp.asarray(mask).reshape(-1)
+        if scores is None:
+            by_rank = jnp.argsort(is_low, stable=True)
+        else:
+            by_rank = jnp.lexsort((-jnp.asarray(scores).reshape(-1), is_low))
+        cells = jnp.arange(mask.size, dtype=jnp.int32)
+        high = jnp.zeros(mask.size, bool).at[by_rank[:num_high]].set(True)
+        high_before = jnp.cumsum(high, dtype=jnp.int32) - high.astype(jnp.int32)
+        slots = jnp.where(high, high_before, num_high + cells - high_before)
+        by_slot = jnp.zeros_like(cells).at[slots].set(cells)
+        return cls(
+            mask=high.reshape(mask.shape),
+            slots=slots.reshape(mask.shape),
+            high_cells=by_slot[:num_high],
+            low_cells=by_slot[num_high:],
+            low_factor=low_factor,
+        )
+
+    @property
+    def num_high(self) -> int:
+        """Number of high blocks in the batch."""
+        return self.high_cells.shape[-1]
+
+    @property
+    def num_low(self) -> int:
+        """Number of low blocks in the batch."""
+        return self.low_cells.shape[-1]
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks in the batch."""
+        return self.num_high + self.num_low
+
+    def num_pixels(self, block_size: int) -> int:
+        """Length of the packed pixel list where a high block has `block_size` pixels a side."""
+        return self.num_high * block_size**2 + self.num_low * (block_size // self.low_factor) ** 2
+
+
+def _check_mask(mask: Array | np.ndarray) -> None:
+    if mask.ndim != 3:
+        raise ValueError(
+            f"BlockGrid: the mask has shape {mask.shape}; expected (images, grid rows, grid columns)"
+        )
+    if mask.dtype != jnp.bool_:
+        raise TypeError(
+            f"BlockGrid: the mask has dtype {mask.dtype}; expected bool, e.g. probabilities > 0.5"
+        )
+
+
+def _concrete_count(mask: Array | np.ndarray) -> int:
+    if isinstance(mask, jax.core.Tracer):
+        raise ValueError(
+            "BlockGrid: the mask is traced, so its number of high blocks is unknown and shapes can't be"
+            " static; pass num_high=k, or build the grid outside of jit, vmap and grad"
+        )
+    return int(np.count_nonzero(np.asarray(mask)))

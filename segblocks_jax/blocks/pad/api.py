@@ -1,0 +1,62 @@
+"""block_pad: checks its arguments and picks an implementation."""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Float, jaxtyped
+
+from segblocks_jax.blocks import extension
+from segblocks_jax.blocks.checks import check_dtype
+from segblocks_jax.blocks.dual_res import DualRes
+from segblocks_jax.blocks.pad import ffi, reference
+
+
+@jax.tree_util.register_dataclass
+@jaxtyped(typechecker=None)
+@dataclasses.dataclass(frozen=True, eq=False)
+class PaddedBlocks:
+    """Blocks with their padding, ready for a convolution or pooling without padding.
+
+    Attributes:
+        high: (n_high, b + 2 py, b + 2 px, c).
+        low: (n_low, b / low_factor + 2 py, b / low_factor + 2 px, c).
+    """
+
+    high: Float[Array, "n_high bh bw c"]
+    low: Float[Array, "n_low lh lw c"]
+
+
+def block_pad(
+    blocks: DualRes, padding: int | tuple[int, int], *, implementation: str | None = None
+) -> PaddedBlocks:
+    """Pads every block on all sides with the pixels that lie there in the image.
+
+    A padding pixel outside the image is zero. Any other belongs to the block at its place, at the
+    padded block's own resolution: a high block reads a low neighbour's nearest pixel
+    (position // low_factor), a low one the mean of a high neighbour's pixels. Corners read the diagonal
+    neighbour. So on an all-high grid the padded blocks are windows of the zero-padded image, and on an
+    all-low grid windows of the averaged one.
+
+    Args:
+        blocks: blocks of float32, bfloat16 or float16 pixels.
+        padding: pixels on each side, at each block's own resolution; or (vertical, horizontal). At
+            most the side of a high block; beyond a low block's side it reads past the neighbour.
+        implementation: "ffi", "xla", or None for the compiled handler where there is one.
+
+    Raises:
+        TypeError: wrong dtype.
+        ValueError: negative padding, or padding larger than a block.
+
+    Source: BlockPad of SegBlocks (arXiv 2011.12025), section 3.3.
+    """
+    pixels = check_dtype("block_pad", "blocks", blocks.pixels)
+    py, px = padding if isinstance(padding, tuple) else (padding, padding)
+    if min(py, px) < 0:
+        raise ValueError(f"block_pad: padding is {padding}; it can't be negative")
+    if max(py, px) > blocks.block_size and blocks.grid.num_blocks:
+        raise ValueError(
+            f"block_pad: padding {padding} is larger than the blocks, which are {blocks.block_size} pixels"
+            f" wide here; use a larger block size or a smaller kernel"
+        )
+    run = ffi.pad if extension.resolve(implementation) == "ffi" else reference.pad
+    return PaddedBlocks(*run(pixels, blocks.grid, (py, px)))

@@ -1,0 +1,180 @@
+"""What everything else stands on and in front of: sky, ground, buildings, the far skyline."""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from segblocks_jax.data.street_scenes import ids
+from segblocks_jax.data.street_scenes.canvas import Canvas, ground, quad, shade, varied
+
+FAR = 400.0
+_FACADES = np.array(
+    [
+        (176, 160, 136), (148, 100, 80), (196, 186, 168), (140, 140, 138),
+        (170, 134, 92), (120, 84, 70), (204, 196, 186), (124, 130, 138),
+    ]
+)  # fmt: skip
+_BOARDS = np.array([(150, 40, 40), (40, 80, 60), (40, 60, 110), (200, 170, 90)])
+_ROOFS = np.array([(92, 58, 48), (70, 70, 76), (104, 80, 64)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Street:
+    """The street's cross-section, metres from its middle line.
+
+    Attributes:
+        lanes: lanes in each direction, each `lane` wide.
+        road: half the road's width.
+        grass: width of a verge between kerb and pavement, left and right; 0 for none.
+        pavement: width of the pavement, left and right.
+        built: whether houses line the left and the right side; a green stretch otherwise.
+    """
+
+    lanes: int
+    lane: float
+    road: float
+    grass: tuple[float, float]
+    pavement: tuple[float, float]
+    built: tuple[bool, bool]
+
+    def edge(self, side: int) -> float:
+        """Signed distance of the pavement's outer edge; side is 0 (left) or 1 (right)."""
+        return (-1, 1)[side] * (self.road + self.grass[side] + self.pavement[side])
+
+
+def paint_sky(canvas: Canvas, rng: np.random.Generator, top, cover: float) -> None:
+    """Fills the canvas with sky: from the colour `top` down to the haze, and clouds."""
+    width, height = canvas.image.size
+    horizon = max(int(canvas.view.horizon * height), 2)
+    blend = np.linspace(0, 1, horizon)[:, None, None] ** 0.8
+    haze = np.asarray(canvas.view.haze)
+    octaves = [(6, 5, 1.0), (14, 12, 0.5), (30, 28, 0.25)]
+    clouds = np.zeros((horizon, width), np.float32)
+    for rows, columns, weight in octaves:
+        coarse = Image.fromarray(rng.random((rows, columns), np.float32))
+        fine = coarse.resize((width // 4 + 1, horizon // 4 + 1), Image.Resampling.BICUBIC)
+        clouds += weight * np.asarray(fine.resize((width, horizon), Image.Resampling.BILINEAR))
+    thickness = np.clip((clouds - 1.3 + cover) * 2.2, 0, 1)[..., None] * (1 - 0.7 * blend)
+    sky = np.asarray(top) * (1 - blend) + haze * blend
+    sky = sky * (1 - thickness) + (haze * 0.35 + 160) * thickness
+    canvas.image.paste(Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)), (0, 0))
+    canvas.label.paste(ids.SKY, (0, 0, canvas.width, canvas.height))
+
+
+def paint_skyline(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Closes the street at the horizon with distant houses and woods."""
+    x = -220.0
+    while x < 220:
+        width, z = rng.uniform(10, 30), rng.uniform(170, 300)
+        if rng.random() < 0.55:
+            height = rng.uniform(8, 26)
+            colour = varied(rng, _FACADES[rng.integers(len(_FACADES))], 0.2)
+            canvas.polygon(quad(x, x + width, 0, height, z, z), colour, ids.BUILDING)
+        else:
+            for dx in np.linspace(0, width, 4).tolist():
+                size = rng.uniform(4, 8)
+                colour = varied(rng, (70, 94, 56), 0.15)
+                canvas.disc(x + dx, 0.6 * size, z, size, colour, ids.VEGETATION)
+        x += width * rng.uniform(0.7, 1.2)
+
+
+def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
+    """Paints grass, pavements, kerbs, the road and its markings."""
+    asphalt = varied(rng, (98, 98, 102), 0.16)
+    paving = varied(rng, (150, 144, 138), 0.12)
+    lawn = varied(rng, (112, 122, 70), 0.15)
+    _strip(canvas, -FAR, FAR, lawn, ids.TERRAIN)
+    for side, sign in enumerate((-1, 1)):
+        inner = sign * (street.road + street.grass[side])
+        outer = 3 * street.edge(side) if street.built[side] else street.edge(side)
+        _strip(canvas, inner, outer, paving, ids.SIDEWALK)
+        for x in np.arange(inner, street.edge(side), sign * 0.9).tolist():
+            _strip(canvas, x, x + 0.03, shade(paving, 0.86))
+        kerb = sign * (street.road + 0.22)
+        _strip(canvas, sign * street.road, kerb, shade(paving, 1.14), ids.SIDEWALK)
+    _strip(canvas, -street.road, street.road, asphalt, ids.ROAD)
+    for _ in range(5):
+        x, z = rng.uniform(-0.9, 0.7) * street.road, rng.uniform(4, 40)
+        patch = ground(x, x + rng.uniform(0.6, 2), z, z + rng.uniform(1, 7))
+        canvas.polygon(patch, shade(asphalt, rng.uniform(0.82, 1.08)))
+    _markings(canvas, rng, street)
+
+
+def _strip(canvas, x0, x1, colour, label=None) -> None:
+    # In pieces, so that haze can grow with distance.
+    for z0, z1 in ((60, FAR), (25, 60), (10, 25), (0, 10)):
+        canvas.polygon(ground(x0, x1, z0, z1), colour, label)
+
+
+def _markings(canvas, rng, street: Street) -> None:
+    paint = varied(rng, (226, 226, 220), 0.06)
+    for i in range(-street.lanes, street.lanes + 1):
+        x, solid = i * street.lane, abs(i) == street.lanes
+        if solid or (i == 0 and rng.random() < 0.3):
+            _strip(canvas, x - 0.06, x + 0.06, paint)
+            continue
+        dashes = np.arange(rng.uniform(0, 6), 90, 6.0)
+        for z in dashes.tolist():
+            canvas.polygon(ground(x - 0.07, x + 0.07, z, z + 3), paint)
+    if rng.random() < 0.4:
+        z = rng.uniform(9, 30)
+        bars = np.arange(-street.road + 0.3, street.road - 0.6, 1.0)
+        for x in bars.tolist():
+            canvas.polygon(ground(x, x + 0.5, z, z + 3), paint)
+    if rng.random() < 0.5:
+        angle = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        x, z = rng.uniform(-0.6, 0.6) * street.road, rng.uniform(5, 14)
+        circle = np.stack([x + 0.35 * np.cos(angle), 0 * angle, z + 0.35 * np.sin(angle)], -1)
+        canvas.polygon(circle, (62, 60, 60))
+
+
+def building(
+    canvas: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float, light: float
+) -> None:
+    """Paints a house whose front, at x, faces the street from z0 to z1; light is on that front."""
+    outward = np.sign(x - canvas.view.eye[0])
+    floors = int(rng.integers(2, 7))
+    height = 3.2 * floors + rng.uniform(0.6, 1.6)
+    colour = varied(rng, _FACADES[rng.integers(len(_FACADES))], 0.16)
+    front, gable = shade(colour, light), shade(colour, 1.5 - 0.7 * light)
+    canvas.polygon(quad(x, x + outward * 14, 0, height, z0, z0), gable, ids.BUILDING)
+    canvas.polygon(quad(x, x, 0, height, z0, z1), front, ids.BUILDING)
+    roof = varied(rng, _ROOFS[rng.integers(len(_ROOFS))], 0.15)
+    if rng.random() < 0.55:
+        top = [(x, height, z0), (x, height, z1), (x + outward * 3.5, height + 3, z1)]
+        canvas.polygon([*top, (x + outward * 3.5, height + 3, z0)], roof, ids.BUILDING)
+        peak = (x + outward * 3.5, height + 3, z0)
+        canvas.polygon([(x, height, z0), peak, (x + outward * 7, height, z0)], gable, ids.BUILDING)
+    canvas.polygon(quad(x, x, height - 0.5, height, z0, z1), shade(front, 1.16))
+    canvas.polygon(quad(x, x, 0, 0.7, z0, z1), shade(front, 0.75))
+    _windows(canvas, rng, x, z0, z1, floors, front)
+    if rng.random() < 0.45:
+        _shop(canvas, rng, x, z0, z1)
+
+
+def _windows(canvas, rng, x, z0, z1, floors, front) -> None:
+    """Paints rows of windows, those too small to be seen left out."""
+    pitch, width = rng.uniform(2.2, 3.4), rng.uniform(0.9, 1.4)
+    columns = np.arange(z0 + 0.6, z1 - width, pitch)
+    bright = rng.random((len(columns), floors)).tolist()
+    frame = shade(front, rng.choice([0.72, 1.25]))
+    for i, z in enumerate(columns.tolist()):
+        across = abs(x - canvas.view.eye[0]) * width / z**2 * canvas.view.focal * canvas.height
+        if across < 0.4:
+            continue
+        for floor in range(floors):
+            low = 3.2 * floor + 1.1
+            if z < 30:
+                around = quad(x, x, low - 0.12, low + 1.72, z - 0.12, z + width + 0.12)
+                canvas.polygon(around, frame)
+            pane = shade((86, 98, 112), 0.45 + 0.85 * bright[i][floor] ** 2)
+            canvas.polygon(quad(x, x, low, low + 1.6, z, z + width), pane)
+
+
+def _shop(canvas, rng, x, z0, z1) -> None:
+    board = varied(rng, _BOARDS[rng.integers(len(_BOARDS))], 0.2)
+    canvas.polygon(quad(x, x, 0, 3.1, z0 + 0.3, z1 - 0.3), shade(board, 0.5))
+    canvas.polygon(quad(x, x, 2.5, 3.1, z0 + 0.3, z1 - 0.3), board)
+    for z in np.arange(z0 + 0.6, z1 - 2, 2.4).tolist():
+        canvas.polygon(quad(x, x, 0.5, 2.4, z, z + 2.0), varied(rng, (96, 104, 108), 0.35))

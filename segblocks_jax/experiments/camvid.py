@@ -1,0 +1,12 @@
+"""CamVid.
+
+python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/rn18_static.py \
+    --data_dir=FOLDER --workdir=DIR [--mode=train|eval|speed|predict]
+"""
+
+from segblocks_jax.experiments.run import main
+
+DATASETS = ("camvid",)
+
+if __name__ == "__main__":
+    main(DATASETS)

@@ -1,0 +1,12 @@
+"""Mapillary Vistas.
+
+python -m segblocks_jax.experiments.mapillary --config=FILE --data_dir=FOLDER --workdir=DIR \
+    [--mode=train|eval|speed|predict]
+"""
+
+from segblocks_jax.experiments.run import main
+
+DATASETS = ("mapillary",)
+
+if __name__ == "__main__":
+    main(DATASETS)

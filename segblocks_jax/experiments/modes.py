@@ -1,0 +1,100 @@
+"""The modes of an experiment: train, eval, speed, predict. Each returns an exit code."""
+
+import pathlib
+from typing import Any
+
+from absl import logging
+
+from segblocks_jax.data import SegmentationSource
+from segblocks_jax.data.labels import table_of
+from segblocks_jax.data.normalisation import NORMALISATION
+from segblocks_jax.inference import predict as prediction
+from segblocks_jax.inference import speed as timing
+from segblocks_jax.training import evaluate as evaluation
+from segblocks_jax.training import loop
+from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.logging import Progress, write_json
+
+
+def train(
+    config: ExperimentConfig,
+    train_source: SegmentationSource,
+    eval_source: SegmentationSource,
+    workdir: pathlib.Path,
+) -> int:
+    """Trains, then prints the last evaluation."""
+    result = loop.train(config, train_source, eval_source, workdir)
+    description = loop.describe(result, eval_source, config, config.optim.steps)
+    write_json(workdir / "eval.json", description)
+    print(format_evaluation(result, eval_source.table.classes))
+    return 0
+
+
+def evaluate(
+    config: ExperimentConfig, source: SegmentationSource, workdir: pathlib.Path, checkpoint: Any
+) -> int:
+    """Evaluates a checkpoint; writes `eval.json` and prints the scores."""
+    classes = source.table.classes
+    system, step = loop.load_system(config, len(classes), workdir, checkpoint)
+    done = 0
+    with Progress("eval", len(source), images_per_step=1) as progress:
+
+        def advance(batch: Any, _: Any) -> None:
+            nonlocal done
+            done += batch.count
+            progress.update(done)
+
+        result = evaluation.evaluate(system, source, config, on_batch=advance)
+    write_json(workdir / "eval.json", loop.describe(result, source, config, step))
+    print(format_evaluation(result, classes))
+    return 0
+
+
+def speed(config: ExperimentConfig, workdir: pathlib.Path, size: tuple[int, int]) -> int:
+    """Times the dense network and the network in blocks; writes `speed.json` and prints a table."""
+    report = timing.measure(config, size)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "speed.json", report)
+    print(timing.format_report(report))
+    return 0
+
+
+def predict(
+    config: ExperimentConfig,
+    workdir: pathlib.Path,
+    checkpoint: Any,
+    source: str | None,
+    output: str | pathlib.Path,
+) -> int:
+    """Segments image files; writes label PNGs, overlays and grids. 1 if a file couldn't be read."""
+    if source is None:
+        raise ValueError("--mode=predict needs --input=IMAGE_OR_FOLDER")
+    files = prediction.image_files(pathlib.Path(source))
+    table = table_of(config.data.dataset)
+    system, _ = loop.load_system(config, len(table.classes), workdir, checkpoint)
+    normalisation = NORMALISATION[config.data.dataset]
+    failed = prediction.predict_files(
+        system, config, normalisation, table, files, pathlib.Path(output)
+    )
+    print(f"{len(files) - len(failed)} of {len(files)} images segmented; results in {output}")
+    for name, reason in failed:
+        logging.error("%s: %s", name, reason)
+    return 1 if failed else 0
+
+
+def format_evaluation(result: evaluation.Evaluation, classes: tuple[str, ...]) -> str:
+    """The scores as a text table."""
+    width = max(map(len, classes)) + 2
+    lines = [
+        f"{name:{width}}{value:7.2%}"
+        for name, value in zip(classes, result.scores.class_iou, strict=True)
+    ]
+    lines.append(f"{'mIoU':{width}}{result.scores.mean_iou:7.2%}")
+    lines.append(f"GMACs an image: {result.gmacs:.3f} (mean over {result.images} real grids)")
+    if result.share_high is not None:
+        lines.append(f"share of high blocks: {result.share_high:.1%}")
+    if result.boundary_ratio is not None:
+        lines.append(f"label-boundary density, high blocks over low: {result.boundary_ratio:.2f}")
+    if result.images_per_second is not None:
+        lines.append(f"images/s: {result.images_per_second:.2f}")
+    return "\n".join(lines)

@@ -1,0 +1,91 @@
+"""What the entry points share: flags, configuration, data, modes."""
+
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from segblocks_jax.data import SceneSet, SegmentationSource, open_dataset
+from segblocks_jax.experiments import modes
+from segblocks_jax.training.config import ConfigError, ExperimentConfig
+
+MODES = ("train", "eval", "speed", "predict")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File of the experiment's configuration; override a field by --config.x.y=value."
+)
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set; overrides the configuration.")
+_SPLIT = flags.DEFINE_string("split", None, "Split to evaluate on; overrides the configuration.")
+_INPUT = flags.DEFINE_string("input", None, "predict: an image, or a folder of images.")
+_OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the results; default WORKDIR/predictions.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
+_SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the image.")
+
+
+def main(datasets: tuple[str, ...]) -> None:
+    """Runs an experiment from the command line; `datasets` are those that the entry point serves."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(lambda argv: sys.exit(_main(datasets)))
+
+
+def read_config(mapping: ml_collections.ConfigDict, datasets: tuple[str, ...]) -> ExperimentConfig:
+    """Turns a ConfigDict into a checked configuration.
+
+    Raises:
+        ConfigError: a field is unknown or has a bad value, or the data set belongs to another entry point.
+    """
+    config = ExperimentConfig.from_mapping(mapping.to_dict())
+    if config.data.dataset not in datasets:
+        raise ConfigError(
+            f"data.dataset is {config.data.dataset!r}; this entry point serves {', '.join(datasets)}"
+        )
+    return config
+
+
+def open_source(config: ExperimentConfig, split: str, data_dir: str | None = None) -> SegmentationSource:
+    """Opens a split of the experiment's data set."""
+    data = config.data
+    scenes = None
+    if data.dataset == "street_scenes":
+        scenes = SceneSet(
+            train=data.scenes[0], val=data.scenes[1], height=data.scene_size[0], width=data.scene_size[1]
+        )
+    return open_dataset(data.dataset, data_dir or data.data_dir, split, scenes=scenes)
+
+
+def _main(datasets: tuple[str, ...]) -> int:
+    logging.set_verbosity(logging.INFO)
+    try:
+        config = read_config(_CONFIG.value, datasets)
+        return _run(config)
+    except (ConfigError, FileNotFoundError, ValueError) as error:
+        logging.debug("stopped", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(config: ExperimentConfig) -> int:
+    workdir = pathlib.Path(_WORKDIR.value)
+
+    def source(split: str) -> SegmentationSource:
+        return open_source(config, split, _DATA_DIR.value)
+
+    checkpoint: Any = _CHECKPOINT.value
+    if checkpoint.isdigit():
+        checkpoint = int(checkpoint)
+    split = _SPLIT.value or config.data.eval_split
+    actions: dict[str, Callable[[], int]] = {
+        "train": lambda: modes.train(config, source(config.data.train_split), source(split), workdir),
+        "eval": lambda: modes.evaluate(config, source(split), workdir, checkpoint),
+        "speed": lambda: modes.speed(config, workdir, tuple(int(v) for v in _SIZE.value)),
+        "predict": lambda: modes.predict(
+            config, workdir, checkpoint, _INPUT.value, _OUTPUT.value or workdir / "predictions"
+        ),
+    }
+    return actions[_MODE.value]()

@@ -1,0 +1,130 @@
+"""SwiftNet, single scale (Orsic et al., arXiv 1903.08469): backbone, pyramid pooling, light decoder."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segblocks_jax.models.resnet import ResNet
+from segblocks_jax.nn import (
+    BatchNorm,
+    Conv,
+    Semantics,
+    adaptive_average_pool,
+    map_pixels,
+    resize_bilinear,
+    scope,
+    upsample2,
+    whole_image,
+)
+from segblocks_jax.nn.regions import Features
+
+_MOMENTUM = 0.05
+_PYRAMID_MOMENTUM = 0.005
+_PYRAMID_ROWS = (8, 4, 2)
+
+
+class PreActivation(nnx.Module):
+    """Batch norm, ReLU, convolution."""
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        kernel_size: int,
+        *,
+        momentum: float = _MOMENTUM,
+        use_bias: bool = False,
+        semantics: Semantics,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Pads so that the size stays."""
+        self.norm = BatchNorm(in_features, momentum=momentum, semantics=semantics)
+        self.conv = Conv(in_features, features, kernel_size, use_bias=use_bias, rngs=rngs)
+
+    def __call__(self, x: Features) -> Features:
+        """(n, h, w, in_features) -> (n, h, w, features)."""
+        return self.conv(map_pixels(jax.nn.relu, self.norm(x)))
+
+
+class PyramidPooling(nnx.Module):
+    """Spatial pyramid pooling over the whole image."""
+
+    def __init__(self, in_features: int, features: int, *, semantics: Semantics, rngs: nnx.Rngs) -> None:
+        """Pools to grids of 8, 4 and 2 rows with a third of the channels each."""
+        unit = {"momentum": _PYRAMID_MOMENTUM, "semantics": semantics, "rngs": rngs}
+        level = features // 3
+        self.reduce = PreActivation(in_features, features, 1, **unit)
+        self.levels = nnx.List([PreActivation(features, level, 1, **unit) for _ in _PYRAMID_ROWS])
+        fused = features + level * len(_PYRAMID_ROWS)
+        self.fuse = PreActivation(fused, features, 1, **unit)
+
+    def __call__(self, image: Float[Array, "n h w c"]) -> Float[Array, "n h w k"]:
+        """(n, h, w, in_features) -> (n, h, w, features)."""
+        height, width = image.shape[1:3]
+        image = self.reduce(image)
+        parts = [image]
+        for rows, level in zip(_PYRAMID_ROWS, self.levels, strict=True):
+            grid = (rows, max(1, round(rows * width / height)))
+            pooled = level(adaptive_average_pool(image, grid))
+            parts.append(resize_bilinear(pooled, (height, width)))
+        return self.fuse(jnp.concatenate(parts, -1))
+
+
+class Upsample(nnx.Module):
+    """One step of the decoder: doubles the size, adds a skip connection, blends."""
+
+    def __init__(self, features: int, skip_features: int, *, semantics: Semantics, rngs: nnx.Rngs) -> None:
+        """`skip_features` channels come from the backbone."""
+        self.bottleneck = PreActivation(skip_features, features, 1, semantics=semantics, rngs=rngs)
+        self.blend_conv = PreActivation(features, features, 3, semantics=semantics, rngs=rngs)
+        self.semantics = semantics
+
+    def __call__(self, x: Features, skip: Features) -> Features:
+        """(n, h, w, features), (n, 2h, 2w, skip_features) -> (n, 2h, 2w, features)."""
+        x = map_pixels(jnp.add, upsample2(x, self.semantics), self.bottleneck(skip))
+        return self.blend_conv(x)
+
+
+class SwiftNet(nnx.Module):
+    """A segmentation network that runs on images and on blocks.
+
+    ``net(image)`` gives logits (n, h / 4, w / 4, classes), ``net(split(image, mask))`` a `DualRes` of
+    them. With the default semantics, in evaluation mode, an all-high grid gives the image's logits.
+    """
+
+    def __init__(
+        self,
+        backbone: ResNet,
+        num_classes: int,
+        *,
+        features: int = 128,
+        semantics: Semantics,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """`features` channels in the decoder."""
+        self.semantics = semantics
+        self.num_classes = num_classes
+        self.backbone = backbone
+        *skips, deepest = backbone.features
+        unit = {"semantics": semantics, "rngs": rngs}
+        self.spp = PyramidPooling(deepest, features, **unit)
+        self.upsample = nnx.List([Upsample(features, skip, **unit) for skip in reversed(skips)])
+        self.logits = PreActivation(features, num_classes, 1, use_bias=True, **unit)
+
+    @property
+    def min_block_size(self) -> int:
+        """The smallest side of a block, in image pixels, that this network can run on."""
+        return self.backbone.min_block_size
+
+    def __call__(self, x: Features) -> Features:
+        """Normalised image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4."""
+        with scope("backbone"):
+            *skips, x = self.backbone(x)
+        with scope("spp"):
+            x = whole_image(self.spp, x, self.semantics)
+        for i, (upsample, skip) in enumerate(zip(self.upsample, reversed(skips), strict=True)):
+            with scope(f"upsample{i}"):
+                x = upsample(x, skip)
+        with scope("logits"):
+            return self.logits(x)

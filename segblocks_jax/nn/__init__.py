@@ -1,0 +1,22 @@
+"""Layers that take an image (n, h, w, c) or a `DualRes`, and give back the same kind."""
+
+from segblocks_jax.nn.batch_norm import BatchNorm
+from segblocks_jax.nn.conv import Conv
+from segblocks_jax.nn.pool import adaptive_average_pool, max_pool
+from segblocks_jax.nn.regions import map_pixels, whole_image
+from segblocks_jax.nn.resize import resize_bilinear, upsample2
+from segblocks_jax.nn.scope import scope
+from segblocks_jax.nn.semantics import Semantics
+
+__all__ = [
+    "BatchNorm",
+    "Conv",
+    "Semantics",
+    "adaptive_average_pool",
+    "map_pixels",
+    "max_pool",
+    "resize_bilinear",
+    "scope",
+    "upsample2",
+    "whole_image",
+]

@@ -1,0 +1,99 @@
+"""Batch normalisation of images and of blocks, with joint or per-resolution statistics."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segblocks_jax.blocks import DualRes
+from segblocks_jax.nn.regions import Features
+from segblocks_jax.nn.semantics import Semantics
+
+Moments = tuple[Array, Array]
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all pixels of a batch; statistics and arithmetic in float32.
+
+    In training, ``running = (1 - momentum) * running + momentum * batch``, with the unbiased variance
+    (PyTorch's convention). `Semantics.batch_norm` says what "batch" is for blocks.
+
+    Attributes:
+        scale, bias: parameters, (features,).
+        mean, var: running statistics, (features,), `flax.nnx.BatchStat`.
+        use_running_average: True in evaluation; set by `flax.nnx.Module.train` and `eval`.
+        axis_name: mapped axis (of `jax.shard_map`) over whose devices the statistics are joint.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        momentum: float,
+        eps: float = 1e-5,
+        semantics: Semantics,
+        axis_name: str | None = None,
+    ) -> None:
+        """Starts with scale 1, bias 0, mean 0, var 1."""
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
+        self.momentum = momentum
+        self.eps = eps
+        self.per_resolution = semantics.batch_norm == "per_resolution"
+        self.axis_name = axis_name
+        self.use_running_average = False
+
+    def __call__(self, features: Features) -> Features:
+        """Normalises every channel."""
+        if not isinstance(features, DualRes):
+            pixels = features.reshape(-1, features.shape[-1])
+            return self._normalise_joint(pixels).reshape(features.shape)
+        if self.per_resolution and not self.use_running_average:
+            pixels = self._normalise_each(features)
+        else:
+            pixels = self._normalise_joint(features.pixels)
+        return dataclasses.replace(features, pixels=pixels)
+
+    def _normalise_joint(self, pixels: Float[Array, "p c"]) -> Float[Array, "p c"]:
+        if self.use_running_average:
+            return self._apply(pixels, (self.mean[...], self.var[...]))
+        moments = self._moments(pixels)
+        self._update(moments, pixels.shape[0])
+        return self._apply(pixels, moments)
+
+    def _normalise_each(self, blocks: DualRes) -> Float[Array, "p c"]:
+        count = blocks.grid.num_high * blocks.block_size**2
+        parts = [part for part in (blocks.pixels[:count], blocks.pixels[count:]) if part.shape[0]]
+        moments = [self._moments(part) for part in parts]
+        shares = [part.shape[0] / blocks.pixels.shape[0] for part in parts]
+        mean = sum(share * moment[0] for share, moment in zip(shares, moments, strict=True))
+        var = sum(share * moment[1] for share, moment in zip(shares, moments, strict=True))
+        self._update((mean, var), blocks.pixels.shape[0])
+        return jnp.concatenate([self._apply(x, m) for x, m in zip(parts, moments, strict=True)])
+
+    def _moments(self, pixels: Float[Array, "p c"]) -> Moments:
+        wide = pixels.astype(jnp.float32)
+        mean = self._over_devices(wide.mean(0))
+        return mean, self._over_devices(jnp.square(wide - mean[None]).mean(0))
+
+    def _over_devices(self, value: Float[Array, "c"]) -> Float[Array, "c"]:
+        # Every device runs the same number of high blocks, so all have as many pixels.
+        return value if self.axis_name is None else jax.lax.pmean(value, self.axis_name)
+
+    def _update(self, moments: Moments, count: int) -> None:
+        if self.axis_name is not None:
+            count *= jax.lax.axis_size(self.axis_name)
+        mean, var = (jax.lax.stop_gradient(moment) for moment in moments)
+        unbiased = var * (count / max(count - 1, 1))
+        self.mean[...] = (1 - self.momentum) * self.mean[...] + self.momentum * mean
+        self.var[...] = (1 - self.momentum) * self.var[...] + self.momentum * unbiased
+
+    def _apply(self, pixels: Float[Array, "p c"], moments: Moments) -> Float[Array, "p c"]:
+        mean, var = moments
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.eps)
+        shift = self.bias[...] - mean * factor
+        return (pixels.astype(jnp.float32) * factor[None] + shift[None]).astype(pixels.dtype)

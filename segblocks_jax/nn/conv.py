@@ -1,0 +1,63 @@
+"""Convolution of images and of blocks."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segblocks_jax.blocks import DualRes, block_conv, valid_convolution
+from segblocks_jax.nn.regions import Features
+from segblocks_jax.nn.scope import record
+
+_HE_NORMAL = nnx.initializers.he_normal()
+
+
+class Conv(nnx.Module):
+    """2-D convolution with zero padding around the image and, in blocks, the neighbours' pixels inside.
+
+    Computes in the dtype of its input; parameters stay float32.
+
+    Attributes:
+        kernel: (k, k, in_features / groups, out_features).
+        bias: (out_features,) or None.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        use_bias: bool = False,
+        kernel_init: nnx.Initializer = _HE_NORMAL,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws the kernel from `kernel_init`; biases start at 0."""
+        shape = (kernel_size, kernel_size, in_features // groups, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_features, jnp.float32)) if use_bias else None
+        self.stride = stride
+        self.padding = (kernel_size - 1) // 2 if padding is None else padding
+        self.groups = groups
+
+    def __call__(self, features: Features) -> Features:
+        """Convolves."""
+        if isinstance(features, DualRes):
+            kernel, bias = self._parameters(features.pixels.dtype)
+            return block_conv(features, kernel, self.stride, self.padding, self.groups, bias)
+        kernel, bias = self._parameters(features.dtype)
+        p = self.padding
+        padded = jnp.pad(features, ((0, 0), (p, p), (p, p), (0, 0))) if p else features
+        out = valid_convolution(padded, kernel, self.stride, self.groups)
+        self._record(out)
+        return out if bias is None else out + bias[None, None, None]
+
+    def _parameters(self, dtype: jnp.dtype) -> tuple[Array, Array | None]:
+        bias = None if self.bias is None else self.bias[...].astype(dtype)
+        return self.kernel[...].astype(dtype), bias
+
+    def _record(self, out: Float[Array, "n h w k"]) -> None:
+        k, _, channels, _ = self.kernel.shape
+        record(out.size * (k * k * channels + (self.bias is not None)))

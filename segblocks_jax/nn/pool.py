@@ -1,0 +1,55 @@
+"""Pooling of images and of blocks."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from segblocks_jax.blocks import DualRes, block_pad
+from segblocks_jax.nn.regions import Features
+
+
+def max_pool(features: Features, window: int, stride: int, padding: int) -> Features:
+    """Maximum over windows. Pixels outside the image count as 0, as they do for a convolution.
+
+    After a ReLU, this equals padding with minus infinity.
+    """
+    if not isinstance(features, DualRes):
+        p = padding
+        return _max_valid(jnp.pad(features, ((0, 0), (p, p), (p, p), (0, 0))), window, stride)
+    channels = features.pixels.shape[1]
+    padded = block_pad(features, padding)
+    parts = [_max_valid(part, window, stride).reshape(-1, channels) for part in (padded.high, padded.low)]
+    return dataclasses.replace(features, pixels=jnp.concatenate(parts))
+
+
+def _max_valid(maps: Float[Array, "m h w c"], window: int, stride: int) -> Float[Array, "m ho wo c"]:
+    # One axis after the other, by shifted maps: the gradient of XLA's window reduction is thirty
+    # times slower on a CPU than its value.
+    for axis in (1, 2):
+        size = (maps.shape[axis] - window) // stride + 1
+        shifted = [
+            lax.slice_in_dim(maps, i, i + stride * (size - 1) + 1, stride, axis) for i in range(window)
+        ]
+        maps = functools.reduce(jnp.maximum, shifted)
+    return maps
+
+
+def adaptive_average_pool(
+    image: Float[Array, "n h w c"], size: tuple[int, int]
+) -> Float[Array, "n oh ow c"]:
+    """Means over a grid of `size` windows: window i covers rows floor(i h / oh) .. ceil((i+1) h / oh)."""
+    rows = _window_means(image.shape[1], size[0]).astype(image.dtype)
+    columns = _window_means(image.shape[2], size[1]).astype(image.dtype)
+    return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, image, precision=lax.Precision.HIGHEST)
+
+
+def _window_means(length: int, windows: int) -> np.ndarray:
+    matrix = np.zeros((windows, length), np.float32)
+    for i in range(windows):
+        start, stop = i * length // windows, -(-(i + 1) * length // windows)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix

@@ -1,0 +1,35 @@
+"""Functions of pixels, and functions of the whole image, on images and blocks alike."""
+
+import dataclasses
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+from segblocks_jax.blocks import DualRes, combine, split
+from segblocks_jax.nn.scope import whole_image_region
+from segblocks_jax.nn.semantics import Semantics
+
+Features = Float[Array, "n h w c"] | DualRes
+
+
+def map_pixels(function: Callable[..., Array], *features: Features) -> Features:
+    """Applies a function that treats every pixel alike, e.g. an activation or a sum.
+
+    Args:
+        function: of as many arrays as there are features; keeps all axes but the last.
+        *features: images, or blocks of one grid and size.
+    """
+    if not isinstance(features[0], DualRes):
+        return function(*features)
+    return dataclasses.replace(features[0], pixels=function(*(x.pixels for x in features)))
+
+
+def whole_image(
+    function: Callable[[Array], Array], features: Features, semantics: Semantics
+) -> Features:
+    """Runs a function of the whole image: blocks are combined before and split again after."""
+    with whole_image_region():
+        if not isinstance(features, DualRes):
+            return function(features)
+        image = function(combine(features, semantics.low_upsampling))
+        return split(image, features.grid)

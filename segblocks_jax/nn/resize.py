@@ -1,0 +1,66 @@
+"""Upsampling of images and of blocks."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from segblocks_jax.blocks import DualRes, block_pad
+from segblocks_jax.blocks.combine.reference import upsample_bilinear
+from segblocks_jax.nn.regions import Features
+from segblocks_jax.nn.semantics import Semantics
+
+
+def upsample2(features: Features, semantics: Semantics) -> Features:
+    """Bilinear upsampling by 2, half-pixel centres, clamped at the border of the image.
+
+    In blocks, `Semantics.interpolation` decides whether the neighbours are read or every block is
+    clamped at its own border.
+    """
+    if not isinstance(features, DualRes):
+        return upsample_bilinear(features, 2)
+    channels = features.pixels.shape[1]
+    if semantics.interpolation == "block":
+        parts = [upsample_bilinear(part, 2) for part in (features.high, features.low)]
+    else:
+        padded = block_pad(features, 1)
+        grid = features.grid
+        parts = [
+            upsample_bilinear(_clamp_at_image_border(part, cells, grid.mask.shape), 2)[:, 2:-2, 2:-2]
+            for part, cells in ((padded.high, grid.high_cells), (padded.low, grid.low_cells))
+        ]
+    return dataclasses.replace(
+        features, pixels=jnp.concatenate([part.reshape(-1, channels) for part in parts])
+    )
+
+
+def _clamp_at_image_border(
+    padded: Float[Array, "m h w c"], cells: Array, grid_shape: tuple[int, int, int]
+) -> Float[Array, "m h w c"]:
+    # block_pad leaves zeros outside the image; bilinear upsampling repeats the outermost pixels.
+    _, gh, gw = grid_shape
+    row, column = cells // gw % gh, cells % gw
+    padded = _repeat_border(padded, 1, row == 0, row == gh - 1)
+    return _repeat_border(padded, 2, column == 0, column == gw - 1)
+
+
+def _repeat_border(
+    padded: Float[Array, "m h w c"], axis: int, first: Bool[Array, "m"], last: Bool[Array, "m"]
+) -> Float[Array, "m h w c"]:
+    def line(index: int) -> Array:
+        return lax.slice_in_dim(padded, index, index + 1, axis=axis)
+
+    end = padded.shape[axis]
+    start = jnp.where(first[:, None, None, None], line(1), line(0))
+    stop = jnp.where(last[:, None, None, None], line(end - 2), line(end - 1))
+    inner = lax.slice_in_dim(padded, 1, end - 1, axis=axis)
+    return jnp.concatenate([start, inner, stop], axis)
+
+
+def resize_bilinear(
+    image: Float[Array, "n h w c"], size: tuple[int, int]
+) -> Float[Array, "n oh ow c"]:
+    """Bilinear resize: half-pixel centres, clamped at the border, no antialiasing."""
+    return jax.image.resize(image, (image.shape[0], *size, image.shape[3]), "bilinear", antialias=False)

@@ -1,0 +1,39 @@
+"""Semantics: the points in which this library's definition of the method and the authors' code differ."""
+
+import dataclasses
+from typing import Literal, get_args, get_type_hints
+
+
+@dataclasses.dataclass(frozen=True)
+class Semantics:
+    """How a network runs in blocks. The defaults make an all-high grid equal the dense network.
+
+    Attributes:
+        interpolation: x2 upsampling inside the network. "halo" reads the neighbouring blocks, so no
+            seams appear; "block" upsamples each block alone with clamped edges (the authors).
+        batch_norm: batch statistics in training. "joint" takes them over all pixels, high and low;
+            "per_resolution" normalises high and low blocks each by their own, and updates the running
+            ones with pixel-weighted means (the authors).
+        low_upsampling: of low blocks where blocks are combined, each block alone.
+        filling: which low blocks turn high where the number of high blocks is rounded up. "best" takes
+            the best-scored ones, without policy gradient; "random" any, with gradient (the authors).
+        ignored: pixels of the ignored label. "excluded" leaves them out of every mean; "counted" takes
+            their loss as 0 and divides by all pixels (the authors).
+    """
+
+    interpolation: Literal["halo", "block"] = "halo"
+    batch_norm: Literal["joint", "per_resolution"] = "joint"
+    low_upsampling: Literal["bilinear", "nearest"] = "bilinear"
+    filling: Literal["best", "random"] = "best"
+    ignored: Literal["excluded", "counted"] = "excluded"
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise ValueError(f"Semantics: {name} is {value!r}; expected one of {get_args(kind)}")
+
+    @classmethod
+    def authors(cls) -> "Semantics":
+        """The semantics of the published code, which its checkpoints were trained with."""
+        return cls("block", "per_resolution", "bilinear", "random", "counted")

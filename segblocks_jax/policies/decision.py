@@ -1,0 +1,55 @@
+"""What a policy returns, and how the number of high blocks is rounded."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, jaxtyped
+
+
+@jax.tree_util.register_dataclass
+@jaxtyped(typechecker=None)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """Which blocks a policy wants at high resolution.
+
+    Attributes:
+        action: (n, gh, gw) bool, True = high.
+        scores: (n, gh, gw) float; the higher, the sooner a block is turned high by rounding. A learned
+            policy's logits.
+    """
+
+    action: Bool[Array, "n gh gw"]
+    scores: Float[Array, "n gh gw"]
+
+
+def quantise(count: int, total: int, step: float = 1 / 16) -> int:
+    """Rounds a number of high blocks up to a multiple of ``int(total * step)``, at least 1 and at most all.
+
+    Example:
+        >>> quantise(17, 128), quantise(3, 10), quantise(125, 126)
+        (24, 3, 126)
+    """
+    multiple = max(1, int(total * step))
+    return min(total, math.ceil(count / multiple) * multiple)
+
+
+def top_fraction(scores: Float[Array, "n gh gw"], fraction: float) -> Bool[Array, "n gh gw"]:
+    """True for the ``round(fraction * gh * gw)`` best-scored blocks of every image."""
+    n, gh, gw = scores.shape
+    order = jnp.argsort(-scores.reshape(n, gh * gw), axis=1, stable=True)
+    rank = jnp.argsort(order, axis=1)
+    return (rank < round(fraction * gh * gw)).reshape(scores.shape)
+
+
+def fill_scores(
+    decision: Decision, filling: str, key: Array | None
+) -> Float[Array | np.ndarray, "n gh gw"]:
+    """Scores by which rounding turns blocks high: the decision's own, or random ones ("random")."""
+    if filling == "best":
+        return decision.scores
+    if key is None:
+        raise ValueError("filling is 'random', which needs a PRNG key; pass key=jax.random.key(seed)")
+    return jax.random.uniform(key, decision.scores.shape)

@@ -1,0 +1,254 @@
+"""The configuration of an experiment: frozen dataclasses, checked before any data is opened."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from segblocks_jax.models import MODELS
+from segblocks_jax.nn import Semantics
+from segblocks_jax.policies import POLICIES
+
+
+class ConfigError(ValueError):
+    """A configuration that can't run; the text names the field, what it is and what it may be."""
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to train and evaluate on.
+
+    Attributes:
+        dataset: "cityscapes", "camvid", "mapillary" or "street_scenes".
+        data_dir: its folder; None: the environment's, or a cache for street scenes.
+        train_split, eval_split: "train", "val" or "test".
+        crop: (height, width) of training crops, in pixels.
+        scale: range of the crop's side in the image, over `crop`.
+        flip: probability of a horizontal flip.
+        jitter: strength of brightness, contrast and saturation.
+        hue: strength of the hue jitter, in turns.
+        workers: processes that read and augment; 0: threads.
+        scenes: (train, val) number of street scenes.
+        scene_size: (height, width) of street scenes, in pixels.
+    """
+
+    dataset: str = "cityscapes"
+    data_dir: str | None = None
+    train_split: str = "train"
+    eval_split: str = "val"
+    crop: tuple[int, int] = (1024, 1024)
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    jitter: float = 0.3
+    hue: float = 0.1
+    workers: int = 0
+    scenes: tuple[int, int] = (200, 40)
+    scene_size: tuple[int, int] = (256, 512)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        name: one of `segblocks_jax.models.MODELS`.
+        width: channels of the backbone's first stage; 64 as published.
+        features: channels of the decoder; 128 as published for ResNets.
+    """
+
+    name: str = "swiftnet_rn18"
+    width: int = 64
+    features: int = 128
+
+    def __post_init__(self) -> None:
+        _check(self.name in MODELS, f"model.name is {self.name!r}; expected one of {MODELS}")
+        for field in ("width", "features"):
+            value = getattr(self, field)
+            _check(value > 0, f"model.{field} is {value}; expected a positive number of channels")
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """Who decides which blocks run at high resolution.
+
+    Attributes:
+        name: "static" (the dense network, without blocks) or one of `policies.POLICIES`.
+        block_size: side of a block in pixels.
+        target: share of high blocks.
+        sparsity_weight: of the share in the reward, against the task.
+        quantise_step: the number of high blocks is rounded up to a multiple of this share of all.
+        low_factor: side of a high block over the side of a low one.
+    """
+
+    name: str = "reinforce"
+    block_size: int = 128
+    target: float = 0.4
+    sparsity_weight: float = 1.0
+    quantise_step: float = 1 / 16
+    low_factor: int = 2
+
+    def __post_init__(self) -> None:
+        names = ("static", *POLICIES)
+        _check(self.name in names, f"policy.name is {self.name!r}; expected one of {names}")
+        _check(
+            0 <= self.target <= 1, f"policy.target is {self.target}; expected a share from 0 to 1"
+        )
+        _check(
+            0 < self.quantise_step <= 1,
+            f"policy.quantise_step is {self.quantise_step}; expected a share above 0, up to 1",
+        )
+        _check(
+            self.block_size % 32 == 0,
+            f"policy.block_size is {self.block_size}; expected a multiple of 32",
+        )
+        _check(self.low_factor >= 1, f"policy.low_factor is {self.low_factor}; expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Adam with L2 weight decay in the gradient and a cosine schedule, as published.
+
+    Attributes:
+        batch_size: images a step, over all devices.
+        steps: optimiser steps; the schedule ends there.
+        learning_rate, final_learning_rate: at the start and at the end.
+        b1, b2: decay of Adam's moments.
+        weight_decay: added to the gradient as ``weight_decay * parameter``.
+        backbone_multiplier: of the backbone's learning rate and decay; 0.25 when pretrained.
+        policy_multiplier: of the policy's learning rate and decay.
+        loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
+    """
+
+    batch_size: int = 8
+    steps: int = 130_000
+    learning_rate: float = 4e-4
+    final_learning_rate: float = 1e-6
+    b1: float = 0.5
+    b2: float = 0.999
+    weight_decay: float = 1e-4
+    backbone_multiplier: float = 1.0
+    policy_multiplier: float = 1.0
+    loss: str = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        losses = ("cross_entropy", "bootstrapped")
+        _check(self.loss in losses, f"optim.loss is {self.loss!r}; expected one of {losses}")
+        for field in ("batch_size", "steps", "learning_rate"):
+            value = getattr(self, field)
+            _check(value > 0, f"optim.{field} is {value}; expected a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How often the training loop does what.
+
+    Attributes:
+        eval_every, checkpoint_every, log_every: in steps; the last step does all three.
+        eval_batch_size: images a batch in evaluation.
+        keep_checkpoints: how many of the latest to keep, besides the best.
+    """
+
+    eval_every: int = 5_000
+    checkpoint_every: int = 5_000
+    log_every: int = 50
+    eval_batch_size: int = 1
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _check(value >= 1, f"loop.{field.name} is {value}; expected at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything that defines a run.
+
+    Attributes:
+        name: of the experiment, in reports.
+        seed: of weights, data order and sampling.
+        precision: "float32", or "bfloat16" for the network's activations; parameters, statistics,
+            losses and the policy stay float32.
+    """
+
+    name: str = "experiment"
+    seed: int = 0
+    precision: str = "float32"
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    policy: PolicyConfig = PolicyConfig()
+    semantics: Semantics = Semantics()
+    optim: OptimConfig = OptimConfig()
+    loop: LoopConfig = LoopConfig()
+
+    def __post_init__(self) -> None:
+        precisions = ("float32", "bfloat16")
+        _check(
+            self.precision in precisions,
+            f"precision is {self.precision!r}; expected one of {precisions}",
+        )
+        multiple = 32 if self.policy.name == "static" else self.policy.block_size
+        for side in self.data.crop:
+            _check(
+                side > 0 and side % multiple == 0,
+                f"data.crop is {self.data.crop}; expected multiples of {multiple}"
+                + (" (policy.block_size)" if multiple != 32 else " (the network's stride)"),
+            )
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "ExperimentConfig":
+        """Builds the configuration from nested mappings, e.g. an `ml_collections.ConfigDict`.
+
+        Raises:
+            ConfigError: an unknown field, a value of another type, or values that don't fit together.
+        """
+        return _build(cls, mapping, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dictionaries, for JSON and for ConfigDicts."""
+        return dataclasses.asdict(self)
+
+
+def _build(cls: type, mapping: Mapping[str, Any], prefix: str) -> Any:
+    kinds = get_type_hints(cls)
+    values = {}
+    for name, value in mapping.items():
+        if name not in kinds:
+            close = difflib.get_close_matches(name, kinds, 1)
+            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+            raise ConfigError(f"unknown field {prefix}{name}{hint} Known: {', '.join(kinds)}")
+        values[name] = _convert(kinds[name], value, prefix + name)
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _convert(kind: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        _check(isinstance(value, Mapping), f"{name} is {value!r}; expected a group of fields")
+        return _build(kind, value, name + ".")
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(k for k in get_args(kind) if k is not type(None)), value, name)
+    if origin is tuple:
+        parts = get_args(kind)
+        fits = isinstance(value, (tuple, list)) and len(value) == len(parts)
+        _check(fits, f"{name} is {value!r}; expected {len(parts)} values")
+        return tuple(_convert(k, v, name) for k, v in zip(parts, value, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type):
+        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+        _check(fits, f"{name} is {value!r}, a {type(value).__name__}; expected {kind.__name__}")
+    return value

@@ -1,0 +1,143 @@
+"""Evaluation of a system on a data set: scores, operations, shares of high blocks, speed."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from segblocks_jax.analysis.macs import count_macs
+from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches
+from segblocks_jax.inference.runner import Prediction, Runner
+from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.metrics import ConfusionTotal, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result on a whole set.
+
+    Attributes:
+        scores: from the confusion matrix over all pixels.
+        gmacs: mean multiply-adds an image at the real grids, in 10^9, policy included; None for
+            no images.
+        share_high: mean share of blocks that ran high; None without blocks.
+        images_per_second: median over batches whose executable was compiled before, from images
+            in host memory to labels in host memory; None where every batch compiled one.
+        boundary_ratio: label-boundary density of high blocks over that of low blocks.
+        images: number of images.
+    """
+
+    scores: Scores
+    gmacs: float
+    share_high: float | None
+    images_per_second: float | None
+    boundary_ratio: float | None
+    images: int
+
+    def to_dict(self, class_names: tuple[str, ...]) -> dict[str, Any]:
+        """Plain values for JSON."""
+        rest = {
+            "gmacs": self.gmacs,
+            "share_high": self.share_high,
+            "images_per_second": self.images_per_second,
+            "boundary_ratio": self.boundary_ratio,
+            "images": self.images,
+        }
+        return {**self.scores.to_dict(class_names), **rest}
+
+
+def evaluate(
+    system: nnx.Dict,
+    source: SegmentationSource,
+    config: ExperimentConfig,
+    *,
+    seed: int = 0,
+    on_batch: Callable[[EvalBatch, Prediction], None] | None = None,
+) -> Evaluation:
+    """Runs a system over a set of images at their full size.
+
+    Images are padded to a multiple of the block size; padding and the filling of the last batch count
+    neither in the scores nor in the shares.
+
+    Args:
+        system: of `create_system`.
+        source: of `segblocks_jax.data.open_dataset`.
+        config: of the experiment.
+        seed: of random policies.
+        on_batch: called after each batch, e.g. for progress or pictures.
+    """
+    runner = Runner(system, config, source.normalisation)
+    confusion = ConfusionTotal(len(source.table.classes))
+    shares, gmacs, rates = [], [], []
+    edges = _BoundaryDensity(config.policy.block_size)
+    macs: dict[tuple, tuple[float, float]] = {}
+    for i, batch in enumerate(eval_batches(source, config.loop.eval_batch_size, runner.multiple)):
+        result = runner(batch.image, batch.label, seed=seed + i)
+        confusion.update(batch.label, result.labels)
+        if not result.compiled:
+            rates.append(batch.count / result.seconds)
+        size = batch.image.shape[1:3]
+        if size not in macs:
+            macs[size] = _gmacs(system, size, config)
+        low, high = macs[size]
+        for k in range(batch.count):
+            share = 1.0 if result.mask is None else float(result.mask[k].mean())
+            gmacs.append(low + (high - low) * share)
+            shares.append(share)
+        if result.mask is not None:
+            edges.add(batch.label[: batch.count], result.mask[: batch.count])
+        if on_batch is not None:
+            on_batch(batch, result)
+    return Evaluation(
+        scores=confusion.scores(),
+        gmacs=float(np.mean(gmacs)),
+        share_high=float(np.mean(shares)) if runner.in_blocks else None,
+        images_per_second=float(np.median(rates)) if rates else None,
+        boundary_ratio=edges.ratio() if runner.in_blocks else None,
+        images=len(gmacs),
+    )
+
+
+def _gmacs(system: nnx.Dict, size: tuple[int, int], config: ExperimentConfig) -> tuple[float, float]:
+    """Of an image with all blocks low, and with all high."""
+    policy = system.policy if config.policy.name != "static" else None
+    low, high = (
+        count_macs(
+            system.net, (1, *size, 3), share, policy=policy, low_factor=config.policy.low_factor
+        )
+        for share in (0.0, 1.0)
+    )
+    return low.total / 1e9, high.total / 1e9
+
+
+class _BoundaryDensity:
+    """Share of pixels that differ in label from their right or lower neighbour, by resolution."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._edges = np.zeros(2)
+        self._pixels = np.zeros(2)
+
+    def add(self, labels: np.ndarray, mask: np.ndarray) -> None:
+        labels = labels.astype(np.int16)
+        valid = labels != 255
+        edge = np.zeros(labels.shape, bool)
+        for axis in (1, 2):
+            ahead = [slice(None)] * 3
+            ahead[axis] = slice(1, None)
+            here = [slice(None)] * 3
+            here[axis] = slice(None, -1)
+            a, b = tuple(here), tuple(ahead)
+            edge[a] |= (labels[a] != labels[b]) & valid[a] & valid[b]
+        high = mask.repeat(self._block_size, 1).repeat(self._block_size, 2)
+        for kind, chosen in enumerate((~high, high)):
+            self._edges[kind] += edge[chosen].sum()
+            self._pixels[kind] += valid[chosen].sum()
+
+    def ratio(self) -> float | None:
+        if not (self._pixels.all() and self._edges[0]):
+            return None
+        low, high = self._edges / self._pixels
+        return float(high / low)

@@ -1,0 +1,250 @@
+"""What a run leaves to read: scalars, JSON files, progress; and a stop when they turn NaN."""
+
+import json
+import math
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.progress
+import tensorboardX
+
+LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
+
+
+class NonFiniteError(FloatingPointError):
+    """A metric is NaN or infinite, so training on would only waste time."""
+
+
+class RunLog:
+    """Scalars of a run, to TensorBoard files and to `metrics.jsonl` in one folder.
+
+    A line of `metrics.jsonl` is `{"step": 10, "time": 1712.5, "values": {"train/loss": 0.5}}`,
+    time in seconds since the epoch. A restarted run appends.
+    """
+
+    def __init__(self, folder: Path | str):
+        """Makes the folder if it is missing and opens both files."""
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lines = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._tensorboard = tensorboardX.SummaryWriter(str(self.folder))
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes named numbers (Python, numpy or jax scalars) of one step; waits for the device.
+
+        NaN and infinities are null in `metrics.jsonl`, and left out of TensorBoard.
+
+        Raises:
+          ValueError: a value is not a single number.
+        """
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        now = time.time()
+        line = {"step": int(step), "time": now, "values": numbers}
+        self._lines.write(json.dumps(_finite_or_null(line), allow_nan=False) + "\n")
+        self._lines.flush()
+        for name, number in numbers.items():
+            if math.isfinite(number):
+                self._tensorboard.add_scalar(name, number, int(step), walltime=now)
+
+    def flush(self) -> None:
+        """Makes everything visible to a reader of the folder."""
+        self._lines.flush()
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._lines.close()
+        self._tensorboard.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Progress:
+    """Progress of a loop with images a second and the time left; a context manager.
+
+    A bar on a terminal; elsewhere a plain line every ten seconds, and one at the end.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total_steps: int,
+        *,
+        images_per_step: int,
+        first_step: int = 0,
+        console: rich.console.Console | None = None,
+    ):
+        """Describes the loop.
+
+        Args:
+          title: what runs, such as "train".
+          total_steps: the step at which the loop ends.
+          images_per_step: images of all devices in one step.
+          first_step: the step at which this run starts, not 0 when it continues another.
+          console: where to write; standard error by default.
+        """
+        self._title, self._total, self._images = title, total_steps, images_per_step
+        self._console = rich.console.Console(stderr=True) if console is None else console
+        self._step = first_step
+        self._timed_from: tuple[int, float] | None = None
+        self._last_line = time.monotonic()
+        self._bar: rich.progress.Progress | None = None
+
+    def __enter__(self) -> "Progress":
+        self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[speed]}"),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.fields[note]}", markup=False),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(
+                self._title, total=self._total, completed=self._step, speed="", note=""
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        else:
+            self._print_line("")
+
+    def update(self, step: int, note: str = "") -> None:
+        """Says that `step` steps are done; `note` is shown behind, such as "loss 0.41"."""
+        self._step = step
+        if self._timed_from is None:
+            self._timed_from = (step, time.monotonic())
+        if self._bar is not None:
+            speed = f"{self.images_per_second:.1f} images/s"
+            self._bar.update(self._task, completed=step, speed=speed, note=note)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._print_line(note)
+
+    @property
+    def images_per_second(self) -> float:
+        """Mean since the first update, so that the first compilation is left out; 0 before."""
+        if self._timed_from is None:
+            return 0.0
+        first, started = self._timed_from
+        seconds = time.monotonic() - started
+        return (self._step - first) * self._images / seconds if seconds > 0 else 0.0
+
+    def _print_line(self, note: str) -> None:
+        self._last_line = time.monotonic()
+        speed = self.images_per_second
+        left = (self._total - self._step) * self._images / speed if speed > 0 else math.inf
+        parts = [
+            f"{self._title}: {self._step}/{self._total}",
+            f"{speed:.1f} images/s",
+            f"{_clock(left)} left",
+            note,
+        ]
+        self._console.out(", ".join(part for part in parts if part), highlight=False)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes JSON in one piece: a reader finds the old file or the whole new one, never a part.
+
+    Numpy and jax arrays become lists; NaN and infinities, which JSON lacks, become null.
+    """
+    path = Path(path)
+    text = json.dumps(_finite_or_null(value), indent=2, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def check_finite(
+    metrics: Mapping[str, Any], step: int, checkpoints: Path | str | None = None
+) -> None:
+    """Stops a run whose metrics are no numbers any more.
+
+    Args:
+      metrics: named scalars.
+      step: the step they belong to.
+      checkpoints: folder of the run's checkpoints, to name in the error.
+
+    Raises:
+      NonFiniteError: a metric is NaN or infinite; names all of them.
+    """
+    numbers = {name: _number(name, value) for name, value in metrics.items()}
+    bad = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
+    if bad:
+        where = f" (in {checkpoints})" if checkpoints is not None else ""
+        raise NonFiniteError(
+            f"step {step}: {', '.join(bad)}, expected finite numbers; restart from the last "
+            f"checkpoint{where} with a lower learning rate or a longer warm-up"
+        )
+
+
+def commit() -> str | None:
+    """Git commit of the checkout that this package runs from, "+changes" if it was edited.
+
+    None where the package is installed elsewhere, or git is missing.
+    """
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository, which does not track it.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "-s", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _number(name: str, value: Any) -> float:
+    array = np.asarray(value)
+    if array.size != 1:
+        raise ValueError(
+            f"metric {name!r} has shape {array.shape}, expected a single number; reduce it, or log "
+            "its entries under names of their own"
+        )
+    return float(array.reshape(()))
+
+
+def _finite_or_null(value: Any) -> Any:
+    """The value in what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_null(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _finite_or_null(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _clock(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,0 +1,61 @@
+"""Shared by all tests: four CPU devices, strict promotion, checked annotations, where data lies."""
+
+import os
+import pathlib
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+
+import jaxtyping
+
+# The hook must stand before the first import of the package: it checks every annotated array.
+_hook = jaxtyping.install_import_hook("segblocks_jax", "beartype.beartype")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import segblocks_jax  # noqa: E402
+from segblocks_jax.blocks import extension  # noqa: E402
+
+assert segblocks_jax.__all__
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips GPU tests without a GPU, or fails them where SEGBLOCKS_REQUIRE_GPU is set."""
+    if jax.default_backend() == "gpu":
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            if os.environ.get("SEGBLOCKS_REQUIRE_GPU"):
+                item.add_marker(pytest.mark.xfail(reason="SEGBLOCKS_REQUIRE_GPU without a GPU", run=False, strict=True))
+            else:
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of development data: $SEGBLOCKS_SHARED, or `shared` beside the checkout."""
+    folder = pathlib.Path(os.environ.get("SEGBLOCKS_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no development data at {folder}; set SEGBLOCKS_SHARED to its folder")
+    return folder
+
+
+@pytest.fixture(params=["xla", "ffi"])
+def implementation(request: pytest.FixtureRequest) -> str:
+    """Both implementations; the compiled one is skipped where it wasn't built, unless it is required."""
+    if request.param == "ffi" and not extension.available():
+        if os.environ.get("SEGBLOCKS_REQUIRE_EXT"):
+            pytest.fail(extension.why_unavailable())
+        pytest.skip(extension.why_unavailable())
+    return request.param
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(0)

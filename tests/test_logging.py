@@ -1,0 +1,205 @@
+"""What a run leaves to read, read back."""
+
+import io
+import json
+import math
+import pathlib
+import subprocess
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from segblocks_jax.training import logging
+
+
+def read_events(folder: pathlib.Path) -> list[tuple[str, int, float]]:
+    """Scalars in TensorBoard's files, by the format: length, crc, record, crc."""
+    found = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            assert masked_crc32c(data[:8]) == int.from_bytes(data[8:12], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
+def test_scalars_reach_both_files(tmp_path):
+    with logging.RunLog(tmp_path / "run") as log:
+        log.scalars(1, {"train/loss": jnp.float32(0.5), "miou": np.float64(0.25)})
+        lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[0])["values"] == {"train/loss": 0.5, "miou": 0.25}
+        log.scalars(2, {"train/loss": jnp.full((1,), 2), "iou/absent": math.nan, "norm": math.inf})
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert (first["step"], second["step"]) == (1, 2)
+    assert second["values"] == {"train/loss": 2.0, "iou/absent": None, "norm": None}
+    assert second["time"] >= first["time"] > 1.6e9
+    expected = [("train/loss", 1, 0.5), ("miou", 1, 0.25), ("train/loss", 2, 2.0)]
+    assert read_events(tmp_path / "run") == expected
+
+
+def test_a_restarted_run_appends(tmp_path):
+    for step in (1, 2):
+        with logging.RunLog(tmp_path) as log:
+            log.scalars(step, {"loss": step})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_an_array_is_no_scalar(tmp_path):
+    with (
+        logging.RunLog(tmp_path) as log,
+        pytest.raises(ValueError, match=r"'iou' has shape \(3,\), expected a single number"),
+    ):
+        log.scalars(1, {"iou": np.ones(3)})
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_write_json_turns_arrays_and_nan_into_json(tmp_path):
+    path = tmp_path / "results" / "a.json"
+    value = {
+        "nan": math.nan,
+        "array": np.asarray([1.0, np.inf]),
+        "jax": jnp.int32(3),
+        "nested": [{"x": (1, np.float32("nan"))}],
+        "folder": tmp_path,
+        5: True,
+    }
+    logging.write_json(path, value)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    assert json.loads(path.read_text(), parse_constant=refuse) == {
+        "nan": None,
+        "array": [1.0, None],
+        "jax": 3,
+        "nested": [{"x": [1, None]}],
+        "folder": str(tmp_path),
+        "5": True,
+    }
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    logging.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        logging.write_json(path, {"a": object()})
+
+    def fail(*_: object) -> None:
+        raise OSError("disk gone")
+
+    monkeypatch.setattr(pathlib.Path, "replace", fail)
+    with pytest.raises(OSError, match="disk gone"):
+        logging.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(logging, "time", clock)
+    return clock
+
+
+def test_progress_without_a_terminal_is_a_line_every_ten_seconds(clock):
+    stream = io.StringIO()
+    plain = rich.console.Console(file=stream, force_terminal=False)
+    with logging.Progress(
+        "train", 1000, images_per_step=8, first_step=900, console=plain
+    ) as progress:
+        clock.now += 60  # The first step compiles, which must not count as speed.
+        for step in range(901, 946):
+            progress.update(step, f"loss 0.{step}")
+            clock.now += 0.5
+    # Updates come at 60.0, 60.5, ... s; lines at the first one, and at 10 s and 20 s after it.
+    assert stream.getvalue().splitlines() == [
+        "train: 901/1000, 0.0 images/s, ? left, loss 0.901",
+        "train: 921/1000, 16.0 images/s, 0:00:40 left, loss 0.921",
+        "train: 941/1000, 16.0 images/s, 0:00:30 left, loss 0.941",
+        "train: 945/1000, 15.6 images/s, 0:00:28 left",
+    ]
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    stream = io.StringIO()
+    terminal = rich.console.Console(file=stream, force_terminal=True, width=120)
+    with logging.Progress("evaluate", 2, images_per_step=4, console=terminal) as progress:
+        progress.update(1, "miou [bold]0.5")
+        progress.update(2, "miou [bold]0.6")
+    text = stream.getvalue()
+    assert "\r" in text
+    assert "2/2" in text
+    assert "miou [bold]0.6" in text
+    assert "images/s" in text
+
+
+def test_finite_metrics_pass():
+    logging.check_finite({"loss": jnp.float32(1), "grad_norm": 3}, 4)
+
+
+def test_non_finite_metrics_stop_the_run_and_are_all_named(tmp_path):
+    values = {"loss": jnp.float32(jnp.nan), "ok": 1.0, "grad_norm": np.inf}
+    with pytest.raises(logging.NonFiniteError) as caught:
+        logging.check_finite(values, 40, tmp_path / "checkpoints")
+    text = str(caught.value)
+    assert isinstance(caught.value, FloatingPointError)
+    assert "step 40: loss = nan, grad_norm = inf" in text
+    assert "ok" not in text
+    assert str(tmp_path / "checkpoints") in text
+    assert "lower learning rate" in text
+
+
+@pytest.fixture
+def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A repository with one committed module, which `commit` is told it lies in."""
+    module = tmp_path / "module.py"
+    module.write_text("one\n")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
+    monkeypatch.setattr(logging, "__file__", str(module))
+    return module
+
+
+def test_commit_names_the_checkout_and_its_changes(checkout):
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=checkout.parent, capture_output=True, text=True
+    ).stdout.strip()
+    assert len(head) == 40
+    assert logging.commit() == head
+    checkout.write_text("two\n")
+    assert logging.commit() == head + "+changes"
+
+
+def test_commit_is_none_for_a_package_that_the_repository_does_not_track(checkout, monkeypatch):
+    installed = checkout.parent / "site-packages.py"
+    installed.write_text("installed\n")
+    monkeypatch.setattr(logging, "__file__", str(installed))
+    assert logging.commit() is None
+
+
+def test_commit_is_none_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert logging.commit() is None

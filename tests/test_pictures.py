@@ -1,0 +1,135 @@
+"""Pictures, a pixel at a time."""
+
+import inspect
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segblocks_jax.analysis import pictures
+
+COLOURS = np.asarray([[10, 20, 30], [200, 100, 50], [0, 0, 255]], np.uint8)
+
+
+@pytest.fixture
+def label(rng: np.random.Generator) -> np.ndarray:
+    label = rng.integers(0, 3, (6, 9)).astype(np.uint8)
+    label[rng.random(label.shape) < 0.2] = 255
+    return label
+
+
+def test_colourise_looks_every_pixel_up(label):
+    picture = pictures.colourise(label, COLOURS)
+    assert picture.dtype == np.uint8
+    for index in np.ndindex(label.shape):
+        expected = (0, 0, 0) if label[index] == 255 else COLOURS[label[index]]
+        np.testing.assert_array_equal(picture[index], expected)
+
+
+@pytest.mark.parametrize("strange", [3, 254, -1])
+def test_a_label_without_a_colour_is_refused(strange, label):
+    label = label.astype(np.int32)
+    label[2, 3] = strange
+    with pytest.raises(ValueError, match=f"label {strange} has no colour, expected 0 to 2 or 255"):
+        pictures.colourise(label, COLOURS)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_overlay_mixes_and_leaves_ignored_pixels(alpha, label, rng):
+    image = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    before = image.copy()
+    mixed = pictures.overlay(image, label, COLOURS, alpha)
+    for index in np.ndindex(label.shape):
+        expected = image[index].astype(float)
+        if label[index] != 255:
+            expected = (1 - alpha) * expected + alpha * COLOURS[label[index]]
+        np.testing.assert_array_equal(mixed[index], np.rint(expected))
+    np.testing.assert_array_equal(image, before)
+
+
+def test_draw_grid_frames_every_block_in_its_colour():
+    image = np.full((96, 144, 3), 128, np.uint8)
+    mask = np.asarray([[True, False, False], [False, True, True]])
+    drawn = pictures.draw_grid(image, mask)
+    for row, column in np.ndindex(2, 3):
+        block = drawn[48 * row : 48 * row + 48, 48 * column : 48 * column + 48]
+        colour = pictures.HIGH_COLOUR if mask[row, column] else pictures.LOW_COLOUR
+        border = 2 if mask[row, column] else 1
+        inside = block[border:-border, border:-border]
+        np.testing.assert_array_equal(inside, 128)
+        frame = np.ones((48, 48), bool)
+        frame[border:-border, border:-border] = False
+        assert (block[frame] == colour).all()
+    np.testing.assert_array_equal(image, 128)
+
+
+def test_probabilities_are_written_inside_their_own_block():
+    image = np.zeros((128, 128, 3), np.uint8)
+    mask = np.asarray([[True, False], [False, False]])
+    plain = pictures.draw_grid(image, mask)
+    written = pictures.draw_grid(image, mask, np.asarray([[0.91, 0.12], [0.5, 0.5]]))
+    changed = (written != plain).any(axis=-1)
+    blocks = changed.reshape(2, 64, 2, 64).transpose(0, 2, 1, 3)
+    assert blocks.any(axis=(2, 3)).all()
+    # The same number looks the same in every low block; another one does not.
+    np.testing.assert_array_equal(blocks[1, 0], blocks[1, 1])
+    assert (blocks[0, 1] != blocks[1, 1]).any()
+
+
+def test_numbers_too_large_for_their_block_are_left_out():
+    image = np.zeros((16, 16, 3), np.uint8)
+    mask = np.asarray([[True, False], [False, True]])
+    drawn = pictures.draw_grid(image, mask, np.full((2, 2), 0.5))
+    np.testing.assert_array_equal(drawn, pictures.draw_grid(image, mask))
+
+
+def test_side_by_side_places_pictures_of_any_size(rng):
+    a = rng.integers(1, 256, (20, 30, 3)).astype(np.uint8)
+    b = rng.integers(1, 256, (12, 50, 3)).astype(np.uint8)
+    row = pictures.side_by_side([a, b], gap=4)
+    assert row.shape == (20, 84, 3)
+    np.testing.assert_array_equal(row[:, :30], a)
+    np.testing.assert_array_equal(row[:12, 34:], b)
+    assert not row[:, 30:34].any()
+    assert not row[12:, 34:].any()
+
+
+def test_titles_stand_above_their_pictures(rng):
+    a = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    row = pictures.side_by_side([a, a], ["image", ""], gap=4)
+    header = row.shape[0] - 60
+    assert header > 0
+    np.testing.assert_array_equal(row[header:, :80], a)
+    assert row[:header, :80].any()
+    assert not row[:header, 80:].any()
+    long = pictures.side_by_side([a, a], ["a title much too long for a picture so small", ""])
+    assert not long[:header, 80:].any()
+
+
+def test_a_saved_picture_is_read_back_unchanged(tmp_path, rng):
+    image = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    path = tmp_path / "deep" / "a.png"
+    pictures.save_png(path, image)
+    with Image.open(path) as read:
+        assert read.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(read), image)
+
+
+def test_errors_say_what_to_do(label):
+    image = np.zeros((6, 9, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"alpha is 2\.0, expected 0"):
+        pictures.overlay(image, label, COLOURS, 2.0)
+    unchecked = inspect.unwrap(pictures.overlay)
+    with pytest.raises(ValueError, match="the image is 6x9, the label map 3x9; resize"):
+        unchecked(image, label[:3], COLOURS)
+    with pytest.raises(ValueError, match=r"dtype float64, expected .*undo the normalisation"):
+        unchecked(image * 1.0, label, COLOURS)
+    with pytest.raises(ValueError, match="6x9 pixels does not divide into a grid of 4x3"):
+        pictures.draw_grid(image, np.ones((4, 3), bool))
+    unchecked = inspect.unwrap(pictures.draw_grid)
+    with pytest.raises(ValueError, match=r"shape \(3, 2\), the mask \(2, 3\)"):
+        unchecked(image, np.ones((2, 3), bool), np.ones((3, 2)))
+    with pytest.raises(ValueError, match="got no images"):
+        pictures.side_by_side([])
+    with pytest.raises(ValueError, match="got 2 titles for 1 images"):
+        pictures.side_by_side([image], ["a", "b"])

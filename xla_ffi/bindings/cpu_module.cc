@@ -1,0 +1,53 @@
+// The Python module of the CPU handlers.
+
+#include <initializer_list>
+
+#include "bindings/registrations.h"
+#include "cpu/kernels.h"
+
+namespace segblocks::bindings {
+namespace {
+
+struct Cpu {
+  using Tag = ffi::ThreadPool;
+  using Context = ffi::ThreadPool;
+  static constexpr std::initializer_list<ffi::Traits> kTraits = {};
+
+  static ffi::Error run(Context& pool, const std::string& operation, const SplitCall& call) {
+    return guarded(operation, call.layout, call.slots, [&] { cpu::split(pool, call); });
+  }
+  static ffi::Error run(Context& pool, const std::string& operation, const CombineCall& call) {
+    return guarded(operation, call.layout, call.slots, [&] { cpu::combine(pool, call); });
+  }
+  static ffi::Error run(Context& pool, const std::string& operation, const PadCall& call) {
+    return guarded(operation, call.layout.blocks, call.slots, [&] { cpu::pad(pool, call); });
+  }
+  static ffi::Error run(Context& pool, const std::string& operation, const PadBackwardCall& call) {
+    return guarded(operation, call.layout.blocks, call.slots,
+                   [&] { cpu::pad_backward(pool, call); });
+  }
+
+ private:
+  // Runs the loops once every slot is known to lie in the packed list.
+  template <typename Loops>
+  static ffi::Error guarded(const std::string& operation, const BlockLayout& layout,
+                            const int32_t* slots, const Loops& loops) {
+    for (int64_t cell = 0; cell < layout.cells(); ++cell) {
+      if (layout.has_slot(slots[cell])) continue;
+      return invalid(operation, "slots",
+                     "slot " + std::to_string(slots[cell]) + " in cell " + std::to_string(cell),
+                     "a slot in 0 .. " + std::to_string(layout.cells() - 1));
+    }
+    loops();
+    return ffi::Error::Success();
+  }
+};
+
+}  // namespace
+}  // namespace segblocks::bindings
+
+PYBIND11_MODULE(_ffi_cpu, module) {
+  module.doc() = "Compiled handlers of segblocks_jax for the platform cpu.";
+  module.def("registrations", &segblocks::bindings::registrations<segblocks::bindings::Cpu>,
+             "Returns {operation: {FFI target name: capsule}}.");
+}

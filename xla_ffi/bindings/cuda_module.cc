@@ -1,0 +1,35 @@
+// The Python module of the CUDA handlers.
+
+#include <cuda_runtime_api.h>
+
+#include <initializer_list>
+#include <string>
+
+#include "bindings/registrations.h"
+#include "cuda/kernels.h"
+
+namespace segblocks::bindings {
+namespace {
+
+struct Cuda {
+  using Tag = ffi::PlatformStream<cudaStream_t>;
+  using Context = cudaStream_t;
+  static constexpr std::initializer_list<ffi::Traits> kTraits = {ffi::Traits::kCmdBufferCompatible};
+
+  template <typename Call>
+  static ffi::Error run(Context stream, const std::string& operation, const Call& call) {
+    const cudaError_t status = cuda::launch(stream, call);
+    if (status == cudaSuccess) return ffi::Error::Success();
+    return ffi::Error::Internal(
+        operation + ": launching the CUDA kernel failed: " + cudaGetErrorString(status));
+  }
+};
+
+}  // namespace
+}  // namespace segblocks::bindings
+
+PYBIND11_MODULE(_ffi_cuda, module) {
+  module.doc() = "Compiled handlers of segblocks_jax for the platform CUDA.";
+  module.def("registrations", &segblocks::bindings::registrations<segblocks::bindings::Cuda>,
+             "Returns {operation: {FFI target name: capsule}}.");
+}

@@ -1,0 +1,77 @@
+// Packed pixels to image: combine, and the backward of split.
+
+#include <cstring>
+
+#include "cpu/kernels.h"
+#include "cpu/numbers.h"
+#include "cpu/parallel.h"
+
+namespace segblocks::cpu {
+namespace {
+
+template <typename T>
+struct Combine {
+  const BlockLayout& layout;
+  const Resampling& resampling;
+  const T* pixels;
+  T* image;
+
+  const T* packed(int64_t slot, int64_t y, int64_t x) const {
+    return pixels + layout.pixel(slot, y, x) * layout.channels;
+  }
+  T* image_row(const Cell& cell, int64_t y, int64_t x) const {
+    return image + layout.image_pixel(cell, y, x) * layout.channels;
+  }
+
+  void high_block(const Cell& cell, int64_t slot) const {
+    const size_t bytes = layout.block * layout.channels * sizeof(T);
+    for (int64_t y = 0; y < layout.block; ++y) {
+      std::memcpy(image_row(cell, y, 0), packed(slot, y, 0), bytes);
+    }
+  }
+
+  void low_block_pixel(const Cell& cell, int64_t slot, int64_t y, int64_t x) const {
+    const Taps rows = resampling.taps(y, layout.factor, layout.low_block());
+    const Taps columns = resampling.taps(x, layout.factor, layout.low_block());
+    if (!resampling.bilinear && resampling.scale == 1.0f) {
+      std::memcpy(image_row(cell, y, x), packed(slot, rows.first, columns.first),
+                  layout.channels * sizeof(T));
+      return;
+    }
+    weighted_sum(layout.channels, resampling.scale, image_row(cell, y, x), [&](const auto& add) {
+      const auto add_row = [&](int64_t row, float weight) {
+        add(packed(slot, row, columns.first), weight * columns.first_weight);
+        if (columns.second_weight == 0.0f) return;
+        add(packed(slot, row, columns.second), weight * columns.second_weight);
+      };
+      add_row(rows.first, rows.first_weight);
+      if (rows.second_weight != 0.0f) add_row(rows.second, rows.second_weight);
+    });
+  }
+
+  void block(int64_t index, int64_t slot) const {
+    const Cell cell = layout.cell(index);
+    if (layout.is_high(slot)) return high_block(cell, slot);
+    for (int64_t y = 0; y < layout.block; ++y) {
+      for (int64_t x = 0; x < layout.block; ++x) low_block_pixel(cell, slot, y, x);
+    }
+  }
+};
+
+}  // namespace
+
+void combine(Pool& pool, const CombineCall& call) {
+  with_element(call.element, [&](auto element) {
+    using T = decltype(element);
+    const BlockLayout& layout = call.layout;
+    const Combine<T> loops{layout, call.resampling, static_cast<const T*>(call.pixels),
+                           static_cast<T*>(call.image)};
+    const int64_t touched = layout.num_image_pixels() + layout.num_pixels();
+    const int64_t bytes = touched * layout.channels * static_cast<int64_t>(sizeof(T));
+    parallel_for(pool, layout.cells(), bytes, [&](int64_t begin, int64_t end) {
+      for (int64_t index = begin; index < end; ++index) loops.block(index, call.slots[index]);
+    });
+  });
+}
+
+}  // namespace segblocks::cpu

@@ -1,0 +1,21 @@
+// Launchers of the CUDA kernels. They use the given stream only, allocate nothing and don't wait.
+//
+// Slots out of range are skipped: what they would have written stays undefined.
+
+#ifndef SEGBLOCKS_CUDA_KERNELS_H_
+#define SEGBLOCKS_CUDA_KERNELS_H_
+
+#include <cuda_runtime_api.h>
+
+#include "segblocks/calls.h"
+
+namespace segblocks::cuda {
+
+cudaError_t launch(cudaStream_t stream, const SplitCall& call);
+cudaError_t launch(cudaStream_t stream, const CombineCall& call);
+cudaError_t launch(cudaStream_t stream, const PadCall& call);
+cudaError_t launch(cudaStream_t stream, const PadBackwardCall& call);
+
+}  // namespace segblocks::cuda
+
+#endif  // SEGBLOCKS_CUDA_KERNELS_H_
