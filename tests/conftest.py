@@ -48,10 +48,8 @@ def shared() -> pathlib.Path:
 @pytest.fixture(params=["xla", "ffi"])
 def implementation(request: pytest.FixtureRequest) -> str:
     """Both implementations; the compiled one is skipped where it wasn't built, unless it is required."""
-    if request.param == "ffi" and not extension.available():
-        if os.environ.get("SEGBLOCKS_REQUIRE_EXT"):
-            pytest.fail(extension.why_unavailable())
-        pytest.skip(extension.why_unavailable())
+    if request.param == "ffi":
+        request.getfixturevalue("compiled")
     return request.param
 
 
@@ -59,3 +57,12 @@ def implementation(request: pytest.FixtureRequest) -> str:
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def compiled() -> None:
+    """Skips a test that needs the compiled handlers, or fails it where they are required."""
+    if not extension.available():
+        if os.environ.get("SEGBLOCKS_REQUIRE_EXT"):
+            pytest.fail(extension.why_unavailable())
+        pytest.skip(extension.why_unavailable())

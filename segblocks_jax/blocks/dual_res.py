@@ -47,7 +47,7 @@ class DualRes:
         )
 
     @property
-    def low(self) -> Shaped[Array, "n_low b/2 b/2 c"]:
+    def low(self) -> Shaped[Array, "n_low lb lb c"]:
         """The low blocks."""
         side = self.low_size
         return self.pixels[self.grid.num_high * self.block_size**2 :].reshape(

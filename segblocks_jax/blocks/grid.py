@@ -6,7 +6,6 @@ flattened grid position ``n * gh * gw + row * gw + column``.
 
 import dataclasses
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,9 @@ from jaxtyping import Array, Bool, Int, Num, jaxtyped
 
 
 @jax.tree_util.register_dataclass
-@jaxtyped(typechecker=None)  # JAX rebuilds pytrees around placeholders, which no array annotation fits.
+@jaxtyped(
+    typechecker=None
+)  # JAX rebuilds pytrees around placeholders, which no array annotation fits.
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockGrid:
     """The resolution of every block of a batch, and the block order that follows from it.
@@ -81,7 +82,7 @@ class BlockGrid:
         if scores is None:
             by_rank = jnp.argsort(is_low, stable=True)
         else:
-            by_rank = jnp.lexsort((-jnp.asarray(scores).reshape(-1), is_low))
+            by_rank = jnp.lexsort((_reversed(jnp.asarray(scores).reshape(-1)), is_low))
         cells = jnp.arange(mask.size, dtype=jnp.int32)
         high = jnp.zeros(mask.size, bool).at[by_rank[:num_high]].set(True)
         high_before = jnp.cumsum(high, dtype=jnp.int32) - high.astype(jnp.int32)
@@ -124,6 +125,11 @@ def _check_mask(mask: Array | np.ndarray) -> None:
         raise TypeError(
             f"BlockGrid: the mask has dtype {mask.dtype}; expected bool, e.g. probabilities > 0.5"
         )
+
+
+def _reversed(scores: Array) -> Array:
+    # The negative of an unsigned or of the smallest integer wraps around.
+    return ~scores if jnp.issubdtype(scores.dtype, jnp.integer) else -scores
 
 
 def _concrete_count(mask: Array | np.ndarray) -> int:

@@ -194,8 +194,7 @@ def _padded(item: dict, multiple: int) -> tuple[int, ...]:
     return tuple(-(-side // multiple) * multiple for side in item["label"].shape)
 
 
-def _pad_batch(items: list[dict], batch_size: int, multiple: int, fill) -> EvalBatch:
-    size = _padded(items[0], multiple)
+def _pad_batch(items: list[dict], batch_size: int, size: tuple[int, int], fill) -> EvalBatch:
     image = np.empty((batch_size, *size, 3), np.uint8)
     image[:] = fill
     label = np.full((batch_size, *size), IGNORE, np.uint8)
@@ -209,6 +208,19 @@ def _pad_batch(items: list[dict], batch_size: int, multiple: int, fill) -> EvalB
         names=tuple(item["name"] for item in items),
         sizes=tuple(item["label"].shape for item in items),
     )
+
+
+def pad_to_multiple(
+    image: UInt8[np.ndarray, "h w 3"], multiple: int, fill: tuple[int, int, int]
+) -> UInt8[np.ndarray, "ph pw 3"]:
+    """Pads an image at the bottom and right with a colour, up to multiples of `multiple` pixels."""
+    height, width = image.shape[:2]
+    padded = np.empty(
+        (-(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8
+    )
+    padded[:] = fill
+    padded[:height, :width] = image
+    return padded
 
 
 def _fill(source) -> tuple[int, int, int]:

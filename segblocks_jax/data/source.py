@@ -7,13 +7,21 @@ import pathlib
 import stat
 
 from segblocks_jax.data.folders import LAYOUTS, Layout, find_pairs, fingerprint
-from segblocks_jax.data.labels import LabelTable
+from segblocks_jax.data.labels import CAMVID, CITYSCAPES, LabelTable
+from segblocks_jax.data.mapillary_labels import MAPILLARY_V1_2
 from segblocks_jax.data.normalisation import NORMALISATION, Normalisation
 from segblocks_jax.data.pipeline import Source
 from segblocks_jax.data.street_scenes import SceneSet, write
 
 DATA_DIR_VARIABLE = "SEGBLOCKS_DATA_DIR"
 DATASETS = (*LAYOUTS, "street_scenes")
+TABLES = {
+    "cityscapes": CITYSCAPES,
+    "street_scenes": CITYSCAPES,
+    "camvid": CAMVID,
+    "mapillary": MAPILLARY_V1_2,
+}
+"""The label table of each data set, where its folder doesn't hold another one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,9 +5,7 @@ from typing import Any
 
 from absl import logging
 
-from segblocks_jax.data import SegmentationSource
-from segblocks_jax.data.labels import table_of
-from segblocks_jax.data.normalisation import NORMALISATION
+from segblocks_jax.data import NORMALISATION, TABLES, SegmentationSource
 from segblocks_jax.inference import predict as prediction
 from segblocks_jax.inference import speed as timing
 from segblocks_jax.training import evaluate as evaluation
@@ -70,7 +68,7 @@ def predict(
     if source is None:
         raise ValueError("--mode=predict needs --input=IMAGE_OR_FOLDER")
     files = prediction.image_files(pathlib.Path(source))
-    table = table_of(config.data.dataset)
+    table = TABLES[config.data.dataset]
     system, _ = loop.load_system(config, len(table.classes), workdir, checkpoint)
     normalisation = NORMALISATION[config.data.dataset]
     failed = prediction.predict_files(

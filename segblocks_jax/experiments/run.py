@@ -16,14 +16,20 @@ from segblocks_jax.training.config import ConfigError, ExperimentConfig
 MODES = ("train", "eval", "speed", "predict")
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "File of the experiment's configuration; override a field by --config.x.y=value."
+    "config",
+    None,
+    "File of the experiment's configuration; override a field by --config.x.y=value.",
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set; overrides the configuration.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of the data set; overrides the configuration."
+)
 _SPLIT = flags.DEFINE_string("split", None, "Split to evaluate on; overrides the configuration.")
 _INPUT = flags.DEFINE_string("input", None, "predict: an image, or a folder of images.")
-_OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the results; default WORKDIR/predictions.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "predict: folder for the results; default WORKDIR/predictions."
+)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
 _SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the image.")
 
@@ -48,13 +54,18 @@ def read_config(mapping: ml_collections.ConfigDict, datasets: tuple[str, ...]) -
     return config
 
 
-def open_source(config: ExperimentConfig, split: str, data_dir: str | None = None) -> SegmentationSource:
+def open_source(
+    config: ExperimentConfig, split: str, data_dir: str | None = None
+) -> SegmentationSource:
     """Opens a split of the experiment's data set."""
     data = config.data
     scenes = None
     if data.dataset == "street_scenes":
         scenes = SceneSet(
-            train=data.scenes[0], val=data.scenes[1], height=data.scene_size[0], width=data.scene_size[1]
+            train=data.scenes[0],
+            val=data.scenes[1],
+            height=data.scene_size[0],
+            width=data.scene_size[1],
         )
     return open_dataset(data.dataset, data_dir or data.data_dir, split, scenes=scenes)
 
@@ -81,7 +92,9 @@ def _run(config: ExperimentConfig) -> int:
         checkpoint = int(checkpoint)
     split = _SPLIT.value or config.data.eval_split
     actions: dict[str, Callable[[], int]] = {
-        "train": lambda: modes.train(config, source(config.data.train_split), source(split), workdir),
+        "train": lambda: modes.train(
+            config, source(config.data.train_split), source(split), workdir
+        ),
         "eval": lambda: modes.evaluate(config, source(split), workdir, checkpoint),
         "speed": lambda: modes.speed(config, workdir, tuple(int(v) for v in _SIZE.value)),
         "predict": lambda: modes.predict(

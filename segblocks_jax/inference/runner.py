@@ -62,7 +62,9 @@ class Runner:
                 gain = resolution_gain(system, image, labels, config)
             return system.policy(image, key, gain)
 
-        def run(state: nnx.State, images: Array, decision: Decision | None, key: Array, num_high: int):
+        def run(
+            state: nnx.State, images: Array, decision: Decision | None, key: Array, num_high: int
+        ):
             system = nnx.merge(graphdef, state)
             image = prepare(images).astype(config.precision)
             if decision is None:

@@ -66,9 +66,13 @@ def load_torch_state_dict(
     }
     if any(problems.values()):
         lines = [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
-        raise ValueError(f"load_torch_state_dict: {type(model).__name__} doesn't fit.\n" + "\n".join(lines))
+        raise ValueError(
+            f"load_torch_state_dict: {type(model).__name__} doesn't fit.\n" + "\n".join(lines)
+        )
     loaded = {
-        path: variable.replace(jnp.asarray(values.get(torch_name(path), variable[...]), variable.dtype))
+        path: variable.replace(
+            jnp.asarray(values.get(torch_name(path), variable[...]), variable.dtype)
+        )
         for path, variable in flat.items()
     }
     nnx.update(model, nnx.from_flat_state(loaded))

@@ -50,7 +50,9 @@ class PreActivation(nnx.Module):
 class PyramidPooling(nnx.Module):
     """Spatial pyramid pooling over the whole image."""
 
-    def __init__(self, in_features: int, features: int, *, semantics: Semantics, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, in_features: int, features: int, *, semantics: Semantics, rngs: nnx.Rngs
+    ) -> None:
         """Pools to grids of 8, 4 and 2 rows with a third of the channels each."""
         unit = {"momentum": _PYRAMID_MOMENTUM, "semantics": semantics, "rngs": rngs}
         level = features // 3
@@ -74,7 +76,9 @@ class PyramidPooling(nnx.Module):
 class Upsample(nnx.Module):
     """One step of the decoder: doubles the size, adds a skip connection, blends."""
 
-    def __init__(self, features: int, skip_features: int, *, semantics: Semantics, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, features: int, skip_features: int, *, semantics: Semantics, rngs: nnx.Rngs
+    ) -> None:
         """`skip_features` channels come from the backbone."""
         self.bottleneck = PreActivation(skip_features, features, 1, semantics=semantics, rngs=rngs)
         self.blend_conv = PreActivation(features, features, 3, semantics=semantics, rngs=rngs)

@@ -28,7 +28,9 @@ def upsample2(features: Features, semantics: Semantics) -> Features:
         padded = block_pad(features, 1)
         grid = features.grid
         parts = [
-            upsample_bilinear(_clamp_at_image_border(part, cells, grid.mask.shape), 2)[:, 2:-2, 2:-2]
+            upsample_bilinear(_clamp_at_image_border(part, cells, grid.mask.shape), 2)[
+                :, 2:-2, 2:-2
+            ]
             for part, cells in ((padded.high, grid.high_cells), (padded.low, grid.low_cells))
         ]
     return dataclasses.replace(
@@ -63,4 +65,6 @@ def resize_bilinear(
     image: Float[Array, "n h w c"], size: tuple[int, int]
 ) -> Float[Array, "n oh ow c"]:
     """Bilinear resize: half-pixel centres, clamped at the border, no antialiasing."""
-    return jax.image.resize(image, (image.shape[0], *size, image.shape[3]), "bilinear", antialias=False)
+    return jax.image.resize(
+        image, (image.shape[0], *size, image.shape[3]), "bilinear", antialias=False
+    )

@@ -31,7 +31,9 @@ class Semantics:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if value not in get_args(kind):
-                raise ValueError(f"Semantics: {name} is {value!r}; expected one of {get_args(kind)}")
+                raise ValueError(
+                    f"Semantics: {name} is {value!r}; expected one of {get_args(kind)}"
+                )
 
     @classmethod
     def authors(cls) -> "Semantics":

@@ -51,5 +51,7 @@ def fill_scores(
     if filling == "best":
         return decision.scores
     if key is None:
-        raise ValueError("filling is 'random', which needs a PRNG key; pass key=jax.random.key(seed)")
+        raise ValueError(
+            "filling is 'random', which needs a PRNG key; pass key=jax.random.key(seed)"
+        )
     return jax.random.uniform(key, decision.scores.shape)

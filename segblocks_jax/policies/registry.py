@@ -39,7 +39,9 @@ def create(
         [False, True, True, False]
     """
     if name not in POLICIES:
-        raise ValueError(f"policies.create: no policy {name!r}; expected one of {', '.join(POLICIES)}")
+        raise ValueError(
+            f"policies.create: no policy {name!r}; expected one of {', '.join(POLICIES)}"
+        )
     if not 0 <= target <= 1:
         raise ValueError(f"policies.create: target is {target}; expected a share from 0 to 1")
     if threshold is not None and name not in ("heuristic", "oracle"):

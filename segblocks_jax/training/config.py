@@ -183,7 +183,7 @@ class ExperimentConfig:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     policy: PolicyConfig = PolicyConfig()
-    semantics: Semantics = Semantics()
+    semantics: Semantics = dataclasses.field(default_factory=Semantics)
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
 

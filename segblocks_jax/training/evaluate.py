@@ -100,7 +100,9 @@ def evaluate(
     )
 
 
-def _gmacs(system: nnx.Dict, size: tuple[int, int], config: ExperimentConfig) -> tuple[float, float]:
+def _gmacs(
+    system: nnx.Dict, size: tuple[int, int], config: ExperimentConfig
+) -> tuple[float, float]:
     """Of an image with all blocks low, and with all high."""
     policy = system.policy if config.policy.name != "static" else None
     low, high = (

@@ -33,7 +33,9 @@ def combine(
     Source: SegBlocks (arXiv 2011.12025), section 3.2.
     """
     if low_upsampling not in ("bilinear", "nearest"):
-        raise ValueError(f"combine: low_upsampling is {low_upsampling!r}; expected 'bilinear' or 'nearest'")
+        raise ValueError(
+            f"combine: low_upsampling is {low_upsampling!r}; expected 'bilinear' or 'nearest'"
+        )
     pixels = check_dtype("combine", "blocks", blocks.pixels)
     run = ffi.combine if extension.resolve(implementation) == "ffi" else reference.combine
     return run(pixels, blocks.grid, low_upsampling)

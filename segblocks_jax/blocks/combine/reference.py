@@ -53,8 +53,9 @@ def _interpolate(blocks: Array, axis: int, factor: int) -> Array:
         shift = math.floor(position)
         weight = position - shift
         near, far = (
-            lax.slice_in_dim(clamped, 1 + shift + i, 1 + shift + i + side, axis=axis) for i in (0, 1)
+            lax.slice_in_dim(clamped, 1 + shift + i, 1 + shift + i + side, axis=axis)
+            for i in (0, 1)
         )
         phases.append((1 - weight) * near + weight * far)
     stacked = jnp.stack(phases, axis + 1)
-    return stacked.reshape(blocks.shape[:axis] + (side * factor,) + blocks.shape[axis + 1 :])
+    return stacked.reshape(*blocks.shape[:axis], side * factor, *blocks.shape[axis + 1 :])

@@ -63,7 +63,9 @@ def _check(
     bias: Array | None,
 ) -> None:
     if kernel.ndim != 4:
-        raise ValueError(f"block_conv: the kernel has shape {kernel.shape}; expected (kh, kw, c / groups, k)")
+        raise ValueError(
+            f"block_conv: the kernel has shape {kernel.shape}; expected (kh, kw, c / groups, k)"
+        )
     for name, array in (("kernel", kernel), ("bias", bias)):
         if array is not None and array.dtype != blocks.pixels.dtype:
             raise TypeError(
@@ -82,8 +84,7 @@ def _check(
         )
     py, px = padding if isinstance(padding, tuple) else (padding, padding)
     if blocks.grid.num_blocks and not (
-        0 <= kernel.shape[0] - 1 - 2 * py < stride
-        and 0 <= kernel.shape[1] - 1 - 2 * px < stride
+        0 <= kernel.shape[0] - 1 - 2 * py < stride and 0 <= kernel.shape[1] - 1 - 2 * px < stride
     ):
         raise ValueError(
             f"block_conv: padding {padding} doesn't keep whole blocks under a {kernel.shape[0]} x {kernel.shape[1]}"

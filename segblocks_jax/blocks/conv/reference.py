@@ -47,7 +47,9 @@ def _convolve(maps: Array, kernel: Array, stride: int, groups: int) -> Array:
 def _tall(maps: Array, kernel: Array, stride: int) -> Array:
     # The maps are stacked vertically, which moves no data; rows that mix two maps are dropped.
     m, h, w, channels = maps.shape
-    tall = jnp.pad(maps.reshape(1, m * h, w, channels), ((0, 0), (0, kernel.shape[0] - stride), (0, 0), (0, 0)))
+    tall = jnp.pad(
+        maps.reshape(1, m * h, w, channels), ((0, 0), (0, kernel.shape[0] - stride), (0, 0), (0, 0))
+    )
     out = _convolve(tall, kernel, stride, 1)
     rows = (h - kernel.shape[0]) // stride + 1
     return out.reshape(m, h // stride, *out.shape[2:])[:, :rows]
@@ -69,5 +71,7 @@ def _products(maps: Array, kernel: Array, stride: int) -> Array:
             )
             for j in range(kw)
         ]
-        out = out + jnp.concatenate(taps, -1).reshape(-1, kw * channels) @ kernel[i].reshape(-1, features)
+        out = out + jnp.concatenate(taps, -1).reshape(-1, kw * channels) @ kernel[i].reshape(
+            -1, features
+        )
     return out.reshape(m, ho, wo, features)

@@ -29,7 +29,10 @@ def pad(
 
 
 def _windows(
-    image: Float[Array, "n h w c"], cells: Int[Array, "m"], grid: BlockGrid, padding: tuple[int, int]
+    image: Float[Array, "n h w c"],
+    cells: Int[Array, "m"],
+    grid: BlockGrid,
+    padding: tuple[int, int],
 ) -> Float[Array, "m wh ww c"]:
     _, gh, gw = grid.mask.shape
     side = image.shape[1] // gh

@@ -41,7 +41,9 @@ def split(
     """
     if isinstance(mask, BlockGrid):
         if num_high is not None or scores is not None or low_factor != 2:
-            raise ValueError("split: a BlockGrid already fixes num_high, scores and low_factor; give it alone")
+            raise ValueError(
+                "split: a BlockGrid already fixes num_high, scores and low_factor; give it alone"
+            )
         grid = mask
     else:
         grid = BlockGrid.from_mask(mask, num_high, scores, low_factor)
@@ -53,10 +55,14 @@ def split(
 
 def _check_shapes(shape: tuple[int, ...], grid: BlockGrid) -> None:
     if len(shape) != 4:
-        raise ValueError(f"split: the image has shape {shape}; expected (images, height, width, channels)")
+        raise ValueError(
+            f"split: the image has shape {shape}; expected (images, height, width, channels)"
+        )
     images, rows, columns = grid.mask.shape
     if shape[0] != images:
-        raise ValueError(f"split: {shape[0]} images, but the mask is for {images}; give one grid an image")
+        raise ValueError(
+            f"split: {shape[0]} images, but the mask is for {images}; give one grid an image"
+        )
     if not grid.num_blocks:
         return
     for name, size, count in (("height", shape[1], rows), ("width", shape[2], columns)):

@@ -8,7 +8,7 @@ from segblocks_jax.blocks.grid import BlockGrid
 
 def split(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:
     """Returns the packed pixels of the image's blocks; see `segblocks_jax.split`."""
-    n, h, w, channels = image.shape
+    n, h, _, channels = image.shape
     _, gh, gw = grid.mask.shape
     side = h // gh
     blocks = image.reshape(n, gh, side, gw, side, channels).swapaxes(2, 3)

@@ -1,0 +1,45 @@
+# make demo   builds everything, trains and evaluates on the built-in street scenes, shows a table
+# make test   builds everything, runs all tests, with the compiled handlers required
+# make check  formatters, linter, types
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/demo
+BIN = $(VENV)/bin
+EXPERIMENT = $(BIN)/python -m segblocks_jax.experiments.cityscapes \
+	--config=experiments/configs/cityscapes/quickstart.py --data_dir=$(RUN)/data --verbosity=-1
+NATIVE = $(wildcard xla_ffi/*/*.h xla_ffi/*/*/*.h xla_ffi/*/*.cc xla_ffi/*/*.cu xla_ffi/*/*.cuh)
+
+.PHONY: demo test check format clean
+
+$(VENV)/.installed: pyproject.toml CMakeLists.txt $(NATIVE)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(EXPERIMENT) --config.policy.name=static --workdir=$(RUN)/static
+	$(EXPERIMENT) --workdir=$(RUN)/segblocks
+	$(EXPERIMENT) --workdir=$(RUN)/segblocks --mode=predict --input=$(RUN)/data
+	@echo
+	@$(BIN)/python -m segblocks_jax.analysis.table $(RUN)/static/eval.json $(RUN)/segblocks/eval.json
+	@echo
+	@echo "Label maps, overlays and policy grids of the val images: $(RUN)/segblocks/predictions"
+
+test: $(VENV)/.installed
+	SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(NATIVE)
+
+clean:
+	rm -rf $(VENV) build runs

@@ -1,0 +1,35 @@
+"""A Markdown table of evaluations: ``python -m segblocks_jax.analysis.table RUN/eval.json ...``."""
+
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_HEAD = "| run | mIoU | GMACs an image | share of high blocks | images/s |\n|---|---|---|---|---|"
+
+
+def format_table(evaluations: Sequence[dict[str, Any]]) -> str:
+    """One row an evaluation, as `segblocks_jax.training.loop.describe` gives it."""
+    return "\n".join([_HEAD, *map(_row, evaluations)])
+
+
+def _row(evaluation: dict[str, Any]) -> str:
+    metrics, config = evaluation["metrics"], evaluation["config"]
+    policy = config["policy"]["name"]
+    kind = (
+        "static" if policy == "static" else f"SegBlocks, {policy} {config['policy']['target']:.0%}"
+    )
+    share, rate = metrics["share_high"], metrics["images_per_second"]
+    cells = [
+        f"{config['name']}: {kind}",
+        f"{metrics['miou']:.1%}",
+        f"{metrics['gmacs']:.3f}",
+        "dense" if share is None else f"{share:.1%}",
+        "not measured" if rate is None else f"{rate:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    print(format_table([json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:]]))

@@ -1,0 +1,67 @@
+"""The reference's recorded numbers: how its arrays are read, and its weights, which follow from names."""
+
+import json
+import pathlib
+import zlib
+from collections.abc import Iterable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+import segblocks_jax as sb
+
+
+def load(shared: pathlib.Path, name: str) -> dict[str, np.ndarray]:
+    """All arrays of a file."""
+    with np.load(shared / "golden" / f"{name}.npz") as file:
+        return dict(file)
+
+
+def state_dict_entries(shared: pathlib.Path, name: str) -> dict[str, dict]:
+    """Shape and checksum of every entry of a network's state dict."""
+    return json.loads((shared / "golden" / f"state_dict_{name}.json").read_text())
+
+
+def state_dict(entries: Mapping[str, dict]) -> dict[str, np.ndarray]:
+    """The weights of a network, drawn from the names of its entries."""
+    return {name: _weight(name, tuple(entry["shape"])) for name, entry in entries.items()}
+
+
+def _weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    kind = name.rsplit(".", 1)[1]
+    if kind == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if kind == "running_var":
+        value = 1 + 0.1 * np.abs(z)
+    elif kind in ("bias", "running_mean"):
+        value = 0.1 * z
+    elif len(shape) > 1:
+        value = z * np.sqrt(2 / np.prod(shape[1:]))
+    else:
+        value = 1 + 0.1 * z
+    return value.astype(np.float32)
+
+
+def random_input(seed: np.ndarray | int, shape: Iterable[int]) -> np.ndarray:
+    """Normal float32 numbers, as the reference's inputs."""
+    return np.random.default_rng(int(seed)).standard_normal(tuple(shape)).astype(np.float32)
+
+
+def nhwc(array: np.ndarray) -> jnp.ndarray:
+    """(n, c, h, w) to (n, h, w, c)."""
+    return jnp.asarray(array.transpose(0, 2, 3, 1))
+
+
+def torch_layout(name: str, array: np.ndarray) -> np.ndarray:
+    """A convolution kernel from HWIO to OIHW; all else as it is."""
+    array = np.asarray(array)
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+
+
+def blocks(high: np.ndarray, low: np.ndarray, mask: np.ndarray) -> sb.DualRes:
+    """Blocks (m, c, b, b) of both kinds; the dummy of a kind without blocks is dropped."""
+    grid = sb.BlockGrid.from_mask(mask)
+    parts = (high[: grid.num_high], low[: grid.num_low])
+    pixels = [nhwc(part).reshape(-1, high.shape[1]) for part in parts]
+    return sb.DualRes(jnp.concatenate(pixels), grid)
