@@ -5,6 +5,7 @@ network runs in blocks, padded with their neighbours' pixels, so that borders le
 """
 
 from segblocks_jax import policies
+from segblocks_jax.analysis.macs import count_macs
 from segblocks_jax.blocks import (
     BlockGrid,
     DualRes,
@@ -14,6 +15,7 @@ from segblocks_jax.blocks import (
     combine,
     split,
 )
+from segblocks_jax.interop import load_torch_state_dict
 from segblocks_jax.models import create_model
 from segblocks_jax.nn import Semantics
 
@@ -27,7 +29,9 @@ __all__ = [
     "block_conv",
     "block_pad",
     "combine",
+    "count_macs",
     "create_model",
+    "load_torch_state_dict",
     "policies",
     "split",
 ]

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
@@ -31,7 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             if os.environ.get("SEGBLOCKS_REQUIRE_GPU"):
-                item.add_marker(pytest.mark.xfail(reason="SEGBLOCKS_REQUIRE_GPU without a GPU", run=False, strict=True))
+                item.add_marker(
+                    pytest.mark.xfail(
+                        reason="SEGBLOCKS_REQUIRE_GPU without a GPU", run=False, strict=True
+                    )
+                )
             else:
                 item.add_marker(pytest.mark.skip(reason="no GPU"))
 
@@ -66,3 +71,11 @@ def compiled() -> None:
         if os.environ.get("SEGBLOCKS_REQUIRE_EXT"):
             pytest.fail(extension.why_unavailable())
         pytest.skip(extension.why_unavailable())
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No checks of annotations: they would forestall the errors that users see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -3,12 +3,15 @@
 import json
 import pathlib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import segblocks_jax as sb
+from segblocks_jax.interop import load_torch_state_dict, torch_name
 
 
 def load(shared: pathlib.Path, name: str) -> dict[str, np.ndarray]:
@@ -25,6 +28,27 @@ def state_dict_entries(shared: pathlib.Path, name: str) -> dict[str, dict]:
 def state_dict(entries: Mapping[str, dict]) -> dict[str, np.ndarray]:
     """The weights of a network, drawn from the names of its entries."""
     return {name: _weight(name, tuple(entry["shape"])) for name, entry in entries.items()}
+
+
+def network(build: Callable[[], nnx.Module]) -> nnx.Module:
+    """A network, given by its constructor, with the weights that follow from names.
+
+    Nothing random is drawn by JAX, which would compile a program for every shape.
+    """
+    graphdef, state = nnx.split(nnx.eval_shape(build))
+    state = jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), state)
+    model = nnx.merge(graphdef, state)
+    load_torch_state_dict(
+        model, {name: _weight(name, x.shape) for name, x in variables(model).items()}
+    )
+    return model
+
+
+def variables(model: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
+    """Every variable of a network or state, by torch name and in torch layout."""
+    state = model if isinstance(model, nnx.State) else nnx.state(model)
+    flat = {torch_name(path): value[...] for path, value in nnx.to_flat_state(state)}
+    return {name: torch_layout(value) for name, value in flat.items()}
 
 
 def _weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -53,7 +77,7 @@ def nhwc(array: np.ndarray) -> jnp.ndarray:
     return jnp.asarray(array.transpose(0, 2, 3, 1))
 
 
-def torch_layout(name: str, array: np.ndarray) -> np.ndarray:
+def torch_layout(array: np.ndarray) -> np.ndarray:
     """A convolution kernel from HWIO to OIHW; all else as it is."""
     array = np.asarray(array)
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array

@@ -29,17 +29,21 @@ class Table:
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """(inputs, c) -> (outputs, c)."""
+        target, source, weight = self._columns()
         out = np.zeros((self.outputs, pixels.shape[1]))
-        for target, source, weight in self.reads:
-            out[target] += weight * pixels[source].astype(np.float64)
+        np.add.at(out, target, weight[:, None] * pixels.astype(np.float64)[source])
         return out
 
     def transpose(self, cotangents: np.ndarray) -> np.ndarray:
         """(outputs, c) -> (inputs, c)."""
+        target, source, weight = self._columns()
         out = np.zeros((self.inputs, cotangents.shape[1]))
-        for target, source, weight in self.reads:
-            out[source] += weight * cotangents[target].astype(np.float64)
+        np.add.at(out, source, weight[:, None] * cotangents.astype(np.float64)[target])
         return out
+
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        target, source, weight = np.array(self.reads).reshape(-1, 3).T
+        return target.astype(int), source.astype(int), weight
 
 
 @dataclasses.dataclass
@@ -177,7 +181,7 @@ def grid(
 
 def convolve(maps: np.ndarray, kernel: np.ndarray, stride: int, groups: int) -> np.ndarray:
     """Convolution without padding of (m, h, w, c) by (kh, kw, c / groups, k)."""
-    m, h, w, channels = maps.shape
+    m, h, w, _ = maps.shape
     kh, kw, depth, features = kernel.shape
     out = np.zeros((m, (h - kh) // stride + 1, (w - kw) // stride + 1, features))
     for i, y, x, k in np.ndindex(out.shape):

@@ -1,9 +1,12 @@
 """Argument checks that the block operations share."""
 
+from typing import TypeVar
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+T = TypeVar("T")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -21,3 +24,12 @@ def check_dtype(
             f" convert with {argument}.astype('float32')"
         )
     return jnp.asarray(array)
+
+
+def no_type_check(cls: type[T]) -> type[T]:
+    """Keeps jaxtyping's import hook, which tests use, away from a class; it goes by this name.
+
+    JAX rebuilds pytrees around placeholders, which no array annotation fits; and a class that checks
+    its own fields tells more than the hook does.
+    """
+    return cls

@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
+from typing import final
 
 import jax
-from jaxtyping import Array, Shaped, jaxtyped
+from jaxtyping import Array, Shaped
 
+from segblocks_jax.blocks.checks import no_type_check
 from segblocks_jax.blocks.grid import BlockGrid
 
 
 @jax.tree_util.register_dataclass
-@jaxtyped(typechecker=None)
+@no_type_check
+@final
 @dataclasses.dataclass(frozen=True, eq=False)
 class DualRes:
     """Feature maps in blocks: a pixel list and the grid that says where each pixel belongs.

@@ -9,13 +9,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Num, jaxtyped
+from jaxtyping import Array, Bool, Int, Num
+
+from segblocks_jax.blocks.checks import no_type_check
 
 
 @jax.tree_util.register_dataclass
-@jaxtyped(
-    typechecker=None
-)  # JAX rebuilds pytrees around placeholders, which no array annotation fits.
+@no_type_check
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockGrid:
     """The resolution of every block of a batch, and the block order that follows from it.

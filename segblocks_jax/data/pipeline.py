@@ -183,15 +183,16 @@ def _group(source, batch_size: int, multiple: int) -> Iterator[EvalBatch]:
     for item in grain.MapDataset.source(source).to_iter_dataset(options):
         fits = not waiting or _padded(item, multiple) == _padded(waiting[0], multiple)
         if not fits or len(waiting) == batch_size:
-            yield _pad_batch(waiting, batch_size, multiple, fill)
+            yield _pad_batch(waiting, batch_size, _padded(waiting[0], multiple), fill)
             waiting = []
         waiting.append(item)
     if waiting:
-        yield _pad_batch(waiting, batch_size, multiple, fill)
+        yield _pad_batch(waiting, batch_size, _padded(waiting[0], multiple), fill)
 
 
-def _padded(item: dict, multiple: int) -> tuple[int, ...]:
-    return tuple(-(-side // multiple) * multiple for side in item["label"].shape)
+def _padded(item: dict, multiple: int) -> tuple[int, int]:
+    height, width = (-(-side // multiple) * multiple for side in item["label"].shape)
+    return height, width
 
 
 def _pad_batch(items: list[dict], batch_size: int, size: tuple[int, int], fill) -> EvalBatch:

@@ -21,7 +21,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "File of the experiment's configuration; override a field by --config.x.y=value.",
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, logs, results.", required=True
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the data set; overrides the configuration."
 )
@@ -36,7 +38,7 @@ _SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the i
 
 def main(datasets: tuple[str, ...]) -> None:
     """Runs an experiment from the command line; `datasets` are those that the entry point serves."""
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     app.run(lambda argv: sys.exit(_main(datasets)))
 
 
@@ -96,9 +98,16 @@ def _run(config: ExperimentConfig) -> int:
             config, source(config.data.train_split), source(split), workdir
         ),
         "eval": lambda: modes.evaluate(config, source(split), workdir, checkpoint),
-        "speed": lambda: modes.speed(config, workdir, tuple(int(v) for v in _SIZE.value)),
+        "speed": lambda: modes.speed(config, workdir, _image_size()),
         "predict": lambda: modes.predict(
             config, workdir, checkpoint, _INPUT.value, _OUTPUT.value or workdir / "predictions"
         ),
     }
     return actions[_MODE.value]()
+
+
+def _image_size() -> tuple[int, int]:
+    if len(_SIZE.value) != 2:
+        raise ConfigError(f"--size is {','.join(_SIZE.value)}; expected HEIGHT,WIDTH")
+    height, width = map(int, _SIZE.value)
+    return height, width

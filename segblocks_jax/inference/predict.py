@@ -94,10 +94,7 @@ def _write(
     picture.putpalette(table.colours.tobytes())
     picture.save(f"{stem}_labels.png")
     pictures.save_png(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colours))
-    if prediction.mask is not None:
-        grid = pictures.draw_grid(padded, prediction.mask[0], _probabilities(prediction))
+    if prediction.mask is not None and prediction.scores is not None:
+        probabilities = 1 / (1 + np.exp(-prediction.scores[0].astype(np.float64)))
+        grid = pictures.draw_grid(padded, prediction.mask[0], probabilities)
         pictures.save_png(f"{stem}_grid.png", grid[:height, :width])
-
-
-def _probabilities(prediction: Prediction) -> np.ndarray:
-    return 1 / (1 + np.exp(-prediction.scores[0].astype(np.float64)))

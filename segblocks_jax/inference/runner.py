@@ -63,16 +63,21 @@ class Runner:
             return system.policy(image, key, gain)
 
         def run(
-            state: nnx.State, images: Array, decision: Decision | None, key: Array, num_high: int
-        ):
+            state: nnx.State,
+            images: Array,
+            decision: Decision | None,
+            key: Array,
+            num_high: int | None,
+        ) -> tuple[Array, Array | None]:
             system = nnx.merge(graphdef, state)
             image = prepare(images).astype(config.precision)
+            _, height, width, _ = images.shape
             if decision is None:
-                return _labels(system.net(image), images.shape[1:3]), None
+                return _labels(system.net(image), (height, width)), None
             scores = fill_scores(decision, config.semantics.filling, key)
             grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
             logits = combine(system.net(split(image, grid)), config.semantics.low_upsampling)
-            return _labels(logits, images.shape[1:3]), grid.mask
+            return _labels(logits, (height, width)), grid.mask
 
         self._decide = jax.jit(decide)
         self._run = jax.jit(run, static_argnums=4)

@@ -1,6 +1,7 @@
 """Speed of a network, dense and in blocks, in one interleaved run, beside its operations."""
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ def measure(
         "policy": lambda: policy(policy_state, image),
     }
     for share, grid in grids.items():
-        runs[share] = lambda grid=grid: blocks(state, image, grid)
+        runs[share] = functools.partial(blocks, state, image, grid)
     times = interleaved(runs, rounds)
     dense_macs = count_macs(system.net, (1, *size, 3)).total
     report = _describe(config, size, rounds)
@@ -167,17 +168,15 @@ def _block_operation_seconds(
     calls = list(_ffi_calls(jax.make_jaxpr(program)(grid).jaxpr))
     if not calls:
         return None
-    runs = {}
+    runs: dict[Any, Callable[[], Any]] = {}
     for i, call in enumerate(calls):
-        operands = [
-            grid.slots
-            if var.aval.shape == grid.slots.shape
-            else jnp.ones(var.aval.shape, var.aval.dtype)
-            for var in call.invars
-        ]
-        run = jax.jit(lambda *arrays, call=call: call.primitive.bind(*arrays, **call.params))
-        runs[i] = lambda run=run, operands=operands: run(*operands)
+        run = jax.jit(functools.partial(call.primitive.bind, **call.params))
+        runs[i] = functools.partial(run, *(_operand(var.aval, grid) for var in call.invars))
     return sum(interleaved(runs, rounds).values())
+
+
+def _operand(kind: Any, grid: BlockGrid) -> jax.Array:
+    return grid.slots if kind.shape == grid.slots.shape else jnp.ones(kind.shape, kind.dtype)
 
 
 def _ffi_calls(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:

@@ -1,7 +1,7 @@
 """Weights of the authors' PyTorch networks, by name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,7 @@ _RENAMES = (
 )
 
 
-def torch_name(path: tuple[str | int, ...]) -> str:
+def torch_name(path: tuple[Hashable, ...]) -> str:
     """The PyTorch name of a variable.
 
     Example:

@@ -1,5 +1,7 @@
 """The policy network of SegBlocks: one logit a block, from a subsampled image."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -27,13 +29,13 @@ class PolicyNet(nnx.Module):
                 f" {max(_STRIDE, block_size // _STRIDE * _STRIDE)} or 128"
             )
         self.subsampling = block_size // _STRIDE
-        start = {"kernel_init": _UNDECIDED, "rngs": rngs}
+        conv = functools.partial(Conv, kernel_init=_UNDECIDED, rngs=rngs)
         self.convs = nnx.List(
             [
-                Conv(3, features, 7, stride=4, **start),
-                Conv(features, features, 5, stride=2, **start),
-                Conv(features, features, 5, stride=2, **start),
-                Conv(features, 1, 5, stride=2, use_bias=True, **start),
+                conv(3, features, 7, stride=4),
+                conv(features, features, 5, stride=2),
+                conv(features, features, 5, stride=2),
+                conv(features, 1, 5, stride=2, use_bias=True),
             ]
         )
         # Blocks play no part here, so neither do the semantics.

@@ -1,5 +1,7 @@
 """ResNet-18 backbone (He et al., arXiv 1512.03385; torchvision's variant)."""
 
+import functools
+
 import jax
 from flax import nnx
 
@@ -17,14 +19,14 @@ class BasicBlock(nnx.Module):
         self, in_features: int, features: int, stride: int, *, semantics: Semantics, rngs: nnx.Rngs
     ) -> None:
         """The shortcut is a 1x1 convolution where stride or width change, else the identity."""
-        norm = {"momentum": _MOMENTUM, "semantics": semantics}
+        norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
         self.conv1 = Conv(in_features, features, 3, stride=stride, rngs=rngs)
-        self.bn1 = BatchNorm(features, **norm)
+        self.bn1 = norm(features)
         self.conv2 = Conv(features, features, 3, rngs=rngs)
-        self.bn2 = BatchNorm(features, **norm)
+        self.bn2 = norm(features)
         shortcut = [
             Conv(in_features, features, 1, stride=stride, rngs=rngs),
-            BatchNorm(features, **norm),
+            norm(features),
         ]
         changes = stride != 1 or in_features != features
         self.downsample = nnx.List(shortcut) if changes else None

@@ -1,5 +1,7 @@
 """SwiftNet, single scale (Orsic et al., arXiv 1903.08469): backbone, pyramid pooling, light decoder."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -54,12 +56,14 @@ class PyramidPooling(nnx.Module):
         self, in_features: int, features: int, *, semantics: Semantics, rngs: nnx.Rngs
     ) -> None:
         """Pools to grids of 8, 4 and 2 rows with a third of the channels each."""
-        unit = {"momentum": _PYRAMID_MOMENTUM, "semantics": semantics, "rngs": rngs}
+        unit = functools.partial(
+            PreActivation, momentum=_PYRAMID_MOMENTUM, semantics=semantics, rngs=rngs
+        )
         level = features // 3
-        self.reduce = PreActivation(in_features, features, 1, **unit)
-        self.levels = nnx.List([PreActivation(features, level, 1, **unit) for _ in _PYRAMID_ROWS])
+        self.reduce = unit(in_features, features, 1)
+        self.levels = nnx.List([unit(features, level, 1) for _ in _PYRAMID_ROWS])
         fused = features + level * len(_PYRAMID_ROWS)
-        self.fuse = PreActivation(fused, features, 1, **unit)
+        self.fuse = unit(fused, features, 1)
 
     def __call__(self, image: Float[Array, "n h w c"]) -> Float[Array, "n h w k"]:
         """(n, h, w, in_features) -> (n, h, w, features)."""
@@ -111,10 +115,12 @@ class SwiftNet(nnx.Module):
         self.num_classes = num_classes
         self.backbone = backbone
         *skips, deepest = backbone.features
-        unit = {"semantics": semantics, "rngs": rngs}
-        self.spp = PyramidPooling(deepest, features, **unit)
-        self.upsample = nnx.List([Upsample(features, skip, **unit) for skip in reversed(skips)])
-        self.logits = PreActivation(features, num_classes, 1, use_bias=True, **unit)
+        self.spp = PyramidPooling(deepest, features, semantics=semantics, rngs=rngs)
+        step = functools.partial(Upsample, features, semantics=semantics, rngs=rngs)
+        self.upsample = nnx.List([step(skip) for skip in reversed(skips)])
+        self.logits = PreActivation(
+            features, num_classes, 1, use_bias=True, semantics=semantics, rngs=rngs
+        )
 
     @property
     def min_block_size(self) -> int:
@@ -124,10 +130,12 @@ class SwiftNet(nnx.Module):
     def __call__(self, x: Features) -> Features:
         """Normalised image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4."""
         with scope("backbone"):
-            *skips, x = self.backbone(x)
+            stages = self.backbone(x)
         with scope("spp"):
-            x = whole_image(self.spp, x, self.semantics)
-        for i, (upsample, skip) in enumerate(zip(self.upsample, reversed(skips), strict=True)):
+            x = whole_image(self.spp, stages[-1], self.semantics)
+        for i, (upsample, skip) in enumerate(
+            zip(self.upsample, reversed(stages[:-1]), strict=True)
+        ):
             with scope(f"upsample{i}"):
                 x = upsample(x, skip)
         with scope("logits"):

@@ -70,8 +70,9 @@ class BatchNorm(nnx.Module):
         parts = [part for part in (blocks.pixels[:count], blocks.pixels[count:]) if part.shape[0]]
         moments = [self._moments(part) for part in parts]
         shares = [part.shape[0] / blocks.pixels.shape[0] for part in parts]
-        mean = sum(share * moment[0] for share, moment in zip(shares, moments, strict=True))
-        var = sum(share * moment[1] for share, moment in zip(shares, moments, strict=True))
+        zero = jnp.zeros_like(self.mean[...])
+        mean = sum((share * moment[0] for share, moment in zip(shares, moments, strict=True)), zero)
+        var = sum((share * moment[1] for share, moment in zip(shares, moments, strict=True)), zero)
         self._update((mean, var), blocks.pixels.shape[0])
         return jnp.concatenate([self._apply(x, m) for x, m in zip(parts, moments, strict=True)])
 

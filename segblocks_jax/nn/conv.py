@@ -8,7 +8,7 @@ from segblocks_jax.blocks import DualRes, block_conv, valid_convolution
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.nn.scope import record
 
-_HE_NORMAL = nnx.initializers.he_normal()
+_HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Conv(nnx.Module):

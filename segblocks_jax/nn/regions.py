@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 from jaxtyping import Array, Float
 
@@ -9,7 +10,8 @@ from segblocks_jax.blocks import DualRes, combine, split
 from segblocks_jax.nn.scope import whole_image_region
 from segblocks_jax.nn.semantics import Semantics
 
-Features = Float[Array, "n h w c"] | DualRes
+Features = TypeVar("Features", Float[Array, "n _h _w _c"], DualRes)
+"""An image or blocks; where a function takes one, it gives back the same."""
 
 
 def map_pixels(function: Callable[..., Array], *features: Features) -> Features:

@@ -39,7 +39,7 @@ def upsample2(features: Features, semantics: Semantics) -> Features:
 
 
 def _clamp_at_image_border(
-    padded: Float[Array, "m h w c"], cells: Array, grid_shape: tuple[int, int, int]
+    padded: Float[Array, "m h w c"], cells: Array, grid_shape: tuple[int, ...]
 ) -> Float[Array, "m h w c"]:
     # block_pad leaves zeros outside the image; bilinear upsampling repeats the outermost pixels.
     _, gh, gw = grid_shape

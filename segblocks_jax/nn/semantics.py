@@ -3,7 +3,10 @@
 import dataclasses
 from typing import Literal, get_args, get_type_hints
 
+from segblocks_jax.blocks.checks import no_type_check
 
+
+@no_type_check
 @dataclasses.dataclass(frozen=True)
 class Semantics:
     """How a network runs in blocks. The defaults make an all-high grid equal the dense network.

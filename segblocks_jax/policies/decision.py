@@ -6,11 +6,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, jaxtyped
+from jaxtyping import Array, Bool, Float
+
+from segblocks_jax.blocks.checks import no_type_check
 
 
 @jax.tree_util.register_dataclass
-@jaxtyped(typechecker=None)
+@no_type_check
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decision:
     """Which blocks a policy wants at high resolution.

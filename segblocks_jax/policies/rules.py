@@ -76,7 +76,7 @@ class Middle(Rule):
         shape = self.grid_shape(image)
         row = jnp.arange(shape[1])
         first, last = (int(shape[1] * (0.5 + sign * self.target / 2)) for sign in (-1, 1))
-        scores = -jnp.abs(row + 0.5 - shape[1] / 2)
+        scores = -jnp.abs(row.astype(jnp.float32) + (0.5 - shape[1] / 2))
         action = (row >= first) & (row < last)
         return Decision(*(jnp.broadcast_to(x[:, None], shape) for x in (action, scores)))
 

@@ -233,7 +233,7 @@ def _build(cls: type, mapping: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         _check(isinstance(value, Mapping), f"{name} is {value!r}; expected a group of fields")
         return _build(kind, value, name + ".")
     origin = get_origin(kind)

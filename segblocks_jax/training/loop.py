@@ -9,14 +9,14 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from segblocks_jax.data import Augmentation, SegmentationSource, train_batches
+from segblocks_jax.data import Augmentation, SegmentationSource, TrainBatches, train_batches
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.evaluate import Evaluation, evaluate
 from segblocks_jax.training.logging import Progress, RunLog, check_finite, commit, write_json
 from segblocks_jax.training.optimizer import create_optimizer, learning_rate
 from segblocks_jax.training.state import TrainState, create_state, create_system
-from segblocks_jax.training.step import TrainStep
+from segblocks_jax.training.step import Metrics, TrainStep
 
 
 def train(
@@ -27,14 +27,14 @@ def train(
 ) -> Evaluation:
     """Trains to the last step, continuing from the workdir's latest checkpoint where there is one.
 
-    Writes to the workdir: `checkpoints/`, TensorBoard files and `metrics.jsonl`, and `eval_STEP.json`.
+    Writes to the workdir: `checkpoints/`, TensorBoard files, `metrics.jsonl` and `eval_STEP.json`.
 
     Returns:
         The last evaluation.
 
     Raises:
         NonFiniteError: a metric is NaN or infinite; the last checkpoint is as it was.
-        ValueError: the workdir holds a run of another model.
+        ValueError: the workdir holds a run of another model; nothing is written.
     """
     system = create_system(config, len(train_source.table.classes))
     optimizer = create_optimizer(config.optim)
@@ -47,46 +47,80 @@ def train(
         config.seed,
         workers=config.data.workers,
     )
-    rate = learning_rate(config.optim)
-    loop = config.loop
-    folder = workdir / "checkpoints"
-    with (
-        Checkpoints(folder, model=config.model.name, keep=loop.keep_checkpoints) as checkpoints,
-        RunLog(workdir) as log,
-    ):
+    keep = config.loop.keep_checkpoints
+    with Checkpoints(workdir / "checkpoints", model=config.model.name, keep=keep) as checkpoints:
         state, first = _restore(checkpoints, step.place(state), batches)
-        result = None
-        progress = Progress(
-            "train", config.optim.steps, images_per_step=config.optim.batch_size, first_step=first
-        )
-        with progress:
-            for number in range(first + 1, config.optim.steps + 1):
-                state, metrics = step(state, next(batches))
-                last = number == config.optim.steps
-                if last or number % loop.log_every == 0:
-                    values = {name: float(value) for name, value in metrics.items()}
-                    check_finite(values, number, folder)
-                    values["learning_rate"] = float(rate(number - 1))
-                    values["images_per_second"] = progress.images_per_second
-                    values["executables"] = len(step.compiled)
-                    log.scalars(number, {f"train/{name}": v for name, v in values.items()})
-                    progress.update(number, _note(values))
-                else:
-                    progress.update(number)
-                evaluated = last or number % loop.eval_every == 0
-                if evaluated:
-                    trained = nnx.merge(graphdef, state.params, state.stats)
-                    result = evaluate(trained, eval_source, config)
-                    _report(result, eval_source, config, workdir, number, log)
-                if last or number % loop.checkpoint_every == 0:
-                    extra = {"config": config.to_dict(), "batches": batches.get_state()}
-                    scores = {"miou": result.scores.mean_iou} if evaluated and result else None
-                    checkpoints.save(number, state, extra, scores)
+        with RunLog(workdir) as log:
+            run = _Run(config, graphdef, step, batches, eval_source, workdir, checkpoints, log)
+            result = run.steps(state, first)
     batches.close()
-    if result is None:
-        trained = nnx.merge(graphdef, state.params, state.stats)
-        result = evaluate(trained, eval_source, config)
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A training run with everything opened."""
+
+    config: ExperimentConfig
+    graphdef: nnx.GraphDef
+    step: TrainStep
+    batches: TrainBatches
+    eval_source: SegmentationSource
+    workdir: pathlib.Path
+    checkpoints: Checkpoints
+    log: RunLog
+
+    def steps(self, state: TrainState, first: int) -> Evaluation:
+        """From step `first` to the last."""
+        total, loop = self.config.optim.steps, self.config.loop
+        result = self._evaluate(state, first) if first == total else None
+        images = self.config.optim.batch_size
+        with Progress("train", total, images_per_step=images, first_step=first) as progress:
+            for number in range(first + 1, total + 1):
+                state, metrics = self.step(state, next(self.batches))
+                last = number == total
+                note = ""
+                if last or number % loop.log_every == 0:
+                    note = self._log(metrics, number, progress.images_per_second)
+                progress.update(number, note)
+                evaluates = last or number % loop.eval_every == 0
+                if evaluates:
+                    result = self._evaluate(state, number)
+                if last or number % loop.checkpoint_every == 0:
+                    self._save(state, number, result if evaluates else None)
+        assert result is not None
+        return result
+
+    def _log(self, metrics: Metrics, number: int, images_per_second: float) -> str:
+        values = {name: float(value) for name, value in metrics.items()}
+        check_finite(values, number, self.checkpoints.folder)
+        values["learning_rate"] = float(learning_rate(self.config.optim)(number - 1))
+        values["images_per_second"] = images_per_second
+        values["executables"] = len(self.step.compiled)
+        self.log.scalars(number, {f"train/{name}": value for name, value in values.items()})
+        share = f", high {values['share_high']:.0%}" if "share_high" in values else ""
+        return f"loss {values['loss_task']:.3f}{share}"
+
+    def _evaluate(self, state: TrainState, number: int) -> Evaluation:
+        system = nnx.merge(self.graphdef, state.params, state.stats)
+        try:
+            result = evaluate(system, self.eval_source, self.config)
+        except BaseException:
+            # Whatever stops an evaluation, the training is not lost.
+            if number not in self.checkpoints.steps():
+                self._save(state, number, None)
+            raise
+        values = result.to_dict(self.eval_source.table.classes)
+        numbers = {k: v for k, v in values.items() if v is not None and np.isfinite(v)}
+        self.log.scalars(number, {f"eval/{name}": value for name, value in numbers.items()})
+        description = describe(result, self.eval_source, self.config, number)
+        write_json(self.workdir / f"eval_{number}.json", description)
+        return result
+
+    def _save(self, state: TrainState, number: int, result: Evaluation | None) -> None:
+        extra = {"config": self.config.to_dict(), "batches": self.batches.get_state()}
+        scores = None if result is None else {"miou": result.scores.mean_iou}
+        self.checkpoints.save(number, state, extra, scores)
 
 
 def load_system(
@@ -125,27 +159,6 @@ def _augmentation(config: ExperimentConfig) -> Augmentation:
         saturation=data.jitter,
         hue=data.hue,
     )
-
-
-def _note(values: dict[str, float]) -> str:
-    parts = [f"loss {values['loss_task']:.3f}"]
-    if "share_high" in values:
-        parts.append(f"high {values['share_high']:.0%}")
-    return ", ".join(parts)
-
-
-def _report(
-    result: Evaluation,
-    source: SegmentationSource,
-    config: ExperimentConfig,
-    workdir: pathlib.Path,
-    step: int,
-    log: RunLog,
-) -> None:
-    values = result.to_dict(source.table.classes)
-    numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and np.isfinite(v)}
-    log.scalars(step, {f"eval/{name}": value for name, value in numbers.items()})
-    write_json(workdir / f"eval_{step}.json", describe(result, source, config, step))
 
 
 def describe(

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, jaxtyped
+from jaxtyping import Array, Int
 
 from segblocks_jax import models, policies
+from segblocks_jax.blocks.checks import no_type_check
 from segblocks_jax.training.config import ExperimentConfig
 
 
@@ -42,7 +43,7 @@ def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
 
 
 @jax.tree_util.register_dataclass
-@jaxtyped(typechecker=None)
+@no_type_check
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """What a checkpoint holds.
@@ -66,7 +67,8 @@ def create_state(
     system: nnx.Dict, optimizer: optax.GradientTransformation, seed: int
 ) -> tuple[nnx.GraphDef, TrainState]:
     """Splits a system into its static structure and the state to train."""
-    graphdef, params, stats = nnx.split(system, nnx.Param, nnx.BatchStat)
+    graphdef, *states = nnx.split(system, nnx.Param, nnx.BatchStat)
+    params, stats = states
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -6,6 +6,7 @@ one executable a bucket is compiled. Each device decides its own grids; all run 
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,8 @@ from segblocks_jax.training.losses import (
 from segblocks_jax.training.state import TrainState
 
 AXIS = "data"
-Batch = dict[str, UInt8[Array | np.ndarray, "n ..."]]
+Batch = Mapping[str, UInt8[Array | np.ndarray, "n ..."]]
+TracedBatch = Mapping[str, UInt8[Array, "n ..."]]
 Metrics = dict[str, Array]
 
 
@@ -69,7 +71,7 @@ class TrainStep:
         )
 
         def update(
-            state: TrainState, batch: Batch, action: Array | None, num_high: int | None
+            state: TrainState, batch: TracedBatch, action: Array | None, num_high: int | None
         ) -> tuple[TrainState, Metrics]:
             run = functools.partial(self._update_on_device, num_high=num_high)
             return sharded(run, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=(P(), P()))(
@@ -103,7 +105,7 @@ class TrainStep:
         return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
     def _decide_on_device(
-        self, state: TrainState, batch: Batch
+        self, state: TrainState, batch: TracedBatch
     ) -> tuple[Bool[Array, "n gh gw"], Array]:
         image = normalize(batch["image"], *self._normalisation)
         policy = self._system(state.params, state.stats, training=True).policy
@@ -115,7 +117,7 @@ class TrainStep:
         return action, jax.lax.pmax(jnp.sum(action, dtype=jnp.int32), AXIS)
 
     def _update_on_device(
-        self, state: TrainState, batch: Batch, action: Array | None, num_high: int | None
+        self, state: TrainState, batch: TracedBatch, action: Array | None, num_high: int | None
     ) -> tuple[TrainState, Metrics]:
         def loss(params: nnx.State) -> tuple[Array, tuple[nnx.State, Metrics]]:
             system = self._system(params, state.stats, training=True)
@@ -125,7 +127,7 @@ class TrainStep:
         grads, (stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
         updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         new = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -136,7 +138,12 @@ class TrainStep:
         return new, metrics
 
     def _loss(
-        self, system: nnx.Dict, batch: Batch, action: Array | None, num_high: int | None, key: Array
+        self,
+        system: nnx.Dict,
+        batch: TracedBatch,
+        action: Array | None,
+        num_high: int | None,
+        key: Array,
     ) -> tuple[Float[Array, ""], Metrics]:
         config, semantics = self._config, self._config.semantics
         image = normalize(batch["image"], *self._normalisation)
@@ -156,9 +163,8 @@ class TrainStep:
         metrics = {"loss_task": task, "share_high": grid.mask.mean(dtype=jnp.float32)}
         if config.policy.name != "reinforce":
             return task, {"loss": task, **metrics}
-        block_loss, has_valid = block_mean(
-            loss_map, valid, action.shape[1:], ignored=semantics.ignored
-        )
+        _, gh, gw = action.shape
+        block_loss, has_valid = block_mean(loss_map, valid, (gh, gw), ignored=semantics.ignored)
         reward = advantage(
             block_loss,
             has_valid,

@@ -27,12 +27,16 @@ def paste(blocks: Float[Array, "m b b c"], grid: BlockGrid) -> Float[Array, "n h
     return cells.swapaxes(2, 3).reshape(n, gh * side, gw * side, channels)
 
 
-def upsample_nearest(blocks: Float[Array, "m b b c"], factor: int) -> Float[Array, "m b*f b*f c"]:
+def upsample_nearest(
+    blocks: Float[Array, "m b b c"], factor: int
+) -> Float[Array, "m b*{factor} b*{factor} c"]:
     """Repeats every pixel factor x factor times."""
     return jnp.repeat(jnp.repeat(blocks, factor, axis=1), factor, axis=2)
 
 
-def upsample_bilinear(blocks: Float[Array, "m h w c"], factor: int) -> Float[Array, "m h*f w*f c"]:
+def upsample_bilinear(
+    blocks: Float[Array, "m h w c"], factor: int
+) -> Float[Array, "m h*{factor} w*{factor} c"]:
     """Bilinear upsampling of each block alone: half-pixel centres, edges clamped, float32 arithmetic."""
     wide = blocks.astype(jnp.float32)
     return _interpolate(_interpolate(wide, 1, factor), 2, factor).astype(blocks.dtype)

@@ -12,7 +12,7 @@ from segblocks_jax.blocks.pad import PaddedBlocks, block_pad
 
 def block_conv(
     blocks: DualRes,
-    kernel: Float[Array, "kh kw c/groups k"],
+    kernel: Float[Array, "kh kw _ k"],
     stride: int = 1,
     padding: int | tuple[int, int] = 1,
     groups: int = 1,

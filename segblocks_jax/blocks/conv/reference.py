@@ -15,7 +15,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 def valid_convolution(
     maps: Float[Array, "m h w c"],
-    kernel: Float[Array, "kh kw c/groups k"],
+    kernel: Float[Array, "kh kw _ k"],
     stride: int = 1,
     groups: int = 1,
 ) -> Float[Array, "m ho wo k"]:

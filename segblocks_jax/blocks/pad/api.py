@@ -3,16 +3,16 @@
 import dataclasses
 
 import jax
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import extension
-from segblocks_jax.blocks.checks import check_dtype
+from segblocks_jax.blocks.checks import check_dtype, no_type_check
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.pad import ffi, reference
 
 
 @jax.tree_util.register_dataclass
-@jaxtyped(typechecker=None)
+@no_type_check
 @dataclasses.dataclass(frozen=True, eq=False)
 class PaddedBlocks:
     """Blocks with their padding, ready for a convolution or pooling without padding.

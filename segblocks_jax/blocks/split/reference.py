@@ -18,7 +18,9 @@ def split(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"
     return jnp.concatenate([high.reshape(-1, channels), low.reshape(-1, channels)])
 
 
-def mean_pool(blocks: Float[Array, "m b b c"], factor: int) -> Float[Array, "m b/f b/f c"]:
+def mean_pool(
+    blocks: Float[Array, "m b b c"], factor: int
+) -> Float[Array, "m b//{factor} b//{factor} c"]:
     """Means over factor x factor pixels: float32 sums in row-major order, rounded once."""
     m, side, _, channels = blocks.shape
     parts = blocks.reshape(m, side // factor, factor, side // factor, factor, channels)

@@ -1,0 +1,130 @@
+"""EfficientNet-Lite backbones 0 to 4: no squeeze-and-excitation, ReLU6 (Tan & Le, arXiv 1905.11946)."""
+
+import dataclasses
+import math
+
+import jax
+from flax import nnx
+
+from segblocks_jax.nn import BatchNorm, Conv, Semantics, map_pixels, scope
+from segblocks_jax.nn.regions import Features
+
+_MOMENTUM = 0.01
+_EPS = 1e-3
+_STEM = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    repeat: int
+    kernel: int
+    stride: int
+    expansion: int
+    features: int
+
+
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+_OUTPUTS = (1, 2, 4, 6)  # Stages whose features the decoder reads, at strides 4, 8, 16 and 32.
+_MULTIPLIERS = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # Width, depth.
+
+
+class InvertedResidual(nnx.Module):
+    """1x1 expansion, depthwise convolution, linear 1x1 projection; a shortcut where the shape stays."""
+
+    def __init__(
+        self, in_features: int, stage: _Stage, stride: int, *, semantics: Semantics, rngs: nnx.Rngs
+    ) -> None:
+        """The first block of a stage has its stride, the others 1."""
+
+        def norm(features: int) -> BatchNorm:
+            return BatchNorm(features, momentum=_MOMENTUM, eps=_EPS, semantics=semantics)
+
+        hidden = in_features * stage.expansion
+        expands = stage.expansion > 1
+        self.expand_conv = Conv(in_features, hidden, 1, rngs=rngs) if expands else None
+        self.bn0 = norm(hidden) if expands else None
+        self.depthwise_conv = Conv(
+            hidden, hidden, stage.kernel, stride=stride, groups=hidden, rngs=rngs
+        )
+        self.bn1 = norm(hidden)
+        self.project_conv = Conv(hidden, stage.features, 1, rngs=rngs)
+        self.bn2 = norm(stage.features)
+        self.has_shortcut = stride == 1 and in_features == stage.features
+
+    def __call__(self, x: Features) -> Features:
+        """(n, h, w, in_features) -> (n, h / stride, w / stride, features)."""
+        shortcut = x
+        if self.expand_conv is not None and self.bn0 is not None:
+            x = map_pixels(jax.nn.relu6, self.bn0(self.expand_conv(x)))
+        x = map_pixels(jax.nn.relu6, self.bn1(self.depthwise_conv(x)))
+        x = self.bn2(self.project_conv(x))
+        return map_pixels(jax.numpy.add, x, shortcut) if self.has_shortcut else x
+
+
+class EfficientNetLite(nnx.Module):
+    """An EfficientNet-Lite without its classifier; gives the features at strides 4, 8, 16 and 32.
+
+    Attributes:
+        features: channels of the four outputs.
+    """
+
+    min_block_size = 128  # A 5x5 kernel pads by 2, the side of a low block at stride 32.
+
+    def __init__(self, variant: int, *, semantics: Semantics, rngs: nnx.Rngs) -> None:
+        """Builds variant 0 to 4."""
+        width, depth = _MULTIPLIERS[variant]
+        self.stem = nnx.List(
+            [
+                Conv(3, _STEM, 3, stride=2, rngs=rngs),
+                BatchNorm(_STEM, momentum=_MOMENTUM, eps=_EPS, semantics=semantics),
+            ]
+        )
+        stages = [_scale(i, stage, width, depth) for i, stage in enumerate(_STAGES)]
+        before = [_STEM, *(stage.features for stage in stages)]
+        self.blocks = nnx.List(
+            nnx.List(
+                InvertedResidual(
+                    stage.features if j else before[i],
+                    stage,
+                    1 if j else stage.stride,
+                    semantics=semantics,
+                    rngs=rngs,
+                )
+                for j in range(stage.repeat)
+            )
+            for i, stage in enumerate(stages)
+        )
+        self.features = tuple(stages[i].features for i in _OUTPUTS)
+
+    def __call__(self, x: Features) -> list[Features]:
+        """(n, h, w, 3), normalised -> four features."""
+        with scope("stem"):
+            conv, norm = self.stem
+            x = map_pixels(jax.nn.relu6, norm(conv(x)))
+        outputs = []
+        for i, stage in enumerate(self.blocks):
+            with scope(f"stage{i + 1}"):
+                for block in stage:
+                    x = block(x)
+            if i in _OUTPUTS:
+                outputs.append(x)
+        return outputs
+
+
+def _scale(index: int, stage: _Stage, width: float, depth: float) -> _Stage:
+    # Channels are rounded to multiples of 8, never more than 10% down; the first and last stage keep
+    # their depth.
+    wanted = stage.features * width
+    features = max(8, int(wanted + 4) // 8 * 8)
+    features += 8 * (features < 0.9 * wanted)
+    inner = 0 < index < len(_STAGES) - 1
+    repeat = math.ceil(stage.repeat * depth) if inner else stage.repeat
+    return dataclasses.replace(stage, features=features, repeat=repeat)

@@ -1,0 +1,224 @@
+"""block_conv: against loops over padded blocks, and against the convolution of whole images."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import CASES
+
+import segblocks_jax as sb
+from segblocks_jax.blocks import valid_convolution
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A convolution's sizes."""
+
+    size: tuple[int, int]
+    stride: int = 1
+    groups: int = 1
+    features: int = 4
+    bias: bool = False
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        return (self.size[0] - 1) // 2, (self.size[1] - 1) // 2
+
+    def draw(self, channels: int, rng: np.random.Generator) -> tuple[jax.Array, jax.Array | None]:
+        shape = (*self.size, channels // self.groups, self.features)
+        kernel = rng.standard_normal(shape).astype(np.float32)
+        bias = rng.standard_normal(self.features).astype(np.float32) if self.bias else None
+        return jnp.asarray(kernel), None if bias is None else jnp.asarray(bias)
+
+
+SQUARE = {f"k{k}s{s}": Kernel((k, k), s, bias=s == 1) for k in (1, 3, 5, 7) for s in (1, 2)}
+KERNELS = SQUARE | {
+    "k3x1": Kernel((3, 1)),
+    "k1x5": Kernel((1, 5), bias=True),
+    "depthwise_k5s2": Kernel((5, 5), 2, groups=4),
+    "groups2": Kernel((3, 3), groups=2, features=6),
+    "pointwise_groups": Kernel((1, 1), groups=4),
+}
+kernels = pytest.mark.parametrize("sizes", KERNELS.values(), ids=KERNELS)
+square = pytest.mark.parametrize("sizes", SQUARE.values(), ids=SQUARE)
+CASE = dataclasses.replace(CASES["two_images"], channels=4)
+
+
+def dense(image: jax.Array, kernel: jax.Array, bias: jax.Array | None, sizes: Kernel) -> jax.Array:
+    """XLA's convolution of zero-padded images."""
+    padding = [(p, p) for p in sizes.padding]
+    out = jax.lax.conv_general_dilated(
+        image,
+        kernel,
+        (sizes.stride, sizes.stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=sizes.groups,
+    )
+    return out if bias is None else out + bias[None, None, None]
+
+
+def mean2(image: jax.Array) -> jax.Array:
+    """2 x 2 means."""
+    n, h, w, c = image.shape
+    return image.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+@kernels
+def test_against_loops(sizes: Kernel, implementation: str, rng: np.random.Generator) -> None:
+    blocks = sb.split(CASE.image(), CASE.mask())
+    kernel, bias = sizes.draw(CASE.channels, rng)
+    out = sb.block_conv(
+        blocks,
+        kernel,
+        sizes.stride,
+        sizes.padding,
+        sizes.groups,
+        bias,
+        implementation=implementation,
+    )
+    packing = oracles.Packing(CASE.mask(), CASE.block_size)
+    py, px = sizes.padding
+    for high, got in ((True, out.high), (False, out.low)):
+        side = CASE.block_size if high else CASE.low_size
+        padded = oracles.pad(packing, high, sizes.padding).apply(np.asarray(blocks.pixels))
+        padded = padded.reshape(-1, side + 2 * py, side + 2 * px, CASE.channels)
+        expected = oracles.convolve(padded, np.asarray(kernel), sizes.stride, sizes.groups)
+        expected = expected if bias is None else expected + np.asarray(bias)
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@square
+@pytest.mark.parametrize("high", [True, False])
+def test_uniform_grids_equal_the_dense_convolution(
+    sizes: Kernel, high: bool, rng: np.random.Generator
+) -> None:
+    """Values and gradients: all high, of the image; all low, of the averaged image."""
+    mask = np.full(CASE.grid, high)
+    kernel, bias = sizes.draw(CASE.channels, rng)
+    image = jnp.asarray(CASE.image())
+    grid = sb.BlockGrid.from_mask(mask)
+
+    def in_blocks(image: jax.Array, kernel: jax.Array) -> jax.Array:
+        out = sb.block_conv(sb.split(image, grid), kernel, sizes.stride, sizes.padding, bias=bias)
+        # Put low blocks together at their own size.
+        whole = sb.BlockGrid.from_mask(np.ones_like(mask))
+        return sb.combine(sb.DualRes(out.pixels, whole), "nearest")
+
+    def on_image(image: jax.Array, kernel: jax.Array) -> jax.Array:
+        return dense(image if high else mean2(image), kernel, bias, sizes)
+
+    @jax.jit
+    def both(image: jax.Array, kernel: jax.Array) -> list:
+        results = []
+        for function in (in_blocks, on_image):
+            value, vjp = jax.vjp(function, image, kernel)
+            cotangent = jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape)
+            results.append([value, *vjp(cotangent)])
+        return results
+
+    for got, expected in zip(*both(image, kernel), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "sizes"),
+    [
+        ((3, 10, 12, 3), 8, Kernel((3, 3))),
+        ((3, 11, 11, 3), 8, Kernel((3, 3), 2)),
+        ((3, 8, 10, 64), 8, Kernel((3, 3), 2)),
+        ((2, 6, 5, 256), 8, Kernel((3, 3))),
+        ((2, 7, 9, 64), 8, Kernel((7, 7), 2)),
+        ((2, 6, 6, 64), 8, Kernel((1, 1), 2)),
+        ((2, 6, 6, 8), 8, Kernel((3, 3), groups=8)),
+        ((0, 6, 6, 3), 8, Kernel((3, 3))),
+    ],
+    ids=str,
+)
+def test_every_route_is_the_same_convolution(
+    shape: tuple[int, ...], features: int, sizes: Kernel, rng: np.random.Generator
+) -> None:
+    """Batches of small maps take another route than images; values and gradients are the same."""
+    maps = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    sizes = dataclasses.replace(sizes, features=features)
+    kernel, _ = sizes.draw(shape[3], rng)
+
+    def route(maps: jax.Array, kernel: jax.Array) -> jax.Array:
+        return valid_convolution(maps, kernel, sizes.stride, sizes.groups)
+
+    def plain(maps: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            maps,
+            kernel,
+            (sizes.stride, sizes.stride),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=sizes.groups,
+        )
+
+    @jax.jit
+    def both(maps: jax.Array, kernel: jax.Array) -> list:
+        results = []
+        for function in (route, plain):
+            value, vjp = jax.vjp(function, maps, kernel)
+            results.append([value, *vjp(jnp.sin(value))])
+        return results
+
+    for got, expected in zip(*both(maps, kernel), strict=True):
+        scale = float(jnp.abs(expected).max(initial=0.0))
+        np.testing.assert_allclose(got, expected, atol=2e-5 * scale + 1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_types(dtype: str, rng: np.random.Generator) -> None:
+    sizes = Kernel((3, 3))
+    kernel, _ = sizes.draw(CASE.channels, rng)
+    wide = sb.block_conv(sb.split(CASE.image(), CASE.mask()), kernel)
+    narrow = sb.block_conv(sb.split(CASE.image(dtype), CASE.mask()), kernel.astype(dtype))
+    assert narrow.pixels.dtype == dtype
+    error = jnp.abs(narrow.pixels.astype(jnp.float32) - wide.pixels).max()
+    assert error < 8 * float(jnp.finfo(dtype).eps) * float(jnp.abs(wide.pixels).max())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "error", "text"),
+    [
+        (
+            (3, 3, 5, 4),
+            {},
+            ValueError,
+            r"kernel \(3, 3, 5, 4\) with 1 groups doesn't fit 4 channels",
+        ),
+        ((3, 3, 2, 3), {"groups": 2}, ValueError, r"expected \(kh, kw, 2, a multiple of 2\)"),
+        ((3, 3, 4, 4), {"stride": 3}, ValueError, "stride 3 doesn't divide the block side 4"),
+        (
+            (5, 5, 4, 4),
+            {},
+            ValueError,
+            r"padding 1 doesn't keep whole blocks under a 5 x 5.*use \(2, 2\)",
+        ),
+        (
+            (3, 3, 4, 4),
+            {"padding": (1, 2)},
+            ValueError,
+            r"padding \(1, 2\) doesn't keep whole blocks",
+        ),
+        ((9, 9, 4, 4), {"padding": 9}, ValueError, "doesn't keep whole blocks"),
+    ],
+)
+def test_errors(kernel: tuple[int, ...], options: dict, error: type[Exception], text: str) -> None:
+    blocks = sb.split(CASE.image(), CASE.mask())
+    with pytest.raises(error, match=text):
+        sb.block_conv(blocks, jnp.zeros(kernel, jnp.float32), **options)
+
+
+def test_mixed_dtypes() -> None:
+    blocks = sb.split(CASE.image(), CASE.mask())
+    kernel = jnp.zeros((3, 3, 4, 4), jnp.float32)
+    with pytest.raises(TypeError, match="kernel is bfloat16, the blocks are float32; cast one"):
+        sb.block_conv(blocks, kernel.astype(jnp.bfloat16))
+    with pytest.raises(TypeError, match="bias is float16, the blocks are float32"):
+        sb.block_conv(blocks, kernel, bias=jnp.zeros(4, jnp.float16))

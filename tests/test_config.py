@@ -1,0 +1,103 @@
+"""Configurations: every file builds, and what can't run is refused with the field's name."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from segblocks_jax import Semantics
+from segblocks_jax.experiments import camvid, cityscapes, mapillary
+from segblocks_jax.experiments.run import read_config
+from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.state import create_system
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "experiments" / "configs").glob("*/*.py"))
+ENTRY_POINTS = {"cityscapes": cityscapes, "camvid": camvid, "mapillary": mapillary}
+
+
+def load(file):
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_are_config_files():
+    assert len(FILES) >= 8
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_every_config_file_builds_and_tells_how_it_is_run(file):
+    module = load(file)
+    config = read_config(module.get_config(), ENTRY_POINTS[file.parent.name].DATASETS)
+    assert config.name
+    command = (
+        f"python -m segblocks_jax.experiments.{file.parent.name} --config={file.relative_to(ROOT)}"
+    )
+    assert command in module.__doc__
+    assert "Hardware:" in module.__doc__
+
+
+def test_round_trip_through_plain_dictionaries():
+    config = load(ROOT / "experiments/configs/cityscapes/quickstart.py").get_config()
+    config = ExperimentConfig.from_mapping(config.to_dict())
+    assert ExperimentConfig.from_mapping(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("mapping", "text"),
+    [
+        ({"polcy": {}}, "unknown field polcy; did you mean policy?"),
+        ({"policy": {"tagret": 0.2}}, "unknown field policy.tagret; did you mean policy.target?"),
+        ({"policy": {"target": 1.5}}, "policy.target is 1.5; expected a share from 0 to 1"),
+        ({"policy": {"target": "0.2"}}, "policy.target is '0.2', a str; expected float"),
+        ({"policy": {"name": "lottery"}}, "policy.name is 'lottery'; expected one of"),
+        ({"policy": 3}, "policy is 3; expected a group of fields"),
+        ({"optim": {"steps": True}}, "optim.steps is True, a bool; expected int"),
+        ({"optim": {"batch_size": 0}}, "optim.batch_size is 0; expected a positive number"),
+        ({"optim": {"loss": "l2"}}, "optim.loss is 'l2'"),
+        ({"model": {"name": "unet"}}, "model.name is 'unet'; expected one of"),
+        ({"model": {"width": 0}}, "model.width is 0"),
+        ({"loop": {"log_every": 0}}, "loop.log_every is 0; expected at least 1"),
+        ({"precision": "float8"}, "precision is 'float8'"),
+        ({"data": {"crop": (100, 128)}}, "data.crop is (100, 128); expected multiples of 128"),
+        ({"data": {"crop": 128}}, "data.crop is 128; expected 2 values"),
+        ({"semantics": {"batch_norm": "none"}}, "Semantics: batch_norm is 'none'; expected one of"),
+    ],
+)
+def test_what_cannot_run_is_refused(mapping, text):
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        ExperimentConfig.from_mapping(mapping)
+
+
+def test_another_entry_points_data_set_is_refused():
+    mapping = load(ROOT / "experiments/configs/camvid/rn18_static.py").get_config()
+    with pytest.raises(
+        ConfigError, match=r"data.dataset is 'camvid'; this entry point serves cityscapes"
+    ):
+        read_config(mapping, cityscapes.DATASETS)
+
+
+def test_blocks_too_small_for_the_network_are_refused():
+    mapping = {
+        "policy": {"block_size": 96},
+        "data": {"crop": (192, 192)},
+        "model": {"width": 8, "features": 12},
+    }
+    config = ExperimentConfig.from_mapping(mapping)
+    with pytest.raises(
+        ValueError, match=r"policy\.block_size is 96, but swiftnet_rn18 needs a multiple of 64"
+    ):
+        create_system(config, 19)
+
+
+def test_the_authors_semantics_can_be_set_by_flags():
+    fields = {
+        "interpolation": "block",
+        "batch_norm": "per_resolution",
+        "filling": "random",
+        "ignored": "counted",
+    }
+    assert ExperimentConfig.from_mapping({"semantics": fields}).semantics == Semantics.authors()

@@ -1,0 +1,184 @@
+"""The entry points end to end: train, resume, evaluate, predict, speed, and what stops them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from tiny import config
+
+from segblocks_jax.data import TABLES
+from segblocks_jax.experiments import modes
+from segblocks_jax.experiments.run import open_source
+from segblocks_jax.training import loop
+from segblocks_jax.training.logging import NonFiniteError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+QUICKSTART = ROOT / "experiments/configs/cityscapes/quickstart.py"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture(scope="module")
+def sources(scenes):
+    return [open_source(config(), split, str(scenes)) for split in ("train", "val")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, sources):
+    workdir = tmp_path_factory.mktemp("run")
+    assert modes.train(config(), *sources, workdir) == 0
+    return workdir
+
+
+def test_training_writes_scores_with_everything_to_repeat_it(trained):
+    result = json.loads((trained / "eval.json").read_text())
+    metrics = result["metrics"]
+    assert result["step"] == 4
+    assert result["split"] == "street_scenes/val"
+    assert metrics["images"] == 3
+    assert 0 <= metrics["miou"] <= 1
+    assert 0 <= metrics["share_high"] <= 1
+    assert metrics["gmacs"] > 0
+    assert result["config"]["policy"]["target"] == 0.5
+    assert {"commit", "device", "jax"} <= result.keys()
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line["values"]] == [1, 2, 3, 4]
+    assert list(trained.glob("events.out.tfevents*"))
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, trained, sources):
+    halfway = config(loop={"eval_every": 100})
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(halfway, _Interrupted(sources[0], 16), sources[1], tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2"]
+    loop.train(config(), *sources, tmp_path)
+    one, _ = loop.load_system(config(), 19, trained)
+    two, _ = loop.load_system(config(), 19, tmp_path)
+    for a, b in zip(jax.tree.leaves(nnx.state(one)), jax.tree.leaves(nnx.state(two)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, sources):
+    before = json.loads((trained / "eval.json").read_text())["metrics"]
+    assert modes.evaluate(config(), sources[1], trained, "latest") == 0
+    after = json.loads((trained / "eval.json").read_text())["metrics"]
+    for name in ("miou", "gmacs", "share_high", "boundary_ratio"):
+        assert after[name] == before[name]
+
+
+def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng):
+    images = tmp_path / "images"
+    images.mkdir()
+    picture = Image.fromarray(rng.integers(0, 255, (100, 150, 3)).astype(np.uint8))
+    picture.save(images / "good.jpg")
+    picture.save(images / "cut.png")
+    (images / "cut.png").write_bytes((images / "cut.png").read_bytes()[:2000])
+    output = tmp_path / "out"
+    assert modes.predict(config(), trained, "latest", str(images), output) == 1
+    assert sorted(p.name for p in output.iterdir()) == [
+        "good_grid.png",
+        "good_labels.png",
+        "good_overlay.png",
+    ]
+    for file in output.iterdir():
+        assert Image.open(file).size == (150, 100)
+    labels = np.asarray(Image.open(output / "good_labels.png"))
+    palette = np.asarray(Image.open(output / "good_labels.png").convert("RGB"))
+    assert labels.max() < 19
+    np.testing.assert_array_equal(palette, TABLES["street_scenes"].colours[labels])
+
+
+def test_predicting_nothing_is_an_error(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no images"):
+        modes.predict(config(), trained, "latest", str(tmp_path), tmp_path / "out")
+    with pytest.raises(ValueError, match="needs --input"):
+        modes.predict(config(), trained, "latest", None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, sources):
+    other = config(model={"width": 16})
+    with pytest.raises(ValueError, match="does not fit model"):
+        loop.train(other, *sources, trained)
+    with pytest.raises(ValueError, match=r"missing|shape"):
+        loop.load_system(other, 19, trained)
+    _, step = loop.load_system(config(), 19, trained)
+    assert step == 4
+
+
+def test_a_non_finite_loss_stops_with_its_name_and_step(tmp_path, sources):
+    wild = config(optim={"learning_rate": 1e30})
+    with pytest.raises(NonFiniteError, match=r"step [1-4]\b"):
+        loop.train(wild, *sources, tmp_path)
+
+
+def test_speed_reports_times_beside_operations(tmp_path, capsys):
+    assert modes.speed(config(), tmp_path, (128, 128)) == 0
+    report = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["share_high"] for row in report["blocks"]] == [1.0, 0.5, 0.25, 0.0]
+    ratios = [row["operation_ratio"] for row in report["blocks"]]
+    assert ratios[0] == 1
+    assert ratios == sorted(ratios)
+    assert ratios[-1] < 4
+    assert all(row["seconds"] > 0 for row in report["blocks"])
+    assert "dense" in capsys.readouterr().out
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "segblocks_jax.experiments.cityscapes", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_the_command_line_names_missing_data_and_bad_fields(tmp_path):
+    workdir = tmp_path / "run"
+    result = run(
+        f"--config={QUICKSTART}",
+        "--config.data.dataset=cityscapes",
+        f"--data_dir={tmp_path / 'nowhere'}",
+        f"--workdir={workdir}",
+    )
+    assert result.returncode == 2
+    assert "nowhere" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run(f"--config={QUICKSTART}", "--config.policy.target=7.0", f"--workdir={workdir}")
+    assert result.returncode == 2
+    assert "policy.target is 7.0; expected a share from 0 to 1" in result.stderr
+    result = run(
+        f"--config={QUICKSTART}", "--mode=eval", f"--workdir={workdir}", f"--data_dir={tmp_path}"
+    )
+    assert result.returncode == 2
+    assert "checkpoints" in result.stderr
+    assert not workdir.exists()
+
+
+class _Interrupted:
+    """A source that fails like Ctrl-C after some reads."""
+
+    def __init__(self, source, reads):
+        self._source, self._left = source, reads
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+        return self._source[index]
