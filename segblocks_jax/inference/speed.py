@@ -164,15 +164,20 @@ def _describe(config: ExperimentConfig, size: tuple[int, int], rounds: int) -> d
 def _block_operation_seconds(
     program: Callable[[BlockGrid], Any], grid: BlockGrid, rounds: int
 ) -> float | None:
-    """Seconds of all split, combine and pad calls of a program, each timed alone; None for references."""
+    """Seconds of all split, combine and pad calls of a program, alone; None for references."""
     calls = list(_ffi_calls(jax.make_jaxpr(program)(grid).jaxpr))
     if not calls:
         return None
-    runs: dict[Any, Callable[[], Any]] = {}
-    for i, call in enumerate(calls):
-        run = jax.jit(functools.partial(call.primitive.bind, **call.params))
-        runs[i] = functools.partial(run, *(_operand(var.aval, grid) for var in call.invars))
-    return sum(interleaved(runs, rounds).values())
+    operands = [[_operand(var.aval, grid) for var in call.invars] for call in calls]
+
+    @jax.jit
+    def run(operands: list[list[jax.Array]]) -> list[Any]:
+        return [
+            call.primitive.bind(*arrays, **call.params)
+            for call, arrays in zip(calls, operands, strict=True)
+        ]
+
+    return interleaved({"run": lambda: run(operands)}, rounds)["run"]
 
 
 def _operand(kind: Any, grid: BlockGrid) -> jax.Array:

@@ -12,6 +12,7 @@ _RENAMES = (
     (r"^spp\.reduce\.", "spp.spp.spp_bn."),
     (r"^spp\.levels\.(\d+)\.", r"spp.spp.spp\1."),
     (r"^spp\.fuse\.", "spp.spp.spp_fuse."),
+    (r"^(backbone\.blocks\.\d+\.\d+)\.", r"\1._"),
     (r"^convs\.(\d+)\.", lambda m: f"layers.{3 * int(m[1])}."),
     (r"^norms\.(\d+)\.", lambda m: f"layers.{3 * int(m[1]) + 1}."),
     (r"\.kernel$", ".weight"),
@@ -19,6 +20,9 @@ _RENAMES = (
     (r"\.mean$", ".running_mean"),
     (r"\.var$", ".running_var"),
 )
+
+# Counters of training steps, and classifiers that segmentation networks carry but don't use.
+_UNUSED = re.compile(r"(\.num_batches_tracked$)|^backbone\.(head|fc)\.")
 
 
 def torch_name(path: tuple[Hashable, ...]) -> str:
@@ -39,7 +43,8 @@ def load_torch_state_dict(
 ) -> None:
     """Sets a network's parameters and running statistics from a PyTorch state dict of NumPy arrays.
 
-    Convolution kernels are transposed from OIHW to HWIO. `num_batches_tracked` entries are passed over.
+    Convolution kernels are transposed from OIHW to HWIO. `num_batches_tracked` entries
+    and the backbone's classifier are passed over.
     Nothing is changed where an error is raised.
 
     Args:
@@ -52,7 +57,7 @@ def load_torch_state_dict(
     """
     flat = dict(nnx.to_flat_state(nnx.state(model)))
     variables = {torch_name(path): variable for path, variable in flat.items()}
-    state = {k: np.asarray(v) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    state = {k: np.asarray(v) for k, v in state.items() if not _UNUSED.search(k)}
     values, misshapen = {}, []
     for name in variables.keys() & state.keys():
         value = state[name].transpose(2, 3, 1, 0) if state[name].ndim == 4 else state[name]

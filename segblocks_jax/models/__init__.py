@@ -1,8 +1,9 @@
 """Networks that run on images and on blocks."""
 
+from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.policy_net import PolicyNet
 from segblocks_jax.models.registry import MODELS, create_model
-from segblocks_jax.models.resnet import ResNet, resnet18
+from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.models.swiftnet import SwiftNet
 
-__all__ = ["MODELS", "PolicyNet", "ResNet", "SwiftNet", "create_model", "resnet18"]
+__all__ = ["MODELS", "EfficientNetLite", "PolicyNet", "ResNet", "SwiftNet", "create_model"]

@@ -1,13 +1,20 @@
 """create_model: networks by name."""
 
+import functools
+from collections.abc import Callable
+
 from flax import nnx
 
-from segblocks_jax.models.resnet import resnet18
+from segblocks_jax.models.efficientnet_lite import EfficientNetLite
+from segblocks_jax.models.resnet import ResNet, resnet
 from segblocks_jax.models.swiftnet import SwiftNet
 from segblocks_jax.nn import Semantics
 
-_BACKBONES = {"swiftnet_rn18": resnet18}
-MODELS = tuple(_BACKBONES)
+_RESNETS = {f"swiftnet_rn{n}": functools.partial(resnet, n) for n in (18, 34, 50, 101)}
+_EFFICIENTNETS: dict[str, Callable[..., EfficientNetLite]] = {
+    f"swiftnet_efflite{n}": functools.partial(EfficientNetLite, n) for n in range(5)
+}
+MODELS = (*_RESNETS, *_EFFICIENTNETS)
 
 
 def create_model(
@@ -16,7 +23,7 @@ def create_model(
     *,
     semantics: Semantics | None = None,
     width: int = 64,
-    features: int = 128,
+    features: int | None = None,
     rngs: nnx.Rngs,
 ) -> SwiftNet:
     """Builds a network with random weights.
@@ -25,20 +32,30 @@ def create_model(
         name: one of `MODELS`.
         num_classes: of the logits.
         semantics: how it runs in blocks; see `Semantics`.
-        width: channels of the backbone's first stage; the published networks have 64.
-        features: channels of the decoder; the published ResNets have 128.
+        width: inner channels of a ResNet's first stage; the published networks have 64.
+        features: channels of the decoder; by default as published, 128 for ResNets and 48 for
+            EfficientNet-Lites.
         rngs: the stream `params` initialises the weights.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a width for a network that has a fixed one.
 
     Example:
         >>> net = create_model("swiftnet_rn18", num_classes=11, rngs=nnx.Rngs(0))
         >>> net.num_classes
         11
     """
-    if name not in _BACKBONES:
-        raise ValueError(f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}")
     semantics = semantics or Semantics()
-    backbone = _BACKBONES[name](width=width, semantics=semantics, rngs=rngs)
-    return SwiftNet(backbone, num_classes, features=features, semantics=semantics, rngs=rngs)
+    if name in _RESNETS:
+        backbone: ResNet | EfficientNetLite = _RESNETS[name](
+            width=width, semantics=semantics, rngs=rngs
+        )
+        return SwiftNet(
+            backbone, num_classes, features=features or 128, semantics=semantics, rngs=rngs
+        )
+    if name not in _EFFICIENTNETS:
+        raise ValueError(f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}")
+    if width != 64:
+        raise ValueError(f"create_model: {name} has a fixed width; leave width at 64 (got {width})")
+    backbone = _EFFICIENTNETS[name](semantics=semantics, rngs=rngs)
+    return SwiftNet(backbone, num_classes, features=features or 48, semantics=semantics, rngs=rngs)

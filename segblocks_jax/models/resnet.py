@@ -1,4 +1,4 @@
-"""ResNet-18 backbone (He et al., arXiv 1512.03385; torchvision's variant)."""
+"""ResNet backbones (He et al., arXiv 1512.03385; torchvision's variant)."""
 
 import functools
 
@@ -15,35 +15,74 @@ _MOMENTUM = 0.05
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions and a shortcut."""
 
+    expansion = 1
+
     def __init__(
-        self, in_features: int, features: int, stride: int, *, semantics: Semantics, rngs: nnx.Rngs
+        self, in_features: int, width: int, stride: int, *, semantics: Semantics, rngs: nnx.Rngs
     ) -> None:
-        """The shortcut is a 1x1 convolution where stride or width change, else the identity."""
+        """`width` channels inside and out."""
         norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
-        self.conv1 = Conv(in_features, features, 3, stride=stride, rngs=rngs)
-        self.bn1 = norm(features)
-        self.conv2 = Conv(features, features, 3, rngs=rngs)
-        self.bn2 = norm(features)
-        shortcut = [
-            Conv(in_features, features, 1, stride=stride, rngs=rngs),
-            norm(features),
-        ]
-        changes = stride != 1 or in_features != features
-        self.downsample = nnx.List(shortcut) if changes else None
+        self.conv1 = Conv(in_features, width, 3, stride=stride, rngs=rngs)
+        self.bn1 = norm(width)
+        self.conv2 = Conv(width, width, 3, rngs=rngs)
+        self.bn2 = norm(width)
+        self.downsample = _projection(in_features, width, stride, semantics, rngs)
 
     def __call__(self, x: Features) -> Features:
-        """(n, h, w, in_features) -> (n, h / stride, w / stride, features)."""
-        shortcut = x
-        if self.downsample is not None:
-            conv, norm = self.downsample
-            shortcut = norm(conv(x))
+        """(n, h, w, in_features) -> (n, h / stride, w / stride, width)."""
+        shortcut = _shortcut(self.downsample, x)
         x = map_pixels(jax.nn.relu, self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
         return map_pixels(lambda a, b: jax.nn.relu(a + b), x, shortcut)
 
 
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolution and a shortcut."""
+
+    expansion = 4
+
+    def __init__(
+        self, in_features: int, width: int, stride: int, *, semantics: Semantics, rngs: nnx.Rngs
+    ) -> None:
+        """`width` channels inside, four times as many out."""
+        norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
+        features = width * self.expansion
+        self.conv1 = Conv(in_features, width, 1, rngs=rngs)
+        self.bn1 = norm(width)
+        self.conv2 = Conv(width, width, 3, stride=stride, rngs=rngs)
+        self.bn2 = norm(width)
+        self.conv3 = Conv(width, features, 1, rngs=rngs)
+        self.bn3 = norm(features)
+        self.downsample = _projection(in_features, features, stride, semantics, rngs)
+
+    def __call__(self, x: Features) -> Features:
+        """(n, h, w, in_features) -> (n, h / stride, w / stride, 4 width)."""
+        shortcut = _shortcut(self.downsample, x)
+        x = map_pixels(jax.nn.relu, self.bn1(self.conv1(x)))
+        x = map_pixels(jax.nn.relu, self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        return map_pixels(lambda a, b: jax.nn.relu(a + b), x, shortcut)
+
+
+def _projection(
+    in_features: int, features: int, stride: int, semantics: Semantics, rngs: nnx.Rngs
+) -> nnx.List | None:
+    """The shortcut's 1x1 convolution and norm, where stride or width change."""
+    if stride == 1 and in_features == features:
+        return None
+    conv = Conv(in_features, features, 1, stride=stride, rngs=rngs)
+    return nnx.List([conv, BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)])
+
+
+def _shortcut(projection: nnx.List | None, x: Features) -> Features:
+    if projection is None:
+        return x
+    conv, norm = projection
+    return norm(conv(x))
+
+
 class ResNet(nnx.Module):
-    """A ResNet of basic blocks without its classifier; gives the features of its four stages.
+    """A ResNet without its classifier; gives the features of its four stages.
 
     Attributes:
         features: channels of the four stages, at strides 4, 8, 16 and 32.
@@ -53,29 +92,28 @@ class ResNet(nnx.Module):
 
     def __init__(
         self,
+        block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
         *,
         width: int = 64,
         semantics: Semantics,
         rngs: nnx.Rngs,
     ) -> None:
-        """Builds `depths[i]` blocks of ``width * 2**i`` channels in stage i."""
-        self.features = tuple(width * 2**i for i in range(4))
+        """Builds `depths[i]` blocks of ``width * 2**i`` inner channels in stage i."""
         self.conv1 = Conv(3, width, 7, stride=2, rngs=rngs)
         self.bn1 = BatchNorm(width, momentum=_STEM_MOMENTUM, semantics=semantics)
-        before = (width, *self.features)
-        for i, (depth, features) in enumerate(zip(depths, self.features, strict=True)):
-            blocks = [
-                BasicBlock(
-                    features if j else before[i],
-                    features,
-                    1 if j or not i else 2,
-                    semantics=semantics,
-                    rngs=rngs,
-                )
-                for j in range(depth)
-            ]
-            setattr(self, f"layer{i + 1}", nnx.List(blocks))
+        features = width
+        outputs = []
+        for i, depth in enumerate(depths):
+            inner = width * 2**i
+            stage: nnx.List = nnx.List()
+            for j in range(depth):
+                stride = 1 if j or not i else 2
+                stage.append(block(features, inner, stride, semantics=semantics, rngs=rngs))
+                features = inner * block.expansion
+            setattr(self, f"layer{i + 1}", stage)
+            outputs.append(features)
+        self.features = tuple(outputs)
 
     def __call__(self, x: Features) -> list[Features]:
         """(n, h, w, 3), normalised -> the stages' outputs, after their last ReLU."""
@@ -91,6 +129,15 @@ class ResNet(nnx.Module):
         return outputs
 
 
-def resnet18(*, width: int = 64, semantics: Semantics, rngs: nnx.Rngs) -> ResNet:
-    """ResNet-18; `width` channels in the first stage."""
-    return ResNet((2, 2, 2, 2), width=width, semantics=semantics, rngs=rngs)
+_VARIANTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+def resnet(layers: int, *, width: int = 64, semantics: Semantics, rngs: nnx.Rngs) -> ResNet:
+    """ResNet of 18, 34, 50 or 101 layers; `width` inner channels in the first stage."""
+    block, depths = _VARIANTS[layers]
+    return ResNet(block, depths, width=width, semantics=semantics, rngs=rngs)

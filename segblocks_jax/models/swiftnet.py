@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.nn import (
     BatchNorm,
@@ -103,7 +104,7 @@ class SwiftNet(nnx.Module):
 
     def __init__(
         self,
-        backbone: ResNet,
+        backbone: ResNet | EfficientNetLite,
         num_classes: int,
         *,
         features: int = 128,

@@ -59,18 +59,19 @@ class ModelConfig:
     Attributes:
         name: one of `segblocks_jax.models.MODELS`.
         width: channels of the backbone's first stage; 64 as published.
-        features: channels of the decoder; 128 as published for ResNets.
+        features: channels of the decoder; None: as published.
     """
 
     name: str = "swiftnet_rn18"
     width: int = 64
-    features: int = 128
+    features: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.name in MODELS, f"model.name is {self.name!r}; expected one of {MODELS}")
         for field in ("width", "features"):
             value = getattr(self, field)
-            _check(value > 0, f"model.{field} is {value}; expected a positive number of channels")
+            fits = value is None or value > 0
+            _check(fits, f"model.{field} is {value}; expected a positive number of channels")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from flax import nnx
 
 from segblocks_jax.data import Augmentation, SegmentationSource, TrainBatches, train_batches
@@ -144,7 +144,7 @@ def _restore(checkpoints: Checkpoints, state: TrainState, batches: Any) -> tuple
         return state, 0
     state, extra, step = checkpoints.restore(state)
     batches.set_state(extra["batches"])
-    logging.info("continuing from step %d in %s", step, checkpoints.folder)
+    print(f"continuing from step {step} in {checkpoints.folder}", file=sys.stderr)
     return state, step
 
 

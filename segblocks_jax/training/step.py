@@ -15,11 +15,11 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import Normalisation, normalize
-from segblocks_jax.policies import advantage, fill_scores, quantise, surrogate_loss
+from segblocks_jax.policies import Decision, advantage, fill_scores, quantise, surrogate_loss
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.losses import (
     block_mean,
@@ -71,11 +71,11 @@ class TrainStep:
         )
 
         def update(
-            state: TrainState, batch: TracedBatch, action: Array | None, num_high: int | None
+            state: TrainState, batch: TracedBatch, decision: Decision | None, num_high: int | None
         ) -> tuple[TrainState, Metrics]:
             run = functools.partial(self._update_on_device, num_high=num_high)
             return sharded(run, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=(P(), P()))(
-                state, batch, action
+                state, batch, decision
             )
 
         self._update = jax.jit(update, static_argnames="num_high", donate_argnums=0)
@@ -87,12 +87,13 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One optimiser step. `state` is donated."""
         policy = self._config.policy
-        action, num_high = None, None
+        decision, num_high = None, None
         if policy.name != "static":
-            action, count = self._decide(state, batch)
-            num_high = quantise(int(count), action.size // self.mesh.size, policy.quantise_step)
+            decision, count = self._decide(state, batch)
+            blocks = decision.action.size // self.mesh.size
+            num_high = quantise(int(count), blocks, policy.quantise_step)
         self.compiled.add(num_high)
-        return self._update(state, batch, action, num_high=num_high)
+        return self._update(state, batch, decision, num_high=num_high)
 
     def _system(self, params: nnx.State, stats: nnx.State, training: bool) -> nnx.Dict:
         system = nnx.merge(self._graphdef, params, stats, copy=True)
@@ -106,27 +107,32 @@ class TrainStep:
 
     def _decide_on_device(
         self, state: TrainState, batch: TracedBatch
-    ) -> tuple[Bool[Array, "n gh gw"], Array]:
+    ) -> tuple[Decision, Int[Array, ""]]:
         image = normalize(batch["image"], *self._normalisation)
         policy = self._system(state.params, state.stats, training=True).policy
         gain = None
         if policy.needs_gain:
             system = self._system(state.params, state.stats, training=False)
             gain = resolution_gain(system, image, batch["label"], self._config)
-        action = policy(image, self._key(state), gain).action
-        return action, jax.lax.pmax(jnp.sum(action, dtype=jnp.int32), AXIS)
+        decision = policy(image, self._key(state), gain)
+        return decision, jax.lax.pmax(jnp.sum(decision.action, dtype=jnp.int32), AXIS)
 
     def _update_on_device(
-        self, state: TrainState, batch: TracedBatch, action: Array | None, num_high: int | None
+        self,
+        state: TrainState,
+        batch: TracedBatch,
+        decision: Decision | None,
+        num_high: int | None,
     ) -> tuple[TrainState, Metrics]:
         def loss(params: nnx.State) -> tuple[Array, tuple[nnx.State, Metrics]]:
             system = self._system(params, state.stats, training=True)
-            total, metrics = self._loss(system, batch, action, num_high, self._key(state))
+            total, metrics = self._loss(system, batch, decision, num_high, self._key(state))
             return total, (nnx.state(system, nnx.BatchStat), metrics)
 
         grads, (stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
-        updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes types.
+            updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         new = TrainState(
             step=state.step + 1,
@@ -141,49 +147,60 @@ class TrainStep:
         self,
         system: nnx.Dict,
         batch: TracedBatch,
-        action: Array | None,
+        decision: Decision | None,
         num_high: int | None,
         key: Array,
     ) -> tuple[Float[Array, ""], Metrics]:
         config, semantics = self._config, self._config.semantics
         image = normalize(batch["image"], *self._normalisation)
-        network_input = image.astype(config.precision)
-        if action is None:
-            loss_map, valid = cross_entropy_map(system.net(network_input), batch["label"])
+        features = image.astype(config.precision)
+        if decision is None:
+            loss_map, valid = cross_entropy_map(system.net(features), batch["label"])
             task = _task_loss(loss_map, valid, config)
             return task, {"loss": task, "loss_task": task}
-        decision = system.policy(image, key)
         scores = fill_scores(decision, semantics.filling, jax.random.fold_in(key, 1))
-        grid = BlockGrid.from_mask(
-            action, num_high, jax.lax.stop_gradient(scores), config.policy.low_factor
-        )
-        logits = combine(system.net(split(network_input, grid)), semantics.low_upsampling)
+        grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
+        logits = combine(system.net(split(features, grid)), semantics.low_upsampling)
         loss_map, valid = cross_entropy_map(logits, batch["label"])
-        task = _task_loss(loss_map, valid, config)
+        loss = task = _task_loss(loss_map, valid, config)
         metrics = {"loss_task": task, "share_high": grid.mask.mean(dtype=jnp.float32)}
-        if config.policy.name != "reinforce":
-            return task, {"loss": task, **metrics}
-        _, gh, gw = action.shape
+        if config.policy.name == "reinforce":
+            logits = system.policy(image, key).scores
+            policy_loss, policy_metrics = self._policy_loss(
+                logits, decision.action, grid.mask, loss_map, valid
+            )
+            loss = task + policy_loss
+            metrics |= policy_metrics
+        return loss, {"loss": loss, **metrics}
+
+    def _policy_loss(
+        self,
+        logits: Float[Array, "n gh gw"],
+        action: Bool[Array, "n gh gw"],
+        mask: Bool[Array, "n gh gw"],
+        loss_map: Float[Array, "n h w"],
+        valid: Bool[Array, "n h w"],
+    ) -> tuple[Float[Array, ""], Metrics]:
+        policy, semantics = self._config.policy, self._config.semantics
+        _, gh, gw = mask.shape
         block_loss, has_valid = block_mean(loss_map, valid, (gh, gw), ignored=semantics.ignored)
         reward = advantage(
             block_loss,
             has_valid,
-            grid.mask,
-            target=config.policy.target,
-            weight=config.policy.sparsity_weight,
+            mask,
+            target=policy.target,
+            weight=policy.sparsity_weight,
             axis_name=AXIS,
         )
-        forced = grid.mask != action if semantics.filling == "best" else None
-        policy_loss = surrogate_loss(decision.scores, grid.mask, reward.total, forced)
-        probability = jax.nn.sigmoid(decision.scores)
-        metrics |= {
-            "loss": task + policy_loss,
-            "loss_policy": policy_loss,
+        forced = mask != action if semantics.filling == "best" else None
+        loss = surrogate_loss(logits, mask, reward.total, forced)
+        probability = jax.nn.sigmoid(logits)
+        return loss, {
+            "loss_policy": loss,
             "advantage_spread": reward.total.std(),
             "probability_mean": probability.mean(),
             "probability_spread": probability.std(),
         }
-        return task + policy_loss, metrics
 
 
 def _task_loss(loss_map: Array, valid: Array, config: ExperimentConfig) -> Float[Array, ""]:
