@@ -40,6 +40,16 @@ def test_every_config_file_builds_and_tells_how_it_is_run(file):
     assert "Hardware:" in module.__doc__
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_every_field_can_be_overridden_from_the_command_line(file):
+    fields = load(file).get_config()
+    expected = ExperimentConfig().to_dict()
+    assert set(fields.to_dict()) == set(expected)
+    for group, values in expected.items():
+        if isinstance(values, dict):
+            assert set(fields[group].to_dict()) == set(values)
+
+
 def test_round_trip_through_plain_dictionaries():
     config = load(ROOT / "experiments/configs/cityscapes/quickstart.py").get_config()
     config = ExperimentConfig.from_mapping(config.to_dict())

@@ -55,10 +55,18 @@ def test_training_writes_scores_with_everything_to_repeat_it(trained):
     assert list(trained.glob("events.out.tfevents*"))
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, trained, sources):
-    halfway = config(loop={"eval_every": 100})
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, trained, sources, monkeypatch):
+    take_step = loop.TrainStep.__call__
+
+    def interrupted(self, state, batch):
+        if int(state.step) == 3:
+            raise KeyboardInterrupt
+        return take_step(self, state, batch)
+
+    monkeypatch.setattr(loop.TrainStep, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(halfway, _Interrupted(sources[0], 16), sources[1], tmp_path)
+        loop.train(config(), *sources, tmp_path)
+    monkeypatch.undo()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2"]
     loop.train(config(), *sources, tmp_path)
     one, _ = loop.load_system(config(), 19, trained)
@@ -90,9 +98,10 @@ def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng
         "good_overlay.png",
     ]
     for file in output.iterdir():
-        assert Image.open(file).size == (150, 100)
-    labels = np.asarray(Image.open(output / "good_labels.png"))
-    palette = np.asarray(Image.open(output / "good_labels.png").convert("RGB"))
+        with Image.open(file) as written:
+            assert written.size == (150, 100)
+    with Image.open(output / "good_labels.png") as written:
+        labels, palette = np.asarray(written), np.asarray(written.convert("RGB"))
     assert labels.max() < 19
     np.testing.assert_array_equal(palette, TABLES["street_scenes"].colours[labels])
 
@@ -157,28 +166,17 @@ def test_the_command_line_names_missing_data_and_bad_fields(tmp_path):
     result = run(f"--config={QUICKSTART}", "--config.policy.target=7.0", f"--workdir={workdir}")
     assert result.returncode == 2
     assert "policy.target is 7.0; expected a share from 0 to 1" in result.stderr
+    result = run(f"--config={QUICKSTART}", "--config.policy.tagret=0.2", f"--workdir={workdir}")
+    assert result.returncode == 2
+    assert "tagret" in result.stderr
+    assert "Traceback" not in result.stderr
     result = run(
-        f"--config={QUICKSTART}", "--mode=eval", f"--workdir={workdir}", f"--data_dir={tmp_path}"
+        f"--config={QUICKSTART}",
+        "--config.data.scenes=(1, 1)",
+        "--mode=eval",
+        f"--workdir={workdir}",
+        f"--data_dir={tmp_path}",
     )
     assert result.returncode == 2
     assert "checkpoints" in result.stderr
     assert not workdir.exists()
-
-
-class _Interrupted:
-    """A source that fails like Ctrl-C after some reads."""
-
-    def __init__(self, source, reads):
-        self._source, self._left = source, reads
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getitem__(self, index):
-        self._left -= 1
-        if self._left < 0:
-            raise KeyboardInterrupt
-        return self._source[index]

@@ -52,7 +52,7 @@ def test_one_executable_a_bucket_and_the_loss_falls():
         state, metrics = step(state, batch())
         losses.append(float(metrics["loss_task"]))
         counts.append(round(float(metrics["share_high"]) * 16))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert int(state.step) == 12
     assert step.compiled == set(counts)
     assert all(count == quantise(count, 16, 0.25) for count in counts)

@@ -11,7 +11,7 @@ from segblocks_jax.training.step import TrainStep
 CLASSES = 19
 
 
-def config(policy="reinforce", **changes):
+def config(policy_name="reinforce", **changes):
     """128 x 128 street scenes in four blocks."""
     mapping = {
         "name": "tiny",
@@ -22,7 +22,7 @@ def config(policy="reinforce", **changes):
             "scene_size": (128, 192),
         },
         "model": {"width": 8, "features": 12},
-        "policy": {"name": policy, "block_size": 64, "target": 0.5, "quantise_step": 0.25},
+        "policy": {"name": policy_name, "block_size": 64, "target": 0.5, "quantise_step": 0.25},
         "optim": {"batch_size": 4, "steps": 4, "learning_rate": 1e-3},
         "loop": {"eval_every": 4, "checkpoint_every": 2, "log_every": 1, "eval_batch_size": 2},
     }

@@ -40,7 +40,19 @@ _SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the i
 def main(datasets: tuple[str, ...]) -> None:
     """Runs an experiment from the command line; `datasets` are those that the entry point serves."""
     flags.mark_flag_as_required("config")
-    app.run(lambda argv: sys.exit(_main(datasets)))
+    app.run(lambda argv: sys.exit(_main(datasets)), flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError, TypeError) as error:
+        print(
+            f"error: a --config flag names no field of the configuration: {error}", file=sys.stderr
+        )
+    except (flags.Error, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def read_config(mapping: ml_collections.ConfigDict, datasets: tuple[str, ...]) -> ExperimentConfig:
@@ -74,6 +86,8 @@ def open_source(
 
 
 def _main(datasets: tuple[str, ...]) -> int:
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it opens.
     try:
         config = read_config(_CONFIG.value, datasets)
         return _run(config)

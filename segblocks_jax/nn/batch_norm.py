@@ -96,5 +96,6 @@ class BatchNorm(nnx.Module):
     def _apply(self, pixels: Float[Array, "p c"], moments: Moments) -> Float[Array, "p c"]:
         mean, var = moments
         factor = self.scale[...] * jax.lax.rsqrt(var + self.eps)
-        shift = self.bias[...] - mean * factor
-        return (pixels.astype(jnp.float32) * factor[None] + shift[None]).astype(pixels.dtype)
+        # Centred first: folded into one shift, a mean far above the deviation would cancel.
+        centred = pixels.astype(jnp.float32) - mean[None]
+        return (centred * factor[None] + self.bias[...][None]).astype(pixels.dtype)

@@ -132,9 +132,10 @@ def load_system(
         FileNotFoundError: no such checkpoint.
         ValueError: the checkpoint is of another model; tells every difference.
     """
-    system = create_system(config, num_classes)
-    graphdef, state = create_state(system, create_optimizer(config.optim), config.seed)
     with Checkpoints(workdir / "checkpoints", model=config.model.name) as checkpoints:
+        checkpoints.read_extra(step)  # Tells what is missing before a network is built.
+        system = create_system(config, num_classes)
+        graphdef, state = create_state(system, create_optimizer(config.optim), config.seed)
         state, _, step = checkpoints.restore(state, step)
     return nnx.merge(graphdef, state.params, state.stats), step
 

@@ -8,10 +8,12 @@ Hardware: two CPU cores. Time and result: README, table "CamVid".
 
 import ml_collections
 
+from segblocks_jax.experiments.defaults import config
+
 
 def get_config() -> ml_collections.ConfigDict:
     """Half the channels, small crops and a short schedule, to fit a CPU."""
-    return ml_collections.ConfigDict(
+    return config(
         {
             "name": "camvid_rn18_reinforce40_cpu",
             "data": {"dataset": "camvid", "crop": (256, 256)},

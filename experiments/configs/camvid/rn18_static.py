@@ -8,10 +8,12 @@ Hardware: one GPU. Time and result: not measured.
 
 import ml_collections
 
+from segblocks_jax.experiments.defaults import config
+
 
 def get_config() -> ml_collections.ConfigDict:
     """The published recipe at CamVid's size; there is no published configuration for CamVid."""
-    return ml_collections.ConfigDict(
+    return config(
         {
             "name": "camvid_rn18_static",
             "data": {"dataset": "camvid", "crop": (384, 384)},

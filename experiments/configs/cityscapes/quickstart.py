@@ -8,10 +8,12 @@ Hardware: two CPU cores. Time and result: README, table "Demo" (`make demo` runs
 
 import ml_collections
 
+from segblocks_jax.experiments.defaults import config
+
 
 def get_config() -> ml_collections.ConfigDict:
     """A quarter of the channels, 256 x 512 images, 40% of blocks high."""
-    return ml_collections.ConfigDict(
+    return config(
         {
             "name": "street_scenes_quickstart",
             "data": {

@@ -9,10 +9,12 @@ Published (ImageNet backbone): 76.1 mIoU, 48.4 GMACs.
 
 import ml_collections
 
+from segblocks_jax.experiments.defaults import config
+
 
 def get_config() -> ml_collections.ConfigDict:
     """350 epochs of 2975 images in batches of 8, crops of 1024 pixels."""
-    return ml_collections.ConfigDict(
+    return config(
         {
             "name": "cityscapes_rn18_reinforce20",
             "data": {"dataset": "cityscapes", "crop": (1024, 1024), "workers": 8},
