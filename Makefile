@@ -21,7 +21,8 @@ $(VENV)/.installed: pyproject.toml CMakeLists.txt $(NATIVE)
 demo: $(VENV)/.installed
 	$(EXPERIMENT) --config.policy.name=static --workdir=$(RUN)/static
 	$(EXPERIMENT) --workdir=$(RUN)/segblocks
-	$(EXPERIMENT) --workdir=$(RUN)/segblocks --mode=predict --input=$(RUN)/data
+	$(EXPERIMENT) --workdir=$(RUN)/segblocks --mode=predict \
+		--input=$$(echo $(RUN)/data/street_scenes/*/leftImg8bit/val)
 	@echo
 	@$(BIN)/python -m segblocks_jax.analysis.table $(RUN)/static/eval.json $(RUN)/segblocks/eval.json
 	@echo

@@ -106,6 +106,17 @@ def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng
     np.testing.assert_array_equal(palette, TABLES["street_scenes"].colours[labels])
 
 
+def test_images_of_equal_name_do_not_overwrite_each_other(trained, tmp_path, rng):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3)).astype(np.uint8))
+        picture.save(tmp_path / folder / "same.png")
+    output = tmp_path / "out"
+    assert modes.predict(config(), trained, "latest", str(tmp_path), output) == 0
+    written = {path.name for path in output.glob("*_labels.png")}
+    assert written == {"a_same.png_labels.png", "b_same.png_labels.png"}
+
+
 def test_predicting_nothing_is_an_error(trained, tmp_path):
     with pytest.raises(FileNotFoundError, match="no images"):
         modes.predict(config(), trained, "latest", str(tmp_path), tmp_path / "out")

@@ -86,8 +86,8 @@ def open_source(
 
 
 def _main(datasets: tuple[str, ...]) -> int:
-    if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells every file that it opens.
+    if not any(argument.startswith(("--verbosity", "-v")) for argument in sys.argv):
+        logging.set_verbosity(logging.WARNING)  # absl.app says INFO; Orbax then tells every file.
     try:
         config = read_config(_CONFIG.value, datasets)
         return _run(config)

@@ -1,6 +1,7 @@
 """Prediction on image files: label maps, overlays and the policy's grid as PNG."""
 
 import collections
+import os
 import pathlib
 
 import numpy as np
@@ -51,6 +52,7 @@ def predict_files(
     """
     runner = Runner(system, config, normalisation)
     stems = collections.Counter(file.stem for file in files)
+    root = os.path.commonpath([file.parent for file in files])
     failed = []
     with Progress("predict", len(files), images_per_step=1) as progress:
         for done, file in enumerate(files, 1):
@@ -60,7 +62,9 @@ def predict_files(
                 failed.append((file, str(error)))
             else:
                 padded = pad_to_multiple(image, runner.multiple, normalisation.fill)
-                name = file.stem if stems[file.stem] == 1 else "_".join(file.parts[-2:])
+                # Equal stems keep their folders and suffixes, so that no result overwrites another.
+                unique = stems[file.stem] == 1
+                name = file.stem if unique else "_".join(file.relative_to(root).parts)
                 _write(output / name, image, padded, runner(padded[None]), table)
             progress.update(done)
     return failed
