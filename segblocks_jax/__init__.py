@@ -15,7 +15,15 @@ from segblocks_jax.blocks import (
     combine,
     split,
 )
-from segblocks_jax.interop import load_torch_state_dict
+from segblocks_jax.interop import (
+    ModelSpec,
+    PolicySpec,
+    load_backbone,
+    load_model,
+    load_spec,
+    load_torch_state_dict,
+    save_model,
+)
 from segblocks_jax.models import create_model
 from segblocks_jax.nn import Semantics
 
@@ -24,14 +32,20 @@ __version__ = "0.1.0"
 __all__ = [
     "BlockGrid",
     "DualRes",
+    "ModelSpec",
     "PaddedBlocks",
+    "PolicySpec",
     "Semantics",
     "block_conv",
     "block_pad",
     "combine",
     "count_macs",
     "create_model",
+    "load_backbone",
+    "load_model",
+    "load_spec",
     "load_torch_state_dict",
     "policies",
+    "save_model",
     "split",
 ]

@@ -1,5 +1,19 @@
-"""Weights from other frameworks."""
+"""Weights from other frameworks, and models in folders."""
 
-from segblocks_jax.interop.torch import load_torch_state_dict, torch_name
+from segblocks_jax.interop.files import SUFFIXES as WEIGHT_SUFFIXES
+from segblocks_jax.interop.folder import check_target, load_model, load_spec, save_model
+from segblocks_jax.interop.spec import ModelSpec, PolicySpec
+from segblocks_jax.interop.torch import load_backbone, load_torch_state_dict, torch_name
 
-__all__ = ["load_torch_state_dict", "torch_name"]
+__all__ = [
+    "WEIGHT_SUFFIXES",
+    "ModelSpec",
+    "PolicySpec",
+    "check_target",
+    "load_backbone",
+    "load_model",
+    "load_spec",
+    "load_torch_state_dict",
+    "save_model",
+    "torch_name",
+]

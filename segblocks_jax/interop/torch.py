@@ -1,28 +1,44 @@
-"""Weights of the authors' PyTorch networks, by name."""
+"""Weights by their PyTorch names: of the authors' networks, torchvision's ResNets, EfficientNet-Lites."""
 
+import os
 import re
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-# Module path (of `net` or of a policy network) to torch name, in order; the first match of each applies.
+from segblocks_jax.interop import files
+from segblocks_jax.models import EfficientNetLite, PolicyNet, ResNet, SwiftNet
+from segblocks_jax.policies import Reinforce
+
+# Module path to torch name, in order; the first match of each applies.
 _RENAMES = (
-    (r"^spp\.reduce\.", "spp.spp.spp_bn."),
-    (r"^spp\.levels\.(\d+)\.", r"spp.spp.spp\1."),
-    (r"^spp\.fuse\.", "spp.spp.spp_fuse."),
-    (r"^(backbone\.blocks\.\d+\.\d+)\.", r"\1._"),
-    (r"^convs\.(\d+)\.", lambda m: f"layers.{3 * int(m[1])}."),
-    (r"^norms\.(\d+)\.", lambda m: f"layers.{3 * int(m[1]) + 1}."),
+    (r"^(policy\.)?net\.(?=convs|norms)", r"\1policy_net."),
+    (r"\bspp\.reduce\.", "spp.spp.spp_bn."),
+    (r"\bspp\.levels\.(\d+)\.", r"spp.spp.spp\1."),
+    (r"\bspp\.fuse\.", "spp.spp.spp_fuse."),
+    (r"\b(blocks\.\d+\.\d+)\.", r"\1._"),
+    (r"\bconvs\.(\d+)\.", lambda m: f"layers.{3 * int(m[1])}."),
+    (r"\bnorms\.(\d+)\.", lambda m: f"layers.{3 * int(m[1]) + 1}."),
     (r"\.kernel$", ".weight"),
     (r"\.scale$", ".weight"),
     (r"\.mean$", ".running_mean"),
     (r"\.var$", ".running_var"),
 )
 
-# Counters of training steps, and classifiers that segmentation networks carry but don't use.
-_UNUSED = re.compile(r"(\.num_batches_tracked$)|^backbone\.(head|fc)\.")
+# Where a network stands in a whole checkpoint of the authors, whose parts are these.
+_PLACES: dict[type[nnx.Module], str] = {
+    SwiftNet: "net.",
+    ResNet: "net.backbone.",
+    EfficientNetLite: "net.backbone.",
+    PolicyNet: "policy.policy_net.",
+}
+_PARTS = ("net.backbone.", "net.spp.", "net.upsample.", "net.logits.", "policy.policy_net.")
+
+# Counters of training steps, and the classifier that a segmentation network has no use for.
+_UNUSED = re.compile(r"\.num_batches_tracked$|^net\.backbone\.(head|fc)\.")
 
 
 def torch_name(path: tuple[Hashable, ...]) -> str:
@@ -31,6 +47,8 @@ def torch_name(path: tuple[Hashable, ...]) -> str:
     Example:
         >>> torch_name(("spp", "levels", 1, "conv", "kernel"))
         'spp.spp.spp1.conv.weight'
+        >>> torch_name(("policy", "net", "convs", 1, "kernel"))
+        'policy.policy_net.layers.3.weight'
     """
     name = ".".join(map(str, path))
     for pattern, replacement in _RENAMES:
@@ -39,45 +57,138 @@ def torch_name(path: tuple[Hashable, ...]) -> str:
 
 
 def load_torch_state_dict(
-    model: nnx.Module, state: Mapping[str, np.ndarray], *, strict: bool = True
+    model: nnx.Module,
+    state: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    strict: bool = True,
 ) -> None:
-    """Sets a network's parameters and running statistics from a PyTorch state dict of NumPy arrays.
+    """Sets a network's parameters and running statistics from a PyTorch state dict.
 
-    Convolution kernels are transposed from OIHW to HWIO. `num_batches_tracked` entries
-    and the backbone's classifier are passed over.
-    Nothing is changed where an error is raised.
+    A network takes its part of a checkpoint that holds more: a SwiftNet the entries `net.*`, a policy
+    `policy.policy_net.*`, a backbone `net.backbone.*`, a system ``nnx.Dict(net=..., policy=...)``
+    all. Names may also start where the network does, as in torchvision's ResNets
+    (`layer1.0.conv1.weight`). The state may lie in a checkpoint under `state_dict` or `model`, and
+    its names may begin with `module.`. `num_batches_tracked` and the backbone's classifier are passed
+    over. Kernels are transposed from OIHW to HWIO, floats become the model's float32. Nothing is
+    changed where an error is raised.
 
     Args:
-        model: a network of `create_model`, or a policy network.
-        state: arrays by torch name, without the prefix of a wrapper.
-        strict: demand that the names match exactly.
+        model: a network of `create_model`, its backbone, a policy or policy network, or a system.
+        state: arrays (NumPy, JAX or PyTorch) by name, or a .pth, .pt (both need PyTorch), .safetensors
+            or .npz file of them.
+        strict: demand that the names match exactly; else those in common are loaded.
 
     Raises:
-        ValueError: lists every missing, left-over and misshapen name.
+        FileNotFoundError: no such file.
+        ModuleNotFoundError: a PyTorch file, but PyTorch isn't installed.
+        ValueError: an unreadable file; or names that don't fit: lists every missing, left-over and
+            misshapen one (shapes as in PyTorch) and every entry that is no array.
     """
-    flat = dict(nnx.to_flat_state(nnx.state(model)))
-    variables = {torch_name(path): variable for path, variable in flat.items()}
-    state = {k: np.asarray(v) for k, v in state.items() if not _UNUSED.search(k)}
-    values, misshapen = {}, []
-    for name in variables.keys() & state.keys():
-        value = state[name].transpose(2, 3, 1, 0) if state[name].ndim == 4 else state[name]
-        if value.shape != variables[name].shape:
-            misshapen.append(f"{name}: got {value.shape}, expected {variables[name].shape} (HWIO)")
-        values[name] = value
+    title = f"load_torch_state_dict: {type(model).__name__} doesn't fit"
+    if not isinstance(state, Mapping):
+        title += f" {os.fspath(state)}"
+        state = files.read_state(state)
+    set_arrays(model, files.unwrap(state), title, strict)
+
+
+def load_backbone(net: SwiftNet, file: str | os.PathLike[str]) -> dict[str, str]:
+    """Loads a file of ImageNet weights into a SwiftNet's backbone, before training.
+
+    See `load_torch_state_dict` for what the file may be: torchvision's ResNets, the published
+    EfficientNet-Lites, a checkpoint of a whole network.
+
+    Returns:
+        `file`, and its `sha256` in hexadecimal.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: as `load_torch_state_dict`.
+    """
+    path = files.check_file(file)
+    load_torch_state_dict(net.backbone, path)
+    return {"file": str(file), "sha256": files.sha256(path)}
+
+
+def named_variables(model: nnx.Module) -> dict[str, tuple[tuple, nnx.Variable]]:
+    """Path and variable of each entry of a model, by its name in a whole checkpoint."""
+    place = _PLACES.get(type(model), "")
+    flat = nnx.to_flat_state(nnx.state(model))
+    return {place + torch_name(path): (path, variable) for path, variable in flat}
+
+
+def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
+    """Shape of a variable in PyTorch: kernels are OIHW there."""
+    shape = tuple(variable.shape)
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+
+
+def set_arrays(model: nnx.Module, state: Mapping[str, Any], title: str, strict: bool) -> None:
+    """Sets a model's variables, abstract ones too, from an unwrapped state.
+
+    Raises:
+        ValueError: begins with `title` and lists all that doesn't fit.
+    """
+    if isinstance(model, Reinforce):
+        model = model.net
+    variables = named_variables(model)
+    lead = _lead(_PLACES.get(type(model), ""), state)
+    others = tuple(part for part in _PARTS if not any(n.startswith(part) for n in variables))
+    entries = {lead + name: value for name, value in state.items()}
+    entries = {
+        name: value
+        for name, value in entries.items()
+        if not _UNUSED.search(name) and not name.startswith(others)
+    }
+    if not strict:
+        entries = {name: value for name, value in entries.items() if name in variables}
+    converted = {name: files.as_array(value) for name, value in entries.items()}
+    arrays = {name: array for name, array in converted.items() if array is not None}
+    shapes = {name: torch_shape(variable) for name, (_, variable) in variables.items()}
     problems = {
-        "missing": sorted(variables.keys() - state.keys()) if strict else [],
-        "left over": sorted(state.keys() - variables.keys()) if strict else [],
-        "misshapen": sorted(misshapen),
+        "missing": variables.keys() - entries.keys() if strict or not entries else set(),
+        "left over": entries.keys() - variables.keys(),
+        "no arrays of numbers": converted.keys() - arrays.keys(),
+        "misshapen": {
+            f"{name}: got {arrays[name].shape}, expected {shapes[name]}"
+            for name in arrays.keys() & shapes.keys()
+            if arrays[name].shape != shapes[name]
+        },
     }
-    if any(problems.values()):
-        lines = [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
-        raise ValueError(
-            f"load_torch_state_dict: {type(model).__name__} doesn't fit.\n" + "\n".join(lines)
-        )
-    loaded = {
-        path: variable.replace(
-            jnp.asarray(values.get(torch_name(path), variable[...]), variable.dtype)
-        )
-        for path, variable in flat.items()
+    raise_misfits(title, problems, lead)
+    values = {}
+    for name, array in arrays.items():
+        path, variable = variables[name]
+        value = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+        values[path] = variable.replace(jnp.asarray(value, variable.dtype))
+    nnx.update(model, nnx.from_flat_state(values))
+
+
+def raise_misfits(title: str, problems: Mapping[str, set[str]], lead: str = "") -> None:
+    """Raises one error with all problems, if there are any; names are cut by `lead`.
+
+    Raises:
+        ValueError: a line each kind of problem.
+    """
+    lines = [
+        f"{kind}: {', '.join(sorted(name.removeprefix(lead) for name in names))}"
+        for kind, names in problems.items()
+        if names
+    ]
+    if lines:
+        raise ValueError("\n".join([f"{title}.", *lines]))
+
+
+def torch_arrays(model: nnx.Module) -> dict[str, np.ndarray]:
+    """All variables of a model as in PyTorch, kernels in OIHW, by their names in a whole checkpoint."""
+    arrays = {name: np.asarray(v[...]) for name, (_, v) in named_variables(model).items()}
+    return {
+        name: np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
+        for name, array in arrays.items()
     }
-    nnx.update(model, nnx.from_flat_state(loaded))
+
+
+def _lead(place: str, names: Mapping[str, Any]) -> str:
+    """What is missing before the names for them to be those of a whole checkpoint."""
+    parts = re.findall(r"\w+\.", place)
+    starts = ("".join(parts[i:]) for i in range(len(parts) + 1))
+    found = next(start for start in starts if not start or any(n.startswith(start) for n in names))
+    return place.removesuffix(found)

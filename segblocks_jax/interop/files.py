@@ -1,0 +1,144 @@
+"""Files of named arrays: .pth and .pt (with PyTorch), .safetensors and .npz; and their SHA-256."""
+
+import collections
+import hashlib
+import os
+import pathlib
+import pickle
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+# Keys under which a checkpoint keeps its state dict, beside optimiser, epoch and settings.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
+_BROKEN = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
+
+
+def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Reads a file of weights as it is: names to arrays, perhaps inside a checkpoint's wrapper.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModuleNotFoundError: a PyTorch file, but PyTorch isn't installed.
+        ValueError: an unknown suffix, a broken file, or one that holds more than data.
+    """
+    path = check_file(path)
+    try:
+        state = _READERS[path.suffix](path)
+    except (OSError, EOFError, *_BROKEN) as error:
+        raise ValueError(
+            f"{path}: can't be read as a {path.suffix} file ({error}); is it complete?"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"{path}: holds a {type(state).__name__}; expected names and their arrays (a state dict)"
+        )
+    return state
+
+
+def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of an existing file of a known kind.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown suffix.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(
+            f"{path}: files of weights end in {', '.join(SUFFIXES)}, not in {path.suffix!r}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of weights")
+    return path
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict inside a checkpoint, without the `module.` of PyTorch's data-parallel wrappers."""
+    while wrapper := next((k for k in _WRAPPERS if isinstance(state.get(k), Mapping)), None):
+        state = state[wrapper]
+    names = [str(name) for name in state]
+    if names and all(name.startswith("module.") for name in names):
+        names = [name.removeprefix("module.") for name in names]
+    return dict(zip(names, state.values(), strict=True))
+
+
+def as_array(value: Any) -> np.ndarray | None:
+    """A NumPy array of real numbers, from NumPy, JAX or PyTorch; None for anything else."""
+    if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # NumPy has no bfloat16 of its own; float32 holds all of its values.
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+        return None
+    real = any(jnp.issubdtype(value.dtype, kind) for kind in (np.floating, np.integer, np.bool_))
+    return np.asarray(value) if real else None
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, Any]:
+    if not zipfile.is_zipfile(path):
+        raise zipfile.BadZipFile("not a zip archive")
+    state: dict[str, Any] = {}
+    with np.load(path) as file:
+        for name in file.files:
+            try:
+                state[name] = file[name]
+            except ValueError:
+                # Python objects, which are never unpickled; what reads the state names them all.
+                state[name] = None
+    return state
+
+
+def _read_torch(path: pathlib.Path) -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path}: reading a {path.suffix} file needs PyTorch; install it (pip install torch), or"
+            " convert the file to .safetensors or .npz where PyTorch is",
+            name="torch",
+        ) from error
+    # What the authors' checkpoints hold besides tensors: their settings, and a score from NumPy.
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    harmless = [
+        (collections.OrderedDict, "easydict.EasyDict"),
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        type(np.dtype(np.float64)),
+    ]
+    try:
+        with torch.serialization.safe_globals(harmless):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: PyTorch refuses it as weights only, because it is broken or holds Python objects"
+            " that could run code. If you trust it, write its weights alone to another file:"
+            " torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)."
+            f" PyTorch says: {error}"
+        ) from error
+    except RuntimeError as error:
+        raise OSError(error) from error
+
+
+_READERS: dict[str, Callable[[pathlib.Path], Any]] = {
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".safetensors": safetensors.numpy.load_file,
+    ".npz": _read_npz,
+}
+SUFFIXES = tuple(_READERS)
+"""How the names of files of weights end."""

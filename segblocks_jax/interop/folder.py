@@ -1,0 +1,169 @@
+"""Models in folders: weights.safetensors under PyTorch's names, and config.json, which builds the rest."""
+
+import json
+import os
+import pathlib
+import shutil
+import uuid
+
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from segblocks_jax.interop import files
+from segblocks_jax.interop.spec import ModelSpec
+from segblocks_jax.interop.torch import (
+    named_variables,
+    raise_misfits,
+    set_arrays,
+    torch_arrays,
+    torch_shape,
+)
+from segblocks_jax.models import SwiftNet
+
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.json"
+_FORMAT = {"format": "segblocks_jax", "version": "1"}
+
+
+def save_model(
+    folder: str | os.PathLike[str], model: SwiftNet | nnx.Dict, spec: ModelSpec
+) -> pathlib.Path:
+    """Writes a network, or a system ``nnx.Dict(net=..., policy=...)``, into a folder of its own.
+
+    `weights.safetensors` holds all parameters and running statistics under the names of the authors'
+    checkpoints (`net.backbone.conv1.weight`, `policy.policy_net.layers.0.weight`), kernels in OIHW;
+    PyTorch reads it with `safetensors.torch.load_file` and ``load_state_dict(..., strict=False)``.
+    `config.json` holds the spec. Both are written to a folder beside this one, which then takes its
+    place, so that an interrupted save leaves the old one as it was.
+
+    Args:
+        folder: made, with its parents; an older save in it is replaced.
+        model: what `spec` describes.
+        spec: what builds the model again.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the spec builds another model; lists every name that differs.
+        FileExistsError: the folder holds something that is no saved model.
+    """
+    folder = check_target(folder)
+    arrays = torch_arrays(model)
+    expected = named_variables(_abstract(spec))
+    raise_misfits(
+        f"save_model: the spec ({spec.name}, policy {spec.policy and spec.policy.name}) builds another"
+        f" model than this {type(model).__name__}",
+        {
+            "only in the spec's": expected.keys() - arrays.keys(),
+            "only in this": arrays.keys() - expected.keys(),
+            "of another shape": {
+                f"{name}: {arrays[name].shape}, the spec's {torch_shape(variable)}"
+                for name, (_, variable) in expected.items()
+                if name in arrays and arrays[name].shape != torch_shape(variable)
+            },
+        },
+    )
+    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    fresh.mkdir(parents=True)
+    try:
+        safetensors.numpy.save_file(arrays, fresh / WEIGHTS, metadata=_FORMAT)
+        text = json.dumps({**_FORMAT, "model": spec.to_dict()}, indent=2, allow_nan=False)
+        (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
+        _replace(folder, fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return folder
+
+
+def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of a folder that `save_model` may write or replace.
+
+    Raises:
+        FileExistsError: it holds something that is no saved model.
+    """
+    folder = pathlib.Path(folder)
+    own = {WEIGHTS, CONFIG}
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= own):
+        raise FileExistsError(
+            f"save_model: {folder} exists and is no saved model; move it away, or give another folder"
+        )
+    return folder
+
+
+def load_model(folder: str | os.PathLike[str]) -> SwiftNet | nnx.Dict:
+    """Builds the model of a folder of `save_model` and fills it, in evaluation mode.
+
+    Returns:
+        The system ``nnx.Dict(net=..., policy=...)``, or the network alone where the spec has no policy.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a broken file, another version of the format, or weights that don't fit the
+            configuration; lists every name.
+    """
+    folder = pathlib.Path(folder)
+    spec = load_spec(folder)
+    state = files.read_state(folder / WEIGHTS)
+    with safetensors.safe_open(folder / WEIGHTS, framework="np") as file:
+        _check_format(folder / WEIGHTS, file.metadata() or {})
+    system = _abstract(spec)
+    title = f"load_model: {folder / WEIGHTS} doesn't fit {CONFIG} ({spec.name})"
+    set_arrays(system, state, title, strict=True)
+    system.eval()
+    return system.net if spec.policy is None else system
+
+
+def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
+    """Reads only the configuration of a folder of `save_model`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model`.
+    """
+    folder = pathlib.Path(folder)
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"load_model: {folder} holds no {' and no '.join(missing)}; expected a folder that"
+            " save_model wrote"
+        )
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _check_format(path, content)
+        return ModelSpec.from_mapping(content["model"])
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"load_model: {path} can't be read ({type(error).__name__}: {error}); was it edited?"
+        ) from error
+
+
+def _abstract(spec: ModelSpec) -> nnx.Dict:
+    return nnx.eval_shape(lambda: spec.build(nnx.Rngs(0)))
+
+
+def _check_format(path: pathlib.Path, found: dict) -> None:
+    got = {key: found.get(key) for key in _FORMAT}
+    if got != _FORMAT:
+        raise ValueError(
+            f"load_model: {path} is of format {got['format']!r}, version {got['version']!r}; this"
+            f" library reads {_FORMAT['format']!r}, version {_FORMAT['version']!r}. Load a plain file"
+            " of weights with load_torch_state_dict"
+        )
+
+
+def _replace(folder: pathlib.Path, fresh: pathlib.Path) -> None:
+    """Puts a folder in the place of another; the old one comes back where that fails."""
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    old = fresh.with_name(f"{fresh.name}.old")
+    folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
