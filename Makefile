@@ -2,6 +2,8 @@
 # make test   builds everything, runs all tests, with the compiled handlers required
 # make check  formatters, linter, types
 
+# The CUDA handlers are built where there is a compiler for them.
+export SEGBLOCKS_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo

@@ -4,8 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_indexed_handlers as handlers
+from indexed_oracles import Units
 
 import segblocks_jax as sb
+from segblocks_jax.blocks.conv.indexed import indexed_conv
+from segblocks_jax.blocks.conv.packed import pack_kernel
+from segblocks_jax.blocks.conv.patches import index_patches
 
 pytestmark = pytest.mark.gpu
 
@@ -91,3 +96,105 @@ def test_the_backward_is_deterministic():
     first = np.asarray(gradient(pixels))
     for _ in range(5):
         np.testing.assert_array_equal(np.asarray(gradient(pixels)), first)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", handlers.CONVS)
+def test_indexed_conv(name, dtype, rng):
+    handlers.test_conv(name, dtype, rng)
+
+
+WIDE_CONVS = {
+    # Enough tiles for those of 128 columns.
+    "stride 4": handlers.Conv(64, 128, high=(24, 34, 34), low=(48, 18, 18), extras="sbr2"),
+    "partly live": handlers.Conv(
+        72, 128, high=(40, 34, 34), low=(9, 18, 18), counts=(29, 3), extras="b", activation=1
+    ),
+    # Channels by four.
+    "padded stem": handlers.Conv(
+        4, 64, 7, 7, 2, high=(6, 69, 69), low=(9, 37, 37), extras="sb", activation=1
+    ),
+    "few long sums": handlers.Conv(512, 512, high=(5, 6, 6), low=(11, 4, 4), extras="sbr"),
+    "depthwise": handlers.Conv(
+        96, 96, 5, 5, depthwise=True, high=(12, 20, 20), low=(20, 12, 12), extras="sb", activation=2
+    ),
+}
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", WIDE_CONVS)
+def test_indexed_conv_of_layers(name, dtype, rng, monkeypatch):
+    monkeypatch.setitem(handlers.CONVS, name, WIDE_CONVS[name])
+    handlers.test_conv(name, dtype, rng)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("window", "stride", "channels"), [(3, 2, 64), (2, 2, 7), (3, 1, 130)])
+def test_indexed_max_pool(window, stride, channels, dtype, rng):
+    handlers.test_max_pool(window, stride, channels, dtype, rng)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("channels", "extras"), [(128, ""), (19, "r"), (64, "r2"), (3, "2")])
+def test_indexed_upsample2(channels, extras, dtype, rng):
+    handlers.test_upsample2(channels, extras, dtype, rng)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("border", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("block", "factor", "padding"), [(8, 2, 0), (8, 2, 1), (6, 3, 2), (2, 2, 1)]
+)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_index_tables(share, block, factor, padding, border, rng):
+    handlers.test_index_tables(share, block, factor, padding, border, rng)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_indices_out_of_range_are_zeros(dtype, rng, monkeypatch):
+    """Nothing may be checked by waiting, and nothing may be read outside."""
+    conv = handlers.Conv(16, 24, counts=(3, 2))
+    units = Units.random(rng, 16, (conv.high, conv.low), dtype=jnp.dtype(dtype))
+    rows, ghosts = len(units.rows), len(units.means)
+    broken = Units(units.rows, units.means, tuple(p.copy() for p in units.patches), (99, 99))
+    wild = [-(2**31), -2, rows + ghosts, 2**31 - 1]
+    for good, bad in zip(units.patches, broken.patches, strict=True):
+        places = rng.random(good.shape) < 0.3
+        good[places] = -1
+        bad[places] = rng.choice(wild, places.sum())
+    monkeypatch.setattr(broken, "gathered", units.gathered, raising=True)
+    kernel = rng.standard_normal((3, 3, 16, 24)).astype(units.rows.dtype)
+    (expected, _, _), _ = conv.run(units, kernel, rng)
+    (got, _, _), _ = conv.run(broken, kernel, rng)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_captured_chain_of_convolutions_is_the_same_every_time(rng):
+    """As many launches in a row as are put into one command buffer."""
+    side, channels = 32, 64
+    grid = sb.BlockGrid.from_mask(
+        np.zeros((1, 8, 16), bool), 51, rng.random((1, 8, 16), np.float32)
+    )
+    patches = index_patches(grid, side, 1)
+    weights = rng.standard_normal((3, 3, channels, channels)) / np.sqrt(9 * channels)
+    kernel = pack_kernel(jnp.asarray(weights, jnp.bfloat16))
+    rows = jnp.asarray(rng.standard_normal((grid.num_pixels(side), channels)), jnp.bfloat16)
+
+    def chain(rows, implementation):
+        for _ in range(8):
+            rows, _ = indexed_conv(rows, patches, kernel, implementation=implementation)
+        return rows
+
+    run = jax.jit(chain, static_argnums=1)
+    first = np.asarray(run(rows, "ffi"))
+    for _ in range(5):
+        np.testing.assert_array_equal(np.asarray(run(rows, "ffi")), first)
+    expected = np.asarray(run(rows, "xla"), np.float64)
+    difference = np.linalg.norm(first.astype(np.float64) - expected)
+    assert difference <= 2**-6 * np.linalg.norm(expected)

@@ -1,32 +1,60 @@
-"""The C++ headers alone: small programs that check them, compiled and run here."""
+"""The C++ headers and CPU loops alone: small programs that check them, compiled and run here."""
 
 import pathlib
+import platform
 import shutil
 import subprocess
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+NATIVE = ROOT / "tests" / "native"
+FLAGS = (
+    *("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"),
+    *(f"-I{ROOT / 'xla_ffi'}", f"-I{ROOT / 'xla_ffi' / 'include'}"),
+)
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# Files that are compiled for an instruction set of x86, as CMakeLists.txt does.
+X86_TILES = {
+    "tiles_avx2.cc": ("-mavx2", "-mfma"),
+    "tiles_avx512.cc": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+}
+
+
+def run(*command: str | pathlib.Path) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture
+def compiler() -> str:
+    found = shutil.which("c++")
+    if found is None:
+        pytest.skip("no C++ compiler on PATH")
+    return found
 
 
 @pytest.mark.parametrize("name", ["layout", "parallel"])
-def test_headers(name: str, tmp_path: pathlib.Path) -> None:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler on PATH")
-    program = tmp_path / name
-    build = subprocess.run(
-        [
-            compiler,
-            *("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"),
-            *(f"-I{ROOT / 'xla_ffi'}", f"-I{ROOT / 'xla_ffi' / 'include'}"),
-            str(ROOT / "tests" / "native" / f"test_{name}.cc"),
-            *("-o", str(program)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert build.returncode == 0, build.stderr
-    run = subprocess.run([program], capture_output=True, text=True, check=False, timeout=60)
-    assert run.returncode == 0, run.stdout
+def test_headers(name: str, compiler: str, tmp_path: pathlib.Path) -> None:
+    run(compiler, *FLAGS, NATIVE / f"test_{name}.cc", "-o", tmp_path / name)
+    run(tmp_path / name)
+
+
+@pytest.mark.parametrize("extra", [(), SANITIZED], ids=["plain", "sanitized"])
+def test_indexed_operations(extra: tuple[str, ...], compiler: str, tmp_path: pathlib.Path) -> None:
+    if extra:
+        (tmp_path / "empty.cc").write_text("int main() {}\n")
+        link = [compiler, *extra, tmp_path / "empty.cc", "-o", tmp_path / "empty"]
+        if subprocess.run(link, capture_output=True, check=False).returncode != 0:
+            pytest.skip("the compiler has no sanitizers")
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    flags = (*FLAGS, *extra, *(("-DSEGBLOCKS_X86_TILES",) if x86 else ()))
+    sources = [*ROOT.glob("xla_ffi/cpu/index*.cc"), *ROOT.glob("xla_ffi/cpu/tiles*.cc")]
+    objects = []
+    for source in [*sources, NATIVE / "test_indexed_conv.cc"]:
+        if source.name in X86_TILES and not x86:
+            continue
+        objects.append(tmp_path / f"{source.stem}.o")
+        run(compiler, *flags, *X86_TILES.get(source.name, ()), "-c", source, "-o", objects[-1])
+    run(compiler, *flags, *objects, "-o", tmp_path / "test")
+    run(tmp_path / "test")

@@ -5,8 +5,9 @@
 #include <initializer_list>
 #include <string>
 
-#include "bindings/registrations.h"
+#include "bindings/indexed_registrations.h"
 #include "cuda/kernels.h"
+#include "segblocks/indexed_geometry.h"
 
 namespace segblocks::bindings {
 namespace {
@@ -18,6 +19,13 @@ struct Cuda {
 
   template <typename Call>
   static ffi::Error run(Context stream, const std::string& operation, const Call& call) {
+    if constexpr (requires { call.units; }) {
+      if (!fits_int32(call)) {
+        return ffi::Error::InvalidArgument(
+            operation + ": got index tables or outputs of 2^31 entries or more, expected fewer; " +
+            "split the batch");
+      }
+    }
     const cudaError_t status = cuda::launch(stream, call);
     if (status == cudaSuccess) return ffi::Error::Success();
     return ffi::Error::Internal(
@@ -30,6 +38,6 @@ struct Cuda {
 
 PYBIND11_MODULE(_ffi_cuda, module) {
   module.doc() = "Compiled handlers of segblocks_jax for the platform CUDA.";
-  module.def("registrations", &segblocks::bindings::registrations<segblocks::bindings::Cuda>,
+  module.def("registrations", &segblocks::bindings::all_registrations<segblocks::bindings::Cuda>,
              "Returns {operation: {FFI target name: capsule}}.");
 }

@@ -8,6 +8,7 @@
 #include <cuda_runtime_api.h>
 
 #include "segblocks/calls.h"
+#include "segblocks/indexed_calls.h"
 
 namespace segblocks::cuda {
 
@@ -15,6 +16,13 @@ cudaError_t launch(cudaStream_t stream, const SplitCall& call);
 cudaError_t launch(cudaStream_t stream, const CombineCall& call);
 cudaError_t launch(cudaStream_t stream, const PadCall& call);
 cudaError_t launch(cudaStream_t stream, const PadBackwardCall& call);
+
+// Of indexed operations: for calls that have outputs and for which fits_int32() holds. Which units
+// are live is read on the GPU. Indices out of range stand for rows of zeros.
+cudaError_t launch(cudaStream_t stream, const IndexedConvCall& call);
+cudaError_t launch(cudaStream_t stream, const IndexedMaxPoolCall& call);
+cudaError_t launch(cudaStream_t stream, const IndexedUpsample2Call& call);
+cudaError_t launch(cudaStream_t stream, const IndexTablesCall& call);
 
 }  // namespace segblocks::cuda
 

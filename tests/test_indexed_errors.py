@@ -1,0 +1,272 @@
+"""Malformed calls of the handlers of indexed operations: an error that names the argument, no crash."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+Buffer = tuple[tuple[int, ...], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A valid call of a handler; tests spoil it by replacing parts.
+
+    Operands are zeros but for those in `data`.
+    """
+
+    operands: dict[str, Buffer]
+    results: dict[str, Buffer]
+    attributes: dict[str, int]
+    data: dict[str, np.ndarray]
+
+    def run(self, target: str) -> list[np.ndarray]:
+        arrays = [
+            jnp.asarray(self.data[name]) if name in self.data else jnp.zeros(*buffer)
+            for name, buffer in self.operands.items()
+        ]
+        types = [jax.ShapeDtypeStruct(*buffer) for buffer in self.results.values()]
+        values = {name: np.int64(value) for name, value in self.attributes.items()}
+        results = jax.jit(lambda *a: jax.ffi.ffi_call(target, types)(*a, **values))(*arrays)
+        return [np.asarray(result) for result in results]
+
+    def spoilt(self, name: str, shape: tuple[int, ...], dtype: str) -> "Call":
+        part = "operands" if name in self.operands else "results"
+        data = {key: value for key, value in self.data.items() if key != name}
+        buffers = getattr(self, part) | {name: (shape, dtype)}
+        return dataclasses.replace(self, **{part: buffers}, data=data)
+
+
+UNITS = {
+    "rows": ((9, 20), "float32"),
+    "means": ((2, 4), "int32"),
+    "high": ((2, 5, 6), "int32"),
+    "low": ((3, 3, 4), "int32"),
+    "counts": ((2,), "int32"),
+}
+COUNTS = {"counts": np.array([2, 3], np.int32)}
+GHOSTS = {"ghosts": ((2, 20), "float32")}
+OUTPUTS = 2 * 3 * 4 + 3 * 1 * 2
+SECOND = {"scale2": ((33,), "float32"), "bias2": ((33,), "float32")}
+ATTRIBUTES = {"kh": 3, "kw": 3, "stride": 1, "groups": 1, "activation": 1}
+MASK = np.array([[[True, False, True]]])
+CALLS = {
+    "segblocks_indexed_conv": Call(
+        UNITS
+        | {"weights": ((3, 180, 16), "float32")}
+        | {"scale": ((33,), "float32"), "bias": ((0,), "float32")}
+        | {"residual": ((OUTPUTS, 33), "float32")}
+        | SECOND,
+        {"out": ((OUTPUTS, 33), "float32"), "out2": ((OUTPUTS, 33), "float32")} | GHOSTS,
+        ATTRIBUTES,
+        COUNTS,
+    ),
+    "segblocks_indexed_max_pool": Call(
+        UNITS,
+        {"out": ((OUTPUTS, 20), "float32")} | GHOSTS,
+        {"window": 3, "stride": 1},
+        COUNTS,
+    ),
+    "segblocks_indexed_upsample2": Call(
+        UNITS
+        | {"residual": ((0, 20), "float32")}
+        | {"scale2": ((20,), "float32"), "bias2": ((20,), "float32")},
+        {"out": ((4 * (2 * 3 * 4 + 3 * 1 * 2), 20), "float32")} | GHOSTS,
+        {},
+        COUNTS,
+    ),
+    "segblocks_index_tables": Call(
+        {"mask": ((1, 1, 3), "bool"), "slots": ((1, 1, 3), "int32")}
+        | {"high_cells": ((2,), "int32"), "low_cells": ((1,), "int32")},
+        {"table_high": ((2, 6, 6), "int32"), "table_low": ((1, 4, 4), "int32")}
+        | {"ghost_rows": ((8, 4), "int32")},
+        {"block_size": 4, "low_factor": 2, "padding": 1, "border": 0},
+        {
+            "mask": MASK,
+            "slots": np.array([[[0, 2, 1]]], np.int32),
+            "high_cells": np.array([0, 2], np.int32),
+            "low_cells": np.array([1], np.int32),
+        },
+    ),
+}
+
+# Argument -> what to make of it, and what the error must say it expected.
+BUFFER_ERRORS: dict[str, list[tuple[tuple[int, ...], str, str]]] = {
+    "rows": [
+        ((9,), "float32", r"rank 2 \(r, c\)"),
+        ((9, 19), "float32", r"shape \(2, 19\)"),
+        ((9, 20), "float16", "dtype F32 or BF16"),
+        ((9, 20), "int32", "dtype F32 or BF16"),
+    ],
+    "means": [
+        ((8,), "int32", "rank 2"),
+        ((2, 0), "int32", "q >= 1"),
+        ((3, 4), "int32", r"shape \(3, 20\)"),
+        ((2, 4), "uint32", "dtype S32"),
+    ],
+    "high": [((2, 30), "int32", "rank 3"), ((2, 5, 6), "float32", "dtype S32")],
+    "low": [((3, 3, 4, 1), "int32", "rank 3"), ((3, 1, 1), "int32", "at least . x .")],
+    "counts": [((3,), "int32", r"shape \(2\)"), ((2,), "int16", "dtype S32")],
+    "weights": [
+        ((180, 33), "float32", r"shape \(3, 180, 16\)"),
+        ((2, 180, 16), "float32", r"shape \(3, 180, 16\)"),
+        ((3, 180, 16), "bfloat16", "dtype F32 like argument 'rows'"),
+    ],
+    "scale": [((32,), "float32", r"shape \(33\)"), ((33,), "bfloat16", "dtype F32")],
+    "bias": [((1,), "float32", r"shape \(33\)"), ((0, 33), "float32", r"shape \(33\)")],
+    "residual": [((1, 7), "float32", r"shape \("), ((0, 20), "bfloat16", "dtype F32")],
+    "scale2": [((0,), "float32", r"like argument 'scale2'"), ((7,), "float32", "shape")],
+    "bias2": [((0,), "float32", r"like argument 'scale2'"), ((7,), "float32", "shape")],
+    "out": [
+        ((OUTPUTS,), "float32", r"rank 2|shape \("),
+        ((OUTPUTS + 1, 20), "float32", r"shape \("),
+        ((OUTPUTS, 33), "bfloat16", "dtype F32|weights"),
+    ],
+    "out2": [((0, 33), "float32", "rows where scale2"), ((OUTPUTS, 32), "float32", "shape")],
+    "ghosts": [((3, 20), "float32", r"shape \(2, 20\)"), ((2, 20), "bfloat16", "dtype F32")],
+    "mask": [((1, 3), "bool", "shape"), ((1, 1, 3), "int32", "dtype PRED")],
+    "slots": [((3,), "int32", "rank 3"), ((1, 0, 3), "int32", "gh >= 1")],
+    "high_cells": [((4,), "int32", "a number in 0 .. 3"), ((1,), "int32", r"shape \(2\)")],
+    "low_cells": [((2,), "int32", r"shape \(1\)"), ((1,), "uint8", "dtype S32")],
+    "table_high": [((2, 6, 5), "int32", r"shape \(2, 6, 6\)")],
+    "table_low": [((1, 6, 6), "int32", r"shape \(1, 4, 4\)"), ((1, 4, 4), "int8", "S32")],
+    "ghost_rows": [((8,), "int32", r"shape \(8, 4\)"), ((9, 4), "int32", r"shape \(8, 4\)")],
+}
+ATTRIBUTE_ERRORS = [
+    ("kh", 0, "a number in 1 .."),
+    ("kw", -3, "a number in 1 .."),
+    ("kh", 2**62, "a number in 1 .."),
+    ("kw", 5, "at least 3 x 5"),
+    ("kw", 2, r"shape \("),
+    ("stride", 0, "a number in 1 .."),
+    ("stride", 2**40, "a number in 1 .."),
+    ("stride", 2, r"shape \("),
+    ("groups", 0, "1, or one channel a group"),
+    ("groups", 2, "1, or one channel a group"),
+    ("groups", 20, "1, or one channel a group"),
+    ("activation", 3, "a number in 0 .. 2"),
+    ("window", 0, "a number in 1 .."),
+    ("window", 4, "at least 4 x 4"),
+    ("block_size", 3, "a multiple of low_factor 2"),
+    ("block_size", 0, "a number in 1 .."),
+    ("block_size", 2**40, "a number in 1 .."),
+    ("block_size", 6, r"shape \("),
+    ("low_factor", 0, "a number >= 1"),
+    ("low_factor", 2**62, "a multiple of"),
+    ("padding", -1, "a number in 0 .."),
+    ("padding", 2, r"shape \("),
+    ("border", 3, "a number in 0 .. 2"),
+]
+
+
+@pytest.mark.parametrize("target", CALLS)
+def test_valid_call_runs(target: str) -> None:
+    results = CALLS[target].run(target)
+    assert all(not result.any() for result in results) == (target != "segblocks_index_tables")
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "shape", "dtype", "expected"),
+    [
+        (target, name, *error)
+        for target, call in CALLS.items()
+        for name in call.operands | call.results
+        for error in BUFFER_ERRORS[name]
+    ],
+)
+def test_wrong_buffers(
+    target: str, name: str, shape: tuple[int, ...], dtype: str, expected: str
+) -> None:
+    with pytest.raises(Exception, match=rf"(?s){target}: argument '\w+': got .*({expected})"):
+        CALLS[target].spoilt(name, shape, dtype).run(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "value", "expected"),
+    [
+        (target, name, value, expected)
+        for target, call in CALLS.items()
+        for name, value, expected in ATTRIBUTE_ERRORS
+        if name in call.attributes
+    ],
+)
+def test_wrong_attributes(target: str, name: str, value: int, expected: str) -> None:
+    call = CALLS[target]
+    spoilt = dataclasses.replace(call, attributes=call.attributes | {name: value})
+    with pytest.raises(
+        Exception, match=rf"(?s){target}: argument '\w+': got .*expected .*{expected}"
+    ):
+        spoilt.run(target)
+
+
+def test_one_of_two_outputs_is_needed() -> None:
+    target = "segblocks_indexed_conv"
+    call = CALLS[target]
+    for name in ("scale2", "bias2"):
+        call = call.spoilt(name, (0,), "float32")
+    for name in ("out", "out2"):
+        call = call.spoilt(name, (0, 33), "float32")
+    with pytest.raises(Exception, match=r"argument 'out': got .* at least one of"):
+        call.run(target)
+
+
+def int32(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def one(shape: tuple[int, ...], position: int, value: int) -> np.ndarray:
+    array = np.zeros(shape, np.int32)
+    array.reshape(-1)[position] = value
+    return array
+
+
+INDEXED_DATA = [
+    ("counts", int32(3, 3), "3 live units of argument 'high', expected a number in 0 .. 2"),
+    ("counts", int32(0, -1), "-1 live units of argument 'low', expected a number in 0 .. 3"),
+    ("high", one((2, 5, 6), 31, 11), "index 11 at position 31, expected an index in -1 .. 10"),
+    ("high", one((2, 5, 6), 59, -2), "index -2 at position 59"),
+    ("low", one((3, 3, 4), 35, 2**31 - 1), "index 2147483647 at position 35"),
+    ("low", one((3, 3, 4), 0, -(2**31)), "index -2147483648 at position 0"),
+    ("means", one((2, 4), 7, 9), "row 9 of ghost 1, expected a row in 0 .. 8"),
+    ("means", one((2, 4), 1, -1), "row -1 of ghost 0"),
+]
+GRID_DATA = [
+    ("slots", int32(0, 3, 1).reshape(1, 1, 3), "slot 3 in cell 1, expected a slot in 0 .. 2"),
+    ("slots", int32(-1, 2, 1).reshape(1, 1, 3), "slot -1 in cell 0"),
+    ("slots", int32(0, 2, 0).reshape(1, 1, 3), "cell 2 at position 1, expected the cell whose"),
+    ("mask", ~MASK, "false in cell 0, expected true where"),
+    ("high_cells", int32(0, 3), "cell 3 at position 1"),
+    ("low_cells", int32(-1), "cell -1 at position 0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "data", "expected"),
+    [
+        (target, *error)
+        for target in CALLS
+        for error in (GRID_DATA if target == "segblocks_index_tables" else INDEXED_DATA)
+    ],
+)
+def test_wrong_data(target: str, name: str, data: np.ndarray, expected: str) -> None:
+    if jax.default_backend() != "cpu":
+        pytest.skip("only the CPU handlers read their data before they start")
+    call = CALLS[target]
+    spoilt = dataclasses.replace(call, data=call.data | {name: data})
+    with pytest.raises(Exception, match=f"(?s){target}: argument '\\w+': got {expected}"):
+        spoilt.run(target)
+
+
+@pytest.mark.parametrize("target", sorted(CALLS)[1:])
+def test_data_of_dead_units_and_unused_ghosts_is_not_read(target: str) -> None:
+    wild = {
+        "counts": int32(1, 2),
+        "high": one((2, 5, 6), 30, 99),
+        "low": one((3, 3, 4), 35, -7),
+        "means": np.array([[-1, 99, 0, 0], [0, 0, 0, 0]], np.int32),
+    }
+    dataclasses.replace(CALLS[target], data=wild).run(target)

@@ -1,0 +1,236 @@
+"""The handlers of indexed operations against numpy, and their errors."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import indexed_oracles
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from indexed_oracles import Units
+
+BF16 = jnp.dtype("bfloat16")
+EMPTY = np.zeros(0, np.float32)
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+
+def call(
+    target: str,
+    results: list[tuple[tuple[int, ...], np.dtype | type]],
+    operands: list[np.ndarray],
+    attributes: Mapping[str, int],
+) -> list[np.ndarray]:
+    types = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
+    values = {name: np.int64(value) for name, value in attributes.items()}
+    function = jax.jit(lambda *arrays: jax.ffi.ffi_call(target, types)(*arrays, **values))
+    return [np.asarray(result) for result in function(*map(jnp.asarray, operands))]
+
+
+def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
+    """Up to float32's rounding of sums; or to bfloat16's of results."""
+    if got.dtype == BF16:
+        np.testing.assert_allclose(got.astype(np.float64), expected, rtol=2**-8, atol=1e-5)
+    else:
+        scale = np.abs(expected).max(initial=1.0)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolution: channels in and out, window, and the units' patches."""
+
+    c: int
+    k: int
+    kh: int = 3
+    kw: int = 3
+    stride: int = 1
+    depthwise: bool = False
+    high: tuple[int, int, int] = (3, 10, 10)
+    low: tuple[int, int, int] = (2, 6, 6)
+    counts: tuple[int, int] | None = None
+    activation: int = 0
+    extras: str = ""  # Of "s" scale, "b" bias, "r" residual, "2" second output, "o" no first one.
+
+    def outputs(self) -> list[int]:
+        return [
+            max((h - self.kh) // self.stride + 1, 0) * max((w - self.kw) // self.stride + 1, 0)
+            for _, h, w in (self.high, self.low)
+        ]
+
+    def run(
+        self, units: Units, kernel: np.ndarray, rng: np.random.Generator
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Returns what the handler gives and what is expected: out, out2, ghosts."""
+        k, dtype = self.k, units.rows.dtype
+        capacity = units.capacity(self.outputs())
+        vectors = rng.standard_normal((4, k)).astype(np.float32)
+        scale, bias, scale2, bias2 = (
+            v if key in self.extras else EMPTY for v, key in zip(vectors, "sb22", strict=True)
+        )
+        residual = rng.standard_normal((capacity if "r" in self.extras else 0, k)).astype(dtype)
+        weights = indexed_oracles.packed(kernel)
+        if self.depthwise:
+            weights = kernel.reshape(-1, k)
+        rows = (0 if "o" in self.extras else capacity, capacity if "2" in self.extras else 0)
+        got = call(
+            "segblocks_indexed_conv",
+            [((rows[0], k), dtype), ((rows[1], k), dtype), (units.ghosts().shape, dtype)],
+            [*units.operands, weights, scale, bias, residual, scale2, bias2],
+            {
+                "kh": self.kh,
+                "kw": self.kw,
+                "stride": self.stride,
+                "groups": self.c if self.depthwise else 1,
+                "activation": self.activation,
+            },
+        )
+        y = indexed_oracles.conv(units, kernel, self.stride, self.depthwise)
+        y = y * (scale if scale.size else 1) + (bias if bias.size else 0)
+        y = y + (residual[: len(y)].astype(np.float64) if len(residual) else 0)
+        y = [y, np.maximum(y, 0), np.clip(y, 0, 6)][self.activation]
+        second = np.maximum(y * scale2 + bias2, 0) if scale2.size else y[:0]
+        return got, [y[: min(len(y), rows[0])], second, units.ghosts().astype(np.float64)]
+
+
+CONVS = {
+    "rgb_stem": Conv(3, 64, 7, 7, 2, high=(2, 22, 22), low=(3, 14, 14), extras="sb", activation=1),
+    "one_tile": Conv(64, 64),
+    "two_groups": Conv(32, 128, extras="sbr2", activation=1),
+    "many_groups": Conv(24, 304, high=(9, 6, 6)),
+    "three_panels": Conv(20, 42, extras="b", activation=2),
+    "one_channel_in": Conv(1, 17, 5, 5),
+    "prime_channels": Conv(19, 3, extras="r2o"),
+    "prime_254": Conv(254, 19, extras="s"),
+    "three_passes": Conv(520, 48, high=(2, 5, 5), low=(1, 4, 4)),
+    "pointwise": Conv(64, 80, 1, 1, extras="2", activation=1),
+    "pointwise_stride2": Conv(17, 33, 1, 1, 2),
+    "wide_window": Conv(16, 16, 1, 9, 3, high=(2, 5, 17), low=(1, 4, 9)),
+    "unit_of_one_pixel": Conv(20, 32, high=(40, 3, 3), low=(7, 3, 3)),
+    "one_large_unit": Conv(8, 24, high=(1, 34, 430), low=(0, 0, 0)),
+    "wide_rows": Conv(16, 8, high=(1, 4, 802), low=(0, 3, 3)),
+    "no_high": Conv(17, 16, high=(0, 1, 1)),
+    "part_live": Conv(33, 40, counts=(2, 1), extras="r"),
+    "no_channels": Conv(0, 20, extras="b"),
+    "none_live": Conv(33, 40, counts=(0, 0)),
+    "depthwise": Conv(96, 96, 5, 5, depthwise=True, extras="sb", activation=2),
+    "depthwise_prime": Conv(43, 43, depthwise=True, stride=2, extras="r2"),
+    "depthwise_few": Conv(7, 7, 7, 7, depthwise=True, low=(3, 7, 8)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CONVS)
+def test_conv(name: str, dtype: str, rng: np.random.Generator) -> None:
+    conv = CONVS[name]
+    units = Units.random(
+        rng, conv.c, (conv.high, conv.low), counts=conv.counts, dtype=jnp.dtype(dtype)
+    )
+    depth = 1 if conv.depthwise else conv.c
+    fan_in = conv.kh * conv.kw * depth
+    kernel = rng.standard_normal((conv.kh, conv.kw, depth, conv.k)) / np.sqrt(max(fan_in, 1))
+    got, expected = conv.run(units, kernel.astype(units.rows.dtype), rng)
+    live = units.means[:, 0] >= 0
+    for result, value in zip(got[:2], expected[:2], strict=True):
+        assert_close(result[: len(value)], value)
+    if len(expected[0]) or len(expected[1]):
+        assert_close(got[2][live], expected[2][live])
+
+
+def test_large_conv_is_the_same_every_time(rng: np.random.Generator) -> None:
+    conv = Conv(48, 200, high=(30, 12, 12), low=(40, 8, 8))
+    units = Units.random(rng, conv.c, (conv.high, conv.low), num_rows=2000, ghosts=500)
+    kernel = rng.standard_normal((3, 3, 48, 200)).astype(np.float32)
+    got, expected = conv.run(units, kernel, np.random.default_rng(1))
+    assert_close(got[0], expected[0])
+    for _ in range(10):
+        again, _ = conv.run(units, kernel, np.random.default_rng(1))
+        np.testing.assert_array_equal(again[0], got[0])
+
+
+def test_conv_keeps_nan_and_zero_rows_apart(rng: np.random.Generator) -> None:
+    rows = np.full((3, 16), np.nan, np.float32)
+    rows[0] = 1
+    patch = np.array([[[0, -1]], [[1, 0]]], np.int32)
+    units = Units(rows, np.zeros((0, 4), np.int32), (patch, patch[:0]), (2, 0))
+    conv = Conv(16, 16, 1, 2, high=(2, 1, 2), low=(0, 1, 2), activation=1)
+    (out, _, _), _ = conv.run(units, np.ones((1, 2, 16, 16), np.float32), rng)
+    assert (out[0] == 16).all()
+    assert np.isnan(out[1]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("window", "stride", "channels"), [(3, 2, 64), (2, 2, 7), (3, 1, 130)])
+def test_max_pool(
+    window: int, stride: int, channels: int, dtype: str, rng: np.random.Generator
+) -> None:
+    sizes = ((3, 9, 8), (2, 5, 5))
+    units = Units.random(rng, channels, sizes, counts=(3, 1), dtype=jnp.dtype(dtype))
+    outputs = [((h - window) // stride + 1) * ((w - window) // stride + 1) for _, h, w in sizes]
+    out, _ = call(
+        "segblocks_indexed_max_pool",
+        [((units.capacity(outputs), channels), units.rows.dtype), ((5, channels), dtype)],
+        units.operands,
+        {"window": window, "stride": stride},
+    )
+    expected = indexed_oracles.max_pool(units, window, stride)
+    assert_close(out[: len(expected)], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("channels", "extras"), [(128, ""), (19, "r"), (64, "r2"), (3, "2")])
+def test_upsample2(channels: int, extras: str, dtype: str, rng: np.random.Generator) -> None:
+    sizes = ((3, 6, 5), (2, 3, 4))
+    units = Units.random(rng, channels, sizes, counts=(2, 2), dtype=jnp.dtype(dtype))
+    capacity = units.capacity([4 * (h - 2) * (w - 2) for _, h, w in sizes])
+    residual = rng.standard_normal((capacity if "r" in extras else 0, channels)).astype(dtype)
+    scale2, bias2 = rng.standard_normal((2, channels if "2" in extras else 0)).astype(np.float32)
+    out, _ = call(
+        "segblocks_indexed_upsample2",
+        [((capacity, channels), units.rows.dtype), ((5, channels), units.rows.dtype)],
+        [*units.operands, residual, scale2, bias2],
+        {},
+    )
+    y = indexed_oracles.upsample2(units)
+    y = y + (residual[: len(y)].astype(np.float64) if len(residual) else 0)
+    assert_close(out[: len(y)], np.maximum(y * scale2 + bias2, 0) if scale2.size else y)
+
+
+@pytest.mark.parametrize("border", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("block", "factor", "padding"),
+    [(8, 2, 0), (8, 2, 1), (8, 2, 2), (8, 2, 3), (4, 4, 1), (6, 3, 2), (2, 2, 1), (3, 1, 1)],
+)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_index_tables(
+    share: float, block: int, factor: int, padding: int, border: int, rng: np.random.Generator
+) -> None:
+    mask = rng.random((2, 3, 4)) < share
+    got = index_tables(mask, block, factor, padding, border)
+    packing = oracles.Packing(mask, block, factor)
+    expected = indexed_oracles.index_tables(packing, padding, border)
+    for result, value in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(result, value)
+
+
+def index_tables(
+    mask: np.ndarray, block: int, factor: int, padding: int, border: int
+) -> list[np.ndarray]:
+    flat = mask.reshape(-1)
+    cells = np.concatenate([np.flatnonzero(flat), np.flatnonzero(~flat)]).astype(np.int32)
+    slots = np.argsort(cells).astype(np.int32).reshape(mask.shape)
+    num_high, low_side = int(flat.sum()), block // factor
+    wide, low_wide = block + 2 * padding, low_side + 2 * padding
+    ring = low_side**2 - max(low_side - 2 * padding, 0) ** 2
+    return call(
+        "segblocks_index_tables",
+        [
+            ((num_high, wide, wide), np.int32),
+            ((flat.size - num_high, low_wide, low_wide), np.int32),
+            ((num_high * ring, factor**2), np.int32),
+        ],
+        [mask, slots, cells[:num_high], cells[num_high:]],
+        {"block_size": block, "low_factor": factor, "padding": padding, "border": border},
+    )

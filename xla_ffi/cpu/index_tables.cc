@@ -1,0 +1,124 @@
+// Index tables of a grid of blocks, in runs of consecutive rows.
+
+#include "segblocks/index_tables.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "cpu/indexed_kernels.h"
+#include "cpu/workers.h"
+
+namespace segblocks::cpu {
+namespace {
+
+Problem check_cells(const char* argument, const int32_t* cells, int64_t count, int64_t first_slot,
+                    const IndexTablesCall& call) {
+  const BlockLayout& blocks = call.layout.blocks;
+  for (int64_t k = 0; k < count; ++k) {
+    const int32_t cell = cells[k];
+    if (cell >= 0 && cell < blocks.cells() && call.slots[cell] == first_slot + k) continue;
+    return {argument, "cell " + std::to_string(cell) + " at position " + std::to_string(k),
+            "the cell whose slot is " + std::to_string(first_slot + k)};
+  }
+  return {};
+}
+
+Problem check_grid(const IndexTablesCall& call) {
+  const BlockLayout& blocks = call.layout.blocks;
+  for (int64_t cell = 0; cell < blocks.cells(); ++cell) {
+    const int32_t slot = call.slots[cell];
+    const std::string where = " in cell " + std::to_string(cell);
+    if (!blocks.has_slot(slot)) {
+      return {"slots", "slot " + std::to_string(slot) + where,
+              "a slot in 0 .. " + std::to_string(blocks.cells() - 1)};
+    }
+    if (blocks.is_high(slot) == call.mask[cell]) continue;
+    return {"mask", (call.mask[cell] ? "true" : "false") + where,
+            "true where the slot is below the number of high cells, else false"};
+  }
+  if (Problem p = check_cells("high_cells", call.high_cells, blocks.num_high, 0, call); p.found()) {
+    return p;
+  }
+  return check_cells("low_cells", call.low_cells, blocks.num_low(), blocks.num_high, call);
+}
+
+// Patches and means of single blocks.
+class Tables {
+ public:
+  explicit Tables(const IndexTablesCall& call) : call_(call), layout_(call.layout) {}
+
+  void block(int64_t slot) const {
+    const bool high = layout_.blocks.is_high(slot);
+    const int64_t block = high ? slot : slot - layout_.blocks.num_high;
+    const Cell cell = layout_.blocks.cell(high ? call_.high_cells[block] : call_.low_cells[block]);
+    patch(cell, slot, high, (high ? call_.high : call_.low) + block * layout_.patch_area(high));
+    if (high) means(cell, slot, call_.means + slot * layout_.ring() * square());
+  }
+
+ private:
+  int64_t square() const { return layout_.blocks.factor * layout_.blocks.factor; }
+
+  void patch(const Cell& cell, int64_t slot, bool high, int32_t* out) const {
+    const int64_t padding = layout_.padding;
+    const int64_t side = layout_.blocks.side(high);
+    const int64_t width = layout_.patch_side(high);
+    for (int64_t i = 0; i < width; ++i, out += width) {
+      const bool inside = i >= padding && i < padding + side;
+      if (!inside) {
+        edge(cell, i, 0, width, out);
+        continue;
+      }
+      edge(cell, i, 0, padding, out);
+      const auto first = static_cast<int32_t>(layout_.blocks.pixel(slot, i - padding, 0));
+      std::iota(out + padding, out + padding + side, first);
+      edge(cell, i, padding + side, width, out);
+    }
+  }
+
+  void edge(const Cell& cell, int64_t i, int64_t begin, int64_t end, int32_t* out) const {
+    for (int64_t j = begin; j < end; ++j) {
+      out[j] = static_cast<int32_t>(layout_.index(call_.slots, cell, i, j));
+    }
+  }
+
+  void means(const Cell& cell, int64_t slot, int32_t* out) const {
+    const int64_t ring = layout_.ring();
+    if (!layout_.has_ghosts(call_.slots, cell)) {
+      std::fill(out, out + ring * square(), -1);
+      return;
+    }
+    const BlockLayout& blocks = layout_.blocks;
+    for (int64_t g = 0; g < ring; ++g) {
+      int64_t y;
+      int64_t x;
+      layout_.ring_cell(g, &y, &x);
+      for (int64_t i = 0; i < blocks.factor; ++i) {
+        const int64_t first = blocks.pixel(slot, y * blocks.factor + i, x * blocks.factor);
+        for (int64_t j = 0; j < blocks.factor; ++j) *out++ = static_cast<int32_t>(first + j);
+      }
+    }
+  }
+
+  const IndexTablesCall& call_;
+  const IndexTableLayout& layout_;
+};
+
+}  // namespace
+
+Problem index_tables(Workers& workers, const IndexTablesCall& call) {
+  if (Problem p = check_grid(call); p.found()) return p;
+  const IndexTableLayout& layout = call.layout;
+  const BlockLayout& blocks = layout.blocks;
+  const int64_t indices = blocks.num_high * layout.patch_area(true) +
+                          blocks.num_low() * layout.patch_area(false) +
+                          layout.num_ghosts() * blocks.factor * blocks.factor;
+  const Tables tables(call);
+  parallel_for(workers, blocks.cells(), indices * static_cast<int64_t>(sizeof(int32_t)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t slot = begin; slot < end; ++slot) tables.block(slot);
+               });
+  return {};
+}
+
+}  // namespace segblocks::cpu

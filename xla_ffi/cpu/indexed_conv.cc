@@ -1,0 +1,319 @@
+// The indexed convolution: an implicit matrix product whose left rows are found by address.
+//
+// A chunk is a box of output pixels. The rows that it reads become a table of addresses; tiles of a
+// few pixels, which cross rows and units of the box freely, then run over taps and depth. Where
+// rows are short or not float32, the table points into a small copy of them, and a kernel row of
+// taps is one contiguous run.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "cpu/indexed_kernels.h"
+#include "cpu/indexed_rows.h"
+
+namespace segblocks::cpu {
+namespace {
+
+// Below, the copy of rows pays: a tap would be a handful of products.
+constexpr int64_t kShortRow = 16;
+constexpr int64_t kMostPixels = 384;
+// What one pass over a chunk reads of the weights, so that they stay in a core's own cache.
+constexpr int64_t kPassBytes = 640 * 1024;
+// From so many groups of panels on, threads share the weights, not the pixels.
+constexpr int64_t kGroupsApart = 3;
+constexpr int64_t kItemsPerThread = 8;
+
+// Panels first .. first+count-1.
+struct Group {
+  int64_t first;
+  int64_t count;
+};
+
+// What a thread works in.
+struct Workspace {
+  std::vector<const float*> table;
+  std::vector<const float* const*> entries;
+  std::vector<int64_t> offsets;
+  std::vector<float> copies;
+  std::vector<float> sums;
+};
+
+// float32 vectors of whole panels, filled up with ones or zeros.
+std::vector<float> filled(const float* values, float missing, const IndexedConvCall& call) {
+  std::vector<float> result(call.panels() * kPanel, missing);
+  if (values != nullptr) std::copy(values, values + call.features, result.begin());
+  return result;
+}
+
+class Convolution {
+ public:
+  Convolution(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call)
+      : workers_(workers),
+        kernels_(kernels),
+        call_(call),
+        chunks_(call, most_pixels(workers, call)),
+        addresses_(call.input),
+        scale_(filled(call.scale, 1.0f, call)),
+        bias_(filled(call.bias, 0.0f, call)),
+        copied_(call.input.element != Element::kFloat32 || call.input.channels < kShortRow),
+        merged_(copied_ && !call.depthwise),
+        taps_(merged_ ? call.window.height : call.window.area()),
+        depth_(merged_ ? call.window.width * call.input.channels : call.input.channels),
+        num_groups_(count_groups(call)),
+        apart_(num_groups_ >= kGroupsApart && !call.depthwise) {
+    convert_weights();
+    const int64_t pass_bytes = depth_ * kMostPanels * kPanel * static_cast<int64_t>(sizeof(float));
+    const int64_t most = std::max<int64_t>(kPassBytes / std::max<int64_t>(pass_bytes, 1), 1);
+    passes_ = call.depthwise ? 1 : ceil_div(taps_, most);
+  }
+
+  void run() {
+    const int64_t items = chunks_.count() * (apart_ ? num_groups_ : 1);
+    const int64_t lanes = std::min(std::max<int64_t>(workers_.num_threads(), 1), items);
+    if (items == 0) return;
+    std::vector<Workspace> workspaces(lanes);
+    for (Workspace& workspace : workspaces) reserve(&workspace);
+    parallel_items(workers_, items, lanes, [&](int64_t item, int64_t lane) {
+      Workspace& workspace = workspaces[lane];
+      const Chunk chunk = chunks_[apart_ ? item % chunks_.count() : item];
+      prepare(chunk, &workspace);
+      if (apart_) return run_group(chunk, group(item / chunks_.count()), workspace);
+      for (int64_t g = 0; g < num_groups_; ++g) run_group(chunk, group(g), workspace);
+    });
+  }
+
+ private:
+  static int64_t most_pixels(Workers& workers, const IndexedConvCall& call) {
+    const int64_t outputs = call.units.counts[0] * call.outputs(call.units.high).area() +
+                            call.units.counts[1] * call.outputs(call.units.low).area();
+    const int64_t groups = call.depthwise ? 1 : count_groups(call);
+    const int64_t items = workers.num_threads() * kItemsPerThread;
+    const int64_t fair = ceil_div(outputs * (groups >= kGroupsApart ? groups : 1), items);
+    return std::clamp<int64_t>(fair, 48, kMostPixels);
+  }
+
+  void convert_weights() {
+    weights_ = static_cast<const float*>(call_.weights);
+    if (call_.input.element == Element::kFloat32) return;
+    const int64_t rows = call_.depthwise ? 1 : call_.panels();
+    const int64_t count = call_.depthwise ? call_.window.area() * call_.features
+                                          : call_.window.area() * call_.input.channels * kPanel;
+    converted_.resize(rows * count);
+    const auto* weights = static_cast<const uint16_t*>(call_.weights);
+    const int64_t bytes = rows * count * static_cast<int64_t>(sizeof(float));
+    parallel_for(workers_, rows, bytes, [&](int64_t begin, int64_t end) {
+      kernels_.bfloat16.to_float(weights + begin * count, (end - begin) * count,
+                                 converted_.data() + begin * count);
+    });
+    weights_ = converted_.data();
+  }
+
+  // Groups of as equal a number of panels as can be. The rows of a depthwise convolution end with
+  // their last channel, and no vector may read past it: there, a last panel that isn't full makes
+  // a group of its own.
+  Group group(int64_t g) const {
+    const int64_t panels = call_.depthwise ? call_.features / kPanel : call_.panels();
+    const int64_t groups = ceil_div(panels, kMostPanels);
+    if (g == groups) return {panels, 1};
+    const int64_t first = g * panels / groups;
+    return {first, (g + 1) * panels / groups - first};
+  }
+
+  bool is_rest(const Group& group) const {
+    return call_.depthwise && group.first == call_.features / kPanel;
+  }
+
+  static int64_t count_groups(const IndexedConvCall& call) {
+    if (!call.depthwise) return ceil_div(call.panels(), kMostPanels);
+    return ceil_div(call.features / kPanel, kMostPanels) + (call.features % kPanel != 0 ? 1 : 0);
+  }
+
+  void reserve(Workspace* workspace) const {
+    const int64_t table = chunks_.most(
+        [&](const Chunk& chunk) { return chunk.units * chunk.patch_area(call_.window); });
+    const int64_t pixels = chunks_.most([](const Chunk& chunk) { return chunk.pixels(); });
+    workspace->table.resize(table);
+    workspace->entries.resize(pixels + kPanel);
+    workspace->offsets.resize(taps_);
+    if (copied_) workspace->copies.resize(table * call_.input.channels);
+    workspace->sums.resize((passes_ == 1 ? kPanel : pixels + kPanel) * kMostPanels * kPanel);
+  }
+
+  // Copies the rows that consecutive positions of a patch read.
+  void copy_rows(const int32_t* indices, int64_t count, float* copies) const {
+    const int64_t channels = call_.input.channels;
+    const RowLoops& loops = row_loops(kernels_, call_.input.element);
+    const bool is_float = call_.input.element == Element::kFloat32;
+    if (channels == 0) return;
+    for (int64_t j = 0; j < count;) {
+      const int64_t index = indices[j];
+      int64_t run = 1;
+      if (index >= 0 && index < call_.input.num_rows) {
+        const int64_t most = std::min(count - j, call_.input.num_rows - index);
+        while (run < most && indices[j + run] == index + run) ++run;
+      }
+      const void* rows = addresses_(index);
+      if (is_float) {
+        std::memcpy(copies + j * channels, rows, run * channels * sizeof(float));
+      } else {
+        loops.to_float(rows, run * channels, copies + j * channels);
+      }
+      j += run;
+    }
+  }
+
+  // The table of a chunk, where each pixel begins in it, and where each tap lies from there.
+  void prepare(const Chunk& chunk, Workspace* workspace) const {
+    const Window& window = call_.window;
+    const int64_t height = chunk.patch_height(window);
+    const int64_t width = chunk.patch_width(window);
+    const float** table = workspace->table.data();
+    float* copies = workspace->copies.data();
+    const float* const** entry = workspace->entries.data();
+    for (int64_t u = 0; u < chunk.units; ++u) {
+      for (int64_t i = 0; i < height; ++i) {
+        const int32_t* indices = chunk.patch_row(window, u, i);
+        const float** row = table + (u * height + i) * width;
+        if (copied_) {
+          float* row_copies = copies + (u * height + i) * width * call_.input.channels;
+          copy_rows(indices, width, row_copies);
+          // Where taps are merged, only the first position of a window is looked up.
+          const int64_t step = merged_ ? window.stride : 1;
+          for (int64_t j = 0; j < width; j += step) row[j] = row_copies + j * call_.input.channels;
+        } else {
+          for (int64_t j = 0; j < width; ++j) {
+            row[j] = static_cast<const float*>(addresses_(indices[j]));
+          }
+        }
+      }
+      for (int64_t y = 0; y < chunk.height; ++y) {
+        const float* const* first = table + (u * height + y * window.stride) * width;
+        for (int64_t x = 0; x < chunk.width; ++x) *entry++ = first + x * window.stride;
+      }
+    }
+    // A tile may run over the end of the list: it then sums up the last pixel again.
+    for (int64_t k = 0; k < kPanel; ++k, ++entry) *entry = entry[-1];
+    for (int64_t t = 0; t < taps_; ++t) {
+      workspace->offsets[t] = merged_ ? t * width : t / window.width * width + t % window.width;
+    }
+  }
+
+  void run_group(const Chunk& chunk, const Group& group, Workspace& workspace) const {
+    const SizedTile* sizes =
+        call_.depthwise ? kernels_.depthwise[group.count - 1] : kernels_.conv[group.count - 1];
+    const int64_t pixels = chunk.pixels();
+    for (int64_t pass = 0; pass < passes_; ++pass) {
+      const bool last = pass == passes_ - 1;
+      for (int64_t pixel = 0; pixel < pixels;) {
+        int size = 0;
+        while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= pixels - pixel) ++size;
+        const SizedTile& sized = sizes[size];
+        const int64_t live = std::min<int64_t>(sized.pixels, pixels - pixel);
+        float* sums = workspace.sums.data() + (passes_ == 1 ? 0 : pixel * group.count * kPanel);
+        Tile tile = make_tile(group, pass, workspace.entries.data() + pixel, workspace, sums);
+        const Outputs outputs = make_outputs(chunk.first_output() + pixel, live, group, sums);
+        const bool straight = last && live == sized.pixels && goes_straight(outputs, group);
+        if (straight) send_straight(outputs, &tile);
+        if (is_rest(group)) {
+          kernels_.depthwise_rest(tile, live, call_.features % kPanel);
+        } else {
+          sized.accumulate(tile);
+        }
+        if (last && !straight) row_loops(kernels_, call_.input.element).write(outputs);
+        pixel += sized.pixels;
+      }
+    }
+  }
+
+  // Whether a tile can write its outputs itself.
+  bool goes_straight(const Outputs& outputs, const Group& group) const {
+    return call_.input.element == Element::kFloat32 && outputs.out2 == nullptr &&
+           outputs.channels == group.count * kPanel;
+  }
+
+  void send_straight(const Outputs& outputs, Tile* tile) const {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    tile->out = static_cast<float*>(outputs.out);
+    tile->residual = static_cast<const float*>(outputs.residual);
+    tile->out_pitch = outputs.pitch;
+    tile->scale = outputs.scale;
+    tile->bias = outputs.bias;
+    tile->least = call_.activation == Activation::kNone ? -kInfinity : 0.0f;
+    tile->most = call_.activation == Activation::kRelu6 ? 6.0f : kInfinity;
+  }
+
+  Tile make_tile(const Group& group, int64_t pass, const float* const* const* entries,
+                 const Workspace& workspace, float* sums) const {
+    const int64_t first = pass * taps_ / passes_;
+    Tile tile{};
+    tile.entries = entries;
+    tile.offsets = workspace.offsets.data() + first;
+    tile.taps = (pass + 1) * taps_ / passes_ - first;
+    tile.depth = depth_;
+    tile.start = pass == 0;
+    tile.sums = sums;
+    tile.pitch = group.count * kPanel;
+    if (call_.depthwise) {
+      tile.weights = weights_;
+      tile.channel = group.first * kPanel;
+    } else {
+      tile.panel_stride = taps_ * depth_ * kPanel;
+      tile.weights = weights_ + group.first * tile.panel_stride + first * depth_ * kPanel;
+    }
+    return tile;
+  }
+
+  Outputs make_outputs(int64_t first_output, int64_t pixels, const Group& group,
+                       const float* sums) const {
+    const int64_t channel = group.first * kPanel;
+    const int64_t bytes = element_bytes(call_.input.element);
+    const int64_t offset = (first_output * call_.features + channel) * bytes;
+    const auto at = [offset](auto* rows) { return rows == nullptr ? nullptr : rows + offset; };
+    Outputs outputs{};
+    outputs.pixels = pixels;
+    outputs.channels = std::min(group.count * kPanel, call_.features - channel);
+    outputs.sums = sums;
+    outputs.sums_pitch = group.count * kPanel;
+    outputs.scale = scale_.data() + channel;
+    outputs.bias = bias_.data() + channel;
+    outputs.scale2 = call_.scale2 == nullptr ? nullptr : call_.scale2 + channel;
+    outputs.bias2 = call_.bias2 == nullptr ? nullptr : call_.bias2 + channel;
+    outputs.residual = at(static_cast<const std::byte*>(call_.residual));
+    outputs.out = at(static_cast<std::byte*>(call_.out));
+    outputs.out2 = at(static_cast<std::byte*>(call_.out2));
+    outputs.pitch = call_.features;
+    outputs.activation = static_cast<int>(call_.activation);
+    return outputs;
+  }
+
+  Workers& workers_;
+  const TileKernels& kernels_;
+  const IndexedConvCall& call_;
+  const Chunks chunks_;
+  const RowAddresses addresses_;
+  const std::vector<float> scale_;
+  const std::vector<float> bias_;
+  const bool copied_;  // The table points to copies of rows.
+  const bool merged_;  // The taps of a kernel row are one.
+  const int64_t taps_;
+  const int64_t depth_;
+  const int64_t num_groups_;
+  const bool apart_;  // Threads share out groups of panels, too.
+  int64_t passes_ = 1;
+  const float* weights_ = nullptr;
+  std::vector<float> converted_;
+};
+
+}  // namespace
+
+Problem indexed_conv(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call) {
+  if (Problem p = check_indices(workers, call.input, call.units); p.found()) return p;
+  fill_ghosts(workers, kernels, call.input);
+  Convolution(workers, kernels, call).run();
+  return {};
+}
+
+}  // namespace segblocks::cpu

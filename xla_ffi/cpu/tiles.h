@@ -1,0 +1,116 @@
+// The inner loops of indexed operations, one set for each instruction set.
+//
+// Plain structs and function pointers only: the sets are compiled with flags of their own, and an
+// inline function shared with other files could carry their instructions to where they don't run.
+
+#ifndef SEGBLOCKS_CPU_TILES_H_
+#define SEGBLOCKS_CPU_TILES_H_
+
+#include <stdint.h>
+
+namespace segblocks::cpu {
+
+constexpr int kPanel = 16;      // Channels in a panel of packed weights.
+constexpr int kMostPanels = 4;  // In a tile.
+
+// Some output pixels by some panels of output channels.
+//
+// sums[p * pitch + k] (+)= sum over taps t and depths d of
+//   entries[p][offsets[t]][d] * weights[(k / 16) * panel_stride + (t * depth + d) * 16 + k % 16]
+// where depthwise
+//   entries[p][offsets[t]][k] * weights[t * depth + k]
+struct Tile {
+  const float* const* const* entries;  // Of each pixel: a position in a table of rows.
+  const int64_t* offsets;              // Of each tap, in that table.
+  int64_t taps;
+  int64_t depth;
+  const float* weights;
+  int64_t panel_stride;
+  int64_t channel;  // Depthwise: the first one.
+  bool start;       // The sums start from zero, else from what they are.
+  float* sums;
+  int64_t pitch;
+  // Where not null, finished float32 rows go there, straight from the registers, not to `sums`:
+  // sums * scale + bias + residual, between `least` and `most`.
+  float* out;
+  const float* residual;  // null: none.
+  int64_t out_pitch;      // Of out and residual.
+  const float* scale;
+  const float* bias;
+  float least;
+  float most;
+};
+
+// y = activation(sums * scale + bias + residual); out = y; out2 = relu(y * scale2 + bias2).
+//
+// Pointers are those of the first pixel and channel; null: absent. T is float or bfloat16's bits.
+struct Outputs {
+  int64_t pixels;
+  int64_t channels;
+  const float* sums;
+  int64_t sums_pitch;
+  const float* scale;  // Never null, like bias.
+  const float* bias;
+  const float* scale2;
+  const float* bias2;
+  const void* residual;
+  void* out;
+  void* out2;
+  int64_t pitch;   // Of residual, out and out2.
+  int activation;  // 0: none, 1: ReLU, 2: ReLU6.
+};
+
+// The four pixels that x2 enlargement makes of the middle one of 3 x 3 source pixels.
+struct UpsampledSquare {
+  const void* sources[9];
+  int64_t channels;
+  const void* residuals[4];  // null: none.
+  const float* scale2;       // null: none, like bias2.
+  const float* bias2;
+  void* outs[4];
+};
+
+struct SizedTile {
+  int pixels;
+  void (*accumulate)(const Tile& tile);
+};
+
+// Functions on rows of one element type.
+struct RowLoops {
+  void (*write)(const Outputs& outputs);
+  // out[k] = max over rows r of rows[r][k]; NaN where one is NaN.
+  void (*max)(const void* const* rows, int64_t num_rows, int64_t channels, void* out);
+  void (*upsample)(const UpsampledSquare& square);
+  void (*mean)(const void* const* rows, int64_t num_rows, int64_t channels, void* out);
+  void (*to_float)(const void* row, int64_t count, float* out);
+};
+
+struct TileKernels {
+  static constexpr int kSizes = 3;
+
+  const char* name;
+  // Of each number of panels (1 .. kMostPanels, at n - 1): tiles of ever fewer pixels.
+  SizedTile conv[kMostPanels][kSizes];
+  SizedTile depthwise[kMostPanels][kSizes];
+  // `channels` < kPanel of them, of the pixels of a tile.
+  void (*depthwise_rest)(const Tile& tile, int64_t pixels, int64_t channels);
+  RowLoops float32;
+  RowLoops bfloat16;
+};
+
+extern const TileKernels kBaseTiles;
+#ifdef SEGBLOCKS_X86_TILES
+extern const TileKernels kAvx2Tiles;
+extern const TileKernels kAvx512Tiles;
+#endif
+
+// The fastest set that this machine runs; or, where it runs, the one that the environment variable
+// SEGBLOCKS_CPU_TILES names: base, avx2 or avx512.
+const TileKernels& tile_kernels();
+
+// The set of that name, or null where it wasn't built or this machine doesn't run it.
+const TileKernels* find_tile_kernels(const char* name);
+
+}  // namespace segblocks::cpu
+
+#endif  // SEGBLOCKS_CPU_TILES_H_

@@ -1,0 +1,22 @@
+// The inner loops for whatever instruction set the compiler targets by default.
+
+// 32 registers of 4 lanes hold a tile of 6 pixels; 16 of them one of 3.
+#define SEGBLOCKS_LANES 4
+#define SEGBLOCKS_PANELS 1
+#if defined(__aarch64__)
+#define SEGBLOCKS_BASE_PIXELS 6
+#else
+#define SEGBLOCKS_BASE_PIXELS 3
+#endif
+#define SEGBLOCKS_PIXELS_1 SEGBLOCKS_BASE_PIXELS
+#define SEGBLOCKS_PIXELS_2 SEGBLOCKS_BASE_PIXELS
+#define SEGBLOCKS_PIXELS_3 SEGBLOCKS_BASE_PIXELS
+#define SEGBLOCKS_PIXELS_4 SEGBLOCKS_BASE_PIXELS
+
+#include "cpu/tiles_body.h"
+
+namespace segblocks::cpu {
+
+constinit const TileKernels kBaseTiles = tiles("base");
+
+}  // namespace segblocks::cpu
