@@ -11,7 +11,7 @@ from cases import CASES
 from jax import jit
 
 import segblocks_jax as sb
-from segblocks_jax.blocks import valid_convolution
+from segblocks_jax.blocks.conv.batched import valid_convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,17 @@ def mean2(image: jax.Array) -> jax.Array:
     return image.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
+@pytest.fixture(params=["ffi", "xla", "pad"])
+def execution(request: pytest.FixtureRequest) -> str:
+    """Every execution of the convolution; the compiled one needs the compiled handlers."""
+    if request.param == "ffi":
+        request.getfixturevalue("compiled")
+    return request.param
+
+
 @kernels
-def test_against_loops(sizes: Kernel, implementation: str, rng: np.random.Generator) -> None:
+def test_against_loops(sizes: Kernel, execution: str, rng: np.random.Generator) -> None:
+    by_index = sizes.groups in (1, CASE.channels)
     blocks = sb.split(CASE.image(), CASE.mask())
     kernel, bias = sizes.draw(CASE.channels, rng)
     out = sb.block_conv(
@@ -79,7 +88,7 @@ def test_against_loops(sizes: Kernel, implementation: str, rng: np.random.Genera
         sizes.padding,
         sizes.groups,
         bias,
-        implementation=implementation,
+        implementation=execution if by_index else "pad",
     )
     packing = oracles.Packing(CASE.mask(), CASE.block_size)
     py, px = sizes.padding
@@ -95,7 +104,7 @@ def test_against_loops(sizes: Kernel, implementation: str, rng: np.random.Genera
 @square
 @pytest.mark.parametrize("high", [True, False])
 def test_uniform_grids_equal_the_dense_convolution(
-    sizes: Kernel, high: bool, rng: np.random.Generator
+    sizes: Kernel, high: bool, execution: str, rng: np.random.Generator
 ) -> None:
     """Values and gradients: all high, of the image; all low, of the averaged image."""
     mask = np.full(CASE.grid, high)
@@ -104,7 +113,14 @@ def test_uniform_grids_equal_the_dense_convolution(
     grid = sb.BlockGrid.from_mask(mask)
 
     def in_blocks(image: jax.Array, kernel: jax.Array) -> jax.Array:
-        out = sb.block_conv(sb.split(image, grid), kernel, sizes.stride, sizes.padding, bias=bias)
+        out = sb.block_conv(
+            sb.split(image, grid),
+            kernel,
+            sizes.stride,
+            sizes.padding,
+            bias=bias,
+            implementation=execution,
+        )
         # Put low blocks together at their own size.
         whole = sb.BlockGrid.from_mask(np.ones_like(mask))
         return sb.combine(sb.DualRes(out.pixels, whole), "nearest")
@@ -200,7 +216,7 @@ def test_half_types(dtype: str, rng: np.random.Generator) -> None:
             (5, 5, 4, 4),
             {},
             ValueError,
-            r"padding 1 doesn't keep whole blocks under a 5 x 5.*use \(2, 2\)",
+            r"padding \(1, 1\) doesn't keep whole blocks under a 5 x 5.*use \(2, 2\)",
         ),
         (
             (3, 3, 4, 4),
@@ -209,6 +225,18 @@ def test_half_types(dtype: str, rng: np.random.Generator) -> None:
             r"padding \(1, 2\) doesn't keep whole blocks",
         ),
         ((9, 9, 4, 4), {"padding": 9}, ValueError, "doesn't keep whole blocks"),
+        (
+            (3, 3, 4, 4),
+            {"implementation": "cuda"},
+            ValueError,
+            r"expected one of \('ffi', 'xla', 'pad'",
+        ),
+        (
+            (3, 3, 2, 4),
+            {"groups": 2, "implementation": "xla"},
+            ValueError,
+            "2 groups of float32 can't run by index.*use implementation='pad'",
+        ),
     ],
 )
 def test_errors(kernel: tuple[int, ...], options: dict, error: type[Exception], text: str) -> None:

@@ -89,8 +89,10 @@ def test_module_that_cannot_be_loaded() -> None:
 def test_modules_register_the_published_targets(module: str) -> None:
     handlers = pytest.importorskip(f"segblocks_jax.{module}", reason="not built")
     operations = handlers.registrations()
-    assert set(operations) == {"split", "combine", "pad"}
-    for operation, targets in operations.items():
-        assert set(targets) == {f"segblocks_{operation}", f"segblocks_{operation}_backward"}
+    linear = {"split", "combine", "pad"}
+    assert set(operations) == {*linear, "indexed"}
+    for operation in linear:
+        targets = {f"segblocks_{operation}", f"segblocks_{operation}_backward"}
+        assert set(operations[operation]) == targets
     assert {t for targets in operations.values() for t in targets} == set(extension.TARGETS)
-    assert len(extension.TARGETS) == 6
+    assert len(extension.TARGETS) == 10

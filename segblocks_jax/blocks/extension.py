@@ -13,6 +13,10 @@ TARGETS = (
     "segblocks_combine_backward",
     "segblocks_pad",
     "segblocks_pad_backward",
+    "segblocks_index_tables",
+    "segblocks_indexed_conv",
+    "segblocks_indexed_max_pool",
+    "segblocks_indexed_upsample2",
 )
 """Names of all FFI targets, the same on every platform.
 

@@ -4,13 +4,10 @@ import dataclasses
 import functools
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from segblocks_jax.blocks import extension
-
-Shape = tuple[int, ...]
+from segblocks_jax.blocks import ffi_call
+from segblocks_jax.blocks.ffi_call import Attributes, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +30,13 @@ class LinearCall:
     transpose: str
     operands: tuple[Shape, ...]
     results: tuple[Shape, ...]
-    attributes: tuple[tuple[str, int | bool], ...]
+    attributes: Attributes
 
     def __call__(
         self, *arrays: Float[Array, "..."], slots: Int[Array, "n gh gw"]
     ) -> tuple[Float[Array, "..."], ...]:
         """Runs the handler."""
-        *operands, slots = _vary_alike(*arrays, slots)
+        *operands, slots = ffi_call.vary_alike(*arrays, slots)
         return _apply(tuple(operands), slots, self)
 
     def transposed(self) -> "LinearCall":
@@ -55,22 +52,8 @@ class LinearCall:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _apply(arrays: tuple[Array, ...], slots: Array, call: LinearCall) -> tuple[Array, ...]:
-    extension.available()
-    # Under shard_map a result's type names the mesh, and the axes over which the operands vary.
-    given = jax.typeof(slots)
-    result_type = functools.partial(
-        jax.ShapeDtypeStruct,
-        dtype=arrays[0].dtype,
-        sharding=NamedSharding(given.sharding.mesh, PartitionSpec()),
-        manual_axis_type=given.manual_axis_type,
-    )
-    types = tuple(result_type(shape) for shape in call.results)
-    attributes = {
-        name: value if isinstance(value, bool) else np.int64(value)
-        for name, value in call.attributes
-    }
-    run = jax.ffi.ffi_call(call.target, types, vmap_method="sequential")
-    return tuple(run(*arrays, slots, **attributes))
+    results = [(shape, arrays[0].dtype) for shape in call.results]
+    return ffi_call.call(call.target, (*arrays, slots), results, call.attributes)
 
 
 def _apply_forward(
@@ -86,13 +69,3 @@ def _apply_backward(
 
 
 _apply.defvjp(_apply_forward, _apply_backward)
-
-
-def _vary_alike(*arrays: Array) -> tuple[Array, ...]:
-    # Under shard_map an FFI call takes only operands that vary over the same mesh axes.
-    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
-    union = frozenset().union(*varying)
-    return tuple(
-        jax.lax.pcast(array, tuple(sorted(union - axes)), to="varying") if union - axes else array
-        for array, axes in zip(arrays, varying, strict=True)
-    )

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segblocks_jax.blocks import DualRes, block_conv, valid_convolution
+from segblocks_jax.blocks import DualRes, block_conv, image_conv
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.nn.scope import record
 
@@ -19,6 +19,7 @@ class Conv(nnx.Module):
     Attributes:
         kernel: (k, k, in_features / groups, out_features).
         bias: (out_features,) or None.
+        implementation: of the convolution, see `segblocks_jax.block_conv`.
     """
 
     def __init__(
@@ -41,16 +42,30 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding = (kernel_size - 1) // 2 if padding is None else padding
         self.groups = groups
+        self.implementation: str | None = None
 
     def __call__(self, features: Features) -> Features:
         """Convolves."""
         if isinstance(features, DualRes):
             kernel, bias = self._parameters(features.pixels.dtype)
-            return block_conv(features, kernel, self.stride, self.padding, self.groups, bias)
+            return block_conv(
+                features,
+                kernel,
+                self.stride,
+                self.padding,
+                self.groups,
+                bias,
+                implementation=self.implementation,
+            )
         kernel, bias = self._parameters(features.dtype)
-        p = self.padding
-        padded = jnp.pad(features, ((0, 0), (p, p), (p, p), (0, 0))) if p else features
-        out = valid_convolution(padded, kernel, self.stride, self.groups)
+        out = image_conv(
+            features,
+            kernel,
+            self.stride,
+            self.padding,
+            self.groups,
+            implementation=self.implementation,
+        )
         self._record(out)
         return out if bias is None else out + bias[None, None, None]
 
@@ -61,3 +76,10 @@ class Conv(nnx.Module):
     def _record(self, out: Float[Array, "n h w k"]) -> None:
         k, _, channels, _ = self.kernel.shape
         record(out.size * (k * k * channels + (self.bias is not None)))
+
+
+def set_implementation(module: nnx.Module, implementation: str | None) -> None:
+    """Sets how every convolution of a module runs; see `segblocks_jax.block_conv`."""
+    for _, part in nnx.iter_graph(module):
+        if isinstance(part, Conv):
+            part.implementation = implementation

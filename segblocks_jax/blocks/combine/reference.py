@@ -4,7 +4,7 @@ import math
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.grid import BlockGrid
@@ -19,7 +19,7 @@ def combine(
     return paste(jnp.concatenate([blocks.high, upsample(blocks.low, grid.low_factor)]), grid)
 
 
-def paste(blocks: Float[Array, "m b b c"], grid: BlockGrid) -> Float[Array, "n h w c"]:
+def paste(blocks: Shaped[Array, "m b b c"], grid: BlockGrid) -> Shaped[Array, "n h w c"]:
     """Puts blocks of one size, given in block order, at their places."""
     n, gh, gw = grid.mask.shape
     _, side, _, channels = blocks.shape
@@ -28,8 +28,8 @@ def paste(blocks: Float[Array, "m b b c"], grid: BlockGrid) -> Float[Array, "n h
 
 
 def upsample_nearest(
-    blocks: Float[Array, "m b b c"], factor: int
-) -> Float[Array, "m b*{factor} b*{factor} c"]:
+    blocks: Shaped[Array, "m b b c"], factor: int
+) -> Shaped[Array, "m b*{factor} b*{factor} c"]:
     """Repeats every pixel factor x factor times."""
     return jnp.repeat(jnp.repeat(blocks, factor, axis=1), factor, axis=2)
 

@@ -1,13 +1,27 @@
-"""block_conv: checks its arguments; pads the blocks, then convolves them."""
+"""block_conv and image_conv: check their arguments and pick an execution."""
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segblocks_jax.blocks.conv.reference import valid_convolution
+from segblocks_jax.blocks import extension, ffi_call
+from segblocks_jax.blocks.conv.batched import valid_convolution
+from segblocks_jax.blocks.conv.indexed import indexed_conv
+from segblocks_jax.blocks.conv.packed import pack_kernel
+from segblocks_jax.blocks.conv.patches import (
+    IndexPatches,
+    image_patches,
+    index_patches,
+    list_patches,
+)
 from segblocks_jax.blocks.dual_res import DualRes
+from segblocks_jax.blocks.grid import BlockGrid
 from segblocks_jax.blocks.pad import PaddedBlocks, block_pad
+
+CONV_IMPLEMENTATIONS = ("ffi", "xla", "pad")
 
 
 def block_conv(
@@ -33,35 +47,156 @@ def block_conv(
             keeps whole blocks.
         groups: number of channel groups.
         bias: added to every output pixel.
-        implementation: of the padding: "ffi", "xla", or None.
+        implementation: "ffi", the compiled `indexed_conv`; "xla", its definition; "pad", `block_pad`
+            and XLA's convolution. None: "ffi" on the CPU where it is compiled, else "pad". Gradients
+            take the way of "pad", which gathers, so they are deterministic.
 
     Raises:
         TypeError: kernel or bias of another dtype than the blocks.
-        ValueError: channels, stride or padding that don't fit.
+        ValueError: channels, stride or padding that don't fit; "ffi" or "xla" for float16, or for
+            groups that are neither one nor one a channel.
     """
-    _check(blocks, kernel, stride, padding, groups, bias)
-    if kernel.shape[:2] == (1, 1) and stride == 1 and padding in (0, (0, 0)) and groups == 1:
-        pixels = blocks.pixels @ kernel[0, 0]
-    else:
-        padded = (
-            PaddedBlocks(blocks.high, blocks.low)
-            if padding in (0, (0, 0))
-            else block_pad(blocks, padding, implementation=implementation)
-        )
-        high = valid_convolution(padded.high, kernel, stride, groups)
-        low = valid_convolution(padded.low, kernel, stride, groups)
-        pixels = jnp.concatenate([x.reshape(-1, kernel.shape[3]) for x in (high, low)])
+    window = _Window(
+        stride,
+        padding if isinstance(padding, tuple) else (padding, padding),
+        groups,
+        _resolve("block_conv", implementation, blocks.pixels, kernel, groups),
+    )
+    _check(blocks, kernel, window, bias)
+    pixels = _convolve(blocks.pixels, kernel, blocks.grid, window)
     return dataclasses.replace(blocks, pixels=pixels if bias is None else pixels + bias[None])
+
+
+def image_conv(
+    image: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw _ k"],
+    stride: int = 1,
+    padding: int | tuple[int, int] = 1,
+    groups: int = 1,
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "n ho wo k"]:
+    """Convolves zero-padded images, by the executions that `block_conv` has; arguments as there."""
+    window = _Window(
+        stride,
+        padding if isinstance(padding, tuple) else (padding, padding),
+        groups,
+        _resolve("image_conv", implementation, image, kernel, groups),
+    )
+    return _convolve(image, kernel, None, window)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    stride: int
+    padding: tuple[int, int]
+    groups: int
+    implementation: str
+
+
+def _resolve(name: str, implementation: str | None, maps: Array, kernel: Array, groups: int) -> str:
+    by_index = maps.dtype in ("float32", "bfloat16") and (
+        groups == 1 or groups == kernel.shape[3] == maps.shape[-1]
+    )
+    if implementation is None:
+        compiled = extension.resolve() == "ffi" and jax.default_backend() == "cpu"
+        return "ffi" if compiled and by_index else "pad"
+    if implementation not in CONV_IMPLEMENTATIONS:
+        raise ValueError(
+            f"{name}: implementation is {implementation!r}; expected one of {CONV_IMPLEMENTATIONS} or None"
+        )
+    if implementation == "pad":
+        return "pad"
+    if not by_index:
+        raise ValueError(
+            f"{name}: {groups} groups of {maps.dtype} can't run by index, which takes one group, or one a"
+            " channel, of float32 or bfloat16; use implementation='pad'"
+        )
+    return extension.resolve(implementation)
+
+
+def _convolve(maps: Array, kernel: Array, grid: BlockGrid | None, window: _Window) -> Array:
+    if window.implementation == "pad":
+        return _padded(maps, kernel, grid, window)
+    # Outside of the derivative: there a cotangent varies over the mesh as its argument does.
+    slots = () if grid is None else (grid.slots,)
+    maps, kernel, *_ = ffi_call.vary_alike(maps, kernel, *slots)
+    return _by_index(maps, kernel, grid, window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _by_index(maps: Array, kernel: Array, grid: BlockGrid | None, window: _Window) -> Array:
+    rows = maps.reshape(-1, maps.shape[-1])
+    out, _ = indexed_conv(
+        rows,
+        _patches(maps, kernel, grid, window),
+        pack_kernel(kernel, window.groups),
+        window.stride,
+        implementation=window.implementation,
+    )
+    assert out is not None
+    if grid is not None:
+        return out
+    size = [
+        (side + 2 * p - k) // window.stride + 1
+        for side, p, k in zip(maps.shape[1:3], window.padding, kernel.shape, strict=False)
+    ]
+    return out.reshape(maps.shape[0], *size, kernel.shape[3])
+
+
+def _by_index_forward(
+    maps: Array, kernel: Array, grid: BlockGrid | None, window: _Window
+) -> tuple[Array, tuple[Array, Array, BlockGrid | None]]:
+    return _by_index(maps, kernel, grid, window), (maps, kernel, grid)
+
+
+def _by_index_backward(
+    window: _Window, saved: tuple[Array, Array, BlockGrid | None], cotangent: Array
+) -> tuple[Array, Array, None]:
+    maps, kernel, grid = saved
+    _, transpose = jax.vjp(lambda m, k: _padded(m, k, grid, window), maps, kernel)
+    return *transpose(cotangent), None
+
+
+_by_index.defvjp(_by_index_forward, _by_index_backward)
+
+
+def _patches(maps: Array, kernel: Array, grid: BlockGrid | None, window: _Window) -> IndexPatches:
+    py, px = window.padding
+    if kernel.shape[:2] == (1, 1) and window.stride == 1 and (py, px) == (0, 0):
+        return list_patches(maps.size // maps.shape[-1])
+    if grid is None:
+        n, h, w, _ = maps.shape
+        return image_patches((n, h, w), (py, px))
+    padding = max(py, px)
+    side = DualRes(maps, grid).block_size
+    implementation = window.implementation
+    patches = index_patches(grid, side, padding, implementation=implementation)
+    return patches.inset(padding - py, padding - px)
+
+
+def _padded(maps: Array, kernel: Array, grid: BlockGrid | None, window: _Window) -> Array:
+    """By XLA's convolution of padded maps."""
+    py, px = window.padding
+    if grid is None:
+        padded = jnp.pad(maps, ((0, 0), (py, py), (px, px), (0, 0))) if py or px else maps
+        return valid_convolution(padded, kernel, window.stride, window.groups)
+    if kernel.shape[:2] == (1, 1) and window == _Window(1, (0, 0), 1, window.implementation):
+        return maps @ kernel[0, 0]
+    blocks = DualRes(maps, grid)
+    parts = block_pad(blocks, (py, px)) if py or px else PaddedBlocks(blocks.high, blocks.low)
+    high = valid_convolution(parts.high, kernel, window.stride, window.groups)
+    low = valid_convolution(parts.low, kernel, window.stride, window.groups)
+    return jnp.concatenate([x.reshape(-1, kernel.shape[3]) for x in (high, low)])
 
 
 def _check(
     blocks: DualRes,
     kernel: Array,
-    stride: int,
-    padding: int | tuple[int, int],
-    groups: int,
+    window: _Window,
     bias: Array | None,
 ) -> None:
+    stride, padding, groups = window.stride, window.padding, window.groups
     if kernel.ndim != 4:
         raise ValueError(
             f"block_conv: the kernel has shape {kernel.shape}; expected (kh, kw, c / groups, k)"
@@ -82,7 +217,7 @@ def _check(
         raise ValueError(
             f"block_conv: stride {stride} doesn't divide the block side {size} at this layer; use a larger block size"
         )
-    py, px = padding if isinstance(padding, tuple) else (padding, padding)
+    py, px = padding
     if blocks.grid.num_blocks and not (
         0 <= kernel.shape[0] - 1 - 2 * py < stride and 0 <= kernel.shape[1] - 1 - 2 * px < stride
     ):

@@ -1,98 +1,90 @@
-"""Convolution without padding of many equally sized maps, in jnp, by the fastest route of the backend.
-
-XLA's CPU convolution of a batch of small maps runs at a third of the speed of one large map, and its
-gradients at a tenth (docs/performance.md has the measurements); so on the CPU a batch becomes one tall
-map, or products over gathered rows. All routes give the same numbers up to rounding.
-"""
-
-from collections.abc import Iterator
+"""The definition of indexed_conv, in jnp: gather, then one product for each tap of the kernel."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
+from segblocks_jax.blocks.conv.epilogue import Epilogue
+from segblocks_jax.blocks.conv.packed import PackedKernel
+from segblocks_jax.blocks.conv.patches import IndexPatches
 
 
-def valid_convolution(
-    maps: Float[Array, "m h w c"],
-    kernel: Float[Array, "kh kw _ k"],
-    stride: int = 1,
-    groups: int = 1,
-) -> Float[Array, "m ho wo k"]:
-    """Convolves every map, without padding: ho = (h - kh) // stride + 1, and likewise wo."""
-    kh, kw, channels, features = kernel.shape
-    if kh == kw == groups == 1:
-        maps = maps[:, ::stride, ::stride]
-        return (maps.reshape(-1, channels) @ kernel[0, 0]).reshape(*maps.shape[:3], features)
-    if not maps.size or jax.default_backend() != "cpu":
-        return _convolve(maps, kernel, stride, groups)
-    if groups == features == maps.shape[3]:
-        return _depthwise(maps, kernel, stride)
-    if groups > 1:
-        return _convolve(maps, kernel, stride, groups)
-    if channels >= 256 or (channels >= 64 and stride > 1):
-        return _products(maps, kernel, stride)
-    if maps.shape[1] % stride == 0:
-        return _tall(maps, kernel, stride)
-    return _convolve(maps, kernel, stride, groups)
-
-
-def _convolve(maps: Array, kernel: Array, stride: int, groups: int) -> Array:
-    return lax.conv_general_dilated(
-        maps,
-        kernel,
-        (stride, stride),
-        "VALID",
-        dimension_numbers=_LAYOUT,
-        feature_group_count=groups,
+def indexed_conv(
+    rows: Float[Array, "r c"],
+    patches: IndexPatches,
+    kernel: PackedKernel,
+    stride: int,
+    epilogue: Epilogue,
+) -> tuple[Float[Array, "p k"] | None, Float[Array, "p k"] | None]:
+    """See `segblocks_jax.blocks.conv.indexed.indexed_conv`."""
+    high, low = (
+        _convolve(part, kernel, stride).reshape(-1, kernel.features)
+        for part in gather(rows, patches)
     )
+    # Low units follow the high ones that are live; with all live, this changes nothing.
+    out = jnp.concatenate([high, low])
+    if high.shape[0] and low.shape[0]:
+        start = patches.counts[0] * (high.shape[0] // patches.high.shape[0])
+        out = lax.dynamic_update_slice(out, low, (start, jnp.zeros_like(start)))
+    return _finish(out, epilogue, rows.dtype)
 
 
-def _tall(maps: Array, kernel: Array, stride: int) -> Array:
-    # The maps are stacked vertically, which moves no data; rows that mix two maps are dropped.
+def gather(
+    rows: Float[Array, "r c"], patches: IndexPatches
+) -> tuple[Float[Array, "mh hh hw c"], Float[Array, "ml lh lw c"]]:
+    """The pixels of all patches."""
+    zero = jnp.zeros((1, rows.shape[1]), rows.dtype)
+    ghosts = rows.astype(jnp.float32)[patches.means].mean(1).astype(rows.dtype)
+    source = jnp.concatenate([zero, rows, ghosts])
+    return source[patches.high + 1], source[patches.low + 1]
+
+
+def _convolve(maps: Array, kernel: PackedKernel, stride: int) -> Array:
+    # Sums of products of one tap round less than one long product: half the error at 9 x 64 terms.
+    kh, kw = kernel.size
     m, h, w, channels = maps.shape
-    tall = jnp.pad(
-        maps.reshape(1, m * h, w, channels), ((0, 0), (0, kernel.shape[0] - stride), (0, 0), (0, 0))
-    )
-    out = _convolve(tall, kernel, stride, 1)
-    rows = (h - kernel.shape[0]) // stride + 1
-    return out.reshape(m, h // stride, *out.shape[2:])[:, :rows]
-
-
-def _depthwise(maps: Array, kernel: Array, stride: int) -> Array:
-    # XLA's grouped convolution runs below 1 GMAC/s here; sums of shifted maps fuse into one loop.
-    out = jnp.zeros((), maps.dtype)
-    for i, row in enumerate(_taps(maps, kernel.shape, stride)):
-        for j, tap in enumerate(row):
-            out = out + tap * kernel[i, j, 0][None, None, None]
-    return out
-
-
-def _products(maps: Array, kernel: Array, stride: int) -> Array:
-    # One product a kernel row: with the whole window at once, the gathered matrix leaves the cache.
-    _, kw, channels, features = kernel.shape
-    out = jnp.zeros((), maps.dtype)
-    for i, row in enumerate(_taps(maps, kernel.shape, stride)):
-        gathered = jnp.concatenate(row, -1)
-        product = gathered.reshape(-1, kw * channels) @ kernel[i].reshape(-1, features)
-        out = out + product.reshape(*gathered.shape[:3], features)
-    return out
-
-
-def _taps(maps: Array, kernel_shape: tuple[int, ...], stride: int) -> Iterator[list[Array]]:
-    """For each kernel row, the maps as each of its taps sees them."""
-    m, h, w, channels = maps.shape
-    kh, kw = kernel_shape[:2]
     ho, wo = (h - kh) // stride + 1, (w - kw) // stride + 1
+    weights = _taps(kernel)
+    out = jnp.zeros((m, ho, wo, kernel.features), jnp.float32)
+    if not m:
+        return out
     for i in range(kh):
-        yield [
-            lax.slice(
-                maps,
-                (0, i, j, 0),
-                (m, i + stride * (ho - 1) + 1, j + stride * (wo - 1) + 1, channels),
-                (1, stride, stride, 1),
-            )
-            for j in range(kw)
-        ]
+        for j in range(kw):
+            stop = (m, i + stride * (ho - 1) + 1, j + stride * (wo - 1) + 1, channels)
+            tap = lax.slice(maps, (0, i, j, 0), stop, (1, stride, stride, 1))
+            weight = weights[i * kw + j]
+            if kernel.depthwise:
+                product = tap.astype(jnp.float32) * weight.astype(jnp.float32)[None, None, None]
+            else:
+                product = jnp.einsum(
+                    "mhwc,ck->mhwk", tap, weight, preferred_element_type=jnp.float32
+                )
+            out = out + product
+    return out
+
+
+def _taps(kernel: PackedKernel) -> Array:
+    """(kh kw, c, k), or (kh kw, c) of a depthwise kernel."""
+    if kernel.depthwise:
+        return kernel.weights
+    flat = kernel.weights.swapaxes(0, 1).reshape(kernel.weights.shape[1], -1)[:, : kernel.features]
+    return flat.reshape(kernel.size[0] * kernel.size[1], -1, kernel.features)
+
+
+def _finish(
+    out: Array, epilogue: Epilogue, dtype: jax.typing.DTypeLike
+) -> tuple[Array | None, Array | None]:
+    if epilogue.scale is not None:
+        out = out * epilogue.scale[None]
+    if epilogue.bias is not None:
+        out = out + epilogue.bias[None]
+    if epilogue.residual is not None:
+        out = out + epilogue.residual.astype(jnp.float32)
+    activation = {"none": lambda x: x, "relu": jax.nn.relu, "relu6": jax.nn.relu6}
+    out = activation[epilogue.activation](out)
+    second = None
+    if epilogue.following is not None:
+        scale, bias = epilogue.following
+        second = jax.nn.relu(out * scale[None] + bias[None]).astype(dtype)
+    return (out.astype(dtype) if epilogue.keep else None), second

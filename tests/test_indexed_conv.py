@@ -1,0 +1,356 @@
+"""The indexed operations: compiled against their definitions, and these against numpy; precision, transformations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import CASES, SMALL
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import segblocks_jax as sb
+from segblocks_jax.blocks import image_conv
+from segblocks_jax.blocks.conv import (
+    Epilogue,
+    IndexPatches,
+    image_patches,
+    index_patches,
+    indexed_conv,
+    pack_kernel,
+)
+from segblocks_jax.blocks.conv.reference import gather
+from segblocks_jax.blocks.indexed_pool import indexed_max_pool
+from segblocks_jax.blocks.indexed_upsample import indexed_upsample2
+from segblocks_jax.nn import Semantics, max_pool, upsample2
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+
+def blocks_of(name: str, channels: int, dtype: str = "float32") -> sb.DualRes:
+    case = dataclasses.replace(CASES[name], channels=channels)
+    return sb.split(case.image(dtype), case.mask(), low_factor=case.low_factor)
+
+
+def assert_close(got: jax.Array, expected: jax.Array, tolerance: float) -> None:
+    """Within `tolerance` of the largest value."""
+    assert got.shape == expected.shape
+    got, expected = (np.asarray(x, np.float64) for x in (got, expected))
+    scale = np.abs(expected).max(initial=0.0)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * scale)
+
+
+# Where pixels lie
+
+
+@pytest.mark.parametrize("border", ["zero", "image", "block"])
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+@pytest.mark.parametrize("name", SMALL)
+def test_patches_of_both_implementations(name: str, padding: int, border: str) -> None:
+    """Ghosts that nobody reads may differ; what is gathered may not."""
+    blocks = blocks_of(name, 3)
+    if padding > blocks.block_size:
+        pytest.skip("padding larger than a block")
+    results = []
+    for implementation in ("ffi", "xla"):
+        patches = index_patches(
+            blocks.grid, blocks.block_size, padding, border, implementation=implementation
+        )
+        results.append([*gather(blocks.pixels, patches), patches.high, patches.low])
+        assert [x.dtype for x in jax.tree.leaves(patches)] == [jnp.int32] * 4
+    for compiled, reference in zip(*results, strict=True):
+        np.testing.assert_array_equal(compiled, reference)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gathered_patches_are_padded_blocks(name: str) -> None:
+    blocks = blocks_of(name, 3)
+    patches = index_patches(blocks.grid, blocks.block_size, 1)
+    packing = oracles.Packing(CASES[name].mask(), CASES[name].block_size, CASES[name].low_factor)
+    for high, got in zip((True, False), gather(blocks.pixels, patches), strict=True):
+        expected = oracles.pad(packing, high, (1, 1)).apply(np.asarray(blocks.pixels))
+        np.testing.assert_allclose(got, expected.reshape(got.shape), atol=1e-6)
+
+
+# Compiled against the definition
+
+
+def epilogues(pixels: int, features: int, dtype: str, rng: np.random.Generator) -> list[Epilogue]:
+    def vector() -> jax.Array:
+        return jnp.asarray(rng.standard_normal(features), jnp.float32)
+
+    residual = jnp.asarray(rng.standard_normal((pixels, features)), dtype)
+    return [
+        Epilogue(),
+        Epilogue(bias=vector(), activation="relu6"),
+        Epilogue(vector(), vector(), residual, activation="relu"),
+        Epilogue(vector(), vector(), residual, (vector(), vector()), "relu"),
+        Epilogue(residual=residual, following=(vector(), vector()), keep=False),
+    ]
+
+
+KERNELS = {"1x1": (1, 1, 1), "3x3": (3, 1, 1), "3x3 s2": (3, 2, 1), "5x5 depthwise": (5, 1, 0)}
+
+
+@pytest.mark.parametrize("features", [3, 19, 42, 64])
+@pytest.mark.parametrize("sizes", KERNELS.values(), ids=KERNELS)
+def test_epilogues(sizes: tuple[int, int, int], features: int, rng: np.random.Generator) -> None:
+    size, stride, one_group = sizes
+    channels = 19 if one_group else features
+    blocks = blocks_of("two_images", channels)
+    patches = index_patches(blocks.grid, blocks.block_size, size // 2)
+    shape = (size, size, channels if one_group else 1, features)
+    kernel = pack_kernel(
+        jnp.asarray(rng.standard_normal(shape) * 0.2, jnp.float32), 1 if one_group else features
+    )
+    pixels = patches.num_outputs((size, size), stride)
+    for epilogue in epilogues(pixels, features, "float32", rng):
+        compiled, reference = (
+            indexed_conv(blocks.pixels, patches, kernel, stride, epilogue, implementation=name)
+            for name in ("ffi", "xla")
+        )
+        for got, expected in zip(compiled, reference, strict=True):
+            assert (got is None) == (expected is None)
+            if expected is not None:
+                assert_close(got, expected, 1e-5)
+
+
+@pytest.mark.parametrize("channels", [3, 64, 254])
+def test_bfloat16_within_its_rounding_of_float64(channels: int, rng: np.random.Generator) -> None:
+    blocks = blocks_of("two_images", channels, "bfloat16")
+    kernel = jnp.asarray(rng.standard_normal((3, 3, channels, 19)) * 0.1, jnp.bfloat16)
+    packing = oracles.Packing(CASES["two_images"].mask(), 8)
+    for implementation in ("ffi", "xla"):
+        got = sb.block_conv(blocks, kernel, implementation=implementation)
+        for high, part in ((True, got.high), (False, got.low)):
+            maps = oracles.pad(packing, high, (1, 1)).apply(np.asarray(blocks.pixels, np.float64))
+            # A ghost, the mean of four pixels, is rounded to bfloat16 as block_pad rounds it.
+            maps = np.asarray(jnp.asarray(maps, jnp.float32).astype(jnp.bfloat16), np.float64)
+            side = part.shape[1] + 2
+            maps = maps.reshape(-1, side, side, channels)
+            expected = oracles.convolve(maps, np.asarray(kernel, np.float64), 1, 1)
+            error = np.abs(np.asarray(part, np.float64) - expected)
+            assert (error <= np.abs(expected) * 2.0**-8 + 1e-5 * np.abs(expected).max()).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 2),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+    low_size=st.integers(1, 4),
+    bits=st.integers(0, 2**18 - 1),
+    channels=st.sampled_from([1, 3, 16, 17, 42]),
+    features=st.sampled_from([1, 5, 16, 33, 70]),
+    size=st.sampled_from([1, 3, 5, 7]),
+    stride=st.sampled_from([1, 2]),
+)
+def test_any_grid_and_shape(
+    n: int,
+    rows: int,
+    columns: int,
+    low_size: int,
+    bits: int,
+    channels: int,
+    features: int,
+    size: int,
+    stride: int,
+) -> None:
+    side = 2 * low_size
+    padding = size // 2
+    if low_size % stride or padding > side:
+        return
+    rng = np.random.default_rng(bits)
+    cells = n * rows * columns
+    mask = (np.arange(cells) < 0) | ((bits >> np.arange(cells)) & 1 == 1)
+    grid = sb.BlockGrid.from_mask(mask.reshape(n, rows, columns))
+    pixels = rng.standard_normal((grid.num_pixels(side), channels))
+    blocks = sb.DualRes(jnp.asarray(pixels, jnp.float32), grid)
+    kernel = jnp.asarray(rng.standard_normal((size, size, channels, features)), jnp.float32)
+    got, expected = (
+        sb.block_conv(blocks, kernel, stride, padding, implementation=name).pixels
+        for name in ("ffi", "pad")
+    )
+    assert_close(got, expected, 1e-5)
+
+
+def test_fewer_live_units_than_capacity(rng: np.random.Generator) -> None:
+    """One executable serves every count; low pixels follow the last live high one."""
+    blocks = blocks_of("two_images", 4)
+    patches = index_patches(blocks.grid, blocks.block_size, 1)
+    kernel = pack_kernel(jnp.asarray(rng.standard_normal((3, 3, 4, 5)), jnp.float32))
+    full, _ = indexed_conv(blocks.pixels, patches, kernel, implementation="xla")
+    area, low_area, high = 64, 16, blocks.grid.num_high
+    for live in ((3, 2), (0, 4), (high, 0)):
+        counts = jnp.asarray(np.array(live, np.int32))
+        some = dataclasses.replace(patches, counts=counts)
+        for implementation in ("ffi", "xla"):
+            got, _ = indexed_conv(blocks.pixels, some, kernel, implementation=implementation)
+            first, second = live[0] * area, live[1] * low_area
+            assert got.shape == full.shape
+            assert_close(got[:first], full[:first], 1e-5)
+            low = full[high * area :][:second]
+            assert_close(got[first : first + second], low, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["two_images", "prime_grid", "all_high", "all_low", "factor4"])
+def test_pooling(name: str, dtype: str) -> None:
+    blocks = blocks_of(name, 19, dtype)
+    patches = index_patches(blocks.grid, blocks.block_size, 1)
+    expected = max_pool(blocks, 3, 2, 1).pixels
+    for implementation in ("ffi", "xla"):
+        got = indexed_max_pool(blocks.pixels, patches, 3, 2, implementation=implementation)
+        # The mean of 4 x 4 pixels depends on the order of its sum.
+        rtol = 1e-6 if name == "factor4" else 0
+        np.testing.assert_allclose(
+            np.asarray(got, np.float32), np.asarray(expected, np.float32), rtol=rtol
+        )
+
+
+@pytest.mark.parametrize("interpolation", ["halo", "block"])
+@pytest.mark.parametrize("name", ["two_images", "prime_grid", "one_pixel_low", "all_high"])
+def test_upsampling(name: str, interpolation: str, rng: np.random.Generator) -> None:
+    blocks = blocks_of(name, 19)
+    border = "image" if interpolation == "halo" else "block"
+    patches = index_patches(blocks.grid, blocks.block_size, 1, border)
+    plain = upsample2(blocks, Semantics(interpolation=interpolation)).pixels
+    residual = jnp.asarray(rng.standard_normal(plain.shape), jnp.float32)
+    scale, bias = jnp.asarray(rng.standard_normal((2, 19)), jnp.float32)
+    normalised = jax.nn.relu((plain + residual) * scale[None] + bias[None])
+    for implementation in ("ffi", "xla"):
+        got = indexed_upsample2(blocks.pixels, patches, implementation=implementation)
+        assert_close(got, plain, 1e-6)
+        got = indexed_upsample2(
+            blocks.pixels, patches, residual, (scale, bias), implementation=implementation
+        )
+        assert_close(got, normalised, 1e-6)
+
+
+# Gradients and transformations
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", ["two_images", "one_pixel_low", "all_high", "all_low"])
+def test_gradients_are_those_of_padded_blocks(
+    name: str, stride: int, rng: np.random.Generator
+) -> None:
+    blocks = blocks_of(name, 5)
+    if blocks.low_size % stride:
+        pytest.skip("stride doesn't divide a low block")
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 5, 6)), jnp.float32)
+
+    def run(pixels: jax.Array, kernel: jax.Array, implementation: str) -> jax.Array:
+        maps = dataclasses.replace(blocks, pixels=pixels)
+        return sb.block_conv(maps, kernel, stride, implementation=implementation).pixels
+
+    values = {}
+    for implementation in ("ffi", "pad"):
+        out, transpose = jax.vjp(lambda p, k, i=implementation: run(p, k, i), blocks.pixels, kernel)
+        cotangent = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+        values[implementation] = [out, *transpose(cotangent)]
+    for got, expected in zip(values["ffi"], values["pad"], strict=True):
+        assert_close(got, expected, 1e-5)
+
+
+def test_image_convolution(rng: np.random.Generator) -> None:
+    """Of images that are not square, values and gradients."""
+    image = jnp.asarray(rng.standard_normal((2, 6, 11, 7)), jnp.float32)
+    for size, stride, groups in ((3, 1, 1), (3, 2, 1), (7, 2, 1), (1, 1, 1), (5, 1, 7)):
+        shape = (size, size, 7 // groups, 7 if groups > 1 else 9)
+        kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        values = []
+        for name in ("ffi", "xla", "pad"):
+            out, transpose = jax.vjp(
+                lambda x, k, name=name, options=(stride, size // 2, groups): image_conv(
+                    x, k, *options, implementation=name
+                ),
+                image,
+                kernel,
+            )
+            values.append([out, *transpose(jnp.cos(out))])
+        for got in values[:2]:
+            for part, expected in zip(got, values[2], strict=True):
+                assert_close(part, expected, 1e-5)
+
+
+def test_under_shard_map(rng: np.random.Generator) -> None:
+    """Images over devices, kernel replicated: its gradient is the sum over devices."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+    images = jnp.asarray(rng.standard_normal((4, 8, 16, 3)), jnp.float32)
+    masks = jnp.asarray(np.tile([[[True, False, False, True]]], (4, 2, 1)))
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 5)), jnp.float32)
+
+    def loss(images: jax.Array, masks: jax.Array, kernel: jax.Array) -> jax.Array:
+        blocks = sb.split(images, masks, num_high=masks.size // 2)
+        return jnp.square(sb.block_conv(blocks, kernel, implementation="ffi").pixels).sum()
+
+    def on_devices(images: jax.Array, masks: jax.Array, kernel: jax.Array) -> jax.Array:
+        def part(images: jax.Array, masks: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jax.lax.psum(loss(images, masks, kernel), "data")
+
+        specs = (spec("data"), spec("data"), spec())
+        run = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=spec())
+        return run(images, masks, kernel)
+
+    value, gradient = jax.jit(jax.value_and_grad(on_devices, argnums=2))(images, masks, kernel)
+    expected, whole = jax.value_and_grad(loss, argnums=2)(images, masks, kernel)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert_close(gradient, whole, 1e-5)
+
+
+def test_under_vmap(rng: np.random.Generator) -> None:
+    blocks = blocks_of("two_images", 4)
+    kernels = jnp.asarray(rng.standard_normal((3, 3, 3, 4, 5)), jnp.float32)
+
+    def run(kernel: jax.Array) -> jax.Array:
+        return sb.block_conv(blocks, kernel, implementation="ffi").pixels
+
+    got = jax.vmap(run)(kernels)
+    np.testing.assert_array_equal(got, jnp.stack([run(kernel) for kernel in kernels]))
+
+
+# Errors
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_errors() -> None:
+    rows = jnp.zeros((12, 4), jnp.float32)
+    patches = image_patches((1, 3, 4), (1, 1))
+    kernel = pack_kernel(jnp.zeros((3, 3, 4, 5), jnp.float32))
+    with pytest.raises(TypeError, match="the kernel is float32, the rows are bfloat16"):
+        indexed_conv(rows.astype(jnp.bfloat16), patches, kernel)
+    with pytest.raises(ValueError, match="takes 4 channels, the rows have 3"):
+        indexed_conv(rows[:, :3], patches, kernel)
+    with pytest.raises(ValueError, match="stride is 0"):
+        indexed_conv(rows, patches, kernel, 0)
+    with pytest.raises(ValueError, match="nothing is left"):
+        indexed_conv(rows, patches, kernel, 1, Epilogue(keep=False))
+    with pytest.raises(ValueError, match=r"residual has shape \(3, 5\); expected \(12, 5\)"):
+        indexed_conv(rows, patches, kernel, 1, Epilogue(residual=jnp.zeros((3, 5))))
+    with pytest.raises(ValueError, match=r"patches of 3 x 4 are smaller than the \(5, 5\) kernel"):
+        indexed_conv(
+            rows,
+            image_patches((1, 3, 4), (0, 0)),
+            pack_kernel(jnp.zeros((5, 5, 4, 5), jnp.float32)),
+        )
+    with pytest.raises(ValueError, match="2 groups of 2 channels; expected 1 group, or as many"):
+        pack_kernel(jnp.zeros((3, 3, 2, 4), jnp.float32), 2)
+    grid = sb.BlockGrid.from_mask(np.ones((1, 1, 2), bool))
+    with pytest.raises(ValueError, match="border is 'wrap'"):
+        index_patches(grid, 4, 1, "wrap")
+    with pytest.raises(ValueError, match="padding is 5; expected 0 to the block size, 4"):
+        index_patches(grid, 4, 5)
+
+
+def test_an_index_out_of_range_is_an_error() -> None:
+    rows = jnp.zeros((12, 4), jnp.float32)
+    patches = image_patches((1, 3, 4), (1, 1))
+    wrong = dataclasses.replace(patches, high=patches.high.at[0, 1, 1].set(12))
+    kernel = pack_kernel(jnp.zeros((3, 3, 4, 5), jnp.float32))
+    with pytest.raises(Exception, match="segblocks_indexed_conv"):
+        jax.block_until_ready(indexed_conv(rows, wrong, kernel, implementation="ffi"))
+    assert isinstance(wrong, IndexPatches)
