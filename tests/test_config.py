@@ -1,12 +1,16 @@
 """Configurations: every file builds, and what can't run is refused with the field's name."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 
-from segblocks_jax import Semantics
+from segblocks_jax import Semantics, create_model, split
 from segblocks_jax.experiments import camvid, cityscapes, mapillary
 from segblocks_jax.experiments.run import read_config
 from segblocks_jax.training.config import ConfigError, ExperimentConfig
@@ -70,6 +74,8 @@ def test_round_trip_through_plain_dictionaries():
         ({"optim": {"loss": "l2"}}, "optim.loss is 'l2'"),
         ({"model": {"name": "unet"}}, "model.name is 'unet'; expected one of"),
         ({"model": {"width": 0}}, "model.width is 0"),
+        ({"model": {"pretrained": "a.onnx"}}, "model.pretrained is 'a.onnx'; expected a file that"),
+        ({"model": {"pretrained": 18}}, "model.pretrained is 18, a int; expected str"),
         ({"loop": {"log_every": 0}}, "loop.log_every is 0; expected at least 1"),
         ({"precision": "float8"}, "precision is 'float8'"),
         ({"data": {"crop": (100, 128)}}, "data.crop is (100, 128); expected multiples of 128"),
@@ -101,6 +107,42 @@ def test_blocks_too_small_for_the_network_are_refused():
         ValueError, match=r"policy\.block_size is 96, but swiftnet_rn18 needs a multiple of 64"
     ):
         create_system(config, 19)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "factor", "multiple"),
+    [
+        ("swiftnet_rn18", 32, 2, 64),
+        ("swiftnet_rn18", 96, 2, 64),
+        ("swiftnet_rn50", 64, 4, 128),
+        ("swiftnet_efflite0", 64, 2, 128),
+        ("swiftnet_efflite0", 192, 2, 128),
+    ],
+)
+def test_a_network_refuses_blocks_too_small_for_it(name, side, factor, multiple):
+    net = nnx.eval_shape(lambda: create_model(name, 3, features=6, rngs=nnx.Rngs(0)))
+
+    def run(side, high):
+        blocks = split(np.zeros((1, side, 2 * side, 3), np.float32), high, low_factor=factor)
+        return jax.eval_shape(
+            lambda pixels: net(dataclasses.replace(blocks, pixels=pixels)), blocks.pixels
+        )
+
+    for high in ([[[True, False]]], [[[True, True]]]):
+        text = f"SwiftNet: blocks of {side} x {side} pixels; .* needs a multiple of {multiple}, so that"
+        with pytest.raises(ValueError, match=text):
+            run(side, np.array(high))
+
+
+def test_the_smallest_blocks_run():
+    net = nnx.eval_shape(
+        lambda: create_model("swiftnet_rn18", 3, width=4, features=6, rngs=nnx.Rngs(0))
+    )
+    graphdef, state = nnx.split(net)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+    blocks = split(np.zeros((1, 64, 128, 3), np.float32), np.array([[[True, False]]]))
+    logits = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), state, blocks)
+    assert logits.block_size == 16
 
 
 def test_the_authors_semantics_can_be_set_by_flags():

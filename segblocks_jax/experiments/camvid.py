@@ -1,7 +1,7 @@
 """CamVid.
 
 python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/rn18_static.py \
-    --data_dir=FOLDER --workdir=DIR [--mode=train|eval|speed|predict]
+    --data_dir=FOLDER --workdir=DIR [--mode=train|eval|speed|predict|export]
 """
 
 from segblocks_jax.experiments.run import main

@@ -1,7 +1,7 @@
 """Cityscapes, and the street scenes that have its classes and layout.
 
 python -m segblocks_jax.experiments.cityscapes --config=experiments/configs/cityscapes/quickstart.py \
-    --workdir=DIR [--mode=train|eval|speed|predict] [--config.policy.target=0.2]
+    --workdir=DIR [--mode=train|eval|speed|predict|export] [--config.policy.target=0.2]
 """
 
 from segblocks_jax.experiments.run import main

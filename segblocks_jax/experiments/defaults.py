@@ -9,7 +9,12 @@ from ml_collections import config_dict
 from segblocks_jax.training.config import ExperimentConfig
 
 # Fields that may be None, and what they are otherwise.
-_OPTIONAL = {("data", "data_dir"): str, ("model", "features"): int}
+_OPTIONAL = {
+    ("data", "data_dir"): str,
+    ("model", "features"): int,
+    ("model", "pretrained"): str,
+    ("model", "conv_implementation"): str,
+}
 
 
 def config(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:

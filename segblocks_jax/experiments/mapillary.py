@@ -1,7 +1,7 @@
 """Mapillary Vistas.
 
 python -m segblocks_jax.experiments.mapillary --config=FILE --data_dir=FOLDER --workdir=DIR \
-    [--mode=train|eval|speed|predict]
+    [--mode=train|eval|speed|predict|export]
 """
 
 from segblocks_jax.experiments.run import main

@@ -1,6 +1,7 @@
-"""The modes of an experiment: train, eval, speed, predict. Each returns an exit code."""
+"""The modes of an experiment: train, eval, speed, predict, export. Each returns an exit code."""
 
 import pathlib
+import shutil
 from typing import Any
 
 from absl import logging
@@ -22,8 +23,7 @@ def train(
 ) -> int:
     """Trains, then prints the last evaluation."""
     result = loop.train(config, train_source, eval_source, workdir)
-    description = loop.describe(result, eval_source, config, config.optim.steps)
-    write_json(workdir / "eval.json", description)
+    shutil.copyfile(workdir / f"eval_{config.optim.steps}.json", workdir / "eval.json")
     print(format_evaluation(result, eval_source.table.classes))
     return 0
 
@@ -43,7 +43,8 @@ def evaluate(
             progress.update(done)
 
         result = evaluation.evaluate(system, source, config, on_batch=advance)
-    write_json(workdir / "eval.json", loop.describe(result, source, config, step))
+    pretrained = loop.read_pretrained(config, workdir, step)
+    write_json(workdir / "eval.json", loop.describe(result, source, config, step, pretrained))
     print(format_evaluation(result, classes))
     return 0
 
@@ -78,6 +79,16 @@ def predict(
     for name, reason in failed:
         logging.error("%s: %s", name, reason)
     return 1 if failed else 0
+
+
+def export(config: ExperimentConfig, workdir: pathlib.Path, checkpoint: Any) -> int:
+    """Writes a checkpoint's network and policy to `export/`, which `load_model` reads."""
+    dataset = config.data.dataset
+    table = TABLES[dataset]
+    system, step = loop.load_system(config, len(table.classes), workdir, checkpoint)
+    loop.export(system, config, table, NORMALISATION[dataset], workdir / "export")
+    print(f"step {step} is in {workdir / 'export'}")
+    return 0
 
 
 def format_evaluation(result: evaluation.Evaluation, classes: tuple[str, ...]) -> str:

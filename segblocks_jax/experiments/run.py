@@ -8,13 +8,16 @@ from typing import Any
 import jax
 import ml_collections
 from absl import app, flags, logging
+from flax import nnx
 from ml_collections import config_flags
 
 from segblocks_jax.data import SceneSet, SegmentationSource, open_dataset
 from segblocks_jax.experiments import modes
+from segblocks_jax.training import loop
 from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.state import create_system
 
-MODES = ("train", "eval", "speed", "predict")
+MODES = ("train", "eval", "speed", "predict", "export")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -91,7 +94,13 @@ def _main(datasets: tuple[str, ...]) -> int:
     try:
         config = read_config(_CONFIG.value, datasets)
         return _run(config)
-    except (ConfigError, FileNotFoundError, ValueError) as error:
+    except (
+        ConfigError,
+        FileExistsError,
+        FileNotFoundError,
+        ModuleNotFoundError,
+        ValueError,
+    ) as error:
         logging.debug("stopped", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -104,19 +113,25 @@ def _run(config: ExperimentConfig) -> int:
     def source(split: str) -> SegmentationSource:
         return open_source(config, split, _DATA_DIR.value)
 
+    def train() -> int:
+        # What can't start fails before data is opened; the number of classes plays no part here.
+        abstract = nnx.eval_shape(lambda: create_system(config, 1))
+        loop.load_pretrained(config, abstract, workdir)
+        sources = source(config.data.train_split), source(split)
+        return modes.train(config, *sources, workdir)
+
     checkpoint: Any = _CHECKPOINT.value
     if checkpoint.isdigit():
         checkpoint = int(checkpoint)
     split = _SPLIT.value or config.data.eval_split
     actions: dict[str, Callable[[], int]] = {
-        "train": lambda: modes.train(
-            config, source(config.data.train_split), source(split), workdir
-        ),
+        "train": train,
         "eval": lambda: modes.evaluate(config, source(split), workdir, checkpoint),
         "speed": lambda: modes.speed(config, workdir, _image_size()),
         "predict": lambda: modes.predict(
             config, workdir, checkpoint, _INPUT.value, _OUTPUT.value or workdir / "predictions"
         ),
+        "export": lambda: modes.export(config, workdir, checkpoint),
     }
     return actions[_MODE.value]()
 

@@ -118,6 +118,14 @@ class EfficientNetLite(nnx.Module):
                 outputs.append(x)
         return outputs
 
+    def stages(self) -> list[list[InvertedResidual]]:
+        """The blocks that lead to each of the four outputs."""
+        starts = (0, *(i + 1 for i in _OUTPUTS[:-1]))
+        return [
+            [block for stage in self.blocks[start : stop + 1] for block in stage]
+            for start, stop in zip(starts, _OUTPUTS, strict=True)
+        ]
+
 
 def _scale(index: int, stage: _Stage, width: float, depth: float) -> _Stage:
     # Channels are rounded to multiples of 8, never more than 10% down; the first and last stage keep

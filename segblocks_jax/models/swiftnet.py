@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from segblocks_jax.blocks import DualRes
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.nn import (
@@ -128,8 +129,18 @@ class SwiftNet(nnx.Module):
         """The smallest side of a block, in image pixels, that this network can run on."""
         return self.backbone.min_block_size
 
+    def block_multiple(self, low_factor: int = 2) -> int:
+        """What sides of blocks must be multiples of: `min_block_size` for low blocks of half the side."""
+        return self.min_block_size // 2 * low_factor
+
     def __call__(self, x: Features) -> Features:
-        """Normalised image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4."""
+        """Normalised image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4.
+
+        Raises:
+            ValueError: the blocks are too small, or no multiple of `block_multiple`.
+        """
+        if isinstance(x, DualRes):
+            self._check_blocks(x)
         with scope("backbone"):
             stages = self.backbone(x)
         with scope("spp"):
@@ -141,3 +152,15 @@ class SwiftNet(nnx.Module):
                 x = upsample(x, skip)
         with scope("logits"):
             return self.logits(x)
+
+    def _check_blocks(self, blocks: DualRes) -> None:
+        side, factor = blocks.block_size, blocks.grid.low_factor
+        multiple = self.block_multiple(factor)
+        if side % multiple:
+            # Where this fails, a convolution would pad by more pixels than its block has.
+            raise ValueError(
+                f"SwiftNet: blocks of {side} x {side} pixels; {type(self.backbone).__name__} needs a"
+                f" multiple of {multiple}, so that at stride 32 a low block (1/{factor} of the side) has"
+                f" {self.min_block_size // 64} pixels or more, as many as its convolutions pad; use a"
+                f" coarser mask, blocks of {-(-side // multiple) * multiple}"
+            )

@@ -6,6 +6,8 @@ import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from segblocks_jax.blocks.conv import CONV_IMPLEMENTATIONS
+from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
 from segblocks_jax.nn import Semantics
 from segblocks_jax.policies import POLICIES
@@ -60,11 +62,18 @@ class ModelConfig:
         name: one of `segblocks_jax.models.MODELS`.
         width: channels of the backbone's first stage; 64 as published.
         features: channels of the decoder; None: as published.
+        pretrained: a .pth, .pt (both need PyTorch), .safetensors or .npz file of backbone weights that
+            training starts from; see `load_backbone`. As published, `optim.backbone_multiplier` is
+            0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.
+        conv_implementation: how convolutions run in training: "ffi", "xla" or "pad"; None: what is
+            faster on the machine. See `segblocks_jax.block_conv`.
     """
 
     name: str = "swiftnet_rn18"
     width: int = 64
     features: int | None = None
+    pretrained: str | None = None
+    conv_implementation: str | None = None
 
     def __post_init__(self) -> None:
         _check(self.name in MODELS, f"model.name is {self.name!r}; expected one of {MODELS}")
@@ -72,6 +81,17 @@ class ModelConfig:
             value = getattr(self, field)
             fits = value is None or value > 0
             _check(fits, f"model.{field} is {value}; expected a positive number of channels")
+        ways = (None, *CONV_IMPLEMENTATIONS)
+        _check(
+            self.conv_implementation in ways,
+            f"model.conv_implementation is {self.conv_implementation!r}; expected one of {ways}",
+        )
+        known = self.pretrained is None or self.pretrained.endswith(WEIGHT_SUFFIXES)
+        _check(
+            known,
+            f"model.pretrained is {self.pretrained!r}; expected a file that ends in"
+            f" {', '.join(WEIGHT_SUFFIXES)}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +141,8 @@ class OptimConfig:
         learning_rate, final_learning_rate: at the start and at the end.
         b1, b2: decay of Adam's moments.
         weight_decay: added to the gradient as ``weight_decay * parameter``.
-        backbone_multiplier: of the backbone's learning rate and decay; 0.25 when pretrained.
+        backbone_multiplier: of the backbone's learning rate and decay; as published, 0.25 with
+            `model.pretrained` and 1 without.
         policy_multiplier: of the policy's learning rate and decay.
         loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
     """

@@ -9,13 +9,21 @@ import jax
 import numpy as np
 from flax import nnx
 
-from segblocks_jax.data import Augmentation, SegmentationSource, TrainBatches, train_batches
+from segblocks_jax.data import (
+    Augmentation,
+    LabelTable,
+    Normalisation,
+    SegmentationSource,
+    TrainBatches,
+    train_batches,
+)
+from segblocks_jax.interop import check_target, load_backbone, save_model
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.evaluate import Evaluation, evaluate
 from segblocks_jax.training.logging import Progress, RunLog, check_finite, commit, write_json
 from segblocks_jax.training.optimizer import create_optimizer, learning_rate
-from segblocks_jax.training.state import TrainState, create_state, create_system
+from segblocks_jax.training.state import TrainState, create_state, create_system, model_spec
 from segblocks_jax.training.step import Metrics, TrainStep
 
 
@@ -27,16 +35,27 @@ def train(
 ) -> Evaluation:
     """Trains to the last step, continuing from the workdir's latest checkpoint where there is one.
 
-    Writes to the workdir: `checkpoints/`, TensorBoard files, `metrics.jsonl` and `eval_STEP.json`.
+    From step 0 it starts with the backbone weights of `config.model.pretrained`, if that is set. Writes to
+    the workdir: `checkpoints/`, TensorBoard files, `metrics.jsonl`, `eval_STEP.json` and, at the end,
+    `export/`, which `load_model` reads.
 
     Returns:
         The last evaluation.
 
     Raises:
         NonFiniteError: a metric is NaN or infinite; the last checkpoint is as it was.
-        ValueError: the workdir holds a run of another model; nothing is written.
+        FileNotFoundError: no such file of backbone weights.
+        ValueError: the workdir holds a run of another model, or the backbone weights don't fit;
+            nothing is written.
+        FileExistsError: `export/` holds something else than a saved model.
     """
+    target = check_target(workdir / "export")
     system = create_system(config, len(train_source.table.classes))
+    pretrained = load_pretrained(config, system, workdir)
+    if pretrained is not None:
+        print(
+            "backbone weights from {file}, SHA-256 {sha256}".format(**pretrained), file=sys.stderr
+        )
     optimizer = create_optimizer(config.optim)
     graphdef, state = create_state(system, optimizer, config.seed)
     step = TrainStep(graphdef, optimizer, config, train_source.normalisation)
@@ -49,12 +68,42 @@ def train(
     )
     keep = config.loop.keep_checkpoints
     with Checkpoints(workdir / "checkpoints", model=config.model.name, keep=keep) as checkpoints:
-        state, first = _restore(checkpoints, step.place(state), batches)
+        if checkpoints.latest_step() is None:
+            state, first = step.place(state), 0
+        else:
+            state, extra, first = checkpoints.restore(step.place(state))
+            batches.set_state(extra["batches"])
+            pretrained = extra.get("pretrained")
+            print(f"continuing from step {first} in {checkpoints.folder}", file=sys.stderr)
         with RunLog(workdir) as log:
-            run = _Run(config, graphdef, step, batches, eval_source, workdir, checkpoints, log)
-            result = run.steps(state, first)
+            run = _Run(
+                config, graphdef, step, batches, eval_source, workdir, checkpoints, log, pretrained
+            )
+            state, result = run.steps(state, first)
+    system = nnx.merge(graphdef, state.params, state.stats)
+    export(system, config, train_source.table, train_source.normalisation, target)
     batches.close()
     return result
+
+
+def load_pretrained(
+    config: ExperimentConfig, system: nnx.Dict, workdir: pathlib.Path
+) -> dict[str, str] | None:
+    """Loads the experiment's backbone weights into a system, abstract or not.
+
+    A run that continues from a checkpoint, and one without `config.model.pretrained`, loads none.
+
+    Returns:
+        `file` and `sha256` of what was loaded, or None.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it doesn't fit the backbone; lists every name.
+    """
+    with Checkpoints(workdir / "checkpoints", model=config.model.name) as checkpoints:
+        if config.model.pretrained is None or checkpoints.latest_step() is not None:
+            return None
+    return load_backbone(system.net, config.model.pretrained)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +118,10 @@ class _Run:
     workdir: pathlib.Path
     checkpoints: Checkpoints
     log: RunLog
+    pretrained: dict[str, str] | None
 
-    def steps(self, state: TrainState, first: int) -> Evaluation:
-        """From step `first` to the last."""
+    def steps(self, state: TrainState, first: int) -> tuple[TrainState, Evaluation]:
+        """From step `first` to the last; the state and the evaluation there."""
         total, loop = self.config.optim.steps, self.config.loop
         result = self._evaluate(state, first) if first == total else None
         images = self.config.optim.batch_size
@@ -89,7 +139,7 @@ class _Run:
                 if last or number % loop.checkpoint_every == 0:
                     self._save(state, number, result if evaluates else None)
         assert result is not None
-        return result
+        return state, result
 
     def _log(self, metrics: Metrics, number: int, images_per_second: float) -> str:
         values = {name: float(value) for name, value in metrics.items()}
@@ -113,14 +163,47 @@ class _Run:
         values = result.to_dict(self.eval_source.table.classes)
         numbers = {k: v for k, v in values.items() if v is not None and np.isfinite(v)}
         self.log.scalars(number, {f"eval/{name}": value for name, value in numbers.items()})
-        description = describe(result, self.eval_source, self.config, number)
+        description = describe(result, self.eval_source, self.config, number, self.pretrained)
         write_json(self.workdir / f"eval_{number}.json", description)
         return result
 
     def _save(self, state: TrainState, number: int, result: Evaluation | None) -> None:
-        extra = {"config": self.config.to_dict(), "batches": self.batches.get_state()}
+        extra = {
+            "config": self.config.to_dict(),
+            "batches": self.batches.get_state(),
+            "pretrained": self.pretrained,
+        }
         scores = None if result is None else {"miou": result.scores.mean_iou}
         self.checkpoints.save(number, state, extra, scores)
+
+
+def read_pretrained(
+    config: ExperimentConfig, workdir: pathlib.Path, step: Any = "latest"
+) -> dict[str, str] | None:
+    """File and SHA-256 of the backbone weights that the run of a checkpoint began with, or None."""
+    with Checkpoints(workdir / "checkpoints", model=config.model.name) as checkpoints:
+        return checkpoints.read_extra(step).get("pretrained")
+
+
+def export(
+    system: nnx.Dict,
+    config: ExperimentConfig,
+    table: LabelTable,
+    normalisation: Normalisation,
+    folder: pathlib.Path,
+) -> None:
+    """Writes a trained system to a folder that `load_model` reads.
+
+    Raises:
+        FileExistsError: the folder holds something else than a saved model.
+    """
+    spec = dataclasses.replace(
+        model_spec(config, len(table.classes)),
+        class_names=table.classes,
+        mean=normalisation.mean,
+        std=normalisation.std,
+    )
+    save_model(folder, system, spec)
 
 
 def load_system(
@@ -140,15 +223,6 @@ def load_system(
     return nnx.merge(graphdef, state.params, state.stats), step
 
 
-def _restore(checkpoints: Checkpoints, state: TrainState, batches: Any) -> tuple[TrainState, int]:
-    if checkpoints.latest_step() is None:
-        return state, 0
-    state, extra, step = checkpoints.restore(state)
-    batches.set_state(extra["batches"])
-    print(f"continuing from step {step} in {checkpoints.folder}", file=sys.stderr)
-    return state, step
-
-
 def _augmentation(config: ExperimentConfig) -> Augmentation:
     data = config.data
     return Augmentation(
@@ -163,15 +237,23 @@ def _augmentation(config: ExperimentConfig) -> Augmentation:
 
 
 def describe(
-    result: Evaluation, source: SegmentationSource, config: ExperimentConfig, step: int
+    result: Evaluation,
+    source: SegmentationSource,
+    config: ExperimentConfig,
+    step: int,
+    pretrained: dict[str, str] | None,
 ) -> dict[str, Any]:
-    """An evaluation with all that is needed to repeat it, for JSON."""
+    """An evaluation with all that is needed to repeat it, for JSON.
+
+    `pretrained` is what `load_pretrained` gave, when the run began.
+    """
     return {
         "experiment": config.name,
         "step": step,
         "split": f"{source.name}/{source.split}",
         "metrics": result.to_dict(source.table.classes),
         "config": dataclasses.asdict(config),
+        "pretrained": pretrained,
         "commit": commit(),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,

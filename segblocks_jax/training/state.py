@@ -8,9 +8,32 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
-from segblocks_jax import models, policies
 from segblocks_jax.blocks.checks import no_type_check
+from segblocks_jax.interop import ModelSpec, PolicySpec
+from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.training.config import ExperimentConfig
+
+
+def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
+    """What of an experiment builds its system, and says how its decisions run."""
+    policy = config.policy
+    return ModelSpec(
+        name=config.model.name,
+        num_classes=num_classes,
+        width=config.model.width,
+        features=config.model.features,
+        semantics=config.semantics,
+        policy=None
+        if policy.name == "static"
+        else PolicySpec(
+            name=policy.name,
+            block_size=policy.block_size,
+            target=policy.target,
+            quantise_step=policy.quantise_step,
+            low_factor=policy.low_factor,
+        ),
+        dataset=config.data.dataset,
+    )
 
 
 def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
@@ -19,27 +42,9 @@ def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     Raises:
         ValueError: the blocks are too small for the network.
     """
-    rngs = nnx.Rngs(config.seed)
-    net = models.create_model(
-        config.model.name,
-        num_classes,
-        semantics=config.semantics,
-        width=config.model.width,
-        features=config.model.features,
-        rngs=rngs,
-    )
-    if config.policy.name == "static":
-        return nnx.Dict(net=net)
-    side = config.policy.block_size
-    if side % net.min_block_size:
-        raise ValueError(
-            f"policy.block_size is {side}, but {config.model.name} needs a multiple of"
-            f" {net.min_block_size}, so that a low block has whole pixels at every layer"
-        )
-    policy = policies.create(
-        config.policy.name, block_size=side, target=config.policy.target, rngs=rngs
-    )
-    return nnx.Dict(net=net, policy=policy)
+    system = model_spec(config, num_classes).build(nnx.Rngs(config.seed))
+    set_implementation(system, config.model.conv_implementation)
+    return system
 
 
 @jax.tree_util.register_dataclass
