@@ -149,8 +149,11 @@ def test_speed_reports_times_beside_operations(tmp_path, capsys):
     assert ratios[0] == 1
     assert ratios == sorted(ratios)
     assert ratios[-1] < 4
-    assert all(row["seconds"] > 0 for row in report["blocks"])
-    assert "dense" in capsys.readouterr().out
+    for row in report["blocks"]:
+        assert row["over_xla_dense"] == report["xla_dense"]["seconds"] / row["seconds"]
+        assert row["over_dense"] == report["dense"]["seconds"] / row["seconds"]
+        assert row["around_convolutions"] > 0
+    assert "XLA dense" in capsys.readouterr().out
 
 
 def run(*arguments):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import Normalisation, normalize
+from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.nn import resize_bilinear
 from segblocks_jax.policies import Decision, fill_scores, quantise
 from segblocks_jax.training.config import ExperimentConfig
@@ -47,6 +48,7 @@ class Runner:
         system.eval()
         graphdef, state = nnx.split(system)
         self.config = config
+        self._net = fuse(system.net, config.precision) if pays() else None
         self.in_blocks = config.policy.name != "static"
         self._state = state
         self._known: set[tuple] = set()
@@ -64,23 +66,24 @@ class Runner:
 
         def run(
             state: nnx.State,
+            fused: FusedNet | None,
             images: Array,
             decision: Decision | None,
             key: Array,
             num_high: int | None,
         ) -> tuple[Array, Array | None]:
-            system = nnx.merge(graphdef, state)
+            net = nnx.merge(graphdef, state).net if fused is None else fused
             image = prepare(images).astype(config.precision)
             _, height, width, _ = images.shape
             if decision is None:
-                return _labels(system.net(image), (height, width)), None
+                return _labels(net(image), (height, width)), None
             scores = fill_scores(decision, config.semantics.filling, key)
             grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
-            logits = combine(system.net(split(image, grid)), config.semantics.low_upsampling)
+            logits = combine(net(split(image, grid)), config.semantics.low_upsampling)
             return _labels(logits, (height, width)), grid.mask
 
         self._decide = jax.jit(decide)
-        self._run = jax.jit(run, static_argnums=4)
+        self._run = jax.jit(run, static_argnums=5)
 
     def __call__(
         self,
@@ -113,7 +116,7 @@ class Runner:
                 num_high = quantise(count, total, self.config.policy.quantise_step)
             else:
                 num_high = round(share * total)
-        predicted, mask = self._run(self._state, images, decision, key, num_high)
+        predicted, mask = self._run(self._state, self._net, images, decision, key, num_high)
         predicted = np.asarray(predicted)
         seconds = time.perf_counter() - start
         signature = (images.shape, labels is None, num_high)

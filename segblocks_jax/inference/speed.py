@@ -4,17 +4,23 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from segblocks_jax.analysis.macs import count_macs
-from segblocks_jax.blocks import BlockGrid, combine, extension, split
+from segblocks_jax.blocks import BlockGrid, DualRes, combine, extension, split
+from segblocks_jax.blocks.conv.patches import Border
+from segblocks_jax.blocks.indexed_pool import indexed_max_pool
+from segblocks_jax.inference.fused import FusedNet, fuse, pays
+from segblocks_jax.inference.layout import BlockLayout
+from segblocks_jax.models.resnet import ResNet
+from segblocks_jax.models.swiftnet import SwiftNet
+from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.logging import commit
 from segblocks_jax.training.state import create_system
@@ -28,73 +34,123 @@ def measure(
     *,
     num_classes: int = 19,
     rounds: int = 7,
+    shares: tuple[float, ...] = SHARES,
 ) -> dict[str, Any]:
-    """Times one image: the dense network, then blocks at each of `SHARES`, in turn, `rounds` times.
+    """Times one image: dense networks, then blocks at each of `shares`, in turn, `rounds` times.
 
     The timer holds, from a normalised image on the device to logits at a quarter of its size: split,
-    network, combine; for the dense network only the network. The policy is timed apart. Weights and
-    grids are random.
+    network, combine; for a dense network only the network. The policy is timed apart. Weights and
+    grids are random. Two dense baselines are timed: `xla_dense`, the network on XLA's convolutions, and
+    `dense`, the network as blocks run it (`FusedNet` where that pays), one unit an image.
 
     Args:
         config: its model, block size, semantics and precision are measured.
         size: (height, width) of the image, multiples of the block size.
         num_classes: of the logits.
         rounds: timed runs of each; the medians are reported.
+        shares: of high blocks.
 
     Returns:
-        Plain values for JSON: `dense` and `blocks`, times in seconds, operations in 10^9, ratios to
-        dense of the same run, the share of time in split, combine and pad.
+        Plain values for JSON: times in seconds, operations in 10^9, ratios to both dense networks of the
+        same run, and what index patches, split, combine and pooling take of a run, timed alone.
     """
     system = create_system(_in_blocks(config), num_classes)
     system.eval()
     image = jax.random.normal(jax.random.key(0), (1, *size, 3)).astype(config.precision)
-    graphdef, state = nnx.split(system.net)
-
-    @jax.jit
-    def dense(state: nnx.State, image: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, state)(image)
-
-    @jax.jit
-    def blocks(state: nnx.State, image: jax.Array, grid: BlockGrid) -> jax.Array:
-        logits = nnx.merge(graphdef, state)(split(image, grid))
-        return combine(logits, config.semantics.low_upsampling)
-
-    side = config.policy.block_size
-    grids = {share: _random_grid(size, side, share, config.policy.low_factor) for share in SHARES}
-    policy_def, policy_state = nnx.split(system.policy)
-
-    @jax.jit
-    def policy(state: nnx.State, image: jax.Array) -> jax.Array:
-        return nnx.merge(policy_def, state)(image, jax.random.key(0)).action
-
+    side, factor = config.policy.block_size, config.policy.low_factor
+    grids = {share: _random_grid(size, side, share, factor) for share in shares}
+    xla, own = (_networks(system.net, config, in_blocks) for in_blocks in (False, True))
     runs: dict[Any, Callable[[], Any]] = {
-        "dense": lambda: dense(state, image),
-        "policy": lambda: policy(policy_state, image),
+        "xla_dense": lambda: xla(image, None),
+        "dense": lambda: own(image, None),
+        "policy": functools.partial(_policy(system.policy), image),
     }
     for share, grid in grids.items():
-        runs[share] = functools.partial(blocks, state, image, grid)
+        runs[share] = functools.partial(own, image, grid)
+        runs["around", share] = _around(system.net, config, image, grid)
     times = interleaved(runs, rounds)
     dense_macs = count_macs(system.net, (1, *size, 3)).total
     report = _describe(config, size, rounds)
-    report["dense"] = {"seconds": times["dense"], "gmacs": dense_macs / 1e9}
+    for name in ("xla_dense", "dense"):
+        report[name] = {"seconds": times[name], "gmacs": dense_macs / 1e9}
     report["policy_seconds"] = times["policy"]
     report["blocks"] = []
     for share, grid in grids.items():
-        macs = count_macs(
-            system.net, (1, *size, 3), share, low_factor=config.policy.low_factor
-        ).total
-        moving = _block_operation_seconds(lambda g: blocks(state, image, g), grid, rounds)
+        macs = count_macs(system.net, (1, *size, 3), share, low_factor=factor).total
         report["blocks"].append(
             {
                 "share_high": grid.num_high / grid.num_blocks,
                 "seconds": times[share],
                 "gmacs": macs / 1e9,
                 "operation_ratio": dense_macs / macs,
-                "speedup": times["dense"] / times[share],
-                "block_operations_share": None if moving is None else moving / times[share],
+                "over_xla_dense": times["xla_dense"] / times[share],
+                "over_dense": times["dense"] / times[share],
+                "around_convolutions": times["around", share] / times[share],
             }
         )
     return report
+
+
+def _networks(net: SwiftNet, config: ExperimentConfig, fused: bool) -> Callable[..., Any]:
+    """The network as a compiled function of an image and a grid or None."""
+    if fused and pays():
+        prepared = jax.block_until_ready(fuse(net, config.precision))
+        return functools.partial(jax.jit(functools.partial(_run, config=config)), prepared)
+    plain = nnx.clone(net)
+    set_implementation(plain, "pad")
+    graphdef, state = nnx.split(plain)
+
+    @jax.jit
+    def run(state: nnx.State, image: jax.Array, grid: BlockGrid | None) -> jax.Array:
+        return _run(nnx.merge(graphdef, state), image, grid, config=config)
+
+    return functools.partial(run, state)
+
+
+def _run(
+    net: SwiftNet | FusedNet, image: jax.Array, grid: BlockGrid | None, *, config: ExperimentConfig
+) -> jax.Array:
+    if grid is None:
+        return net(image)
+    return combine(net(split(image, grid)), config.semantics.low_upsampling)
+
+
+def _policy(policy: nnx.Module) -> Callable[[jax.Array], jax.Array]:
+    graphdef, state = nnx.split(policy)
+
+    @jax.jit
+    def run(state: nnx.State, image: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, state)(image, jax.random.key(0)).action
+
+    return functools.partial(run, state)
+
+
+def _around(
+    net: SwiftNet, config: ExperimentConfig, image: jax.Array, grid: BlockGrid
+) -> Callable[[], Any]:
+    """What a network in blocks does besides convolutions: index patches, split, pooling, combine."""
+    side = config.policy.block_size
+    border: Border = "image" if config.semantics.interpolation == "halo" else "block"
+    backbone = net.backbone
+    is_resnet = isinstance(backbone, ResNet)
+    width = backbone.conv1.kernel.shape[-1] if isinstance(backbone, ResNet) else 1
+    stem = jnp.ones((grid.num_pixels(side // 2), width), image.dtype)
+    logits = jnp.ones((grid.num_pixels(side // 4), net.num_classes), image.dtype)
+
+    @jax.jit
+    def run(image: jax.Array, grid: BlockGrid, stem: jax.Array, logits: jax.Array) -> list[Any]:
+        layout = BlockLayout(grid, side)
+        results: list[Any] = [split(image, grid).pixels, layout.patches(3 if is_resnet else 1)]
+        for level in range(1, 6):
+            smaller = layout.scaled(1, 2**level)
+            results += [smaller.patches(1), smaller.patches(0 if is_resnet else 2)]
+            if level >= 3:
+                results.append(smaller.patches(1, border))
+        if is_resnet:
+            results.append(indexed_max_pool(stem, layout.scaled(1, 2).patches(1), 3, 2))
+        return [*results, combine(DualRes(logits, grid), config.semantics.low_upsampling)]
+
+    return functools.partial(run, image, grid, stem, logits)
 
 
 def interleaved(runs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
@@ -113,21 +169,27 @@ def interleaved(runs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, fl
 def format_report(report: dict[str, Any]) -> str:
     """The report as a text table."""
     height, width = report["size"]
-    dense = report["dense"]
+    xla, dense = report["xla_dense"], report["dense"]
     lines = [
         f"{report['model']}, {height} x {width}, batch 1, {report['precision']},"
         f" blocks of {report['block_size']} px, {report['device']}, {report['implementation']} block operations",
-        f"{'':14}{'ms':>9}{'GMACs':>9}{'dense/x: operations':>21}{'time':>7}{'in split, combine, pad':>24}",
-        f"{'dense':14}{dense['seconds'] * 1e3:9.1f}{dense['gmacs']:9.2f}{1:21.2f}{1:7.2f}",
+        f"{'':14}{'ms':>9}{'GMACs':>9}{'operations':>12}{'/ XLA dense':>13}{'/ dense':>9}{'around':>9}",
     ]
+    for name, row in (("XLA dense", xla), ("dense", dense)):
+        over_xla, over_dense = (base["seconds"] / row["seconds"] for base in (xla, dense))
+        lines.append(
+            f"{name:14}{row['seconds'] * 1e3:9.1f}{row['gmacs']:9.2f}{1:12.2f}{over_xla:13.2f}{over_dense:9.2f}"
+        )
     for row in report["blocks"]:
-        share = row["block_operations_share"]
         lines.append(
             f"{row['share_high']:>5.0%} high    {row['seconds'] * 1e3:9.1f}{row['gmacs']:9.2f}"
-            f"{row['operation_ratio']:21.2f}{row['speedup']:7.2f}"
-            f"{'not measured' if share is None else f'{share:.1%}':>24}"
+            f"{row['operation_ratio']:12.2f}{row['over_xla_dense']:13.2f}{row['over_dense']:9.2f}"
+            f"{row['around_convolutions']:>9.1%}"
         )
-    lines.append(f"policy: {report['policy_seconds'] * 1e3:.1f} ms, not contained above")
+    lines.append(
+        f"policy: {report['policy_seconds'] * 1e3:.1f} ms, not contained above; around: index patches, split,"
+        " pooling, combine"
+    )
     return "\n".join(lines)
 
 
@@ -153,45 +215,10 @@ def _describe(config: ExperimentConfig, size: tuple[int, int], rounds: int) -> d
         "precision": config.precision,
         "block_size": config.policy.block_size,
         "implementation": extension.resolve(),
+        "fused": pays(),
         "timer": "normalised image on the device to logits at 1/4: split, network, combine;"
         f" median of {rounds} interleaved runs",
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "commit": commit(),
     }
-
-
-def _block_operation_seconds(
-    program: Callable[[BlockGrid], Any], grid: BlockGrid, rounds: int
-) -> float | None:
-    """Seconds of all split, combine and pad calls of a program, alone; None for references."""
-    calls = list(_ffi_calls(jax.make_jaxpr(program)(grid).jaxpr))
-    if not calls:
-        return None
-    operands = [[_operand(var.aval, grid) for var in call.invars] for call in calls]
-
-    @jax.jit
-    def run(operands: list[list[jax.Array]]) -> list[Any]:
-        return [
-            call.primitive.bind(*arrays, **call.params)
-            for call, arrays in zip(calls, operands, strict=True)
-        ]
-
-    return interleaved({"run": lambda: run(operands)}, rounds)["run"]
-
-
-def _operand(kind: Any, grid: BlockGrid) -> jax.Array:
-    return grid.slots if kind.shape == grid.slots.shape else jnp.ones(kind.shape, kind.dtype)
-
-
-def _ffi_calls(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    for eqn in jaxpr.eqns:
-        if eqn.params.get("target_name") in extension.TARGETS:
-            yield eqn
-        for value in jax.tree.leaves(
-            list(eqn.params.values()), is_leaf=lambda v: isinstance(v, (Jaxpr, ClosedJaxpr))
-        ):
-            if isinstance(value, ClosedJaxpr):
-                yield from _ffi_calls(value.jaxpr)
-            elif isinstance(value, Jaxpr):
-                yield from _ffi_calls(value)
