@@ -89,3 +89,11 @@ def blocks(high: np.ndarray, low: np.ndarray, mask: np.ndarray) -> sb.DualRes:
     parts = (high[: grid.num_high], low[: grid.num_low])
     pixels = [nhwc(part).reshape(-1, high.shape[1]) for part in parts]
     return sb.DualRes(jnp.concatenate(pixels), grid)
+
+
+def assert_within(got: np.ndarray, expected: np.ndarray, share: float, name: str = "") -> None:
+    """The largest difference is at most `share` of the standard deviation."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.shape == expected.shape
+    difference = np.abs(got - expected).max() / expected.std()
+    assert difference <= share, f"{name} differs by {difference:.2e} standard deviations"

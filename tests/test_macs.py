@@ -13,9 +13,22 @@ FULL = (1, 1024, 2048, 3)
 HALF = (1, 512, 1024, 3)
 
 
+# Network, GMACs dense and, with the policy, in blocks: a + b f.
+PUBLISHED = {
+    "rn18": ("swiftnet_rn18", 103.569, 26.383, 77.525),
+    "rn50": ("swiftnet_rn50", 204.635, 51.951, 153.023),
+    "effl1": ("swiftnet_efflite1", 24.097, 6.394, 18.042),
+}
+
+
+def shapes(model: str) -> nnx.Module:
+    """A network without values."""
+    return nnx.eval_shape(lambda: sb.create_model(model, rngs=nnx.Rngs(0)))
+
+
 @pytest.fixture(scope="module")
 def net() -> nnx.Module:
-    return nnx.eval_shape(lambda: sb.create_model("swiftnet_rn18", rngs=nnx.Rngs(0)))
+    return shapes("swiftnet_rn18")
 
 
 @pytest.fixture(scope="module")
@@ -41,46 +54,37 @@ def test_published_parts(net: nnx.Module) -> None:
     assert parts == pytest.approx(expected, abs=6e-3)
 
 
-def test_dense_count(net: nnx.Module, recorded: dict[str, float]) -> None:
-    total = count_macs(net, FULL).total
-    assert total == recorded["rn18/dense_1x3x1024x2048"]
-    assert round(total / 1e9, 3) == 103.569
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_counts(name: str) -> None:
+    model, dense, constant, slope = PUBLISHED[name]
+    net = shapes(model)
+    assert round(count_macs(net, FULL).total / 1e9, 3) == dense
+    policy = nnx.eval_shape(lambda: sb.policies.create("reinforce", block_size=128))
+    for fraction in (0.0, 0.2, 0.4, 1.0):
+        macs = count_macs(net, FULL, high_fraction=fraction, policy=policy)
+        assert macs.total / 1e9 == pytest.approx(constant + slope * fraction, abs=2e-3)
+        assert macs.by_part["policy"] / 1e9 == pytest.approx(0.339, abs=5e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "blocks", "executed"),
-    [
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recorded_counts(name: str, recorded: dict[str, float]) -> None:
+    """To the last operation."""
+    net = shapes(PUBLISHED[name][0])
+    assert count_macs(net, FULL).total == recorded[f"{name}/dense_1x3x1024x2048"]
+    for case, shape, blocks, (high, low) in (
         ("1x3x1024x2048_bs128_51of128high", FULL, 128, (51, 77)),
         # The reference runs one dummy block of a kind that has none.
         ("1x3x512x1024_bs128_32of32high", HALF, 32, (32, 1)),
         ("1x3x512x1024_bs128_0of32high", HALF, 32, (1, 32)),
-    ],
-)
-def test_counts_in_blocks(
-    net: nnx.Module,
-    recorded: dict[str, float],
-    name: str,
-    shape: tuple[int, int, int, int],
-    blocks: int,
-    executed: tuple[int, int],
-) -> None:
-    dense = count_macs(net, shape)
-    spp = dense.by_part["spp"]
-    high, low = executed
-    share = (high + low / 4) / blocks
-    assert spp + (dense.total - spp) * share == recorded[f"rn18/blocks_{name}"]
-    if high + low == blocks:
-        got = count_macs(net, shape, high_fraction=high / blocks)
-        assert got.total == recorded[f"rn18/blocks_{name}"]
-        assert got.by_part["spp"] == spp
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.4, 1.0])
-def test_published_line(net: nnx.Module, fraction: float) -> None:
-    policy = nnx.eval_shape(lambda: sb.policies.create("reinforce", block_size=128))
-    macs = count_macs(net, FULL, high_fraction=fraction, policy=policy)
-    assert macs.total / 1e9 == pytest.approx(26.383 + 77.525 * fraction, abs=2e-3)
-    assert macs.by_part["policy"] / 1e9 == pytest.approx(0.339, abs=5e-4)
+    ):
+        dense = count_macs(net, shape)
+        spp = dense.by_part["spp"]
+        share = (high + low / 4) / blocks
+        assert spp + (dense.total - spp) * share == recorded[f"{name}/blocks_{case}"]
+        if high + low == blocks:
+            got = count_macs(net, shape, high_fraction=high / blocks)
+            assert got.total == recorded[f"{name}/blocks_{case}"]
+            assert got.by_part["spp"] == spp
 
 
 def test_counts_grow_with_batch_and_low_factor() -> None:
