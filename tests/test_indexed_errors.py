@@ -270,3 +270,56 @@ def test_data_of_dead_units_and_unused_ghosts_is_not_read(target: str) -> None:
         "means": np.array([[-1, 99, 0, 0], [0, 0, 0, 0]], np.int32),
     }
     dataclasses.replace(CALLS[target], data=wild).run(target)
+
+
+def shape_near(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
+    """Another rank, or one axis of another length."""
+    if not shape or rng.random() < 0.4:
+        return tuple(int(n) for n in rng.integers(0, 7, rng.integers(0, 6)))
+    axis = rng.integers(len(shape))
+    length = int(rng.choice([0, 1, shape[axis] - 1, shape[axis] + 1, 2 * shape[axis]]))
+    return (*shape[:axis], max(length, 0), *shape[axis + 1 :])
+
+
+def spoil_anything(target: str, rng: np.random.Generator) -> Call:
+    """A buffer's shape or dtype, an attribute, or the contents of an integer operand."""
+    call = CALLS[target]
+    kind = rng.integers(3)
+    if kind == 0:
+        buffers = call.operands | call.results
+        name = str(rng.choice(list(buffers)))
+        shape, dtype = buffers[name]
+        if rng.random() < 0.5:
+            return call.spoilt(name, shape_near(shape, rng), dtype)
+        others = ["float32", "bfloat16", "float16", "int32", "int8", "uint32", "bool"]
+        return call.spoilt(name, shape, str(rng.choice([x for x in others if x != dtype])))
+    if kind == 1 and call.attributes:
+        name = str(rng.choice(list(call.attributes)))
+        value = int(rng.choice([-(2**63), -1, 0, 7, 2**31, 2**62, 2**63 - 1]))
+        return dataclasses.replace(call, attributes=call.attributes | {name: value})
+    integers = [name for name, (_, dtype) in call.operands.items() if dtype == "int32"]
+    name = str(rng.choice(integers))
+    array = call.data.get(name, np.zeros(call.operands[name][0], np.int32)).copy()
+    limits = np.iinfo(np.int32)
+    value = rng.choice([limits.min, -2, 100, limits.max])
+    array.reshape(-1)[rng.integers(array.size)] = value
+    return dataclasses.replace(call, data=call.data | {name: array})
+
+
+def test_a_thousand_random_malformed_calls() -> None:
+    """Each gives an error that names its handler; what happens to be valid runs."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("only the CPU handlers read their data before they start")
+    rng = np.random.default_rng(0)
+    errors = []
+    for i in range(1000):
+        target = list(CALLS)[i % len(CALLS)]
+        call = spoil_anything(target, rng)
+        try:
+            results = call.run(target)
+        except Exception as error:
+            errors.append((target, str(error)))
+        else:
+            assert [r.shape for r in results] == [shape for shape, _ in call.results.values()]
+    assert all(target in text for target, text in errors)
+    assert len(errors) > 950

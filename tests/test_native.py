@@ -34,19 +34,24 @@ def compiler() -> str:
     return found
 
 
+@pytest.fixture(params=[(), SANITIZED], ids=["plain", "sanitized"])
+def extra(request: pytest.FixtureRequest, compiler: str, tmp_path: pathlib.Path) -> tuple[str, ...]:
+    """Flags without and with sanitizers."""
+    if request.param:
+        (tmp_path / "empty.cc").write_text("int main() {}\n")
+        link = [compiler, *request.param, tmp_path / "empty.cc", "-o", tmp_path / "empty"]
+        if subprocess.run(link, capture_output=True, check=False).returncode != 0:
+            pytest.skip("the compiler has no sanitizers")
+    return request.param
+
+
 @pytest.mark.parametrize("name", ["layout", "parallel"])
-def test_headers(name: str, compiler: str, tmp_path: pathlib.Path) -> None:
-    run(compiler, *FLAGS, NATIVE / f"test_{name}.cc", "-o", tmp_path / name)
+def test_headers(name: str, extra: tuple[str, ...], compiler: str, tmp_path: pathlib.Path) -> None:
+    run(compiler, *FLAGS, *extra, NATIVE / f"test_{name}.cc", "-o", tmp_path / name)
     run(tmp_path / name)
 
 
-@pytest.mark.parametrize("extra", [(), SANITIZED], ids=["plain", "sanitized"])
 def test_indexed_operations(extra: tuple[str, ...], compiler: str, tmp_path: pathlib.Path) -> None:
-    if extra:
-        (tmp_path / "empty.cc").write_text("int main() {}\n")
-        link = [compiler, *extra, tmp_path / "empty.cc", "-o", tmp_path / "empty"]
-        if subprocess.run(link, capture_output=True, check=False).returncode != 0:
-            pytest.skip("the compiler has no sanitizers")
     x86 = platform.machine() in ("x86_64", "AMD64")
     flags = (*FLAGS, *extra, *(("-DSEGBLOCKS_X86_TILES",) if x86 else ()))
     sources = [*ROOT.glob("xla_ffi/cpu/index*.cc"), *ROOT.glob("xla_ffi/cpu/tiles*.cc")]

@@ -19,12 +19,14 @@ namespace {
 
 // Below, the copy of rows pays: a tap would be a handful of products.
 constexpr int64_t kShortRow = 16;
+// Of a chunk, where there is enough work.
+constexpr int64_t kFewestPixels = 96;
 constexpr int64_t kMostPixels = 384;
 // What one pass over a chunk reads of the weights, so that they stay in a core's own cache.
 constexpr int64_t kPassBytes = 640 * 1024;
 // From so many groups of panels on, threads share the weights, not the pixels.
 constexpr int64_t kGroupsApart = 3;
-constexpr int64_t kItemsPerThread = 8;
+constexpr int64_t kItemsPerThread = 6;
 
 // Panels first .. first+count-1.
 struct Group {
@@ -92,7 +94,7 @@ class Convolution {
     const int64_t groups = call.depthwise ? 1 : count_groups(call);
     const int64_t items = workers.num_threads() * kItemsPerThread;
     const int64_t fair = ceil_div(outputs * (groups >= kGroupsApart ? groups : 1), items);
-    return std::clamp<int64_t>(fair, 48, kMostPixels);
+    return std::clamp(fair, kFewestPixels, kMostPixels);
   }
 
   void convert_weights() {
