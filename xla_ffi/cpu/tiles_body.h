@@ -87,7 +87,7 @@ inline __attribute__((always_inline)) void with_sums(const Tile& tile, int64_t f
 
 // So many products are summed up before their sum joins the total: rounding grows with the square
 // root of the longest chain of additions, and a network's statistics and signs are sensitive to it.
-constexpr int64_t kChain = 32;
+constexpr int64_t kChain = 64;
 
 template <int kPixels, int kVectors>
 inline __attribute__((always_inline)) void join(Vector (&sums)[kPixels][kVectors],
