@@ -76,9 +76,23 @@ class Tables {
     }
   }
 
+  // Positions begin .. end-1 of row i of a patch. Where they lie in a block of the same kind, the
+  // rest of that block's row follows in one run.
   void edge(const Cell& cell, int64_t i, int64_t begin, int64_t end, int32_t* out) const {
-    for (int64_t j = begin; j < end; ++j) {
-      out[j] = static_cast<int32_t>(layout_.index(call_.slots, cell, i, j));
+    const BlockLayout& blocks = layout_.blocks;
+    const bool high = blocks.is_high(call_.slots[blocks.index(cell)]);
+    const int64_t side = blocks.side(high);
+    const int64_t x = cell.x * side - layout_.padding;
+    for (int64_t j = begin; j < end;) {
+      const int64_t index = layout_.index(call_.slots, cell, i, j);
+      out[j++] = static_cast<int32_t>(index);
+      if (layout_.border == Border::kBlock || x + j <= 0) continue;
+      const bool first_high = index < blocks.num_high * blocks.area(true);
+      if (index < 0 || index >= blocks.num_pixels() || first_high != high) continue;
+      const int64_t last = std::min(end, j + (side - 1) - (x + j - 1) % side);
+      if (x + last > blocks.grid_width * side) continue;
+      std::iota(out + j, out + last, static_cast<int32_t>(index) + 1);
+      j = last;
     }
   }
 

@@ -210,24 +210,37 @@ class Convolution {
     for (int64_t pass = 0; pass < passes_; ++pass) {
       const bool last = pass == passes_ - 1;
       for (int64_t pixel = 0; pixel < pixels;) {
+        const float* const* const* entries = workspace.entries.data() + pixel;
+        const auto row = is_rest(group) ? nullptr : row_kernel(entries, pixels - pixel);
         int size = 0;
         while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= pixels - pixel) ++size;
-        const SizedTile& sized = sizes[size];
-        const int64_t live = std::min<int64_t>(sized.pixels, pixels - pixel);
+        const int64_t wanted = row != nullptr ? kRowPixels : sizes[size].pixels;
+        const int64_t live = std::min<int64_t>(wanted, pixels - pixel);
         float* sums = workspace.sums.data() + (passes_ == 1 ? 0 : pixel * group.count * kPanel);
-        Tile tile = make_tile(group, pass, workspace.entries.data() + pixel, workspace, sums);
+        Tile tile = make_tile(group, pass, entries, workspace, sums);
         const Outputs outputs = make_outputs(chunk.first_output() + pixel, live, group, sums);
-        const bool straight = last && live == sized.pixels && goes_straight(outputs, group);
+        const bool straight = last && live == wanted && goes_straight(outputs, group);
         if (straight) send_straight(outputs, &tile);
         if (is_rest(group)) {
           kernels_.depthwise_rest(tile, live, call_.features % kPanel);
+        } else if (row != nullptr) {
+          row(tile, static_cast<int>(group.count));
         } else {
-          sized.accumulate(tile);
+          sizes[size].accumulate(tile);
         }
         if (last && !straight) row_loops(kernels_, call_.input.element).write(outputs);
-        pixel += sized.pixels;
+        pixel += wanted;
       }
     }
+  }
+
+  // The depthwise loops for the next pixels, where these are neighbours in a row; else null.
+  void (*row_kernel(const float* const* const* entries, int64_t pixels) const)(const Tile&, int) {
+    const int64_t width = call_.window.width;
+    if (!call_.depthwise || call_.window.stride != 1 || pixels < kRowPixels) return nullptr;
+    // Entries only grow along a chunk, so the ends tell.
+    if (entries[kRowPixels - 1] - entries[0] != kRowPixels - 1) return nullptr;
+    return width == 3 ? kernels_.depthwise_row3 : width == 5 ? kernels_.depthwise_row5 : nullptr;
   }
 
   // Whether a tile can write its outputs itself.

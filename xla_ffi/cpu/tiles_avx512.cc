@@ -6,6 +6,7 @@
 #define SEGBLOCKS_PIXELS_2 12
 #define SEGBLOCKS_PIXELS_3 8
 #define SEGBLOCKS_PIXELS_4 6
+#define SEGBLOCKS_ROW_VECTORS 2
 
 #include "cpu/tiles_body.h"
 
