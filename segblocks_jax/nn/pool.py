@@ -1,7 +1,6 @@
 """Pooling of images and of blocks."""
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes, block_pad
+from segblocks_jax.blocks.indexed_pool import maxima
 from segblocks_jax.nn.regions import Features
 
 
@@ -19,28 +19,13 @@ def max_pool(features: Features, window: int, stride: int, padding: int) -> Feat
     """
     if not isinstance(features, DualRes):
         p = padding
-        return _max_valid(jnp.pad(features, ((0, 0), (p, p), (p, p), (0, 0))), window, stride)
+        return maxima(jnp.pad(features, ((0, 0), (p, p), (p, p), (0, 0))), window, stride)
     channels = features.pixels.shape[1]
     padded = block_pad(features, padding)
     parts = [
-        _max_valid(part, window, stride).reshape(-1, channels) for part in (padded.high, padded.low)
+        maxima(part, window, stride).reshape(-1, channels) for part in (padded.high, padded.low)
     ]
     return dataclasses.replace(features, pixels=jnp.concatenate(parts))
-
-
-def _max_valid(
-    maps: Float[Array, "m h w c"], window: int, stride: int
-) -> Float[Array, "m ho wo c"]:
-    # One axis after the other, by shifted maps: the gradient of XLA's window reduction is thirty
-    # times slower on a CPU than its value.
-    for axis in (1, 2):
-        size = (maps.shape[axis] - window) // stride + 1
-        shifted = [
-            lax.slice_in_dim(maps, i, i + stride * (size - 1) + 1, stride, axis)
-            for i in range(window)
-        ]
-        maps = functools.reduce(jnp.maximum, shifted)
-    return maps
 
 
 def adaptive_average_pool(
