@@ -4,37 +4,47 @@ An image is cut into blocks; a policy decides which run at full and which at hal
 network runs in blocks, padded with their neighbours' pixels, so that borders leave no trace.
 """
 
-from segblocks_jax import policies
-from segblocks_jax.analysis.macs import count_macs
-from segblocks_jax.blocks import (
-    BlockGrid,
-    DualRes,
-    PaddedBlocks,
-    block_conv,
-    block_pad,
-    combine,
-    split,
-)
-from segblocks_jax.interop import (
-    ModelSpec,
-    PolicySpec,
-    load_backbone,
-    load_model,
-    load_spec,
-    load_torch_state_dict,
-    save_model,
-)
-from segblocks_jax.models import create_model
-from segblocks_jax.nn import Semantics
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segblocks_jax import policies
+    from segblocks_jax.analysis.macs import count_macs
+    from segblocks_jax.blocks import (
+        BlockGrid,
+        DualRes,
+        PaddedBlocks,
+        block_conv,
+        block_pad,
+        combine,
+        split,
+    )
+    from segblocks_jax.inference.engine import Engine
+    from segblocks_jax.inference.exported import ExportedEngine
+    from segblocks_jax.inference.segmentation import Segmentation
+    from segblocks_jax.interop import (
+        ModelSpec,
+        PolicySpec,
+        load_backbone,
+        load_model,
+        load_spec,
+        load_torch_state_dict,
+        save_model,
+    )
+    from segblocks_jax.models import create_model
+    from segblocks_jax.nn import Semantics
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BlockGrid",
     "DualRes",
+    "Engine",
+    "ExportedEngine",
     "ModelSpec",
     "PaddedBlocks",
     "PolicySpec",
+    "Segmentation",
     "Semantics",
     "block_conv",
     "block_pad",
@@ -49,3 +59,47 @@ __all__ = [
     "save_model",
     "split",
 ]
+
+# Names are imported when first used, so that parts work without the others' packages: `blocks`, and
+# exported engines, without Flax.
+_NAMES = {
+    "segblocks_jax.analysis.macs": ("count_macs",),
+    "segblocks_jax.blocks": (
+        "BlockGrid",
+        "DualRes",
+        "PaddedBlocks",
+        "block_conv",
+        "block_pad",
+        "combine",
+        "split",
+    ),
+    "segblocks_jax.inference.engine": ("Engine",),
+    "segblocks_jax.inference.exported": ("ExportedEngine",),
+    "segblocks_jax.inference.segmentation": ("Segmentation",),
+    "segblocks_jax.interop": (
+        "ModelSpec",
+        "PolicySpec",
+        "load_backbone",
+        "load_model",
+        "load_spec",
+        "load_torch_state_dict",
+        "save_model",
+    ),
+    "segblocks_jax.models": ("create_model",),
+    "segblocks_jax.nn": ("Semantics",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "policies":
+        return importlib.import_module("segblocks_jax.policies")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

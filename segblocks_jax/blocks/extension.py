@@ -1,8 +1,11 @@
 """The compiled handlers: finds, loads and registers them, and says why when it can't."""
 
+import contextlib
+import contextvars
 import functools
 import importlib
 import os
+from collections.abc import Iterator
 
 import jax
 
@@ -17,6 +20,7 @@ TARGETS = (
     "segblocks_indexed_conv",
     "segblocks_indexed_max_pool",
     "segblocks_indexed_upsample2",
+    "segblocks_label_map",
 )
 """Names of all FFI targets, the same on every platform.
 
@@ -38,6 +42,8 @@ _MODULES = {
 }
 _ALIASES = {"cuda": "gpu"}
 
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("implementation", default=None)
+
 
 def available(platform: str | None = None) -> bool:
     """Whether the compiled handlers of a platform can be used; registers them if so.
@@ -57,8 +63,8 @@ def why_unavailable(platform: str | None = None) -> str:
 def resolve(implementation: str | None = None) -> str:
     """Returns the implementation to run: "ffi", the compiled handlers, or "xla", the references.
 
-    The first of these decides: the argument, the environment variable SEGBLOCKS_IMPLEMENTATION,
-    whether JAX's default platform has compiled handlers.
+    The first of these decides: the argument, `using`, the environment variable
+    SEGBLOCKS_IMPLEMENTATION, whether JAX's default platform has compiled handlers.
 
     Raises:
         ValueError: unknown name.
@@ -69,7 +75,7 @@ def resolve(implementation: str | None = None) -> str:
         'xla'
     """
     source = "implementation"
-    name = implementation
+    name = implementation or _chosen.get()
     if name is None:
         source = ENVIRONMENT_VARIABLE
         name = os.environ.get(ENVIRONMENT_VARIABLE) or None
@@ -83,6 +89,22 @@ def resolve(implementation: str | None = None) -> str:
     if name == "ffi" and (reason := why_unavailable()):
         raise RuntimeError(f"{source} is 'ffi', but {reason}; or use 'xla'")
     return name
+
+
+@contextlib.contextmanager
+def using(implementation: str) -> Iterator[None]:
+    """Within it, operations without an `implementation` of their own run this one, as they are traced.
+
+    Example:
+        >>> with using("xla"):
+        ...     resolve()
+        'xla'
+    """
+    token = _chosen.set(implementation)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
 
 
 def _default_platform() -> str:

@@ -1,5 +1,1 @@
-"""Trained networks at work: on batches, on files, against the clock."""
-
-from segblocks_jax.inference.runner import Prediction, Runner
-
-__all__ = ["Prediction", "Runner"]
+"""Trained networks at work: the engine, exported engines, files, speed."""

@@ -80,20 +80,25 @@ class ModelSpec:
         )
         if self.policy is None:
             return nnx.Dict(net=net)
+        self.check_blocks(net)
+        policy = policies.create(
+            self.policy.name,
+            block_size=self.policy.block_size,
+            target=self.policy.target,
+            threshold=self.policy.threshold,
+            rngs=rngs,
+        )
+        return nnx.Dict(net=net, policy=policy)
+
+    def check_blocks(self, net: models.SwiftNet) -> None:
+        """Raises ValueError where the policy's blocks are too small for the network."""
+        assert self.policy is not None
         side, multiple = self.policy.block_size, net.block_multiple(self.policy.low_factor)
         if side % multiple or not side:
             raise ValueError(
                 f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple},"
                 " so that a low block has whole pixels, and as many as are padded, at every layer"
             )
-        policy = policies.create(
-            self.policy.name,
-            block_size=side,
-            target=self.policy.target,
-            threshold=self.policy.threshold,
-            rngs=rngs,
-        )
-        return nnx.Dict(net=net, policy=policy)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON."""

@@ -1,6 +1,7 @@
 """Policies: who decides which blocks run at high resolution, and how a learned one is trained."""
 
-from segblocks_jax.policies.decision import Decision, fill_scores, quantise, top_fraction
+from segblocks_jax.blocks.buckets import quantise
+from segblocks_jax.policies.decision import Decision, fill_scores, top_count, top_fraction
 from segblocks_jax.policies.registry import POLICIES, Policy, create
 from segblocks_jax.policies.reinforce import Advantage, Reinforce, advantage, surrogate_loss
 
@@ -15,5 +16,6 @@ __all__ = [
     "fill_scores",
     "quantise",
     "surrogate_loss",
+    "top_count",
     "top_fraction",
 ]

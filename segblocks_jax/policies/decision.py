@@ -1,7 +1,6 @@
-"""What a policy returns, and how the number of high blocks is rounded."""
+"""What a policy returns, and which blocks it would turn high first."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -27,23 +26,18 @@ class Decision:
     scores: Float[Array, "n gh gw"]
 
 
-def quantise(count: int, total: int, step: float = 1 / 16) -> int:
-    """Rounds a number of high blocks up to a multiple of ``int(total * step)``, at least 1 and at most all.
-
-    Example:
-        >>> quantise(17, 128), quantise(3, 10), quantise(125, 126)
-        (24, 3, 126)
-    """
-    multiple = max(1, int(total * step))
-    return min(total, math.ceil(count / multiple) * multiple)
+def top_count(scores: Float[Array, "n gh gw"], count: int) -> Bool[Array, "n gh gw"]:
+    """True for the `count` best-scored blocks of every image; ties go by grid position, NaN ranks last."""
+    n, gh, gw = scores.shape
+    order = jnp.argsort(-scores.reshape(n, gh * gw), axis=1, stable=True)
+    rank = jnp.argsort(order, axis=1)
+    return (rank < count).reshape(scores.shape)
 
 
 def top_fraction(scores: Float[Array, "n gh gw"], fraction: float) -> Bool[Array, "n gh gw"]:
     """True for the ``round(fraction * gh * gw)`` best-scored blocks of every image."""
-    n, gh, gw = scores.shape
-    order = jnp.argsort(-scores.reshape(n, gh * gw), axis=1, stable=True)
-    rank = jnp.argsort(order, axis=1)
-    return (rank < round(fraction * gh * gw)).reshape(scores.shape)
+    _, gh, gw = scores.shape
+    return top_count(scores, round(fraction * gh * gw))
 
 
 def fill_scores(

@@ -4,14 +4,20 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from segblocks_jax.analysis.macs import count_macs
-from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches
-from segblocks_jax.inference.runner import Prediction, Runner
+from segblocks_jax.blocks import BlockGrid
+from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches, normalize
+from segblocks_jax.inference.engine import Engine
+from segblocks_jax.inference.segmentation import Segmentation
+from segblocks_jax.policies import Decision, fill_scores, quantise
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.metrics import ConfusionTotal, Scores
+from segblocks_jax.training.state import complete_spec
+from segblocks_jax.training.step import resolution_gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +60,7 @@ def evaluate(
     config: ExperimentConfig,
     *,
     seed: int = 0,
-    on_batch: Callable[[EvalBatch, Prediction], None] | None = None,
+    on_batch: Callable[[EvalBatch, Segmentation], None] | None = None,
 ) -> Evaluation:
     """Runs a system over a set of images at their full size.
 
@@ -68,13 +74,16 @@ def evaluate(
         seed: of random policies.
         on_batch: called after each batch, e.g. for progress or pictures.
     """
-    runner = Runner(system, config, source.normalisation)
+    spec = complete_spec(config, source.table, source.normalisation)
+    engine = Engine(system, spec, dtype=config.precision)
+    masks = _OracleMasks(system, source, config) if config.policy.name == "oracle" else None
     confusion = ConfusionTotal(len(source.table.classes))
     shares, gmacs, rates = [], [], []
     edges = _BoundaryDensity(config.policy.block_size)
     macs: dict[tuple, tuple[float, float]] = {}
-    for i, batch in enumerate(eval_batches(source, config.loop.eval_batch_size, runner.multiple)):
-        result = runner(batch.image, batch.label, seed=seed + i)
+    for i, batch in enumerate(eval_batches(source, config.loop.eval_batch_size, engine.multiple)):
+        mask = None if masks is None else masks(batch, seed + i)
+        result = engine(batch.image, seed=seed + i, mask=mask)
         confusion.update(batch.label, result.labels)
         if not result.compiled:
             rates.append(batch.count / result.seconds)
@@ -93,9 +102,9 @@ def evaluate(
     return Evaluation(
         scores=confusion.scores(),
         gmacs=float(np.mean(gmacs)),
-        share_high=float(np.mean(shares)) if runner.in_blocks else None,
+        share_high=float(np.mean(shares)) if engine.block_size is not None else None,
         images_per_second=float(np.median(rates)) if rates else None,
-        boundary_ratio=edges.ratio() if runner.in_blocks else None,
+        boundary_ratio=edges.ratio() if engine.block_size is not None else None,
         images=len(gmacs),
     )
 
@@ -112,6 +121,34 @@ def _gmacs(
         for share in (0.0, 1.0)
     )
     return low.total / 1e9, high.total / 1e9
+
+
+class _OracleMasks:
+    """The blocks that a policy picks which sees the labels, its number rounded as the engine does."""
+
+    def __init__(
+        self, system: nnx.Dict, source: SegmentationSource, config: ExperimentConfig
+    ) -> None:
+        self._config = config
+        system = nnx.clone(system)
+        system.eval()
+        graphdef, self._state = nnx.split(system)
+
+        @jax.jit
+        def decide(state: nnx.State, image: jax.Array, label: jax.Array) -> Decision:
+            system = nnx.merge(graphdef, state)
+            image = normalize(image, *source.normalisation)
+            return system.policy(image, None, resolution_gain(system, image, label, config))
+
+        self._decide = decide
+
+    def __call__(self, batch: EvalBatch, seed: int) -> np.ndarray:
+        decision = self._decide(self._state, batch.image, batch.label)
+        policy, semantics = self._config.policy, self._config.semantics
+        count = int(np.count_nonzero(decision.action))
+        num_high = quantise(count, decision.action.size, policy.quantise_step)
+        scores = fill_scores(decision, semantics.filling, jax.random.key(seed))
+        return np.asarray(BlockGrid.from_mask(decision.action, num_high, scores).mask)
 
 
 class _BoundaryDensity:

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from segblocks_jax.blocks.checks import no_type_check
+from segblocks_jax.data import LabelTable, Normalisation
 from segblocks_jax.interop import ModelSpec, PolicySpec
 from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.training.config import ExperimentConfig
@@ -33,6 +34,18 @@ def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
             low_factor=policy.low_factor,
         ),
         dataset=config.data.dataset,
+    )
+
+
+def complete_spec(
+    config: ExperimentConfig, table: LabelTable, normalisation: Normalisation
+) -> ModelSpec:
+    """`model_spec` with all that serving needs: class names and the constants of the images."""
+    return dataclasses.replace(
+        model_spec(config, len(table.classes)),
+        class_names=table.classes,
+        mean=normalisation.mean,
+        std=normalisation.std,
     )
 
 

@@ -6,6 +6,7 @@
 #include "bindings/indexed_registrations.h"
 #include "cpu/indexed_kernels.h"
 #include "cpu/kernels.h"
+#include "cpu/label_map.h"
 #include "cpu/tiles.h"
 #include "cpu/workers.h"
 
@@ -50,6 +51,12 @@ struct Cpu {
   static ffi::Error run(Context& pool, const std::string& operation, const IndexTablesCall& call) {
     return solved(pool, operation,
                   [&](cpu::Workers& workers) { return cpu::index_tables(workers, call); });
+  }
+  static ffi::Error run(Context& pool, const std::string& operation, const LabelMapCall& call) {
+    return solved(pool, operation, [&](cpu::Workers& workers) {
+      cpu::label_map(workers, cpu::tile_kernels(), call);
+      return cpu::Problem{};
+    });
   }
 
  private:

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/indexed_handlers.h"
+#include "bindings/label_map_handler.h"
 #include "bindings/registrations.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -31,8 +32,9 @@ pybind11::dict indexed_registrations() {
 template <typename Platform>
 pybind11::dict all_registrations() {
   pybind11::dict all = registrations<Platform>();
-  for (const auto& [operation, targets] : indexed_registrations<Platform>()) {
-    all[operation] = targets;
+  for (const pybind11::dict& some :
+       {indexed_registrations<Platform>(), label_map_registrations<Platform>()}) {
+    for (const auto& [operation, targets] : some) all[operation] = targets;
   }
   return all;
 }

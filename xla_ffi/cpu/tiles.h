@@ -71,6 +71,39 @@ struct UpsampledSquare {
   void* outs[4];
 };
 
+// A row of pixels of logits, to be laid out as planes, one a class: planes[k * pitch + pixel].
+struct LogitsRow {
+  const void* row;
+  int64_t pixels;
+  int64_t classes;
+  float* planes;
+  int64_t pitch;
+};
+
+// The best classes of some phases of a row of corners; see segblocks/label_map.h.
+//
+// Corner c lies between elements c and c + 1 of each plane. The last vector of corners runs over
+// their end: planes and labels have room for it, in multiples of 16 corners.
+struct LabelRows {
+  const float* above;
+  const float* below;
+  int64_t pitch;  // From class to class.
+  int64_t classes;
+  int64_t corners;
+  int64_t first_phase;
+  int64_t phases;
+  int64_t factor;   // 2, 4 or 8.
+  uint8_t* labels;  // (phases, factor * corners)
+  int64_t label_pitch;
+};
+
+struct LabelLoops {
+  void (*read_float32)(const LogitsRow& row);
+  void (*read_bfloat16)(const LogitsRow& row);
+  void (*read_float16)(const LogitsRow& row);
+  void (*label)(const LabelRows& rows);
+};
+
 struct SizedTile {
   int pixels;
   void (*accumulate)(const Tile& tile);
@@ -101,6 +134,7 @@ struct TileKernels {
   void (*depthwise_rest)(const Tile& tile, int64_t pixels, int64_t channels);
   RowLoops float32;
   RowLoops bfloat16;
+  LabelLoops labels;
 };
 
 extern const TileKernels kBaseTiles;

@@ -7,6 +7,7 @@
 // No inline function of another header may be called here; see tiles.h.
 
 #include "cpu/tiles.h"
+#include "cpu/tiles_labels.h"
 #include "cpu/tiles_products.h"
 #include "cpu/tiles_rows.h"
 
@@ -42,7 +43,8 @@ constexpr TileKernels tiles(const char* name) {
           &depthwise_row<5>,
           &depthwise_rest,
           row_loops<float>(),
-          row_loops<Bits>()};
+          row_loops<Bits>(),
+          {&read_logits<float>, &read_logits<Bits>, &read_logits<HalfBits>, &label}};
 }
 
 }  // namespace

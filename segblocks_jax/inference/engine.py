@@ -1,0 +1,168 @@
+"""Engine: a trained model that serves images."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from segblocks_jax.inference.export import PLATFORMS, export_programs
+from segblocks_jax.inference.modes import Mode
+from segblocks_jax.inference.programs import EXECUTIONS, Execution, ModelPrograms
+from segblocks_jax.inference.server import Output, Server, Settings, Shape
+from segblocks_jax.interop import ModelSpec, load_model, load_spec
+from segblocks_jax.models import SwiftNet
+
+DTYPES = ("float32", "bfloat16")
+
+
+class Engine(Server):
+    """Serves a trained network and its policy: uint8 images of any size in, label maps out.
+
+    Programs of fixed shapes are compiled when first needed, or all at once by `warm_up`, and kept; after
+    that nothing is compiled. Norms are folded into convolutions, images are normalised, padded to whole
+    blocks and cropped back inside, and labels are found without logits at full resolution. One engine
+    serves several threads.
+
+    Attributes:
+        spec: of the model.
+        dtype: of the network's activations; the policy always runs in float32.
+
+    Example:
+        >>> engine = Engine.load("runs/cityscapes/export", mode="share=0.25")  # doctest: +SKIP
+        >>> engine.warm_up([(1, 1024, 2048)])  # doctest: +SKIP
+        >>> result = engine(image[None])  # doctest: +SKIP
+        >>> result.labels[0], result.mask[0], result.seconds  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: SwiftNet | nnx.Dict,
+        spec: ModelSpec,
+        *,
+        dtype: str = "float32",
+        mode: str = "exact",
+        shapes: Sequence[Shape] = (),
+        execution: str | None = None,
+    ) -> None:
+        """Takes a copy of the weights.
+
+        Args:
+            model: a network, which runs whole images, or a system ``{"net", "policy"}``, which runs blocks.
+            spec: what describes it, with `mean` and `std`; `load_spec` reads it from a saved model.
+            dtype: "float32" or "bfloat16".
+            mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`.
+            shapes: (n, h, w) that images are padded to, the smallest that holds them, so that images of
+                many sizes need few programs. Images that none holds are padded to whole blocks.
+            execution: "fused", folded networks on the compiled handlers; "plain", the network as it is
+                trained; "xla", the same without any custom call. None: "fused" on CPUs with compiled
+                handlers, else "plain".
+
+        Raises:
+            ValueError: an unknown dtype, mode or execution, shapes that are no whole blocks, blocks that
+                are too small for the network, or a spec without what serving needs.
+            RuntimeError: "fused" without compiled handlers.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
+        net, policy = (model, None) if isinstance(model, SwiftNet) else _parts(model)
+        if policy is not None:
+            _check_policy(net, policy, spec)
+        self.spec, self.dtype = spec, dtype
+        self._model_programs = ModelPrograms(net, policy, spec, dtype, _checked(execution))
+        settings = Settings(
+            block_size=None if policy is None else policy.block_size,
+            quantise_step=1 / 16 if spec.policy is None else spec.policy.quantise_step,
+            fill=self._model_programs.normalisation.fill,
+            mode=Mode.parse(mode),
+            shapes=tuple(map(tuple, shapes)),
+        )
+        super().__init__(self._model_programs, settings)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], **options: Any) -> "Engine":
+        """An engine of a folder that `segblocks_jax.save_model` wrote; `options` as for the engine."""
+        return cls(load_model(folder), load_spec(folder), **options)
+
+    @property
+    def execution(self) -> Execution:
+        """How the network runs."""
+        return self._model_programs.execution
+
+    @property
+    def compilations(self) -> int:
+        """How many programs were compiled so far."""
+        return self._model_programs.compilations
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        shapes: Sequence[Shape] | None = None,
+        *,
+        mode: str | None = None,
+        output: Output = "labels",
+        platforms: Sequence[str] = PLATFORMS,
+    ) -> pathlib.Path:
+        """Writes the programs of a mode as StableHLO (`jax.export`), and the weights, for `ExportedEngine`.
+
+        With execution "fused" and "plain" they call this package's handlers by the names in `engine.json`;
+        with "xla" jax alone runs them.
+
+        Args:
+            folder: made; it must not exist.
+            shapes: (n, h, w), default: the engine's.
+            mode: default: the engine's.
+            output: what the programs return.
+            platforms: "cpu" and "cuda".
+
+        Raises:
+            FileExistsError: the folder exists.
+            ValueError: no shapes, or an unknown platform.
+            ModuleNotFoundError: flatbuffers is missing.
+        """
+        settings = dataclasses.replace(
+            self._settings,
+            shapes=tuple(map(tuple, self._settings.shapes if shapes is None else shapes)),
+            mode=self._settings.mode if mode is None else Mode.parse(mode),
+        )
+        if not settings.shapes:
+            raise ValueError("export: there are no shapes; give some here, or to the engine")
+        server = Server(self._model_programs, settings)  # Checks the shapes.
+        chosen = [
+            program
+            for shape in settings.shapes
+            for program in server.programs(shape, settings.mode, output)
+        ]
+        return export_programs(folder, self._model_programs, chosen, settings, platforms)
+
+    def memory(self, shape: Shape, mode: str, output: Output = "labels") -> dict[str, int]:
+        """Bytes of the largest program of a mode, as the compiler says; see `ModelPrograms.memory`."""
+        programs = self.programs(shape, Mode.parse(mode), output)
+        return max(map(self._model_programs.memory, programs), key=lambda m: m["temporary"])
+
+
+def _checked(execution: str | None) -> Execution | None:
+    for known in EXECUTIONS:
+        if execution == known:
+            return known
+    if execution is None:
+        return None
+    raise ValueError(f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None")
+
+
+def _parts(system: nnx.Dict) -> tuple[SwiftNet, Any]:
+    return system.net, system.policy if "policy" in system else None
+
+
+def _check_policy(net: SwiftNet, policy: Any, spec: ModelSpec) -> None:
+    if spec.policy is None:
+        raise ValueError(
+            "Engine: the model has a policy, the spec has none; give the spec a PolicySpec, or serve model.net"
+        )
+    if policy.block_size != spec.policy.block_size:
+        raise ValueError(
+            f"Engine: the policy has blocks of {policy.block_size} pixels, the spec of {spec.policy.block_size}"
+        )
+    spec.check_blocks(net)

@@ -1,0 +1,106 @@
+"""Writing an engine's programs as StableHLO, with its weights, into a folder."""
+
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.export
+
+from segblocks_jax.blocks import extension
+from segblocks_jax.inference.exported import MANIFEST, WEIGHTS, Manifest, write_weights
+from segblocks_jax.inference.programs import ModelPrograms
+from segblocks_jax.inference.server import Program, Settings
+
+PLATFORMS = ("cpu", "cuda")
+_CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(\w+)")
+
+
+def export_programs(
+    folder: str | os.PathLike[str],
+    programs: ModelPrograms,
+    chosen: Sequence[Program],
+    settings: Settings,
+    platforms: Sequence[str],
+) -> pathlib.Path:
+    """Writes programs for `ExportedEngine`; the folder appears whole or not at all.
+
+    Raises:
+        FileExistsError: the folder exists.
+        ValueError: an unknown platform.
+        ModuleNotFoundError: flatbuffers is missing.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"export: {folder} exists; move it away, or give another folder")
+    if not platforms or not set(platforms) <= set(PLATFORMS):
+        raise ValueError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
+    _check_flatbuffers()
+    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    fresh.mkdir(parents=True)
+    try:
+        files, targets = {}, set()
+        leaves = jax.tree.leaves(programs.weights)
+        for program in chosen:
+            exported = _export(programs, program, leaves, tuple(platforms))
+            targets |= set(_CUSTOM_CALL.findall(exported.mlir_module())) & set(extension.TARGETS)
+            name = _file_name(program)
+            (fresh / name).write_bytes(exported.serialize())
+            files[name] = program
+        manifest = Manifest(
+            settings=settings,
+            programs=files,
+            dtypes=write_weights(fresh / WEIGHTS, leaves),
+            platforms=tuple(platforms),
+            targets=tuple(sorted(targets)),
+            spec=programs.spec.to_dict(),
+        )
+        (fresh / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        fresh.rename(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return folder
+
+
+def _export(
+    programs: ModelPrograms,
+    program: Program,
+    leaves: Sequence[jax.Array],
+    platforms: tuple[str, ...],
+) -> jax.export.Exported:
+    structure = jax.tree.structure(programs.weights)
+    run = programs.function(program)
+
+    # Only plain containers are known to whoever loads the program.
+    def function(leaves: Sequence[jax.Array], *arguments: jax.Array) -> Any:
+        return run(jax.tree.unflatten(structure, leaves), *arguments)
+
+    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in extension.TARGETS]
+    specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    with programs.tracing():
+        export = jax.export.export(jax.jit(function), platforms=platforms, disabled_checks=checks)
+        return export(specs, *programs.arguments(program))
+
+
+def _file_name(program: Program) -> str:
+    size = "x".join(map(str, program.shape))
+    parts = [program.kind, size]
+    if program.kind in ("segment", "fixed"):
+        parts.append(f"{program.num_high}_high")
+    if program.kind != "decide":
+        parts.append(program.output)
+    return "_".join(parts) + ".jax_export"
+
+
+def _check_flatbuffers() -> None:
+    try:
+        import flatbuffers  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "export needs flatbuffers; pip install 'segblocks-jax[export]'"
+        ) from error

@@ -1,0 +1,53 @@
+"""Modes: how an engine turns a policy's scores into a number of high blocks."""
+
+import dataclasses
+import math
+from typing import Literal
+
+_EXPECTED = "'exact', 'budget=K' (blocks an image), 'share=F' or 'latency=MS' (milliseconds)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How many blocks run high.
+
+    - exact: those that the policy wants, their number rounded up to the next bucket by the best-scored
+      others. Another number an image, another time an image.
+    - budget: the `value` best-scored blocks of every image, all where it has fewer: constant time.
+    - share: like budget, with ``round(value * blocks of the padded image)``.
+    - latency: like budget, with the largest number whose measured time is at most `value` seconds, 0 where
+      none is.
+
+    Attributes:
+        kind: one of these.
+        value: its parameter.
+    """
+
+    kind: Literal["exact", "budget", "share", "latency"]
+    value: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Mode":
+        """Reads "exact", "budget=16", "share=0.25" or "latency=40ms".
+
+        Raises:
+            ValueError: none of these, or a value out of range.
+
+        Example:
+            >>> Mode.parse("latency=40ms")
+            Mode(kind='latency', value=0.04)
+        """
+        kind, _, value = text.partition("=")
+        if text == "exact":
+            return cls("exact")
+        try:
+            number = float(value.removesuffix("ms") if kind == "latency" else value)
+        except ValueError:
+            number = math.nan
+        if kind == "budget" and number >= 0 and number.is_integer():
+            return cls("budget", number)
+        if kind == "share" and 0 <= number <= 1:
+            return cls("share", number)
+        if kind == "latency" and 0 < number < math.inf:
+            return cls("latency", number / 1000)
+        raise ValueError(f"mode is {text!r}; expected {_EXPECTED}")
