@@ -10,7 +10,7 @@ XLA_FFI = pathlib.Path(__file__).resolve().parent.parent / "xla_ffi"
 ARCHITECTURES = ("80", "90", "100")
 
 
-@pytest.mark.parametrize("source", ["split.cu", "combine.cu", "pad.cu"])
+@pytest.mark.parametrize("source", ["split.cu", "combine.cu", "pad.cu", "label_map.cu"])
 def test_compiles(source: str, tmp_path: pathlib.Path) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:

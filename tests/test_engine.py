@@ -120,7 +120,7 @@ def test_bfloat16_differs_little(system):
     assert 1e-5 < difference < 0.2
 
 
-def test_modes_choose_blocks(engine, system):
+def test_modes_choose_blocks(system):
     engine = sb.Engine(system, SPEC)
     images = pictures(2, 128, 192)
     scores = engine(images).scores
@@ -131,7 +131,7 @@ def test_modes_choose_blocks(engine, system):
     assert engine(images, mode="budget=99").mask.all()
     assert engine(images, mode="share=0.5").mask.sum((1, 2)).tolist() == [3, 3]
     assert not engine(images, mode="share=0").mask.any()
-    budget = sb.Engine(engine, SPEC, mode="budget=2")(images)
+    budget = sb.Engine(system, SPEC, mode="budget=2")(images)
     np.testing.assert_array_equal(budget.labels, result.labels)
 
 
@@ -209,7 +209,7 @@ def test_padding_to_a_shape_runs_low_and_batches_are_cut(system):
     np.testing.assert_array_equal(alone.labels[0], result.labels[4])
 
 
-def test_given_mask_runs(engine):
+def test_given_mask_runs(system):
     engine = sb.Engine(system, SPEC)
     images = pictures(1, 100, 130)
     mask = np.array([[[True, False, False], [False, True, True]]])
@@ -347,7 +347,6 @@ def test_buckets_are_all_values_of_quantise():
     ],
 )
 def test_bad_images(engine, images, error, text):
-    engine = sb.Engine(system, SPEC)
     with pytest.raises(error, match=text):
         engine(images)
 

@@ -90,9 +90,9 @@ def test_modules_register_the_published_targets(module: str) -> None:
     handlers = pytest.importorskip(f"segblocks_jax.{module}", reason="not built")
     operations = handlers.registrations()
     linear = {"split", "combine", "pad"}
-    assert set(operations) == {*linear, "indexed"}
+    assert set(operations) == {*linear, "indexed", "label_map"}
     for operation in linear:
         targets = {f"segblocks_{operation}", f"segblocks_{operation}_backward"}
         assert set(operations[operation]) == targets
     assert {t for targets in operations.values() for t in targets} == set(extension.TARGETS)
-    assert len(extension.TARGETS) == 10
+    assert len(extension.TARGETS) == 11

@@ -51,12 +51,17 @@ def test_headers(name: str, extra: tuple[str, ...], compiler: str, tmp_path: pat
     run(tmp_path / name)
 
 
-def test_indexed_operations(extra: tuple[str, ...], compiler: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "loops"), [("indexed_conv", "index*.cc"), ("label_map", "label_map.cc")]
+)
+def test_loops(
+    name: str, loops: str, extra: tuple[str, ...], compiler: str, tmp_path: pathlib.Path
+) -> None:
     x86 = platform.machine() in ("x86_64", "AMD64")
     flags = (*FLAGS, *extra, *(("-DSEGBLOCKS_X86_TILES",) if x86 else ()))
-    sources = [*ROOT.glob("xla_ffi/cpu/index*.cc"), *ROOT.glob("xla_ffi/cpu/tiles*.cc")]
+    sources = [*ROOT.glob(f"xla_ffi/cpu/{loops}"), *ROOT.glob("xla_ffi/cpu/tiles*.cc")]
     objects = []
-    for source in [*sources, NATIVE / "test_indexed_conv.cc"]:
+    for source in [*sources, NATIVE / f"test_{name}.cc"]:
         if source.name in X86_TILES and not x86:
             continue
         objects.append(tmp_path / f"{source.stem}.o")

@@ -36,7 +36,7 @@ def cutlass_headers() -> str:
     return folder
 
 
-@pytest.mark.parametrize("name", ["indexed_maps", "indexed_tile"])
+@pytest.mark.parametrize("name", ["indexed_maps", "indexed_tile", "cuda_label_map"])
 def test_kernels_on_the_host(name: str, tmp_path: pathlib.Path) -> None:
     compiler = shutil.which("c++")
     if compiler is None:

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from segblocks_jax.blocks import BlockGrid, combine, extension, split
+from segblocks_jax.blocks import BlockGrid, combine, extension, label_map, split
 from segblocks_jax.data.normalisation import Normalisation, normalize
 from segblocks_jax.inference.fused import fuse, pays
 from segblocks_jax.inference.once import Once
 from segblocks_jax.inference.server import Output, Program, Shape
 from segblocks_jax.interop import ModelSpec
 from segblocks_jax.models import SwiftNet
-from segblocks_jax.nn import resize_bilinear
 from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.policies import Decision, fill_scores, top_count
 
@@ -187,10 +186,7 @@ class ModelPrograms:
 
 
 def _finish(logits: Float[Array, "n lh lw k"], output: Output) -> Array:
-    if output == "logits":
-        return logits.astype(jnp.float32)
-    n, h, w, _ = logits.shape
-    return resize_bilinear(logits.astype(jnp.float32), (4 * h, 4 * w)).argmax(-1).astype(jnp.uint8)
+    return logits.astype(jnp.float32) if output == "logits" else label_map(logits)
 
 
 def _normalisation(spec: ModelSpec) -> Normalisation:

@@ -7,7 +7,6 @@
 
 #include "bindings/indexed_registrations.h"
 #include "cuda/kernels.h"
-#include "cuda/label_map.h"
 #include "segblocks/indexed_geometry.h"
 
 namespace segblocks::bindings {

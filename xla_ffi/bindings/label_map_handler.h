@@ -67,7 +67,8 @@ pybind11::dict label_map_registrations() {
   using H = LabelMapHandler<Platform>;
   using namespace pybind11::literals;
   XLA_FFI_DEFINE_HANDLER(label_map, H::run, H::bind(), Platform::kTraits);
-  return pybind11::dict("label_map"_a = pybind11::dict("segblocks_label_map"_a = capsule(label_map)));
+  return pybind11::dict("label_map"_a =
+                            pybind11::dict("segblocks_label_map"_a = capsule(label_map)));
 }
 
 }  // namespace segblocks::bindings

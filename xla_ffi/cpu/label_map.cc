@@ -63,8 +63,8 @@ class LabelMap {
     return (count + kMostLanes - 1) / kMostLanes * kMostLanes;
   }
 
-  // Room for the last vector of corners, whose second pixels are one further; an odd number of cache
-  // lines, since at a power of two the planes would compete for the same places of the cache.
+  // Room for the last vector of corners, whose second pixels are one further; an odd number of
+  // cache lines, since at a power of two the planes would compete for the same places of the cache.
   static int64_t plane_pitch(int64_t width) {
     return ((round_up(width + 1) + 1 + kMostLanes - 1) / kMostLanes | 1) * kMostLanes;
   }
@@ -89,8 +89,9 @@ class LabelMap {
                   uint8_t* labels) const {
     const int64_t first = rows_.first_phase(corner);
     const int64_t last = rows_.last_phase(corner);
-    LabelRows rows{above,   below,        pitch_,           call_.classes, call_.width + 1,
-                   first,   last + 1 - first, call_.factor, labels,        label_pitch_};
+    LabelRows rows{above,           below,       pitch_,           call_.classes,
+                   call_.width + 1, first,       last + 1 - first, call_.factor,
+                   labels,          label_pitch_};
     loops_.label(rows);
     const int64_t width = call_.width * call_.factor;
     const int64_t top = image * call_.height * call_.factor + rows_.first(corner);

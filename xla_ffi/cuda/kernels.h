@@ -9,6 +9,7 @@
 
 #include "segblocks/calls.h"
 #include "segblocks/indexed_calls.h"
+#include "segblocks/label_map.h"
 
 namespace segblocks::cuda {
 
@@ -16,6 +17,9 @@ cudaError_t launch(cudaStream_t stream, const SplitCall& call);
 cudaError_t launch(cudaStream_t stream, const CombineCall& call);
 cudaError_t launch(cudaStream_t stream, const PadCall& call);
 cudaError_t launch(cudaStream_t stream, const PadBackwardCall& call);
+
+// For calls that aren't empty.
+cudaError_t launch(cudaStream_t stream, const LabelMapCall& call);
 
 // Of indexed operations: for calls that have outputs and for which fits_int32() holds. Which units
 // are live is read on the GPU. Indices out of range stand for rows of zeros.
