@@ -79,7 +79,7 @@ def plain(system, images):
 
 
 def best(logits):
-    n, h, w, _ = logits.shape
+    _, h, w, _ = logits.shape
     return np.asarray(resize_bilinear(logits, (4 * h, 4 * w)).argmax(-1), np.uint8)
 
 
@@ -215,7 +215,7 @@ def test_given_mask_runs(system):
     mask = np.array([[[True, False, False], [False, True, True]]])
     result = engine(images, mask=mask)
     np.testing.assert_array_equal(result.mask, mask)
-    with pytest.raises(ValueError, match=r"mask has shape \(1, 2, 2\); expected \(1, 2, 3\)"):
+    with pytest.raises(ValueError, match=r"mask has shape \(1, 2, 2\) .*; expected \(1, 2, 3\)"):
         engine(images, mask=mask[..., :2])
 
 
@@ -298,11 +298,12 @@ def test_once_tries_again_after_a_failure():
     assert once.get(1, lambda: "again") == ("made", False)
 
 
-def test_memory_falls_with_the_share(system):
-    engine = sb.Engine(system, SPEC)
+def test_memory_falls_with_the_share():
+    spec = dataclasses.replace(SPEC, width=32, features=64)
+    engine = sb.Engine(build(spec), spec)
     shape = (1, 256, 256)
     high, low = (engine.memory(shape, f"share={share}") for share in (1, 0))
-    assert 0 < low["temporary"] < 0.6 * high["temporary"]
+    assert 0 < low["temporary"] < 0.4 * high["temporary"]
     assert low["output"] >= 256 * 256
 
 
@@ -323,7 +324,7 @@ def test_engine_keeps_its_weights(system):
      "latency=infms", "exact=1"],
 )  # fmt: skip
 def test_bad_modes(text):
-    with pytest.raises(ValueError, match="mode is .*; expected 'exact', 'budget=K'"):
+    with pytest.raises(ValueError, match=r"mode is .*; expected 'exact', 'budget=K'"):
         Mode.parse(text)
 
 

@@ -83,6 +83,11 @@ def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, source
         assert after[name] == before[name]
 
 
+def predict(trained, source, output, **options):
+    source = None if source is None else str(source)
+    return modes.predict(config(), trained, "latest", modes.Prediction(source, output, **options))
+
+
 def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng):
     images = tmp_path / "images"
     images.mkdir()
@@ -91,7 +96,7 @@ def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng
     picture.save(images / "cut.png")
     (images / "cut.png").write_bytes((images / "cut.png").read_bytes()[:2000])
     output = tmp_path / "out"
-    assert modes.predict(config(), trained, "latest", str(images), output) == 1
+    assert predict(trained, images, output) == 1
     assert sorted(p.name for p in output.iterdir()) == [
         "good_grid.png",
         "good_labels.png",
@@ -112,16 +117,18 @@ def test_images_of_equal_name_do_not_overwrite_each_other(trained, tmp_path, rng
         picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3)).astype(np.uint8))
         picture.save(tmp_path / folder / "same.png")
     output = tmp_path / "out"
-    assert modes.predict(config(), trained, "latest", str(tmp_path), output) == 0
+    assert predict(trained, tmp_path, output, batch_size=2, mode="budget=1") == 0
     written = {path.name for path in output.glob("*_labels.png")}
     assert written == {"a_same.png_labels.png", "b_same.png_labels.png"}
 
 
 def test_predicting_nothing_is_an_error(trained, tmp_path):
     with pytest.raises(FileNotFoundError, match="no images"):
-        modes.predict(config(), trained, "latest", str(tmp_path), tmp_path / "out")
+        predict(trained, tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="needs --input"):
-        modes.predict(config(), trained, "latest", None, tmp_path / "out")
+        predict(trained, None, tmp_path / "out")
+    with pytest.raises(ValueError, match="mode is 'fast'; expected"):
+        predict(trained, QUICKSTART, tmp_path / "out", mode="fast")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """The modes of an experiment: train, eval, speed, predict, export. Each returns an exit code."""
 
+import dataclasses
 import pathlib
 import shutil
 from typing import Any
@@ -7,12 +8,15 @@ from typing import Any
 from absl import logging
 
 from segblocks_jax.data import NORMALISATION, TABLES, SegmentationSource
+from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
 from segblocks_jax.inference import speed as timing
+from segblocks_jax.inference.engine import Engine
 from segblocks_jax.training import evaluate as evaluation
 from segblocks_jax.training import loop
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.logging import Progress, write_json
+from segblocks_jax.training.state import complete_spec
 
 
 def train(
@@ -58,24 +62,54 @@ def speed(config: ExperimentConfig, workdir: pathlib.Path, size: tuple[int, int]
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What `predict` is to do.
+
+    Attributes:
+        source: an image, a video, or a folder of both.
+        output: folder for the results.
+        mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`.
+        shapes: (n, h, w) that images are padded to, so that many sizes need few programs.
+        batch_size: pictures of one size that are segmented together.
+        side_by_side: writes input, labels and grid as one picture, too.
+    """
+
+    source: str | None
+    output: pathlib.Path
+    mode: str = "exact"
+    shapes: tuple[tuple[int, int, int], ...] = ()
+    batch_size: int = 1
+    side_by_side: bool = False
+
+
 def predict(
-    config: ExperimentConfig,
-    workdir: pathlib.Path,
-    checkpoint: Any,
-    source: str | None,
-    output: str | pathlib.Path,
+    config: ExperimentConfig, workdir: pathlib.Path, checkpoint: Any, options: Prediction
 ) -> int:
-    """Segments image files; writes label PNGs, overlays and grids. 1 if a file couldn't be read."""
-    if source is None:
-        raise ValueError("--mode=predict needs --input=IMAGE_OR_FOLDER")
-    files = prediction.image_files(pathlib.Path(source))
-    table = TABLES[config.data.dataset]
+    """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed."""
+    if options.source is None:
+        raise ValueError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
+    found = files.find_files(pathlib.Path(options.source))
+    dataset = config.data.dataset
+    table = TABLES[dataset]
     system, _ = loop.load_system(config, len(table.classes), workdir, checkpoint)
-    normalisation = NORMALISATION[config.data.dataset]
-    failed = prediction.predict_files(
-        system, config, normalisation, table, files, pathlib.Path(output)
+    engine = Engine(
+        system,
+        complete_spec(config, table, NORMALISATION[dataset]),
+        dtype=config.precision,
+        mode=options.mode,
+        shapes=options.shapes,
     )
-    print(f"{len(files) - len(failed)} of {len(files)} images segmented; results in {output}")
+    failed = prediction.predict_files(
+        engine,
+        table,
+        found,
+        options.output,
+        batch_size=options.batch_size,
+        side_by_side=options.side_by_side,
+    )
+    done = len(found) - len(failed)
+    print(f"{done} of {len(found)} files segmented; results in {options.output}")
     for name, reason in failed:
         logging.error("%s: %s", name, reason)
     return 1 if failed else 0

@@ -32,10 +32,18 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of the data set; overrides the configuration."
 )
 _SPLIT = flags.DEFINE_string("split", None, "Split to evaluate on; overrides the configuration.")
-_INPUT = flags.DEFINE_string("input", None, "predict: an image, or a folder of images.")
+_INPUT = flags.DEFINE_string("input", None, "predict: an image, a video, or a folder of both.")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "predict: folder for the results; default WORKDIR/predictions."
 )
+_SERVE = flags.DEFINE_string(
+    "serve", "exact", "predict: how many blocks run high: exact, budget=K, share=F or latency=MS."
+)
+_SHAPES = flags.DEFINE_list(
+    "shapes", [], "predict: NxHxW that images are padded to, so that many sizes need few programs."
+)
+_BATCH = flags.DEFINE_integer("batch_size", 1, "predict: pictures of one size taken together.")
+_SIDE_BY_SIDE = flags.DEFINE_bool("side_by_side", False, "predict: input, labels, grid in one PNG.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
 _SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the image.")
 
@@ -128,12 +136,29 @@ def _run(config: ExperimentConfig) -> int:
         "train": train,
         "eval": lambda: modes.evaluate(config, source(split), workdir, checkpoint),
         "speed": lambda: modes.speed(config, workdir, _image_size()),
-        "predict": lambda: modes.predict(
-            config, workdir, checkpoint, _INPUT.value, _OUTPUT.value or workdir / "predictions"
-        ),
+        "predict": lambda: modes.predict(config, workdir, checkpoint, _prediction(workdir)),
         "export": lambda: modes.export(config, workdir, checkpoint),
     }
     return actions[_MODE.value]()
+
+
+def _prediction(workdir: pathlib.Path) -> modes.Prediction:
+    return modes.Prediction(
+        source=_INPUT.value,
+        output=pathlib.Path(_OUTPUT.value or workdir / "predictions"),
+        mode=_SERVE.value,
+        shapes=tuple(map(_shape, _SHAPES.value)),
+        batch_size=_BATCH.value,
+        side_by_side=_SIDE_BY_SIDE.value,
+    )
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--shapes has {text!r}; expected NxHxW, such as 1x1024x2048")
+    n, h, w = map(int, parts)
+    return n, h, w
 
 
 def _image_size() -> tuple[int, int]:

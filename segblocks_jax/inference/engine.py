@@ -77,7 +77,7 @@ class Engine(Server):
             quantise_step=1 / 16 if spec.policy is None else spec.policy.quantise_step,
             fill=self._model_programs.normalisation.fill,
             mode=Mode.parse(mode),
-            shapes=tuple(map(tuple, shapes)),
+            shapes=tuple((n, h, w) for n, h, w in shapes),
         )
         super().__init__(self._model_programs, settings)
 
@@ -124,7 +124,9 @@ class Engine(Server):
         """
         settings = dataclasses.replace(
             self._settings,
-            shapes=tuple(map(tuple, self._settings.shapes if shapes is None else shapes)),
+            shapes=self._settings.shapes
+            if shapes is None
+            else tuple((n, h, w) for n, h, w in shapes),
             mode=self._settings.mode if mode is None else Mode.parse(mode),
         )
         if not settings.shapes:

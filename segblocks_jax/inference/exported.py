@@ -147,7 +147,8 @@ class _ExportedPrograms:
                 f"{self._folder} has no program for {program}; it was exported for images of {shapes}: give"
                 " the mode and shapes to Engine.export"
             )
-        exported = jax.export.deserialize((self._folder / self._files[program]).read_bytes())
+        content = bytearray((self._folder / self._files[program]).read_bytes())
+        exported = jax.export.deserialize(content)
         _, *arguments = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
         return jax.jit(exported.call).lower(self._weights, *arguments).compile()
 

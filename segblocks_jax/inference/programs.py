@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from segblocks_jax.inference.server import Output, Program, Shape
 from segblocks_jax.interop import ModelSpec
 from segblocks_jax.models import SwiftNet
 from segblocks_jax.nn.conv import set_implementation
-from segblocks_jax.policies import Decision, fill_scores, top_count
+from segblocks_jax.policies import Decision, Policy, fill_scores, top_count
 
 Execution = Literal["fused", "plain", "xla"]
 EXECUTIONS: tuple[Execution, ...] = ("fused", "plain", "xla")
@@ -57,9 +57,8 @@ class ModelPrograms:
             set_implementation(net, "pad")
         self._policy_graph, policy_state = nnx.split(policy)
         self._net_graph, net_state = nnx.split(net)
-        if self.execution == "fused":
-            net_state = fuse(net, dtype)
-        self.weights = jax.block_until_ready((policy_state, net_state))
+        served = fuse(net, dtype) if self.execution == "fused" else net_state
+        self.weights = jax.block_until_ready((policy_state, served))
         self._compiled: Once[Program, jax.stages.Compiled] = Once()
 
     @property
@@ -81,6 +80,7 @@ class ModelPrograms:
         """Bytes that a compiled program takes: temporaries, arguments (with weights), outputs."""
         compiled, _ = self._compiled.get(program, lambda: self.lower(program).compile())
         analysis = compiled.memory_analysis()
+        assert analysis is not None
         return {
             "temporary": analysis.temp_size_in_bytes,
             "arguments": analysis.argument_size_in_bytes,
@@ -136,7 +136,7 @@ class ModelPrograms:
     def _decide(
         self, weights: Any, images: Images, valid: Int[Array, "3"], seed: UInt32[Array, ""]
     ) -> tuple[Bool[Array, "n gh gw"], Float[Array, "n gh gw"]]:
-        policy = nnx.merge(self._policy_graph, weights[0])
+        policy = cast(Policy, nnx.merge(self._policy_graph, weights[0]))
         decision = policy(normalize(images, *self.normalisation), jax.random.key(seed))
         n, gh, gw = decision.action.shape
         side = policy.block_size

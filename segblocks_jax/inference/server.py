@@ -8,7 +8,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import jax
 import numpy as np
@@ -131,8 +131,8 @@ class Server:
             mode: "exact", "budget=K", "share=F" or "latency=MS", see `Mode`; default: the server's.
             output: "labels", or "logits" at a quarter of the size.
             seed: of random policies and random filling.
-            mask: (n, gh, gw) bool; runs these blocks high, not the policy's choice; gh = ceil(h / block size). It is not
-                rounded, so that every number of blocks is a program of its own.
+            mask: (n, gh, gw) bool, gh = ceil(h / block size); runs these blocks high, not the policy's choice.
+                It is not rounded, so that every number of blocks is a program of its own.
 
         Raises:
             TypeError: images that are not uint8.
@@ -333,8 +333,9 @@ def _check_images(images: np.ndarray) -> None:
 
 
 def _checked_output(output: str) -> Output:
-    if output == "labels" or output == "logits":
-        return output
+    for known in get_args(Output):
+        if output == known:
+            return known
     raise ValueError(f"output is {output!r}; expected 'labels' or 'logits'")
 
 

@@ -84,6 +84,7 @@ def evaluate(
     for i, batch in enumerate(eval_batches(source, config.loop.eval_batch_size, engine.multiple)):
         mask = None if masks is None else masks(batch, seed + i)
         result = engine(batch.image, seed=seed + i, mask=mask)
+        assert result.labels is not None
         confusion.update(batch.label, result.labels)
         if not result.compiled:
             rates.append(batch.count / result.seconds)

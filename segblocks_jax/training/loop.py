@@ -23,7 +23,7 @@ from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.evaluate import Evaluation, evaluate
 from segblocks_jax.training.logging import Progress, RunLog, check_finite, commit, write_json
 from segblocks_jax.training.optimizer import create_optimizer, learning_rate
-from segblocks_jax.training.state import TrainState, create_state, create_system, model_spec
+from segblocks_jax.training.state import TrainState, complete_spec, create_state, create_system
 from segblocks_jax.training.step import Metrics, TrainStep
 
 
@@ -197,13 +197,7 @@ def export(
     Raises:
         FileExistsError: the folder holds something else than a saved model.
     """
-    spec = dataclasses.replace(
-        model_spec(config, len(table.classes)),
-        class_names=table.classes,
-        mean=normalisation.mean,
-        std=normalisation.std,
-    )
-    save_model(folder, system, spec)
+    save_model(folder, system, complete_spec(config, table, normalisation))
 
 
 def load_system(

@@ -1,0 +1,137 @@
+"""Exported engines: the same answers, in a process without the model's code."""
+
+import json
+import subprocess
+import sys
+
+import jax.export
+import numpy as np
+import pytest
+from test_engine import EXECUTIONS, SPEC, build, pictures
+
+import segblocks_jax as sb
+from segblocks_jax.blocks import extension
+from segblocks_jax.inference.export import PLATFORMS
+
+SHAPE = (1, 128, 192)
+# What a process has that serves: jax, numpy, and this package without Flax and what needs it.
+SERVE = """
+import sys
+for name in ("flax", "optax", "orbax", "safetensors", "tensorflow_datasets", "grain", "PIL"):
+    sys.modules[name] = None
+import numpy as np
+import segblocks_jax as sb
+
+folder, images, out = sys.argv[1:]
+engine = sb.ExportedEngine(folder)
+result = engine(np.load(images))
+np.savez(out, labels=result.labels, mask=result.mask)
+"""
+
+
+@pytest.fixture(scope="module")
+def system():
+    return build()
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_another_process_gives_the_same(execution, system, tmp_path):
+    engine = sb.Engine(system, SPEC, execution=execution)
+    folder = engine.export(tmp_path / "engine", [SHAPE], mode="budget=3", platforms=PLATFORMS)
+    manifest = json.loads((folder / "engine.json").read_text())
+    assert manifest["platforms"] == list(PLATFORMS)
+    called = {
+        "fused": {"segblocks_indexed_conv", "segblocks_label_map", "segblocks_split"},
+        "plain": {"segblocks_pad"} if extension.resolve() == "ffi" else set(),
+        "xla": set(),
+    }[execution]
+    assert called <= set(manifest["targets"])
+    assert bool(manifest["targets"]) == bool(called)
+    images = pictures(1, 100, 190)
+    np.save(tmp_path / "images.npy", images)
+    names = [folder, tmp_path / "images.npy", tmp_path / "result.npz"]
+    ran = subprocess.run(
+        [sys.executable, "-c", SERVE, *names], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    expected = sb.Engine(system, SPEC, execution=execution, shapes=[SHAPE], mode="budget=3")(images)
+    with np.load(tmp_path / "result.npz") as result:
+        np.testing.assert_array_equal(result["mask"], expected.mask)
+        assert np.mean(result["labels"] == expected.labels) >= 0.9999
+
+
+def test_exact_mode_has_all_its_programs(system, tmp_path):
+    engine = sb.Engine(system, SPEC, execution="xla", shapes=[(1, 64, 128)])
+    served = sb.ExportedEngine(engine.export(tmp_path / "engine"))
+    served.warm_up()
+    assert served.compilations == 1 + 3
+    for seed in range(4):
+        images = pictures(1, 64, 128, seed)
+        given, expected = served(images), engine(images)
+        assert not given.compiled
+        np.testing.assert_array_equal(given.labels, expected.labels)
+        np.testing.assert_array_equal(given.scores, expected.scores)
+    with pytest.raises(ValueError, match="has no program for"):
+        served(pictures(1, 64, 300))
+
+
+def test_the_xla_export_calls_nothing_but_jax(system, tmp_path):
+    engine = sb.Engine(system, SPEC, execution="xla")
+    folder = engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1", output="logits")
+    (file,) = folder.glob("*.jax_export")
+    exported = jax.export.deserialize(bytearray(file.read_bytes()))
+    assert "custom_call @segblocks" not in exported.mlir_module()
+    assert exported.platforms == ("cpu", "cuda")
+
+
+def test_bfloat16_weights_come_back(tmp_path, system):
+    engine = sb.Engine(system, SPEC, dtype="bfloat16", execution=EXECUTIONS[-1])
+    shape = (1, 64, 128)
+    platforms = ("cpu",)
+    folder = engine.export(tmp_path / "engine", [shape], mode="budget=1", platforms=platforms)
+    images = pictures(*shape)
+    labels = sb.ExportedEngine(folder)(images).labels
+    assert np.mean(labels == engine(images, mode="budget=1").labels) >= 0.9999
+
+
+def test_folders_that_can_not_be_written_or_read(system, tmp_path, monkeypatch):
+    engine = sb.Engine(system, SPEC, execution="xla")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileExistsError, match="there exists; move it away"):
+        engine.export(tmp_path / "there", [SHAPE])
+    with pytest.raises(ValueError, match="there are no shapes"):
+        engine.export(tmp_path / "new")
+    with pytest.raises(ValueError, match="platforms are \\('tpu',\\)"):
+        engine.export(tmp_path / "new", [SHAPE], platforms=("tpu",))
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    with pytest.raises(FileNotFoundError, match=r"holds no engine\.json"):
+        sb.ExportedEngine(tmp_path / "there")
+    for content in ("{}", "nonsense", '{"format": "segblocks_jax engine", "version": "9"}'):
+        (tmp_path / "there" / "engine.json").write_text(content)
+        with pytest.raises(ValueError, match=r"engine\.json can't be read"):
+            sb.ExportedEngine(tmp_path / "there")
+
+
+def test_a_failed_export_leaves_nothing(system, tmp_path, monkeypatch):
+    engine = sb.Engine(system, SPEC, execution="xla")
+
+    def fail(*_, **__):
+        raise RuntimeError("no export today")
+
+    monkeypatch.setattr(jax.export, "export", fail)
+    with pytest.raises(RuntimeError, match="no export today"):
+        engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(extension.resolve() != "ffi", reason="no compiled handlers")
+def test_missing_handlers_are_named(system, tmp_path, monkeypatch):
+    engine = sb.Engine(system, SPEC, execution="fused")
+    folder = engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1", platforms=("cpu",))
+    monkeypatch.setattr(extension, "why_unavailable", lambda: "they were not built")
+    with pytest.raises(RuntimeError, match=r"calls segblocks_.*, but they were not built"):
+        sb.ExportedEngine(folder)
+    manifest = json.loads((folder / "engine.json").read_text())
+    (folder / "engine.json").write_text(json.dumps({**manifest, "platforms": ["cuda"]}))
+    with pytest.raises(RuntimeError, match="was exported for cuda, JAX runs on cpu"):
+        sb.ExportedEngine(folder)

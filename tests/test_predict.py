@@ -1,0 +1,189 @@
+"""Prediction on files: images and videos, batches, bad files, names."""
+
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segblocks_jax.data import CITYSCAPES
+from segblocks_jax.inference import files, predict
+from segblocks_jax.inference.segmentation import Segmentation
+
+SIDE = 64
+
+
+class FakeEngine:
+    """Labels are the red channel's share of 18; the left half of the blocks runs high."""
+
+    multiple = SIDE
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, ...]] = []
+
+    def __call__(self, images: np.ndarray) -> Segmentation:
+        self.batches.append(images.shape)
+        n, h, w, _ = images.shape
+        if h == 13:
+            raise RuntimeError("no memory for this one")
+        grid = (n, -(-h // SIDE), -(-w // SIDE))
+        mask = np.broadcast_to(np.arange(grid[2]) * 2 < grid[2], grid)
+        scores = np.where(mask, np.float32(2), np.float32(-1000))
+        labels = (images[..., 0] // 15).astype(np.uint8)
+        return Segmentation(labels, None, mask, scores, 0.0, False)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    monkeypatch.setattr(predict, "Server", FakeEngine)
+    return FakeEngine()
+
+
+def save_image(path: pathlib.Path, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    Image.fromarray(image).save(path)
+    return image
+
+
+def save_video(path: pathlib.Path, frames: list[np.ndarray]) -> None:
+    av = pytest.importorskip("av", reason="no PyAV; pip install 'segblocks-jax[video]'")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def run(engine, path, output, **options):
+    return predict.predict_files(engine, CITYSCAPES, files.find_files(path), output, **options)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_neighbours_of_one_size_go_together(engine, tmp_path, rng):
+    sizes = [(64, 96)] * 5 + [(32, 96)] * 2 + [(64, 96)]
+    images = [save_image(tmp_path / "in" / f"{i}.png", s, rng) for i, s in enumerate(sizes)]
+    assert run(engine, tmp_path / "in", tmp_path / "out", batch_size=3) == []
+    assert [shape[:2] for shape in engine.batches] == [(3, 64), (2, 64), (2, 32), (1, 64)]
+    for i, image in enumerate(images):
+        with Image.open(tmp_path / "out" / f"{i}_labels.png") as written:
+            np.testing.assert_array_equal(np.asarray(written), image[..., 0] // 15)
+            colours = np.asarray(written.convert("RGB"))
+        np.testing.assert_array_equal(colours, CITYSCAPES.colours[image[..., 0] // 15])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_side_by_side_shows_all_three(engine, tmp_path, rng):
+    image = save_image(tmp_path / "a.png", (70, 100), rng)
+    assert run(engine, tmp_path / "a.png", tmp_path / "out", side_by_side=True) == []
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == [f"a_{kind}.png" for kind in ("grid", "labels", "overlay", "side_by_side")]
+    joined = files.read_image(tmp_path / "out" / "a_side_by_side.png")
+    assert joined.shape[1] == 3 * 100 + 2 * 8
+    np.testing.assert_array_equal(joined[-70:, :100], image)
+    np.testing.assert_array_equal(
+        joined[-70:, -100:], files.read_image(tmp_path / "out/a_grid.png")
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_frames_of_videos(engine, tmp_path):
+    shades = [0, 100, 200, 50]
+    frames = [np.full((48, 64, 3), shade, np.uint8) for shade in shades]
+    save_video(tmp_path / "clip.mp4", frames)
+    assert files.count_pictures(tmp_path / "clip.mp4") == 4
+    assert run(engine, tmp_path / "clip.mp4", tmp_path / "out", batch_size=4) == []
+    assert engine.batches == [(4, 48, 64, 3)]
+    for i, shade in enumerate(shades):
+        labels = np.asarray(Image.open(tmp_path / "out/clip" / f"frame_{i:06}_labels.png"))
+        assert np.abs(labels.mean() - shade // 15) <= 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_nothing_stops_for_a_bad_file(engine, tmp_path, rng):
+    folder = tmp_path / "in"
+    save_image(folder / "b.png", (64, 64), rng)
+    save_image(folder / "d.png", (13, 64), rng)
+    save_image(folder / "f.png", (64, 64), rng)
+    (folder / "a.png").write_bytes(b"no image")
+    (folder / "c.png").write_bytes((folder / "b.png").read_bytes()[:3000])
+    (folder / "e.mp4").write_bytes(b"no video")
+    failed = dict(run(engine, folder, tmp_path / "out", batch_size=2))
+    assert sorted(path.name for path in failed) == ["a.png", "c.png", "d.png", "e.mp4"]
+    assert "can't read this image" in failed[folder / "a.png"]
+    assert "no memory for this one" in failed[folder / "d.png"]
+    assert "can't read this video" in failed[folder / "e.mp4"]
+    done = {path.name for path in (tmp_path / "out").glob("*_labels.png")}
+    assert done == {"b_labels.png", "f_labels.png"}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_video_cut_short_keeps_its_first_frames(engine, tmp_path, rng):
+    frames = [rng.integers(0, 256, (64, 96, 3)).astype(np.uint8) for _ in range(30)]
+    save_video(tmp_path / "whole.avi", frames)
+    content = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "in").mkdir()
+    broken = bytearray(content[: len(content) // 2])
+    broken[-4000:] = bytes(4000)
+    (tmp_path / "in" / "cut.avi").write_bytes(broken)
+    run(engine, tmp_path / "in", tmp_path / "out")
+    done = len(list((tmp_path / "out/cut").glob("*_labels.png")))
+    assert 5 <= done < 30
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_results_that_can_not_be_written_are_reported(engine, tmp_path, rng):
+    save_image(tmp_path / "in" / "a.png", (64, 64), rng)
+    save_image(tmp_path / "in" / "b.png", (64, 64), rng)
+    (tmp_path / "out" / "a_labels.png").mkdir(parents=True)
+    failed = run(engine, tmp_path / "in", tmp_path / "out")
+    assert [path.name for path, _ in failed] == ["a.png"]
+    assert "can't write its results" in failed[0][1]
+    assert (tmp_path / "out" / "b_overlay.png").is_file()
+
+
+def test_reading_runs_ahead_and_ends(tmp_path):
+    started, all_read = [], threading.Event()
+
+    def numbers():
+        for i in range(10):
+            started.append(i)
+            if i == 5:
+                all_read.set()
+            yield i
+
+    ahead = predict._read_ahead(numbers(), 5)
+    assert next(ahead) == 0
+    assert all_read.wait(10)
+    ahead.close()
+    assert len(started) < 10
+    assert list(predict._read_ahead(iter(range(1, 8)), 3)) == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_errors_of_reading_reach_the_caller():
+    def broken():
+        yield 1
+        raise OSError("the disk is gone")
+
+    ahead = predict._read_ahead(broken(), 2)
+    assert next(ahead) == 1
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such image, video or folder"):
+        files.find_files(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="no images or videos"):
+        files.find_files(tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_batch_size(engine, tmp_path, rng):
+    save_image(tmp_path / "a.png", (64, 64), rng)
+    with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
+        run(engine, tmp_path / "a.png", tmp_path / "out", batch_size=0)
