@@ -31,13 +31,13 @@ from absl import app, flags
 from flax import nnx
 
 import segblocks_jax as sb
+from segblocks_jax.analysis.provenance import commit
 from segblocks_jax.blocks import extension
 from segblocks_jax.blocks.conv import index_patches, indexed_conv, pack_kernel
 from segblocks_jax.inference import speed
-from segblocks_jax.inference.speed import interleaved
+from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.nn import Conv
 from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.logging import commit
 
 _MODELS = flags.DEFINE_list(
     "models", ["swiftnet_rn18", "swiftnet_rn50", "swiftnet_efflite1"], "Networks."

@@ -6,6 +6,7 @@ network.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 from flax import nnx
@@ -155,22 +156,22 @@ class _Backbone:
     activation: Activation = dataclasses.field(metadata={"static": True})
     pools: bool = dataclasses.field(metadata={"static": True})
 
-    def __call__(
+    def parts(
         self, pixels: Pixels, layout: Layout, following: tuple[Scaling | None, ...]
-    ) -> tuple[list[tuple[Pixels, Pixels | None]], Layout]:
-        """The outputs of all stages, plain and normalised for the decoder; the last one's layout."""
+    ) -> Iterator[tuple[Pixels, Pixels | None, Layout]]:
+        """The stem's output, then those of all stages: plain, normalised for the decoder, their layout."""
         pixels = self.stem(pixels, layout, self.activation)
         layout = layout.scaled(1, 2)
         if self.pools:
             pixels = indexed_max_pool(pixels, layout.patches(1), window=3, stride=2)
             layout = layout.scaled(1, 2)
-        outputs = []
+        second = None
+        yield pixels, second, layout
         for units, scaling in zip(self.stages, following, strict=True):
             for i, unit in enumerate(units):
                 last = i + 1 == len(units)
                 pixels, second, layout = unit(pixels, layout, scaling if last else None)
-            outputs.append((pixels, second))
-        return outputs, layout
+            yield pixels, second, layout
 
 
 def _backbone(backbone: ResNet | EfficientNetLite, dtype: jax.typing.DTypeLike) -> _Backbone:
@@ -216,26 +217,39 @@ class FusedNet:
 
     def __call__(self, x: Features) -> Features:
         """Normalised image, or blocks of it -> logits at a quarter of the size."""
+        *_, (_, logits) = self.parts(x)
+        if isinstance(x, DualRes):
+            return dataclasses.replace(x, pixels=logits)
+        n, h, w, _ = x.shape
+        return logits.reshape(n, h // 4, w // 4, -1)
+
+    def parts(self, x: Features) -> Iterator[tuple[str, Pixels]]:
+        """Names and results, as pixel lists, of the network's parts as they are computed; logits are last."""
         if isinstance(x, DualRes):
             layout: Layout = BlockLayout(x.grid, x.block_size)
-            return dataclasses.replace(x, pixels=self._run(x.pixels, layout, x.grid))
-        n, h, w, channels = x.shape
-        pixels = self._run(x.reshape(-1, channels), ImageLayout((n, h, w)), None)
-        return pixels.reshape(n, h // 4, w // 4, -1)
-
-    def _run(self, pixels: Pixels, layout: Layout, grid: BlockGrid | None) -> Pixels:
-        skips = tuple(step.norm for step in reversed(self.steps))
-        outputs, layout = self.backbone(pixels, layout, (*skips, None))
-        x = self._pool_pyramid(outputs.pop()[0], layout, grid)
+            pixels, grid = x.pixels, x.grid
+        else:
+            n, h, w, channels = x.shape
+            layout = ImageLayout((n, h, w))
+            pixels, grid = x.reshape(-1, channels), None
+        following = (*(step.norm for step in reversed(self.steps)), None)
+        skips = []
+        for i, stage in enumerate(self.backbone.parts(pixels, layout, following)):
+            features, skip, scaled = stage
+            skips.append(skip)
+            yield (f"stage {i}" if i else "stem"), features
+        layout, pixels = scaled, self._pool_pyramid(features, scaled, grid)
+        yield "pyramid", pixels
         border: Border = "image" if self.semantics.interpolation == "halo" else "block"
-        for i, (step, (_, skip)) in enumerate(zip(self.steps, reversed(outputs), strict=True)):
+        for i, (step, skip) in enumerate(zip(self.steps, reversed(skips[1:-1]), strict=True)):
             assert skip is not None
-            upsampled = indexed_upsample2(x, layout.patches(1, border))
+            upsampled = indexed_upsample2(pixels, layout.patches(1, border))
             layout = layout.scaled(2)
             blended = step.bottleneck.only_following(skip, layout, upsampled, step.blend_norm)
             last = i + 1 == len(self.steps)  # Its epilogue holds the norm of the logits.
-            x = step.blend(blended, layout, "relu" if last else "none")
-        return self.logits(x, layout)
+            pixels = step.blend(blended, layout, "relu" if last else "none")
+            yield f"decoder {i + 1}", pixels
+        yield "logits", self.logits(pixels, layout)
 
     def _pool_pyramid(self, pixels: Pixels, layout: Layout, grid: BlockGrid | None) -> Pixels:
         pyramid: PyramidPooling = nnx.merge(self.pyramid_graph, self.pyramid)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,16 +11,17 @@ import numpy as np
 from flax import nnx
 
 from segblocks_jax.analysis.macs import count_macs
+from segblocks_jax.analysis.provenance import commit
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, extension, split
 from segblocks_jax.blocks.conv.patches import Border
 from segblocks_jax.blocks.indexed_pool import indexed_max_pool
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.layout import BlockLayout
+from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.models.swiftnet import SwiftNet
 from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.logging import commit
 from segblocks_jax.training.state import create_system
 
 SHARES = (1.0, 0.5, 0.25, 0.0)
@@ -151,24 +150,6 @@ def _around(
         return [*results, combine(DualRes(logits, grid), config.semantics.low_upsampling)]
 
     return functools.partial(run, image, grid, stem, logits)
-
-
-def interleaved(runs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
-    """Median seconds of each function, all called in turn `rounds` times.
-
-    Each timed call follows an untimed one of the same function: what another program leaves behind,
-    memory to return and threads asleep or on one core, would be timed otherwise.
-    """
-    for run in runs.values():
-        jax.block_until_ready(run())
-    seconds: dict[Any, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            jax.block_until_ready(run())
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def format_report(report: dict[str, Any]) -> str:

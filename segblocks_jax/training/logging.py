@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -199,25 +198,6 @@ def check_finite(
             f"step {step}: {', '.join(bad)}, expected finite numbers; restart from the last "
             f"checkpoint{where} with a lower learning rate or a longer warm-up"
         )
-
-
-def commit() -> str | None:
-    """Git commit of the checkout that this package runs from, "+changes" if it was edited.
-
-    None where the package is installed elsewhere, or git is missing.
-    """
-    folder = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's repository, which does not track it.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "-s", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _number(name: str, value: Any) -> float:

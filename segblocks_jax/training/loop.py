@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from segblocks_jax.analysis.provenance import commit
 from segblocks_jax.data import (
     Augmentation,
     LabelTable,
@@ -21,7 +22,7 @@ from segblocks_jax.interop import check_target, load_backbone, save_model
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.evaluate import Evaluation, evaluate
-from segblocks_jax.training.logging import Progress, RunLog, check_finite, commit, write_json
+from segblocks_jax.training.logging import Progress, RunLog, check_finite, write_json
 from segblocks_jax.training.optimizer import create_optimizer, learning_rate
 from segblocks_jax.training.state import TrainState, complete_spec, create_state, create_system
 from segblocks_jax.training.step import Metrics, TrainStep

@@ -1,0 +1,146 @@
+"""SwiftNet-RN18 in PyTorch, in inference: the baseline of `engine.py`, with this library's weights."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Unit(nn.Module):
+    """Batch norm, ReLU, convolution."""
+
+    def __init__(self, channels: int, features: int, size: int, bias: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, features, size, padding=size // 2, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, channels, h, w) -> (n, features, h, w)."""
+        return self.conv(F.relu(self.norm(x)))
+
+
+class Block(nn.Module):
+    """A residual block."""
+
+    def __init__(self, channels: int, features: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, features, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(features)
+        self.downsample = None
+        if stride != 1 or channels != features:
+            conv = nn.Conv2d(channels, features, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, channels, h, w) -> (n, features, h / stride, w / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(shortcut + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+
+class Backbone(nn.Module):
+    """ResNet-18's features at 1/4 .. 1/32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        channels = 64
+        for i, features in enumerate((64, 128, 256, 512)):
+            stride = 1 if i == 0 else 2
+            blocks = Block(channels, features, stride), Block(features, features, 1)
+            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+            channels = features
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Normalised image -> four maps."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        stages = []
+        for i in range(1, 5):
+            x = getattr(self, f"layer{i}")(x)
+            stages.append(x)
+        return stages
+
+
+class Pyramid(nn.Module):
+    """Spatial pyramid pooling."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.spp_bn = Unit(channels, features, 1)
+        for i in range(3):
+            setattr(self, f"spp{i}", Unit(features, features // 3, 1))
+        self.spp_fuse = Unit(features + 3 * (features // 3), features, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, channels, h, w) -> (n, features, h, w)."""
+        height, width = x.shape[2:]
+        x = self.spp_bn(x)
+        parts = [x]
+        for i, rows in enumerate((8, 4, 2)):
+            pooled = F.adaptive_avg_pool2d(x, (rows, max(1, round(rows * width / height))))
+            level = getattr(self, f"spp{i}")(pooled)
+            parts.append(F.interpolate(level, (height, width), mode="bilinear"))
+        return self.spp_fuse(torch.cat(parts, 1))
+
+
+class Step(nn.Module):
+    """A step of the decoder."""
+
+    def __init__(self, features: int, skip: int) -> None:
+        super().__init__()
+        self.bottleneck = Unit(skip, features, 1)
+        self.blend_conv = Unit(features, features, 3)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """(n, features, h, w), (n, skip, 2h, 2w) -> (n, features, 2h, 2w)."""
+        skip = self.bottleneck(skip)
+        return self.blend_conv(F.interpolate(x, skip.shape[2:], mode="bilinear") + skip)
+
+
+class SwiftNet(nn.Module):
+    """The network, its parameters named as in the published checkpoints."""
+
+    def __init__(self, num_classes: int, features: int = 128) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+        self.spp = nn.ModuleDict({"spp": Pyramid(512, features)})
+        self.upsample = nn.ModuleList([Step(features, skip) for skip in (256, 128, 64)])
+        self.logits = Unit(features, num_classes, 1, bias=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised image (n, 3, h, w) -> logits (n, classes, h / 4, w / 4)."""
+        *skips, x = self.backbone(x)
+        x = self.spp["spp"](x)
+        for step, skip in zip(self.upsample, reversed(skips), strict=True):
+            x = step(x, skip)
+        return self.logits(x)
+
+
+def compiled(
+    weights: dict[str, np.ndarray], num_classes: int, image: np.ndarray
+) -> Callable[[], np.ndarray]:
+    """The network, compiled, channels last, as a function without arguments: logits (n, h, w, k).
+
+    Args:
+        weights: by the names of the published checkpoints, without "net.".
+        num_classes: of the logits.
+        image: normalised, (n, h, w, 3), float32.
+    """
+    net = SwiftNet(num_classes).eval()
+    state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise ValueError(f"weights don't fit: missing {missing}, unexpected {unexpected}")
+    net = net.to(memory_format=torch.channels_last)
+    x = torch.from_numpy(np.array(image)).permute(0, 3, 1, 2)  # Channels last in memory.
+    run = torch.compile(net)
+
+    def call() -> np.ndarray:
+        with torch.inference_mode():
+            return run(x).permute(0, 2, 3, 1).numpy()
+
+    return call
