@@ -29,6 +29,7 @@ class Engine(Server):
     Attributes:
         spec: of the model.
         dtype: of the network's activations; the policy always runs in float32.
+        model_programs: the programs that are compiled and exported.
 
     Example:
         >>> engine = Engine.load("runs/cityscapes/export", mode="share=0.25")  # doctest: +SKIP
@@ -71,15 +72,15 @@ class Engine(Server):
         if policy is not None:
             _check_policy(net, policy, spec)
         self.spec, self.dtype = spec, dtype
-        self._model_programs = ModelPrograms(net, policy, spec, dtype, _checked(execution))
+        self.model_programs = ModelPrograms(net, policy, spec, dtype, _checked(execution))
         settings = Settings(
             block_size=None if policy is None else policy.block_size,
             quantise_step=1 / 16 if spec.policy is None else spec.policy.quantise_step,
-            fill=self._model_programs.normalisation.fill,
+            fill=self.model_programs.normalisation.fill,
             mode=Mode.parse(mode),
             shapes=tuple((n, h, w) for n, h, w in shapes),
         )
-        super().__init__(self._model_programs, settings)
+        super().__init__(self.model_programs, settings)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **options: Any) -> "Engine":
@@ -89,12 +90,12 @@ class Engine(Server):
     @property
     def execution(self) -> Execution:
         """How the network runs."""
-        return self._model_programs.execution
+        return self.model_programs.execution
 
     @property
     def compilations(self) -> int:
         """How many programs were compiled so far."""
-        return self._model_programs.compilations
+        return self.model_programs.compilations
 
     def export(
         self,
@@ -131,18 +132,18 @@ class Engine(Server):
         )
         if not settings.shapes:
             raise ValueError("export: there are no shapes; give some here, or to the engine")
-        server = Server(self._model_programs, settings)  # Checks the shapes.
+        server = Server(self.model_programs, settings)  # Checks the shapes.
         chosen = [
             program
             for shape in settings.shapes
             for program in server.programs(shape, settings.mode, output)
         ]
-        return export_programs(folder, self._model_programs, chosen, settings, platforms)
+        return export_programs(folder, self.model_programs, chosen, settings, platforms)
 
     def memory(self, shape: Shape, mode: str, output: Output = "labels") -> dict[str, int]:
         """Bytes of the largest program of a mode, as the compiler says; see `ModelPrograms.memory`."""
         programs = self.programs(shape, Mode.parse(mode), output)
-        return max(map(self._model_programs.memory, programs), key=lambda m: m["temporary"])
+        return max(map(self.model_programs.memory, programs), key=lambda m: m["temporary"])
 
 
 def _checked(execution: str | None) -> Execution | None:

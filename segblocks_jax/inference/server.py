@@ -110,6 +110,11 @@ class Server:
         """What the sides of images are padded to multiples of, in pixels."""
         return self._settings.multiple
 
+    @property
+    def mode(self) -> Mode:
+        """What calls use that name no mode."""
+        return self._settings.mode
+
     def __call__(
         self,
         images: Shaped[np.ndarray, "..."],

@@ -1,0 +1,63 @@
+"""Engines as ONNX files, by jax2onnx, for runtimes without JAX."""
+
+import os
+import pathlib
+
+from segblocks_jax.inference.engine import Engine
+from segblocks_jax.inference.modes import Mode
+from segblocks_jax.inference.server import Output, Shape
+
+
+def export_onnx(
+    engine: Engine,
+    file: str | os.PathLike[str],
+    shape: Shape,
+    *,
+    mode: str | None = None,
+    output: Output = "logits",
+) -> pathlib.Path:
+    """Writes the program of a mode, weights included, as one ONNX file.
+
+    Its inputs are those of `segblocks_jax.inference.server.Program`: images (n, h, w, 3) uint8 and, in
+    blocks, valid (3,) int32 and seed () uint32. Its outputs are the result and, in blocks, mask and
+    scores.
+
+    Args:
+        engine: with execution "xla", which calls no handlers.
+        file: to write; its folder must exist.
+        shape: (n, h, w), whole blocks.
+        mode: "budget=K" or "share=F"; ignored without blocks. Default: the engine's.
+        output: "logits" or "labels".
+
+    Raises:
+        ValueError: another execution, or a mode whose number of blocks depends on the image.
+        ModuleNotFoundError: jax2onnx is missing.
+    """
+    if engine.execution != "xla":
+        raise ValueError(
+            f"export_onnx: the engine's execution is {engine.execution!r}; ONNX has no custom calls: build"
+            " the engine with execution='xla'"
+        )
+    chosen = engine.mode if mode is None else Mode.parse(mode)
+    programs = engine.programs(shape, chosen, output)
+    if len(programs) != 1:
+        raise ValueError(
+            f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
+            " give mode='budget=K' or 'share=F'"
+        )
+    try:
+        import jax2onnx
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "export_onnx needs jax2onnx; pip install 'segblocks-jax[onnx]'"
+        ) from error
+    model = engine.model_programs
+    run = model.function(programs[0])
+    with model.tracing():
+        jax2onnx.to_onnx(
+            lambda *arguments: run(model.weights, *arguments),
+            list(model.arguments(programs[0])),
+            return_mode="file",
+            output_path=str(file),
+        )
+    return pathlib.Path(file)
