@@ -26,6 +26,13 @@ struct Cuda {
             "split the batch");
       }
     }
+    if constexpr (requires { call.winograd; }) {
+      if (call.winograd) {
+        return ffi::Error::InvalidArgument(
+            operation +
+            ": argument 'winograd': got 1, expected 0 on a GPU; pack the kernel for it");
+      }
+    }
     const cudaError_t status = cuda::launch(stream, call);
     if (status == cudaSuccess) return ffi::Error::Success();
     return ffi::Error::Internal(

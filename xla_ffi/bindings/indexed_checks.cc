@@ -54,6 +54,19 @@ class IndexedChecker : public Checker {
     return at_least("low", units.low, height, width);
   }
 
+  // Whether the weights are transformed, which all but them must allow.
+  ffi::Error winograd(int64_t attribute, IndexedConvCall* call) const {
+    if (auto e = range("winograd", attribute, 0, 1); e.failure()) return e;
+    call->winograd = attribute == 1;
+    const Window& window = call->window;
+    if (!call->winograd || (window.height == 3 && window.width == 3 && window.stride <= 2 &&
+                            !call->depthwise && call->input.element == Element::kFloat32)) {
+      return ffi::Error::Success();
+    }
+    return invalid(operation_, "winograd", "1",
+                   "0 for all but float32, one group, 3 x 3, stride 1 or 2");
+  }
+
   // Units, if there are any, must have patches of at least this size.
   ffi::Error at_least(const char* name, const UnitPatches& patches, int64_t height,
                       int64_t width) const {
@@ -160,8 +173,9 @@ ffi::Error check_indexed_conv(const std::string& operation, const IndexedConvOpe
                        " input and " + std::to_string(call->features) + " output channels",
                    "1, or one channel a group, in and out");
   }
+  if (auto e = check.winograd(attributes.winograd, call); e.failure()) return e;
   if (auto e = check.same_element("weights", operands.weights, rows); e.failure()) return e;
-  const int64_t taps = call->window.area();
+  const int64_t taps = call->taps();
   if (auto e = call->depthwise
                    ? check.shape("weights", operands.weights, {taps, channels})
                    : check.shape("weights", operands.weights,

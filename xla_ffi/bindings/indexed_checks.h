@@ -41,6 +41,7 @@ struct IndexedConvAttributes {
   int64_t stride;
   int64_t groups;
   int64_t activation;
+  int64_t winograd;
 };
 
 struct IndexedUpsample2Operands {

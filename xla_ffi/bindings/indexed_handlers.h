@@ -25,8 +25,8 @@ struct IndexedHandlers {
   static ffi::Error conv(Context context, Buffer rows, Buffer means, Buffer high, Buffer low,
                          Buffer counts, Buffer weights, Buffer scale, Buffer bias, Buffer residual,
                          Buffer scale2, Buffer bias2, Result out, Result out2, Result ghosts,
-                         int64_t kh, int64_t kw, int64_t stride, int64_t groups,
-                         int64_t activation) {
+                         int64_t kh, int64_t kw, int64_t stride, int64_t groups, int64_t activation,
+                         int64_t winograd) {
     const std::string name = "segblocks_indexed_conv";
     IndexedConvCall call{};
     if (auto e = check_indexed_conv(name,
@@ -39,7 +39,7 @@ struct IndexedHandlers {
                                      bias2,
                                      *out,
                                      *out2},
-                                    {kh, kw, stride, groups, activation}, &call);
+                                    {kh, kw, stride, groups, activation, winograd}, &call);
         e.failure()) {
       return e;
     }
@@ -106,7 +106,8 @@ struct IndexedHandlers {
         .template Attr<int64_t>("kw")
         .template Attr<int64_t>("stride")
         .template Attr<int64_t>("groups")
-        .template Attr<int64_t>("activation");
+        .template Attr<int64_t>("activation")
+        .template Attr<int64_t>("winograd");
   }
 
   static auto bind_max_pool() {

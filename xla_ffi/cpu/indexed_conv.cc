@@ -11,8 +11,8 @@
 #include <limits>
 #include <vector>
 
+#include "cpu/conv_parts.h"
 #include "cpu/indexed_kernels.h"
-#include "cpu/indexed_rows.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -24,15 +24,6 @@ constexpr int64_t kFewestPixels = 96;
 constexpr int64_t kMostPixels = 384;
 // What one pass over a chunk reads of the weights, so that they stay in a core's own cache.
 constexpr int64_t kPassBytes = 640 * 1024;
-// From so many groups of panels on, threads share the weights, not the pixels.
-constexpr int64_t kGroupsApart = 3;
-constexpr int64_t kItemsPerThread = 6;
-
-// Panels first .. first+count-1.
-struct Group {
-  int64_t first;
-  int64_t count;
-};
 
 // What a thread works in.
 struct Workspace {
@@ -43,13 +34,6 @@ struct Workspace {
   std::vector<float> sums;
 };
 
-// float32 vectors of whole panels, filled up with ones or zeros.
-std::vector<float> filled(const float* values, float missing, const IndexedConvCall& call) {
-  std::vector<float> result(call.panels() * kPanel, missing);
-  if (values != nullptr) std::copy(values, values + call.features, result.begin());
-  return result;
-}
-
 class Convolution {
  public:
   Convolution(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call)
@@ -58,8 +42,7 @@ class Convolution {
         call_(call),
         chunks_(call, most_pixels(workers, call)),
         addresses_(call.input),
-        scale_(filled(call.scale, 1.0f, call)),
-        bias_(filled(call.bias, 0.0f, call)),
+        affine_(call),
         copied_(call.input.element != Element::kFloat32 || call.input.channels < kShortRow),
         merged_(copied_ && !call.depthwise),
         taps_(merged_ ? call.window.height : call.window.area()),
@@ -113,15 +96,13 @@ class Convolution {
     weights_ = converted_.data();
   }
 
-  // Groups of as equal a number of panels as can be. The rows of a depthwise convolution end with
+  // The rows of a depthwise convolution end with
   // their last channel, and no vector may read past it: there, a last panel that isn't full makes
   // a group of its own.
   Group group(int64_t g) const {
     const int64_t panels = call_.depthwise ? call_.features / kPanel : call_.panels();
-    const int64_t groups = ceil_div(panels, kMostPanels);
-    if (g == groups) return {panels, 1};
-    const int64_t first = g * panels / groups;
-    return {first, (g + 1) * panels / groups - first};
+    if (g == ceil_div(panels, kMostPanels)) return {panels, 1};
+    return equal_group(panels, g);
   }
 
   bool is_rest(const Group& group) const {
@@ -218,7 +199,8 @@ class Convolution {
         const int64_t live = std::min<int64_t>(wanted, pixels - pixel);
         float* sums = workspace.sums.data() + (passes_ == 1 ? 0 : pixel * group.count * kPanel);
         Tile tile = make_tile(group, pass, entries, workspace, sums);
-        const Outputs outputs = make_outputs(chunk.first_output() + pixel, live, group, sums);
+        Outputs outputs = affine_.outputs(call_, chunk.first_output() + pixel, group, sums);
+        outputs.pixels = live;
         const bool straight = last && live == wanted && goes_straight(outputs, group);
         if (straight) send_straight(outputs, &tile);
         if (is_rest(group)) {
@@ -281,36 +263,12 @@ class Convolution {
     return tile;
   }
 
-  Outputs make_outputs(int64_t first_output, int64_t pixels, const Group& group,
-                       const float* sums) const {
-    const int64_t channel = group.first * kPanel;
-    const int64_t bytes = element_bytes(call_.input.element);
-    const int64_t offset = (first_output * call_.features + channel) * bytes;
-    const auto at = [offset](auto* rows) { return rows == nullptr ? nullptr : rows + offset; };
-    Outputs outputs{};
-    outputs.pixels = pixels;
-    outputs.channels = std::min(group.count * kPanel, call_.features - channel);
-    outputs.sums = sums;
-    outputs.sums_pitch = group.count * kPanel;
-    outputs.scale = scale_.data() + channel;
-    outputs.bias = bias_.data() + channel;
-    outputs.scale2 = call_.scale2 == nullptr ? nullptr : call_.scale2 + channel;
-    outputs.bias2 = call_.bias2 == nullptr ? nullptr : call_.bias2 + channel;
-    outputs.residual = at(static_cast<const std::byte*>(call_.residual));
-    outputs.out = at(static_cast<std::byte*>(call_.out));
-    outputs.out2 = at(static_cast<std::byte*>(call_.out2));
-    outputs.pitch = call_.features;
-    outputs.activation = static_cast<int>(call_.activation);
-    return outputs;
-  }
-
   Workers& workers_;
   const TileKernels& kernels_;
   const IndexedConvCall& call_;
   const Chunks chunks_;
   const RowAddresses addresses_;
-  const std::vector<float> scale_;
-  const std::vector<float> bias_;
+  const Affine affine_;
   const bool copied_;  // The table points to copies of rows.
   const bool merged_;  // The taps of a kernel row are one.
   const int64_t taps_;
@@ -327,7 +285,11 @@ class Convolution {
 Problem indexed_conv(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call) {
   if (Problem p = check_indices(workers, call.input, call.units); p.found()) return p;
   fill_ghosts(workers, kernels, call.input);
-  Convolution(workers, kernels, call).run();
+  if (call.winograd) {
+    winograd_conv(workers, kernels, call);
+  } else {
+    Convolution(workers, kernels, call).run();
+  }
   return {};
 }
 

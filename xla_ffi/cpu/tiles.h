@@ -61,6 +61,38 @@ struct Outputs {
   int activation;  // 0: none, 1: ReLU, 2: ReLU6.
 };
 
+// Along one axis of a Winograd convolution of 2 outputs: of how many inputs there are transformed
+// taps, one an input; at how many points sums of products are formed; and which taps each sums up.
+struct WinogradAxis {
+  int inputs;
+  int points;
+  int first[4];
+  int taps[4];
+};
+
+// Of stride 1 and 2. In both axes together, the taps of a point follow each other, row by row.
+constexpr WinogradAxis kWinograd[2] = {
+    {4, 4, {0, 1, 2, 3}, {1, 1, 1, 1}},
+    {5, 3, {0, 2, 3, 0}, {2, 1, 2, 0}},
+};
+
+// Transforms what a square of 2 x 2 outputs reads: tap t goes to out + t * pitch.
+struct WinogradInput {
+  const float* const* rows;  // (inputs, inputs)
+  int64_t channels;
+  float* out;
+  int64_t pitch;
+};
+
+// Makes outputs of the sums at the points: outputs.sums + point * point_pitch + square *
+// sums_pitch.
+struct WinogradOutput {
+  Outputs outputs;  // Its pointers are those of the call's first pixel.
+  int64_t point_pitch;
+  int64_t squares;
+  const int64_t* corners;  // (squares, 4): output rows; negative: outside of the unit.
+};
+
 // The four pixels that x2 enlargement makes of the middle one of 3 x 3 source pixels.
 struct UpsampledSquare {
   const void* sources[9];
@@ -132,6 +164,9 @@ struct TileKernels {
   void (*depthwise_row5)(const Tile& tile, int panels);
   // `channels` < kPanel of them, of the pixels of a tile.
   void (*depthwise_rest)(const Tile& tile, int64_t pixels, int64_t channels);
+  // Of stride 1 and 2.
+  void (*winograd_input[2])(const WinogradInput& in);
+  void (*winograd_output[2])(const WinogradOutput& out);
   RowLoops float32;
   RowLoops bfloat16;
   LabelLoops labels;

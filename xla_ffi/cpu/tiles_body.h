@@ -10,6 +10,7 @@
 #include "cpu/tiles_labels.h"
 #include "cpu/tiles_products.h"
 #include "cpu/tiles_rows.h"
+#include "cpu/tiles_winograd.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -42,6 +43,8 @@ constexpr TileKernels tiles(const char* name) {
           &depthwise_row<3>,
           &depthwise_row<5>,
           &depthwise_rest,
+          {&winograd_input<1>, &winograd_input<2>},
+          {&winograd_output<1>, &winograd_output<2>},
           row_loops<float>(),
           row_loops<Bits>(),
           {&read_logits<float>, &read_logits<Bits>, &read_logits<HalfBits>, &label}};

@@ -11,11 +11,11 @@
 namespace segblocks::cpu {
 namespace {
 
-// Writes as many channels as V has lanes, from channel k on.
+// Writes as many channels as V has lanes, from channel k of the row that begins at `row` on.
 template <typename V, typename T>
-inline __attribute__((always_inline)) void write_lanes(const Outputs& o, const float* sums,
-                                                       int64_t row, int64_t k) {
-  V y = get_at<V>(sums + k) * get_at<V>(o.scale + k) + get_at<V>(o.bias + k);
+inline __attribute__((always_inline)) void write_lanes(const Outputs& o, V sum, int64_t row,
+                                                       int64_t k) {
+  V y = sum * get_at<V>(o.scale + k) + get_at<V>(o.bias + k);
   if (o.residual != nullptr) y += get_at<V>(static_cast<const T*>(o.residual) + row + k);
   if (o.activation != 0) y = relu(y);
   if (o.activation == 2) y = at_most_6(y);
@@ -42,8 +42,8 @@ void write(const Outputs& outputs) {
     const float* sums = o.sums + pixel * o.sums_pitch;
     const int64_t row = pixel * o.pitch;
     for_channels(
-        o.channels, [&](int64_t k) { write_lanes<Vector, T>(o, sums, row, k); },
-        [&](int64_t k) { write_lanes<float, T>(o, sums, row, k); });
+        o.channels, [&](int64_t k) { write_lanes<Vector, T>(o, get_at<Vector>(sums + k), row, k); },
+        [&](int64_t k) { write_lanes<float, T>(o, sums[k], row, k); });
   }
 }
 

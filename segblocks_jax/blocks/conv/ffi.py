@@ -46,6 +46,7 @@ def indexed_conv(
         ("stride", stride),
         ("groups", kernel.features if kernel.depthwise else 1),
         ("activation", ACTIVATIONS.index(epilogue.activation)),
+        ("winograd", int(kernel.winograd > 0)),
     )
     out, out2, _ = ffi_call.call("segblocks_indexed_conv", operands, results, attributes)
     return (out if epilogue.keep else None), (out2 if second else None)

@@ -58,6 +58,11 @@ def _check(
         )
     if stride < 1:
         raise ValueError(f"indexed_conv: stride is {stride}; expected at least 1")
+    if kernel.winograd not in (0, stride):
+        raise ValueError(
+            f"indexed_conv: the kernel is transformed for stride {kernel.winograd}, the stride is {stride};"
+            f" pack it with winograd={stride}, or 0"
+        )
     if epilogue.activation not in ACTIVATIONS:
         raise ValueError(
             f"indexed_conv: activation is {epilogue.activation!r}; expected one of {ACTIVATIONS}"

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from segblocks_jax.blocks.conv.epilogue import Epilogue
 from segblocks_jax.blocks.conv.packed import PackedKernel
 from segblocks_jax.blocks.conv.patches import IndexPatches
+from segblocks_jax.blocks.conv.winograd import inverse
 
 
 def indexed_conv(
@@ -69,7 +70,10 @@ def _taps(kernel: PackedKernel) -> Array:
     if kernel.depthwise:
         return kernel.weights
     flat = kernel.weights.swapaxes(0, 1).reshape(kernel.weights.shape[1], -1)[:, : kernel.features]
-    return flat.reshape(kernel.size[0] * kernel.size[1], -1, kernel.features)
+    taps = flat.reshape(-1, kernel.channels, kernel.features)
+    if not kernel.winograd:
+        return taps
+    return jnp.einsum("ut,tck->uck", inverse(kernel.winograd), taps, precision="highest")
 
 
 def _finish(

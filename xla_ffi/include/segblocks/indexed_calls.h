@@ -83,8 +83,9 @@ struct IndexedConvCall {
   Window window;
   int64_t features;  // Output channels K; as many as input channels where depthwise.
   bool depthwise;    // One channel a group.
+  bool winograd;     // Weights transformed for squares of 2 x 2 outputs; 3 x 3 of stride 1 or 2.
   Activation activation;
-  const void* weights;  // (panels, window area * channels, kPanel), depthwise (window area, K).
+  const void* weights;  // (panels, taps() * channels, kPanel), depthwise (taps(), K).
   const float* scale;
   const float* bias;
   const void* residual;
@@ -94,6 +95,11 @@ struct IndexedConvCall {
   void* out2;  // There where scale2 is.
 
   SEGBLOCKS_HD int64_t panels() const { return (features + kPanel - 1) / kPanel; }
+  // Of the weights: those of the window, or the inputs of a square.
+  SEGBLOCKS_HD int64_t taps() const {
+    if (!winograd) return window.area();
+    return (window.stride + 3) * (window.stride + 3);
+  }
   SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
     return window.outputs(patches);
   }
