@@ -33,7 +33,7 @@ from flax import nnx
 import segblocks_jax as sb
 from segblocks_jax.analysis.provenance import commit
 from segblocks_jax.blocks import extension
-from segblocks_jax.blocks.conv import index_patches, indexed_conv, pack_kernel
+from segblocks_jax.blocks.conv import index_patches, indexed_conv, pack_kernel, winograd_stride
 from segblocks_jax.inference import speed
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.nn import Conv
@@ -117,7 +117,8 @@ def runs_of(layer: Layer, grid: sb.BlockGrid, width: int, dtype: str) -> dict[st
     columns = width * layer.stride
     height = max(layer.stride, round(pixels / columns / layer.stride) * layer.stride)
     image = jnp.asarray(rng.standard_normal((1, height, columns, channels)), dtype)
-    packed = jax.block_until_ready(pack_kernel(kernel, layer.groups))
+    winograd = winograd_stride(kernel, layer.stride, layer.groups)
+    packed = jax.block_until_ready(pack_kernel(kernel, layer.groups, winograd=winograd))
     patches = jax.block_until_ready(index_patches(grid, layer.side, layer.padding))
 
     @jax.jit

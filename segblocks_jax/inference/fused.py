@@ -14,7 +14,13 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, extension, split
 from segblocks_jax.blocks.checks import no_type_check
-from segblocks_jax.blocks.conv import Epilogue, PackedKernel, indexed_conv, pack_kernel
+from segblocks_jax.blocks.conv import (
+    Epilogue,
+    PackedKernel,
+    indexed_conv,
+    pack_kernel,
+    winograd_stride,
+)
 from segblocks_jax.blocks.conv.epilogue import Activation
 from segblocks_jax.blocks.conv.patches import Border, list_patches
 from segblocks_jax.blocks.indexed_pool import indexed_max_pool
@@ -92,7 +98,9 @@ def _scaling(norm: BatchNorm) -> Scaling:
 
 
 def _fold(conv: Conv, norm: BatchNorm | None, dtype: jax.typing.DTypeLike) -> _Conv:
-    kernel = pack_kernel(conv.kernel[...].astype(dtype), conv.groups)
+    weights = conv.kernel[...].astype(dtype)
+    winograd = winograd_stride(weights, conv.stride, conv.groups)
+    kernel = pack_kernel(weights, conv.groups, winograd=winograd)
     scale, bias = (None, None) if norm is None else _scaling(norm)
     if conv.bias is not None:
         own = conv.bias[...] if scale is None else conv.bias[...] * scale

@@ -3,7 +3,7 @@
 from segblocks_jax.blocks.conv.api import CONV_IMPLEMENTATIONS, block_conv, image_conv
 from segblocks_jax.blocks.conv.epilogue import Epilogue
 from segblocks_jax.blocks.conv.indexed import indexed_conv
-from segblocks_jax.blocks.conv.packed import PackedKernel, pack_kernel
+from segblocks_jax.blocks.conv.packed import PackedKernel, pack_kernel, winograd_stride
 from segblocks_jax.blocks.conv.patches import IndexPatches, image_patches, index_patches
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "index_patches",
     "indexed_conv",
     "pack_kernel",
+    "winograd_stride",
 ]

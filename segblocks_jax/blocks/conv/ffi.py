@@ -1,6 +1,7 @@
 """indexed_conv on the compiled handlers."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import ffi_call
@@ -17,6 +18,19 @@ def indexed_conv(
     epilogue: Epilogue,
 ) -> tuple[Float[Array, "p k"] | None, Float[Array, "p k"] | None]:
     """See `segblocks_jax.blocks.conv.indexed.indexed_conv`."""
+
+    def run(kernel: PackedKernel) -> tuple[Array | None, Array | None]:
+        return _run(rows, patches, kernel, stride, epilogue)
+
+    if not kernel.winograd:
+        return run(kernel)
+    # Where a program for several platforms is exported, they share their weights.
+    return lax.platform_dependent(kernel, cpu=run, default=lambda kernel: run(kernel.plain()))
+
+
+def _run(
+    rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
+) -> tuple[Array | None, Array | None]:
     pixels, features = patches.num_outputs(kernel.size, stride), kernel.features
     nothing = jnp.zeros(0, jnp.float32)
     residual = jnp.zeros((0, features), rows.dtype)

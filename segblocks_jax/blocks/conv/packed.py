@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from segblocks_jax.blocks import extension
 from segblocks_jax.blocks.checks import no_type_check
 from segblocks_jax.blocks.conv import winograd as transform
 
@@ -42,6 +43,29 @@ class PackedKernel:
             return self.features
         taps = (self.winograd + 3) ** 2 if self.winograd else self.size[0] * self.size[1]
         return self.weights.shape[1] // taps
+
+    def plain(self) -> "PackedKernel":
+        """The kernel without Winograd's transform, up to rounding."""
+        if not self.winograd:
+            return self
+        panels = self.weights.shape[0]
+        taps = self.weights.reshape(panels, -1, self.channels, PANEL)
+        inverse = transform.inverse(self.winograd)
+        weights = jnp.einsum("ut,ptcl->pucl", inverse, taps, precision="highest")
+        return dataclasses.replace(self, weights=weights.reshape(panels, -1, PANEL), winograd=0)
+
+
+def winograd_stride(kernel: Float[Array, "kh kw _ k"], stride: int, groups: int = 1) -> int:
+    """What `pack_kernel` should get as `winograd` where the kernel is packed ahead of many calls.
+
+    Its stride on CPUs with compiled handlers, where the transform was faster by 1.1 to 2 from 16 channels on
+    (docs/performance.md); else 0.
+    """
+    kh, kw, channels, _ = kernel.shape
+    fits = (kh, kw) == (3, 3) and groups == 1 and kernel.dtype == "float32"
+    pays = fits and stride in transform.STRIDES and channels >= 16
+    compiled = jax.default_backend() == "cpu" and extension.resolve() == "ffi"
+    return stride if pays and compiled else 0
 
 
 def pack_kernel(

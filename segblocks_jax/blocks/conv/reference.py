@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 from segblocks_jax.blocks.conv.epilogue import Epilogue
 from segblocks_jax.blocks.conv.packed import PackedKernel
 from segblocks_jax.blocks.conv.patches import IndexPatches
-from segblocks_jax.blocks.conv.winograd import inverse
 
 
 def indexed_conv(
@@ -46,7 +45,7 @@ def _convolve(maps: Array, kernel: PackedKernel, stride: int) -> Array:
     kh, kw = kernel.size
     m, h, w, channels = maps.shape
     ho, wo = (h - kh) // stride + 1, (w - kw) // stride + 1
-    weights = _taps(kernel)
+    weights = _taps(kernel.plain())
     out = jnp.zeros((m, ho, wo, kernel.features), jnp.float32)
     if not m:
         return out
@@ -70,10 +69,7 @@ def _taps(kernel: PackedKernel) -> Array:
     if kernel.depthwise:
         return kernel.weights
     flat = kernel.weights.swapaxes(0, 1).reshape(kernel.weights.shape[1], -1)[:, : kernel.features]
-    taps = flat.reshape(-1, kernel.channels, kernel.features)
-    if not kernel.winograd:
-        return taps
-    return jnp.einsum("ut,tck->uck", inverse(kernel.winograd), taps, precision="highest")
+    return flat.reshape(kernel.size[0] * kernel.size[1], -1, kernel.features)
 
 
 def _finish(
