@@ -1,6 +1,7 @@
 """The indexed operations: compiled against their definitions, and these against numpy; precision, transformations."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from segblocks_jax.blocks.conv import (
     index_patches,
     indexed_conv,
     pack_kernel,
+    winograd_stride,
 )
 from segblocks_jax.blocks.conv.reference import gather
 from segblocks_jax.blocks.indexed_pool import indexed_max_pool
@@ -40,6 +42,44 @@ def assert_close(got: jax.Array, expected: jax.Array, tolerance: float) -> None:
     got, expected = (np.asarray(x, np.float64) for x in (got, expected))
     scale = np.abs(expected).max(initial=0.0)
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * scale)
+
+
+# Packed kernels
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_transformed_kernels_keep_the_kernel(stride: int, rng: np.random.Generator) -> None:
+    weights = jnp.asarray(rng.standard_normal((3, 3, 19, 42)), jnp.float32)
+    plain, transformed = pack_kernel(weights), pack_kernel(weights, winograd=stride)
+    assert (transformed.channels, transformed.features) == (19, 42)
+    assert_close(transformed.plain().weights, plain.weights, 1e-6)
+    assert transformed.plain().winograd == 0
+    rows = jnp.asarray(rng.standard_normal((24, 19)), jnp.float32)
+    patches = image_patches((1, 4, 6), (1, 1))
+    got, expected = (
+        indexed_conv(rows, patches, kernel, stride, implementation="xla")[0]
+        for kernel in (transformed, plain)
+    )
+    assert_close(got, expected, 1e-6)
+
+
+def test_gpus_get_plain_kernels_from_exports() -> None:
+    """One program for several platforms, which share their weights."""
+    kernel = pack_kernel(jnp.ones((3, 3, 16, 16), jnp.float32), winograd=1)
+    patches = image_patches((1, 4, 6), (1, 1))
+    run = jax.jit(lambda rows: indexed_conv(rows, patches, kernel, implementation="ffi")[0])
+    for platform, attribute in (("cpu", "winograd = 1"), ("cuda", "winograd = 0")):
+        lowered = run.trace(jnp.ones((24, 16))).lower(lowering_platforms=(platform,))
+        assert set(re.findall(r"winograd = \d", lowered.as_text())) == {attribute}
+
+
+def test_winograd_stride() -> None:
+    def stride_of(*shape: int, stride: int = 1, groups: int = 1, dtype: str = "float32") -> int:
+        return winograd_stride(jnp.zeros(shape, dtype), stride, groups)
+
+    assert [stride_of(3, 3, 16, 1, stride=stride) for stride in (1, 2, 3)] == [1, 2, 0]
+    assert stride_of(3, 3, 15, 64) == stride_of(5, 5, 64, 64) == stride_of(1, 1, 64, 64) == 0
+    assert stride_of(3, 3, 1, 64, groups=64) == stride_of(3, 3, 64, 64, dtype="bfloat16") == 0
 
 
 # Where pixels lie
@@ -92,24 +132,27 @@ def epilogues(pixels: int, features: int, dtype: str, rng: np.random.Generator) 
 
 
 KERNELS = {"1x1": (1, 1, 1), "3x3": (3, 1, 1), "3x3 s2": (3, 2, 1), "5x5 depthwise": (5, 1, 0)}
+TRANSFORMED = {"3x3 winograd": (3, 1, 1), "3x3 s2 winograd": (3, 2, 1)}
 
 
 @pytest.mark.parametrize("features", [3, 19, 42, 64])
-@pytest.mark.parametrize("sizes", KERNELS.values(), ids=KERNELS)
-def test_epilogues(sizes: tuple[int, int, int], features: int, rng: np.random.Generator) -> None:
-    size, stride, one_group = sizes
+@pytest.mark.parametrize("name", KERNELS | TRANSFORMED)
+def test_epilogues(name: str, features: int, rng: np.random.Generator) -> None:
+    size, stride, one_group = (KERNELS | TRANSFORMED)[name]
     channels = 19 if one_group else features
     blocks = blocks_of("two_images", channels)
     patches = index_patches(blocks.grid, blocks.block_size, size // 2)
     shape = (size, size, channels if one_group else 1, features)
-    kernel = pack_kernel(
-        jnp.asarray(rng.standard_normal(shape) * 0.2, jnp.float32), 1 if one_group else features
-    )
+    weights = jnp.asarray(rng.standard_normal(shape) * 0.2, jnp.float32)
+    plain = pack_kernel(weights, 1 if one_group else features)
+    kernel = pack_kernel(weights, winograd=stride) if name in TRANSFORMED else plain
     pixels = patches.num_outputs((size, size), stride)
     for epilogue in epilogues(pixels, features, "float32", rng):
         compiled, reference = (
-            indexed_conv(blocks.pixels, patches, kernel, stride, epilogue, implementation=name)
-            for name in ("ffi", "xla")
+            indexed_conv(
+                blocks.pixels, patches, kernel, stride, epilogue, implementation=implementation
+            )
+            for kernel, implementation in ((kernel, "ffi"), (plain, "xla"))
         )
         for got, expected in zip(compiled, reference, strict=True):
             assert (got is None) == (expected is None)
@@ -174,6 +217,11 @@ def test_any_grid_and_shape(
         for name in ("ffi", "pad")
     )
     assert_close(got, expected, 1e-5)
+    if size == 3:
+        transformed = pack_kernel(kernel, winograd=stride)
+        patches = index_patches(grid, side, padding)
+        got, _ = indexed_conv(blocks.pixels, patches, transformed, stride, implementation="ffi")
+        assert_close(got, expected, 1e-5)
 
 
 def test_fewer_live_units_than_capacity(rng: np.random.Generator) -> None:
@@ -327,6 +375,15 @@ def test_errors() -> None:
         indexed_conv(rows[:, :3], patches, kernel)
     with pytest.raises(ValueError, match="stride is 0"):
         indexed_conv(rows, patches, kernel, 0)
+    with pytest.raises(ValueError, match="transformed for stride 2, the stride is 1"):
+        indexed_conv(rows, patches, pack_kernel(jnp.zeros((3, 3, 4, 5)), winograd=2))
+    for shape, dtype, winograd in (
+        ((3, 3), "bfloat16", 1),
+        ((3, 1), "float32", 1),
+        ((3, 3), "float32", 3),
+    ):
+        with pytest.raises(ValueError, match=rf"winograd={winograd} and a {dtype} kernel of 3 x"):
+            pack_kernel(jnp.zeros((*shape, 4, 5), dtype), winograd=winograd)
     with pytest.raises(ValueError, match="nothing is left"):
         indexed_conv(rows, patches, kernel, 1, Epilogue(keep=False))
     with pytest.raises(ValueError, match=r"residual has shape \(3, 5\); expected \(12, 5\)"):

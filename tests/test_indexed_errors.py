@@ -52,7 +52,7 @@ COUNTS = {"counts": np.array([2, 3], np.int32)}
 GHOSTS = {"ghosts": ((2, 20), "float32")}
 OUTPUTS = 2 * 3 * 4 + 3 * 1 * 2
 SECOND = {"scale2": ((33,), "float32"), "bias2": ((33,), "float32")}
-ATTRIBUTES = {"kh": 3, "kw": 3, "stride": 1, "groups": 1, "activation": 1}
+ATTRIBUTES = {"kh": 3, "kw": 3, "stride": 1, "groups": 1, "activation": 1, "winograd": 0}
 MASK = np.array([[[True, False, True]]])
 CALLS = {
     "segblocks_indexed_conv": Call(
@@ -149,6 +149,8 @@ ATTRIBUTE_ERRORS = [
     ("groups", 2, "1, or one channel a group"),
     ("groups", 20, "1, or one channel a group"),
     ("activation", 3, "a number in 0 .. 2"),
+    ("winograd", 2, "a number in 0 .. 1"),
+    ("winograd", 1, r"shape \(3, 320, 16\)"),
     ("window", 0, "a number in 1 .."),
     ("window", 4, "at least 4 x 4"),
     ("block_size", 3, "a multiple of low_factor 2"),
@@ -212,6 +214,32 @@ def test_one_of_two_outputs_is_needed() -> None:
         call = call.spoilt(name, (0, 33), "float32")
     with pytest.raises(Exception, match=r"argument 'out': got .* at least one of"):
         call.run(target)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "dtype"),
+    [
+        ({"kh": 2}, "float32"),
+        ({"stride": 3}, "float32"),
+        ({"groups": 20}, "float32"),
+        ({}, "bfloat16"),
+    ],
+)
+def test_what_winograd_cannot_do(replaced: dict[str, int], dtype: str) -> None:
+    call = Call(
+        UNITS
+        | {"rows": ((9, 20), dtype), "weights": ((2, 320, 16), dtype)}
+        | dict.fromkeys(("scale", "bias"), ((0,), "float32"))
+        | {"residual": ((0, 20), dtype)}
+        | dict.fromkeys(("scale2", "bias2"), ((0,), "float32")),
+        {"out": ((OUTPUTS, 20), dtype), "out2": ((0, 20), dtype), "ghosts": ((2, 20), dtype)},
+        ATTRIBUTES | {"winograd": 1},
+        COUNTS,
+    )
+    spoilt = dataclasses.replace(call, attributes=call.attributes | replaced)
+    expected = "argument 'winograd': got 1, expected 0 for all but float32"
+    with pytest.raises(Exception, match=expected):
+        spoilt.run("segblocks_indexed_conv")
 
 
 def int32(*values: int) -> np.ndarray:

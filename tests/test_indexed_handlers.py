@@ -11,6 +11,8 @@ import oracles
 import pytest
 from indexed_oracles import Units
 
+from segblocks_jax.blocks.conv import winograd
+
 BF16 = jnp.dtype("bfloat16")
 EMPTY = np.zeros(0, np.float32)
 
@@ -52,6 +54,7 @@ class Conv:
     low: tuple[int, int, int] = (2, 6, 6)
     counts: tuple[int, int] | None = None
     activation: int = 0
+    winograd: bool = False
     extras: str = ""  # Of "s" scale, "b" bias, "r" residual, "2" second output, "o" no first one.
 
     def outputs(self) -> list[int]:
@@ -74,6 +77,9 @@ class Conv:
         weights = indexed_oracles.packed(kernel)
         if self.depthwise:
             weights = kernel.reshape(-1, k)
+        if self.winograd:
+            taps = np.tensordot(winograd.forward(self.stride), kernel.reshape(9, self.c, k), 1)
+            weights = indexed_oracles.packed(taps[None])
         rows = (0 if "o" in self.extras else capacity, capacity if "2" in self.extras else 0)
         got = call(
             "segblocks_indexed_conv",
@@ -85,6 +91,7 @@ class Conv:
                 "stride": self.stride,
                 "groups": self.c if self.depthwise else 1,
                 "activation": self.activation,
+                "winograd": int(self.winograd),
             },
         )
         y = indexed_oracles.conv(units, kernel, self.stride, self.depthwise)
@@ -121,10 +128,35 @@ CONVS = {
 }
 
 
+WINOGRADS = {
+    "one_tile": Conv(64, 64),
+    "odd_sides": Conv(19, 42, high=(3, 9, 8), low=(2, 5, 7), extras="sbr2", activation=1),
+    "two_groups": Conv(32, 128, extras="sb", activation=2),
+    "many_groups": Conv(24, 304, high=(9, 6, 6), extras="r2o"),
+    "unit_of_one_pixel": Conv(20, 32, high=(40, 3, 3), low=(7, 3, 3)),
+    "one_large_unit": Conv(8, 24, high=(1, 34, 430), low=(0, 0, 0)),
+    "prime_channels": Conv(254, 3, high=(3, 3, 4)),
+    "no_high": Conv(17, 16, high=(0, 1, 1)),
+    "part_live": Conv(33, 40, counts=(2, 1), extras="r"),
+    "none_live": Conv(33, 40, counts=(0, 0)),
+    "no_channels": Conv(0, 20, extras="b"),
+    "one_channel": Conv(1, 1),
+}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", WINOGRADS)
+def test_conv_of_transformed_kernels(name: str, stride: int, rng: np.random.Generator) -> None:
+    check(dataclasses.replace(WINOGRADS[name], stride=stride, winograd=True), "float32", rng)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CONVS)
 def test_conv(name: str, dtype: str, rng: np.random.Generator) -> None:
-    conv = CONVS[name]
+    check(CONVS[name], dtype, rng)
+
+
+def check(conv: Conv, dtype: str, rng: np.random.Generator) -> None:
     units = Units.random(
         rng, conv.c, (conv.high, conv.low), counts=conv.counts, dtype=jnp.dtype(dtype)
     )
@@ -139,8 +171,9 @@ def test_conv(name: str, dtype: str, rng: np.random.Generator) -> None:
         assert_close(got[2][live], expected[2][live])
 
 
-def test_large_conv_is_the_same_every_time(rng: np.random.Generator) -> None:
-    conv = Conv(48, 200, high=(30, 12, 12), low=(40, 8, 8))
+@pytest.mark.parametrize("winograd", [False, True])
+def test_large_conv_is_the_same_every_time(winograd: bool, rng: np.random.Generator) -> None:
+    conv = Conv(48, 200, winograd=winograd, high=(30, 12, 12), low=(40, 8, 8))
     units = Units.random(rng, conv.c, (conv.high, conv.low), num_rows=2000, ghosts=500)
     kernel = rng.standard_normal((3, 3, 48, 200)).astype(np.float32)
     got, expected = conv.run(units, kernel, np.random.default_rng(1))
@@ -159,6 +192,21 @@ def test_conv_keeps_nan_and_zero_rows_apart(rng: np.random.Generator) -> None:
     (out, _, _), _ = conv.run(units, np.ones((1, 2, 16, 16), np.float32), rng)
     assert (out[0] == 16).all()
     assert np.isnan(out[1]).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_winograd_keeps_nan_in_its_windows(stride: int, rng: np.random.Generator) -> None:
+    """Outputs of one square share products, but none that hold another window's inputs."""
+    rows = np.ones((26, 16), np.float32)
+    side = stride + 3
+    for at in range(side * side):
+        rows[25] = np.nan
+        patch = np.arange(side * side, dtype=np.int32).reshape(1, side, side)
+        patch.reshape(-1)[at] = 25
+        units = Units(rows, np.zeros((0, 4), np.int32), (patch, patch[:0]), (1, 0))
+        conv = Conv(16, 16, stride=stride, winograd=True, high=(1, side, side), low=(0, 3, 3))
+        (out, _, _), (expected, _, _) = conv.run(units, np.ones((3, 3, 16, 16), np.float32), rng)
+        np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
