@@ -9,6 +9,8 @@
 namespace segblocks::cpu {
 namespace {
 
+constexpr int64_t kFewChannels = 16;
+
 template <typename T>
 struct Split {
   const BlockLayout& layout;
@@ -27,6 +29,24 @@ struct Split {
     const size_t bytes = layout.block * layout.channels * sizeof(T);
     for (int64_t y = 0; y < layout.block; ++y) {
       std::memcpy(packed(slot, y, 0), image_row(cell, y, 0), bytes);
+    }
+  }
+
+  // Sums over squares, for rows of so few channels that walking them one by one would take longer
+  // than the sums.
+  void sum_squares(const Cell& cell, int64_t slot, int64_t y) const {
+    const int64_t factor = layout.factor;
+    const int64_t channels = layout.channels;
+    T* out = packed(slot, y, 0);
+    for (int64_t x = 0; x < layout.low_block(); ++x) {
+      for (int64_t k = 0; k < channels; ++k) {
+        float sum = 0.0f;
+        for (int64_t i = 0; i < factor; ++i) {
+          const T* row = image_row(cell, y * factor + i, x * factor) + k;
+          for (int64_t j = 0; j < factor; ++j) sum += to_float(row[j * channels]);
+        }
+        *out++ = from_float<T>(resampling.scale * sum);
+      }
     }
   }
 
@@ -49,7 +69,12 @@ struct Split {
   void block(int64_t index, int64_t slot) const {
     const Cell cell = layout.cell(index);
     if (layout.is_high(slot)) return high_block(cell, slot);
+    const bool squares = !resampling.bilinear && layout.channels < kFewChannels;
     for (int64_t y = 0; y < layout.low_block(); ++y) {
+      if (squares) {
+        sum_squares(cell, slot, y);
+        continue;
+      }
       for (int64_t x = 0; x < layout.low_block(); ++x) low_pixel(cell, slot, y, x);
     }
   }
