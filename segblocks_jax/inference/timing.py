@@ -11,15 +11,18 @@ import jax
 def interleaved(runs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
     """Median seconds of each function, all called in turn `rounds` times.
 
-    Each timed call follows an untimed one of the same function: what another program leaves behind,
-    memory to return and threads asleep or on one core, would be timed otherwise.
+    Each timed call follows untimed ones of the same function, for at least 20 ms: what another program
+    leaves behind, memory to return and threads asleep or on one core, would be timed otherwise.
     """
     for run in runs.values():
         jax.block_until_ready(run())
     seconds: dict[Any, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            warm = time.perf_counter() + 0.02
             jax.block_until_ready(run())
+            while time.perf_counter() < warm:
+                jax.block_until_ready(run())
             start = time.perf_counter()
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - start)
