@@ -142,7 +142,7 @@ def broken_value(root):
 
 def broken_colours(root):
     save(root / "valannot" / "y.png", np.zeros((*SIZE, 3), np.uint8))
-    return r"valannot/y.png: a label must have one 8-bit channel of ids, got mode RGB"
+    return r"valannot/y.png: a label must have one 8-bit channel of ids; .* Got mode RGB"
 
 
 def broken_all(root):
@@ -164,7 +164,7 @@ def test_broken_data_sets_are_refused_whole(camvid, tmp_path, break_it):
 
 def test_arguments_are_checked(camvid, tmp_path, monkeypatch):
     monkeypatch.delenv("SEGBLOCKS_DATA_DIR", raising=False)
-    with pytest.raises(ValueError, match="unknown data set 'kitti'; known are cityscapes, camvid"):
+    with pytest.raises(ValueError, match="unknown data set 'kitti'; known are cityscapes, .*camvid"):
         open_dataset("kitti", tmp_path)
     with pytest.raises(ValueError, match=r"Pass data_dir=\.\.\. or set SEGBLOCKS_DATA_DIR"):
         open_dataset("camvid")
@@ -237,7 +237,7 @@ def test_real_mapillary_palette_labels(shared, tmp_path):
 def test_mapillary_v2_needs_its_configuration(shared, tmp_path):
     link_mapillary(shared, tmp_path / "vistas", "v2.0/labels")
     with pytest.raises(FileNotFoundError, match=r"config_v2.0.json: missing"):
-        open_dataset("mapillary", tmp_path / "vistas", "val", tmp_path / "prepared")
+        open_dataset("mapillary_v2", tmp_path / "vistas", "val", tmp_path / "prepared")
 
 
 def test_street_scenes_are_written_on_first_use(tmp_path, monkeypatch):

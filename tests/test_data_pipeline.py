@@ -122,7 +122,7 @@ def test_closed_batches_say_so():
 
 
 def test_training_arguments_are_checked():
-    with pytest.raises(ValueError, match="got 0 items and batch size 2"):
+    with pytest.raises(ValueError, match="got 0 items, batch size 2"):
         train_batches([], WHOLE, 2, 0)
     with pytest.raises(ValueError, match="batch size 0"):
         train_batches(items(2), WHOLE, 0, 0)
@@ -147,13 +147,13 @@ def test_evaluation_visits_all_in_order_and_fills_the_last_batch():
     assert (batches[-1].image[1:] == fill).all()
 
 
-def test_consecutive_images_of_equal_padded_size_share_a_batch():
+def test_images_of_equal_padded_size_share_a_batch():
     sizes = [(5, 6), (8, 8), (9, 8), (10, 5), (7, 7)]
     source = [items(1, size, i)[0] for i, size in enumerate(sizes)]
     batches = [*eval_batches(source, 4, 4)]
-    assert [b.names for b in batches] == [("item0", "item1"), ("item2", "item3"), ("item4",)]
-    assert [b.image.shape for b in batches] == [(4, 8, 8, 3), (4, 12, 8, 3), (4, 8, 8, 3)]
-    assert [b.sizes for b in batches] == [((5, 6), (8, 8)), ((9, 8), (10, 5)), ((7, 7),)]
+    assert [b.names for b in batches] == [("item0", "item1", "item4"), ("item2", "item3")]
+    assert [b.image.shape for b in batches] == [(4, 8, 8, 3), (4, 12, 8, 3)]
+    assert [b.sizes for b in batches] == [((5, 6), (8, 8), (7, 7)), ((9, 8), (10, 5))]
 
 
 def test_sizes_that_fit_are_not_padded():
@@ -163,7 +163,7 @@ def test_sizes_that_fit_are_not_padded():
 
 
 def test_evaluation_arguments_are_checked():
-    with pytest.raises(ValueError, match="batch_size and multiple >= 1, got 0 and 4"):
+    with pytest.raises(ValueError, match="max_sizes >= 1, got 0, 4 and 8"):
         eval_batches(items(2), 0, 4)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import logging
 
-from segblocks_jax.data import NORMALISATION, TABLES, SegmentationSource
+from segblocks_jax.data import NORMALISATION, SegmentationSource, label_table
 from segblocks_jax.inference import predict as prediction
 from segblocks_jax.inference import speed as timing
 from segblocks_jax.training import evaluate as evaluation
@@ -69,7 +69,7 @@ def predict(
     if source is None:
         raise ValueError("--mode=predict needs --input=IMAGE_OR_FOLDER")
     files = prediction.image_files(pathlib.Path(source))
-    table = TABLES[config.data.dataset]
+    table = label_table(config.data.dataset, config.data.data_dir)
     system, _ = loop.load_system(config, len(table.classes), workdir, checkpoint)
     normalisation = NORMALISATION[config.data.dataset]
     failed = prediction.predict_files(
@@ -84,7 +84,7 @@ def predict(
 def export(config: ExperimentConfig, workdir: pathlib.Path, checkpoint: Any) -> int:
     """Writes a checkpoint's network and policy to `export/`, which `load_model` reads."""
     dataset = config.data.dataset
-    table = TABLES[dataset]
+    table = label_table(dataset, config.data.data_dir)
     system, step = loop.load_system(config, len(table.classes), workdir, checkpoint)
     loop.export(system, config, table, NORMALISATION[dataset], workdir / "export")
     print(f"step {step} is in {workdir / 'export'}")
