@@ -6,6 +6,7 @@ Pillow's: its bicubic filter widens where it shrinks, OpenCV's would alias.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import UInt8
@@ -67,12 +68,14 @@ class Augmentation:
         Returns:
             Image and label of size `crop`.
         """
+        import cv2
+
         region = self._region(image.shape[:2], rng)
-        picture = _resize(_cut(image, region, fill), self.crop, Image.Resampling.BICUBIC)
-        target = _resize(_cut(label, region, IGNORE), self.crop, Image.Resampling.NEAREST)
+        picture = _scale_crop(image, region, self.crop, fill, Image.Resampling.BICUBIC)
+        target = _scale_crop(label, region, self.crop, IGNORE, Image.Resampling.NEAREST)
         picture = self._jitter(picture, rng)
         if rng.random() < self.flip:
-            picture, target = picture[:, ::-1], target[:, ::-1]
+            picture, target = cv2.flip(picture, 1), cv2.flip(target, 1)
         return picture, target
 
     def _region(self, shape, rng) -> tuple[int, int, int, int]:
@@ -105,24 +108,34 @@ class Augmentation:
         return image
 
 
-def _cut(pixels: np.ndarray, region: tuple[int, int, int, int], fill) -> np.ndarray:
-    """Cuts a region that may overhang; what lies outside the picture has the colour `fill`."""
-    left, top, right, bottom = region
-    height, width = pixels.shape[:2]
-    inside = pixels[max(top, 0) : bottom, max(left, 0) : right]
-    if left >= 0 and top >= 0 and right <= width and bottom <= height:
-        return inside
-    canvas = np.empty((bottom - top, right - left, *pixels.shape[2:]), np.uint8)
-    canvas[:] = fill
-    y, x = max(-top, 0), max(-left, 0)
-    canvas[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    return canvas
-
-
-def _resize(pixels: np.ndarray, size: tuple[int, int], resampling: Image.Resampling) -> np.ndarray:
-    if pixels.shape[:2] == size:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size[::-1], resampling))
+def _scale_crop(
+    pixels: np.ndarray,
+    region: tuple[int, int, int, int],
+    size: tuple[int, int],
+    fill: tuple[int, int, int] | int,
+    resampling: Image.Resampling,
+) -> np.ndarray:
+    """Resizes a region, that may overhang, to `size`; pixels not wholly inside the image are `fill`."""
+    result = np.empty((*size, *pixels.shape[2:]), np.uint8)
+    inside, source = [], []
+    for have, want, begin, end in zip(
+        pixels.shape, size, region[1::-1], region[:1:-1], strict=False
+    ):
+        extent = end - begin
+        first = -(-max(0, -begin) * want // extent)
+        last = min(extent, have - begin) * want // extent
+        inside.append(slice(first, last))
+        source.append((begin + first * extent / want, begin + last * extent / want))
+    if any(s.stop - s.start < n for s, n in zip(inside, size, strict=True)):
+        result[:] = fill
+    (top, bottom), (left, right) = source
+    y, x = int(top), int(left)
+    cut = pixels[y : math.ceil(bottom), x : math.ceil(right)]
+    target = result[tuple(inside)]
+    if target.size:
+        box = (left - x, top - y, right - x, bottom - y)
+        target[:] = Image.fromarray(cut).resize(target.shape[1::-1], resampling, box)
+    return result
 
 
 # Each changes a picture by an amount that is uniform around 0: a factor of 1 + amount, or a turn.

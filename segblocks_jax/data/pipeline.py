@@ -17,9 +17,10 @@ from jaxtyping import UInt8
 from segblocks_jax.data.augment import Augmentation
 from segblocks_jax.data.normalisation import NORMALISATION
 
-# Batches made side by side in a process: enough to hide a slow one, few enough for batches of
-# full-size images. Grain wants at least as many buffered items as threads.
+# Batches made side by side without worker processes: enough to hide a slow one, few enough for batches
+# of full-size images. A worker makes one at a time, and one more ahead.
 _THREADS = 4
+_AHEAD = 2
 
 
 @runtime_checkable
@@ -91,7 +92,8 @@ class TrainBatches(Iterator):
     def _start(self) -> Iterator:
         import grain
 
-        options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_THREADS)
+        threads, ahead = (1, _AHEAD) if self._workers else (_THREADS, _THREADS)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         batches = self._dataset[self._next :].to_iter_dataset(options)
         if self._workers:
             # Grain's worker processes read absl flags, which a program without absl.app never

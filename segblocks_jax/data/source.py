@@ -64,11 +64,13 @@ class SegmentationSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
+        import cv2
+
         position = operator.index(index)
         if not -len(self) <= position < len(self):
             raise IndexError(f"{self.name} {self.split}: item {position} of {len(self)}")
         record = self.records[position % len(self)]
-        return {**record, "label": self.table.to_train[record["label"]]}
+        return {**record, "label": cv2.LUT(record["label"], self.table.to_train)}
 
 
 def open_dataset(
