@@ -9,6 +9,7 @@ import argparse
 import itertools
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -28,7 +29,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     if layout.url is not None and not _holds_data(name, root):
         from segblocks_jax.data import builders
 
-        print(f"{root} holds no {name}; downloading {layout.url}")
+        print(f"{root} holds no {name}; downloading {layout.url} (gives up after some minutes)")
         builders.download(layout, root)
     found = find_splits(layout, Store(root))
     wanted = arguments.splits.split("+") if arguments.splits else list(found)
@@ -102,9 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs the command."""
-    arguments = _parser().parse_args()
+    arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
     except (FileNotFoundError, ValueError) as error:

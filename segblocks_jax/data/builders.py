@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
-from absl import logging
 from PIL import Image
 
 from segblocks_jax.data.camvid_labels import camvid_ids
@@ -234,7 +233,6 @@ def download(layout: Layout, root: pathlib.Path) -> pathlib.Path:
     work = pathlib.Path(tempfile.mkdtemp(prefix=".downloading-", dir=root))
     try:
         manager = tfds.download.DownloadManager(download_dir=work)
-        logging.info("downloading %s", layout.url)
         pathlib.Path(manager.download(layout.url)).rename(target)
     except Exception as error:  # The manager's own, requests' and the operating system's.
         raise ValueError(

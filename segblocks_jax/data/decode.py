@@ -15,9 +15,9 @@ _MODES = {
     "palette": ("L", "P"),
     "colours": ("RGB",),
 }
-_REMEDIES = {
+_EXPECTED = {
     "image": "an image must have 8 bits a channel",
-    "ids": "a label must have one 8-bit channel of ids; is this the coloured picture of the labels?",
+    "ids": "a label must have one 8-bit channel of ids",
     "palette": "a label must have one 8-bit channel of ids or palette indices",
     "colours": "a label must be an RGB picture in the published colours",
 }
@@ -41,7 +41,9 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
     try:
         with Image.open(io.BytesIO(content)) as picture:
             if picture.mode not in _MODES[kind]:
-                raise ValueError(f"{where}: {_REMEDIES[kind]} Got mode {picture.mode}.")
+                raise ValueError(
+                    f"{where}: {_EXPECTED[kind]}, got mode {picture.mode}; take the files as published."
+                )
             return np.array(picture.convert("RGB") if kind == "image" else picture)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{where}: can't be read as an image ({error}); copy it again") from error
