@@ -233,6 +233,7 @@ def measure(prepared: str) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Measures, prints, writes."""
     del argv
+    cv2.setNumThreads(1)  # "One thread" means it; worker processes keep OpenCV's default.
     with tempfile.TemporaryDirectory() as prepared:
         report = measure(prepared)
     report = {

@@ -91,7 +91,7 @@ def test_archives_hold_what_the_folders_hold(cityscapes, archives, tmp_path):
 
 def test_coarse_labels_train_and_fine_ones_evaluate(cityscapes, archives, tmp_path):
     opened = {
-        split: open_dataset("cityscapes_coarse", archives, split, tmp_path / "prepared")
+        split: open_dataset("cityscapes_coarse", archives.parent, split, tmp_path / "prepared")
         for split in ("train", "val", "train_extra", "train+train_extra")
     }
     for split, annotation, count in (

@@ -166,7 +166,9 @@ def find_root(name: str, data_dir, scenes: SceneSet | None = None) -> pathlib.Pa
             return write(parent, scenes or stored)
         scenes = scenes or SceneSet()
         return write(parent / "street_scenes" / scenes.folder_name, scenes)
-    return parent / name if (parent / name).is_dir() else parent
+    # Editions of a data set may share its folder: "cityscapes_coarse" lies in "cityscapes" too.
+    own = (parent / folder for folder in (name, name.partition("_")[0]))
+    return next((folder for folder in own if folder.is_dir()), parent)
 
 
 def _prepared_root(root: pathlib.Path, prepared_dir) -> pathlib.Path:
