@@ -47,9 +47,9 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of Cityscapes.", requi
 _SPLIT = flags.DEFINE_string("split", "train", "Its split.")
 _CROP = flags.DEFINE_integer("crop", 1024, "Side of a crop.")
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Images a batch.")
-_WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Numbers of worker processes.")
+_WORKERS = flags.DEFINE_list("workers", ["1", "2"], "Numbers of worker processes.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that every measurement is taken, in turn.")
-_BATCHES = flags.DEFINE_integer("batches", 8, "Timed batches a round.")
+_BATCHES = flags.DEFINE_integer("batches", 4, "Timed batches a round.")
 _EXAMPLES = flags.DEFINE_integer("examples", 24, "Timed examples a round.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file; printed in any case.")
 
@@ -163,7 +163,7 @@ def examples_per_second(function: Callable, files: list[tuple[bytes, bytes]], fi
 
 def batch_images_per_second(batches: TrainBatches) -> float:
     """Images a second, without what was made while the first batches were awaited."""
-    for _ in range(4):
+    for _ in range(2):
         next(batches)
     began = time.perf_counter()
     for _ in range(_BATCHES.value):
