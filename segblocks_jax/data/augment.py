@@ -125,9 +125,7 @@ def _scale_crop(
         first = -(-max(0, -begin) * want // extent)
         last = min(extent, have - begin) * want // extent
         inside.append(slice(first, last))
-        # Rounding must not put the source beyond the image, which Pillow refuses.
-        edges = (begin + n * extent / want for n in (first, last))
-        source.append([min(max(edge, 0.0), have) for edge in edges])
+        source.append((begin + first * extent / want, begin + last * extent / want))
     if any(s.stop - s.start < n for s, n in zip(inside, size, strict=True)):
         result[:] = fill
     (top, bottom), (left, right) = source
