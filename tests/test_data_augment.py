@@ -1,7 +1,13 @@
 """Augmentation: geometry against cut-outs, jitter against its definition, determinism."""
 
+import fractions
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from segblocks_jax.data import Augmentation
 
@@ -75,6 +81,39 @@ def test_scaled_regions_keep_image_and_label_together(rng, scale):
         assert disagree.sum() <= 32
         extents.append(int(crop[31, 0, 0]) - int(crop[0, 0, 0]))
     assert np.median(extents) == pytest.approx(31 * scale, abs=2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    image=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    crop=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    scale=st.floats(0.2, 5.0),
+    seed=st.integers(0, 1000),
+)
+def test_any_size_at_any_scale(image, crop, scale, seed):
+    """A constant image stays constant, and exactly what lies wholly inside it is not filled."""
+    picture = np.full((*image, 3), (200, 100, 50), np.uint8)
+    augment = Augmentation(crop, scale=(scale, scale), flip=0.0, **PLAIN)
+    got, label = augment(picture, np.full(image, 4, np.uint8), np.random.default_rng(seed), FILL)
+    left, top, right, bottom = augment._region(image, np.random.default_rng(seed))
+    expected = []
+    for have, want, begin, end in zip(image, crop, (top, left), (bottom, right), strict=True):
+        edges = [begin + fractions.Fraction(n * (end - begin), want) for n in range(want + 1)]
+        expected.append([a >= 0 and b <= have for a, b in itertools.pairwise(edges)])
+    inside = np.outer(*expected)
+    np.testing.assert_array_equal(label, np.where(inside, 4, 255))
+    np.testing.assert_array_equal(got[inside], np.broadcast_to(picture[0, 0], got[inside].shape))
+    np.testing.assert_array_equal(got[~inside], np.broadcast_to(FILL, got[~inside].shape))
+
+
+def test_resizing_is_pillows_bicubic(rng):
+    """A crop within the image equals the recipe: cut out, then resize."""
+    image = rng.integers(0, 256, (90, 120, 3), np.uint8)
+    augment = Augmentation((32, 40), scale=(1.7, 1.7), flip=0.0, **PLAIN)
+    got, _ = augment(image, image[..., 0].copy(), np.random.default_rng(2), FILL)
+    region = augment._region(image.shape[:2], np.random.default_rng(2))
+    resized = Image.fromarray(image).crop(region).resize((40, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(got, np.asarray(resized))
 
 
 def test_the_generator_decides_everything():

@@ -1,6 +1,5 @@
 """Data sets on disk: layouts, preparing, reading, and every way in which they can be broken."""
 
-import os
 import pickle
 import shutil
 import sys
@@ -164,7 +163,9 @@ def test_broken_data_sets_are_refused_whole(camvid, tmp_path, break_it):
 
 def test_arguments_are_checked(camvid, tmp_path, monkeypatch):
     monkeypatch.delenv("SEGBLOCKS_DATA_DIR", raising=False)
-    with pytest.raises(ValueError, match="unknown data set 'kitti'; known are cityscapes, camvid"):
+    with pytest.raises(
+        ValueError, match=r"unknown data set 'kitti'; known are cityscapes, .*camvid"
+    ):
         open_dataset("kitti", tmp_path)
     with pytest.raises(ValueError, match=r"Pass data_dir=\.\.\. or set SEGBLOCKS_DATA_DIR"):
         open_dataset("camvid")
@@ -181,63 +182,6 @@ def test_hidden_and_foreign_files_are_no_data(camvid, tmp_path):
     (root / "train" / "._a.png").write_bytes(b"resource fork")
     (root / "train" / "Thumbs.db").write_bytes(b"")
     assert len(open_dataset("camvid", root, "train", tmp_path / "prepared")) == 3
-
-
-def test_real_camvid(shared, tmp_path):
-    root = shared / "data/camvid"
-    link = tmp_path / "few"
-    for split in ("train", "val"):
-        names = sorted(p.stem for p in (root / split).glob("*.jpg"))[:3]
-        for name in names:
-            for folder, ending in ((split, "jpg"), (f"{split}annot", "png")):
-                (link / folder).mkdir(parents=True, exist_ok=True)
-                os.symlink(root / folder / f"{name}.{ending}", link / folder / f"{name}.{ending}")
-    source = open_dataset("camvid", link, "val", tmp_path / "prepared")
-    assert len(source) == 3
-    for item in source:
-        label = np.asarray(Image.open(root / "valannot" / f"{item['name']}.png"))
-        image = Image.open(root / "val" / f"{item['name']}.jpg")
-        np.testing.assert_array_equal(item["image"], np.asarray(image))
-        np.testing.assert_array_equal(item["label"] == 255, label == 11)
-        np.testing.assert_array_equal(item["label"][label < 11], label[label < 11])
-
-
-def test_real_cityscapes_val_sample(shared, tmp_path):
-    root = shared / "data/cityscapes_sample"
-    for top in ("leftImg8bit", "gtFine"):
-        (tmp_path / top / "val").mkdir(parents=True)
-        (tmp_path / top / "val/frankfurt").symlink_to(root / top / "val/frankfurt")
-    source = open_dataset("cityscapes", tmp_path, "val", tmp_path / "prepared")
-    (item,) = source
-    name = "frankfurt_000000_000294"
-    assert item["name"] == name
-    image = Image.open(root / f"leftImg8bit/val/frankfurt/{name}_leftImg8bit.png")
-    ids = np.asarray(Image.open(root / f"gtFine/val/frankfurt/{name}_gtFine_labelIds.png"))
-    np.testing.assert_array_equal(item["image"], np.asarray(image))
-    for stored, train in ((7, 0), (11, 2), (26, 13), (23, 10), (3, 255), (4, 255)):
-        assert (item["label"][ids == stored] == train).all()
-    assert (ids == 26).any()
-
-
-def link_mapillary(shared, root, labels):
-    sample = shared / "data/cityscapes_sample/mapillary_vistas"
-    (root / "validation" / labels).parent.mkdir(parents=True)
-    (root / "validation/images").symlink_to(sample / "images")
-    (root / "validation" / labels).symlink_to(sample / labels)
-
-
-def test_real_mapillary_palette_labels(shared, tmp_path):
-    link_mapillary(shared, tmp_path / "vistas", "v1.2/labels")
-    source = open_dataset("mapillary", tmp_path / "vistas", "val", tmp_path / "prepared")
-    assert source[0]["image"].shape == (100, 100, 3)
-    assert np.unique(source[0]["label"]).tolist() == [17, 44, 45]
-    assert source.table.num_classes == 65
-
-
-def test_mapillary_v2_needs_its_configuration(shared, tmp_path):
-    link_mapillary(shared, tmp_path / "vistas", "v2.0/labels")
-    with pytest.raises(FileNotFoundError, match=r"config_v2.0.json: missing"):
-        open_dataset("mapillary", tmp_path / "vistas", "val", tmp_path / "prepared")
 
 
 def test_street_scenes_are_written_on_first_use(tmp_path, monkeypatch):

@@ -82,15 +82,13 @@ def test_mapillary_palette_is_the_one_in_the_files(shared):
     np.testing.assert_array_equal(palette[known], MAPILLARY_V1_2.colours[known])
 
 
-def test_mapillary_table_follows_its_configuration(tmp_path):
+def test_mapillary_table_follows_its_configuration():
     labels = [
         {"readable": "Bird", "color": [1, 2, 3], "evaluate": True},
         {"readable": "Mist", "color": [4, 5, 6], "evaluate": False},
         {"readable": "Road", "color": [7, 8, 9], "evaluate": True},
     ]
-    config = tmp_path / "config_v2.0.json"
-    config.write_text(json.dumps({"labels": labels}))
-    table = mapillary_table(config)
+    table = mapillary_table(json.dumps({"labels": labels}).encode(), "config_v2.0.json")
     assert table.classes == ("bird", "road")
     assert table.train_ids(np.arange(3, dtype=np.uint8)).tolist() == [0, IGNORE, 1]
     with pytest.raises(ValueError, match="holds label 3"):
@@ -98,11 +96,9 @@ def test_mapillary_table_follows_its_configuration(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"labels": [{"readable": "x"}]}'])
-def test_mapillary_table_refuses_other_files(tmp_path, text):
-    config = tmp_path / "config.json"
-    config.write_text(text)
-    with pytest.raises(ValueError, match="not a Mapillary Vistas label configuration"):
-        mapillary_table(config)
+def test_mapillary_table_refuses_other_files(text):
+    with pytest.raises(ValueError, match=r"config.json: not a Mapillary Vistas label config"):
+        mapillary_table(text.encode(), "folder/config.json")
 
 
 def test_normalize_matches_numpy(rng):

@@ -7,8 +7,16 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from segblocks_jax.data import NORMALISATION, Augmentation, eval_batches, train_batches
+from segblocks_jax.data import (
+    NORMALISATION,
+    Augmentation,
+    eval_batches,
+    padded_sizes,
+    train_batches,
+)
 
 # Items stay whole, so that the label's value tells which item it is.
 WHOLE = Augmentation((8, 8), (1.0, 1.0), flip=0.0)
@@ -83,35 +91,96 @@ def test_resume_is_exact(steps):
 
 
 WORKERS = """
-import itertools, numpy as np
+import itertools, json, zlib, numpy as np
 from segblocks_jax.data import Augmentation, train_batches
 
-def labels(workers):
-    item = {"image": np.zeros((8, 8, 3), np.uint8), "name": ""}
-    source = [item | {"label": np.full((8, 8), i, np.uint8)} for i in range(9)]
-    batches = train_batches(source, Augmentation((8, 8), (1.0, 1.0)), 2, 3, workers=workers)
-    first = [b["label"][:, 0, 0].tolist() for b in itertools.islice(batches, 4)]
-    state = batches.get_state()
-    rest = [b["label"][:, 0, 0].tolist() for b in itertools.islice(batches, 4)]
-    batches.set_state(state)
-    assert rest == [b["label"][:, 0, 0].tolist() for b in itertools.islice(batches, 4)]
-    return first + rest
+def make(workers, steps=50, state=None):
+    rng = np.random.default_rng(0)
+    source = [
+        {"image": rng.integers(0, 256, (14, 18, 3), np.uint8),
+         "label": rng.integers(0, 19, (14, 18), np.uint8), "name": ""}
+        for _ in range(9)
+    ]
+    batches = train_batches(source, Augmentation((8, 8)), 4, 3, workers=workers)
+    if state is not None:
+        batches.set_state(state)
+    taken = [[zlib.crc32(b[k].tobytes()) for k in ("image", "label")]
+             for b in itertools.islice(batches, steps)]
+    state = json.loads(json.dumps(batches.get_state()))
+    batches.close()
+    return taken, state
 
 if __name__ == "__main__":
-    assert labels(2) == labels(0)
+    expected, _ = make(0)
+    assert len({tuple(b) for b in expected}) == 50
+    for workers in (1, 2):
+        assert make(workers)[0] == expected
+    for stopped, before, after in ((0, 0, 2), (7, 2, 0), (18, 1, 2)):
+        first, state = make(before, stopped)
+        assert first == expected[:stopped]
+        rest, _ = make(after, 50 - stopped, state)
+        assert rest == expected[stopped:]
+    print("as expected")
 """
 
 
-def test_worker_processes_make_the_same_batches(tmp_path):
+def test_50_batches_are_equal_for_0_1_and_2_workers_and_whenever_interrupted(tmp_path):
     # A program of its own: workers import the main module anew, and its exit must be silent.
     script = tmp_path / "workers.py"
     script.write_text(WORKERS)
     result = subprocess.run(
-        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=240
     )
     assert result.returncode == 0, result.stderr
+    assert result.stdout == "as expected\n"
     assert "Exception ignored" not in result.stderr
     assert "leaked" not in result.stderr
+
+
+def noisy(count, size=(12, 14)):
+    rng = np.random.default_rng(0)
+    return [
+        item | {"image": rng.integers(0, 256, (*size, 3), np.uint8)} for item in items(count, size)
+    ]
+
+
+def test_an_item_is_a_function_of_seed_epoch_and_index():
+    source, augmentation, seed = noisy(5), Augmentation((8, 8)), 11
+    batches = train_batches(source, augmentation, 5, seed)  # A batch is an epoch.
+    fill = NORMALISATION["cityscapes"].fill
+    for epoch in range(3):
+        batch = next(batches)
+        for index, item in enumerate(source):
+            rng = np.random.default_rng((seed, epoch, index))
+            image, label = augmentation(item["image"], item["label"], rng, fill)
+            (at,) = np.flatnonzero([np.array_equal(label, other) for other in batch["label"]])
+            np.testing.assert_array_equal(batch["image"][at], image)
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_share_the_batches_of_one(hosts):
+    source, augmentation = noisy(7), Augmentation((8, 8))
+    whole = train_batches(source, augmentation, 6, 1)
+    shares = [
+        train_batches(source, augmentation, 6, 1, shard=(host, hosts)) for host in range(hosts)
+    ]
+    for _ in range(5):
+        batch, parts = next(whole), [next(share) for share in shares]
+        for host, part in enumerate(parts):
+            for name in batch:
+                np.testing.assert_array_equal(part[name], batch[name][host::hosts])
+
+
+def test_a_state_of_other_batches_is_refused():
+    state = train_batches(noisy(5), WHOLE, 2, 0).get_state()
+    for other in (
+        train_batches(noisy(5), WHOLE, 2, 1),
+        train_batches(noisy(5), WHOLE, 3, 0),
+        train_batches(noisy(6), WHOLE, 2, 0),
+        train_batches(noisy(5), WHOLE, 2, 0, shard=(1, 2)),
+    ):
+        with pytest.raises(ValueError, match=r"can't continue from .*use the seed, batch size and"):
+            other.set_state(state)
 
 
 def test_closed_batches_say_so():
@@ -122,10 +191,13 @@ def test_closed_batches_say_so():
 
 
 def test_training_arguments_are_checked():
-    with pytest.raises(ValueError, match="got 0 items and batch size 2"):
+    with pytest.raises(ValueError, match="got 0 items, batch size 2"):
         train_batches([], WHOLE, 2, 0)
     with pytest.raises(ValueError, match="batch size 0"):
         train_batches(items(2), WHOLE, 0, 0)
+    for shard in ((2, 2), (0, 2)):
+        with pytest.raises(ValueError, match=rf"batch size 3 on host {shard[0]} of 2; expected"):
+            train_batches(items(2), WHOLE, 3, 0, shard=shard)
 
 
 def test_evaluation_visits_all_in_order_and_fills_the_last_batch():
@@ -147,13 +219,62 @@ def test_evaluation_visits_all_in_order_and_fills_the_last_batch():
     assert (batches[-1].image[1:] == fill).all()
 
 
-def test_consecutive_images_of_equal_padded_size_share_a_batch():
+def test_images_of_equal_padded_size_share_a_batch():
     sizes = [(5, 6), (8, 8), (9, 8), (10, 5), (7, 7)]
     source = [items(1, size, i)[0] for i, size in enumerate(sizes)]
     batches = [*eval_batches(source, 4, 4)]
-    assert [b.names for b in batches] == [("item0", "item1"), ("item2", "item3"), ("item4",)]
-    assert [b.image.shape for b in batches] == [(4, 8, 8, 3), (4, 12, 8, 3), (4, 8, 8, 3)]
-    assert [b.sizes for b in batches] == [((5, 6), (8, 8)), ((9, 8), (10, 5)), ((7, 7),)]
+    assert [b.names for b in batches] == [("item0", "item1", "item4"), ("item2", "item3")]
+    assert [b.image.shape for b in batches] == [(4, 8, 8, 3), (4, 12, 8, 3)]
+    assert [b.sizes for b in batches] == [((5, 6), (8, 8), (7, 7)), ((9, 8), (10, 5))]
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200)), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.sampled_from([1, 16, 32]), st.integers(1, 6))
+def test_padded_sizes_are_few_and_hold_every_image(sizes, multiple, limit):
+    padded = padded_sizes(sizes, multiple, limit)
+    assert set(padded) == set(sizes)
+    assert len(set(padded.values())) <= limit
+    for (h, w), (ph, pw) in padded.items():
+        assert ph >= h
+        assert pw >= w
+        assert ph % multiple == pw % multiple == 0
+    # No size is larger than what its own images need.
+    for target in padded.values():
+        own = [size for size, chosen in padded.items() if chosen == target]
+        needed = (max(h for h, _ in own), max(w for _, w in own))
+        assert target == tuple(-(-side // multiple) * multiple for side in needed)
+
+
+def test_the_merge_that_adds_the_fewest_pixels_is_taken():
+    # Nine of (32, 32) are not worth padding; the two rare ones are.
+    sizes = [(32, 32)] * 9 + [(96, 64), (64, 96)]
+    assert padded_sizes(sizes, 32, 2) == {
+        (32, 32): (32, 32),
+        (96, 64): (96, 96),
+        (64, 96): (96, 96),
+    }
+    assert set(padded_sizes(sizes, 32, 1).values()) == {(96, 96)}
+    assert len(set(padded_sizes(sizes, 32, 3).values())) == 3
+
+
+def test_many_sizes_make_few_shapes_and_every_image_comes_once_and_whole():
+    rng = np.random.default_rng(3)
+    source = [items(1, tuple(rng.integers(3, 40, 2)), i)[0] for i in range(25)]
+    batches = [*eval_batches(source, 3, 8, max_sizes=3)]
+    assert len({batch.image.shape for batch in batches}) <= 3
+    names = [name for batch in batches for name in batch.names]
+    assert sorted(names) == sorted(item["name"] for item in source)
+    by_name = {item["name"]: item for item in source}
+    for batch in batches:
+        for i, (name, (h, w)) in enumerate(zip(batch.names, batch.sizes, strict=True)):
+            np.testing.assert_array_equal(batch.image[i, :h, :w], by_name[name]["image"])
+            np.testing.assert_array_equal(batch.label[i, :h, :w], by_name[name]["label"])
+            assert (batch.label[i, h:] == 255).all()
+            assert (batch.label[i, :, w:] == 255).all()
+        assert (batch.label[batch.count :] == 255).all()
 
 
 def test_sizes_that_fit_are_not_padded():
@@ -163,13 +284,13 @@ def test_sizes_that_fit_are_not_padded():
 
 
 def test_evaluation_arguments_are_checked():
-    with pytest.raises(ValueError, match="batch_size and multiple >= 1, got 0 and 4"):
+    with pytest.raises(ValueError, match="max_sizes >= 1, got 0, 4 and 8"):
         eval_batches(items(2), 0, 4)
 
 
-def test_importing_the_package_imports_neither_grain_nor_tfds():
+def test_importing_the_package_imports_neither_grain_nor_tfds_nor_opencv():
     code = (
         "import sys, segblocks_jax.data; "
-        "assert not {'grain', 'tensorflow_datasets', 'tensorflow'} & set(sys.modules)"
+        "assert not {'cv2', 'grain', 'tensorflow_datasets', 'tensorflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,5 +1,6 @@
 """The entry points end to end: train, resume, evaluate, predict, speed, and what stops them."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -15,8 +16,11 @@ from tiny import config
 from segblocks_jax.data import TABLES
 from segblocks_jax.experiments import modes
 from segblocks_jax.experiments.run import open_source
+from segblocks_jax.inference.engine import Engine
+from segblocks_jax.training import evaluate as evaluation
 from segblocks_jax.training import loop
 from segblocks_jax.training.logging import NonFiniteError
+from segblocks_jax.training.state import create_system
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "experiments/configs/cityscapes/quickstart.py"
@@ -52,6 +56,9 @@ def test_training_writes_scores_with_everything_to_repeat_it(trained):
     assert {"commit", "device", "jax"} <= result.keys()
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line["values"]] == [1, 2, 3, 4]
+    waits = [line["values"].get("train/data_wait_share") for line in lines]
+    assert all(0 <= wait <= 1 for wait in waits if wait is not None)
+    assert sum(wait is not None for wait in waits) == 4
     assert list(trained.glob("events.out.tfevents*"))
 
 
@@ -81,6 +88,42 @@ def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, source
     after = json.loads((trained / "eval.json").read_text())["metrics"]
     for name in ("miou", "gmacs", "share_high", "boundary_ratio"):
         assert after[name] == before[name]
+
+
+def test_many_sizes_compile_a_bounded_number_of_programs(sources, monkeypatch, rng):
+    sizes = [(60 + 23 * i, 250 - 31 * i) for i in range(6)]
+    records = [
+        {
+            "image": rng.integers(0, 256, (*size, 3), np.uint8),
+            "label": rng.integers(0, 34, size, np.uint8),
+            "name": str(i),
+        }
+        for i, size in enumerate(sizes)
+    ]
+    source = dataclasses.replace(sources[1], records=records, sizes=sizes)
+    settings = config("static", loop={"eval_sizes": 2, "eval_batch_size": 2})
+    engines, shapes, seen = [], set(), []
+
+    def engine(*arguments, **options):
+        engines.append(Engine(*arguments, **options))
+        return engines[0]
+
+    def record(batch, result):
+        shapes.add(batch.image.shape)
+        for i, (height, width) in enumerate(batch.sizes):
+            predicted = np.asarray(result.labels[i])[:height, :width]
+            seen.append((source[int(batch.names[i])]["label"].ravel(), predicted.ravel()))
+
+    monkeypatch.setattr(evaluation, "Engine", engine)
+    result = evaluation.evaluate(create_system(settings, 19), source, settings, on_batch=record)
+    assert result.images == 6
+    assert len(shapes) == 2
+    assert engines[0].compilations == 2
+    labels, predicted = (np.concatenate(x) for x in zip(*seen, strict=True))
+    # Cropped to the images' own sizes the labels give the same scores.
+    valid = labels != 255
+    assert result.scores.pixel_accuracy == (labels == predicted)[valid].mean()
+    assert labels.size == sum(h * w for h, w in sizes)
 
 
 def predict(trained, source, output, **options):

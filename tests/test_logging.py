@@ -154,6 +154,23 @@ def test_progress_on_a_terminal_is_a_bar():
     assert "images/s" in text
 
 
+def test_the_share_of_waiting_is_that_of_the_time_since_the_last(clock):
+    waiting = logging.WaitShare()
+    for wait, work in ((1, 3), (2, 2)):
+        with waiting:
+            clock.now += wait
+        clock.now += work
+    assert waiting.share() == 3 / 8
+    clock.now += 5
+    assert waiting.share() == 0
+    with waiting:
+        clock.now += 7
+    waiting.restart()
+    clock.now += 1
+    assert waiting.share() == 0
+    assert waiting.share() == 0  # No time has passed.
+
+
 def test_finite_metrics_pass():
     logging.check_finite({"loss": jnp.float32(1), "grad_norm": 3}, 4)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +58,54 @@ def test_scores_an_image_at_a_time_match_reference(golden):
         assert alone.pixel_accuracy == pytest.approx(golden["per_image_acc"][index])
         assert running.mean_iou == pytest.approx(golden["running_iou"][index])
         assert running.pixel_accuracy == pytest.approx(golden["running_acc"][index])
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_the_total_equals_scikit_learns_on_any_number_of_devices(devices, rng):
+    mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
+    total = metrics.ConfusionTotal(7, mesh=mesh)
+    seen = []
+    for images, real in ((4, 4), (3, 3), (4, 1)):  # Three of the last batch only fill it up.
+        labels = rng.integers(0, 7, (images, 9, 13)).astype(np.uint8)
+        predictions = rng.integers(0, 7, labels.shape).astype(np.uint8)
+        labels[rng.random(labels.shape) < 0.3] = 255
+        labels[real:] = 255
+        total.update(labels, predictions)
+        seen.append((labels[:real].ravel(), predictions[:real].ravel()))
+    labels, predictions = (np.concatenate(x) for x in zip(*seen, strict=True))
+    valid = labels != 255
+    labels, predictions = labels[valid], predictions[valid]
+    np.testing.assert_array_equal(
+        total.counts, sklearn.metrics.confusion_matrix(labels, predictions, labels=range(7))
+    )
+    got = total.scores()
+    jaccard = sklearn.metrics.jaccard_score(labels, predictions, average=None)
+    np.testing.assert_allclose(got.class_iou, jaccard, rtol=1e-12)
+    assert got.mean_iou == pytest.approx(jaccard.mean(), rel=1e-12)
+    assert got.pixel_accuracy == sklearn.metrics.accuracy_score(labels, predictions)
+
+
+def test_iou_is_the_official_cityscapes_evaluations(rng):
+    """TP / (TP + FP + FN) over all images; pixels ignored in the label are no false positives."""
+    labels = rng.integers(0, 20, (3, 16, 31)).astype(np.uint8)
+    labels[labels == 19] = 255
+    predictions = rng.integers(0, 19, labels.shape).astype(np.uint8)
+    total = metrics.ConfusionTotal(19)
+    for pair in zip(labels, predictions, strict=True):
+        total.update(*(x[None] for x in pair))
+    for c, iou in enumerate(total.scores().class_iou):
+        hit = np.sum((labels == c) & (predictions == c))
+        false = np.sum((labels != c) & (labels != 255) & (predictions == c))
+        missed = np.sum((labels == c) & (predictions != c))
+        assert iou == pytest.approx(hit / (hit + false + missed), rel=1e-12)
+
+
+def test_counts_on_the_devices_carry_beyond_32_bits():
+    total = metrics.ConfusionTotal(2)
+    almost = np.array([[[2**32 - 3, 0], [0, 5]], [[1, 0], [0, 0]]], np.uint32)
+    total._words = jax.device_put(almost, total._words.sharding)
+    total.update(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
+    np.testing.assert_array_equal(total.counts, [[2**33 + 1, 0], [0, 5]])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])

@@ -1,16 +1,20 @@
 """Training augmentation: random scale and crop, colour jitter, flip.
 
-The order is the authors': crop, resize, jitter, flip. Work on 8-bit images with Pillow, whose C
-loops release the interpreter lock, so that reader threads run side by side.
+The order is the authors': crop, resize, jitter, flip. Work on 8-bit images in Pillow's and OpenCV's C
+loops, which release the interpreter lock, so that reader threads run side by side. Resizing is
+Pillow's: its bicubic filter widens where it shrinks, OpenCV's would alias.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from segblocks_jax.data.labels import IGNORE
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and OpenCV's grey.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +68,15 @@ class Augmentation:
         Returns:
             Image and label of size `crop`.
         """
+        import cv2
+
         region = self._region(image.shape[:2], rng)
-        size = self.crop[::-1]
-        picture = _cut(Image.fromarray(image), region, fill).resize(size, Image.Resampling.BICUBIC)
-        target = _cut(Image.fromarray(label), region, IGNORE).resize(size, Image.Resampling.NEAREST)
+        picture = _scale_crop(image, region, self.crop, fill, Image.Resampling.BICUBIC)
+        target = _scale_crop(label, region, self.crop, IGNORE, Image.Resampling.NEAREST)
         picture = self._jitter(picture, rng)
         if rng.random() < self.flip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            target = target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.array(picture), np.array(target)
+            picture, target = cv2.flip(picture, 1), cv2.flip(target, 1)
+        return picture, target
 
     def _region(self, shape, rng) -> tuple[int, int, int, int]:
         """Draws the region to cut: left, upper, right, lower, possibly beyond the image.
@@ -87,38 +91,84 @@ class Augmentation:
         )
         return left, top, left + extent[1], top + extent[0]
 
-    def _jitter(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def _jitter(
+        self, image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """Changes brightness, contrast, saturation and hue, in random order."""
-        factors = [
-            (ImageEnhance.Brightness, self.brightness),
-            (ImageEnhance.Contrast, self.contrast),
-            (ImageEnhance.Color, self.saturation),
-            (None, self.hue),
+        changes = [
+            (_brightness, self.brightness),
+            (_contrast, self.contrast),
+            (_saturation, self.saturation),
+            (_hue, self.hue),
         ]
-        for i in rng.permutation(len(factors)):
-            enhancer, strength = factors[i]
-            if strength == 0:
-                continue
-            if enhancer is None:
-                picture = _shift_hue(picture, rng.uniform(-strength, strength))
-            else:
-                picture = enhancer(picture).enhance(rng.uniform(1 - strength, 1 + strength))
-        return picture
+        for i in rng.permutation(len(changes)):
+            change, strength = changes[i]
+            if strength > 0:
+                image = change(image, rng.uniform(-strength, strength))
+        return image
 
 
-def _cut(picture: Image.Image, region: tuple[int, int, int, int], fill) -> Image.Image:
-    """Cuts a region that may overhang; what lies outside the picture has the colour `fill`."""
-    left, top, right, bottom = region
-    if left >= 0 and top >= 0 and right <= picture.width and bottom <= picture.height:
-        return picture.crop(region)
-    canvas = Image.new(picture.mode, (right - left, bottom - top), fill)
-    canvas.paste(picture, (-left, -top))
-    return canvas
+def _scale_crop(
+    pixels: np.ndarray,
+    region: tuple[int, int, int, int],
+    size: tuple[int, int],
+    fill: tuple[int, int, int] | int,
+    resampling: Image.Resampling,
+) -> np.ndarray:
+    """Resizes a region, that may overhang, to `size`; pixels not wholly inside the image are `fill`."""
+    result = np.empty((*size, *pixels.shape[2:]), np.uint8)
+    inside, source = [], []
+    for have, want, begin, end in zip(
+        pixels.shape, size, region[1::-1], region[:1:-1], strict=False
+    ):
+        extent = end - begin
+        first = -(-max(0, -begin) * want // extent)
+        last = min(extent, have - begin) * want // extent
+        inside.append(slice(first, last))
+        source.append((begin + first * extent / want, begin + last * extent / want))
+    if any(s.stop - s.start < n for s, n in zip(inside, size, strict=True)):
+        result[:] = fill
+    (top, bottom), (left, right) = source
+    y, x = int(top), int(left)
+    cut = pixels[y : math.ceil(bottom), x : math.ceil(right)]
+    target = result[tuple(inside)]
+    if target.size:
+        box = (left - x, top - y, right - x, bottom - y)
+        target[:] = Image.fromarray(cut).resize(target.shape[1::-1], resampling, box)
+    return result
 
 
-def _shift_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Turns the hue by a fraction of the colour circle."""
-    hue, saturation, value = picture.convert("HSV").split()
-    offset = round(256 * turns)
-    hue = hue.point([(h + offset) % 256 for h in range(256)])
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+# Each changes a picture by an amount that is uniform around 0: a factor of 1 + amount, or a turn.
+
+
+def _brightness(image: np.ndarray, amount: float) -> np.ndarray:
+    return _map_values(image, (1 + amount) * np.arange(256))
+
+
+def _contrast(image: np.ndarray, amount: float) -> np.ndarray:
+    import cv2
+
+    mean = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
+    return _map_values(image, mean + (1 + amount) * (np.arange(256) - mean))
+
+
+def _saturation(image: np.ndarray, amount: float) -> np.ndarray:
+    """Moves every pixel away from its grey, or towards it: one linear map of the three channels."""
+    import cv2
+
+    return cv2.transform(image, (1 + amount) * np.eye(3) - amount * _LUMA)
+
+
+def _hue(image: np.ndarray, amount: float) -> np.ndarray:
+    """Turns the hue by a fraction of the colour circle, in 256 steps."""
+    import cv2
+
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(round(256 * amount) % 256)  # uint8 wraps as the circle does.
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def _map_values(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return cv2.LUT(image, np.clip(np.rint(values), 0, 255).astype(np.uint8))

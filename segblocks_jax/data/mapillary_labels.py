@@ -1,7 +1,6 @@
 """The label tables of Mapillary Vistas: v1.2 by heart, others from the data set's config file."""
 
 import json
-import pathlib
 
 from segblocks_jax.data.labels import LabelTable, make_table
 
@@ -78,26 +77,30 @@ _V1_2_UNLABELED = 65
 MAPILLARY_V1_2 = make_table("Mapillary Vistas v1.2", _V1_2_ROWS, (_V1_2_UNLABELED,))
 
 
-def mapillary_table(config: pathlib.Path) -> LabelTable:
-    """Reads the label table from a Vistas `config.json` (any version).
+def mapillary_table(config: bytes, where: str) -> LabelTable:
+    """Reads the label table from the content of a Vistas `config.json` (any version).
 
     The file lists {"labels": [{"readable", "color", "evaluate", ...}]} in id order. Labels with
     `evaluate` false are void; the others get train ids in order of their ids.
+
+    Args:
+        config: the file's content.
+        where: its path, for the error message.
 
     Raises:
         ValueError: the file isn't such a list.
     """
     try:
-        labels = json.loads(config.read_text())["labels"]
+        labels = json.loads(config)["labels"]
         rows = [
             (i, label["readable"].lower(), tuple(label["color"]))
             for i, label in enumerate(labels)
             if label["evaluate"]
         ]
         void = tuple(i for i, label in enumerate(labels) if not label["evaluate"])
-        return make_table(f"Mapillary Vistas ({config.name})", rows, void)
+        return make_table(f"Mapillary Vistas ({where})", rows, void)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{config}: not a Mapillary Vistas label configuration ({error!r}); take config.json, "
+            f"{where}: not a Mapillary Vistas label configuration ({error!r}); take config.json, "
             "config_v1.2.json or config_v2.0.json from the release"
         ) from error

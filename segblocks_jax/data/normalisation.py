@@ -28,14 +28,19 @@ _CITYSCAPES = Normalisation(
 
 # Cityscapes: the values that the SegBlocks authors train with, also on Mapillary; CamVid: over
 # all pixels of its 367 train images at 480x360.
+_CAMVID = Normalisation(
+    mean=(0.41189, 0.42513, 0.43267),
+    std=(0.30707, 0.31161, 0.30722),
+)
+
 NORMALISATION = {
     "cityscapes": _CITYSCAPES,
+    "cityscapes_coarse": _CITYSCAPES,
     "street_scenes": _CITYSCAPES,
     "mapillary": _CITYSCAPES,
-    "camvid": Normalisation(
-        mean=(0.41189, 0.42513, 0.43267),
-        std=(0.30707, 0.31161, 0.30722),
-    ),
+    "mapillary_v2": _CITYSCAPES,
+    "camvid": _CAMVID,
+    "camvid_full": _CAMVID,
 }
 
 

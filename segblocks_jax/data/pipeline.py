@@ -1,32 +1,34 @@
-"""The input pipeline, on Grain: shuffled augmented crops for training, padded batches for scoring.
+"""The training pipeline, on Grain: shuffled, augmented crops in batches that repeat to the bit.
 
-Every training batch is a function of (seed, step): Grain derives the order of an epoch from the
-seed and the epoch, and each crop's generator from the seed and its position.
+A batch is a function of the seed and its number alone. Grain shuffles each epoch's indices by the seed
+and the epoch; an item's generator is seeded by (seed, epoch, index). Threads, worker processes, hosts
+and restarts change who makes a batch and when, never what is in it.
 """
 
 import dataclasses
 import weakref
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
 from segblocks_jax.data.augment import Augmentation
-from segblocks_jax.data.labels import IGNORE
 from segblocks_jax.data.normalisation import NORMALISATION
 
-# Batches made side by side: enough to hide a slow one, few enough for batches of full-size images.
-# Grain wants at least as many buffered items as threads.
+# Batches made side by side without worker processes: enough to hide a slow one, few enough for batches
+# of full-size images. A worker makes one at a time, and one more ahead.
 _THREADS = 4
+_AHEAD = 2
 
 
 @runtime_checkable
 class Source(Protocol):
     """Random access to items {"image", "label", "name"}: a list, or what `open_dataset` returns.
 
-    A `normalisation` attribute, if there is one, gives the colour of padding.
+    A `normalisation` attribute, if there is one, gives the colour of padding; `sizes` spares
+    evaluation from looking at every image.
     """
 
     def __len__(self) -> int: ...
@@ -34,63 +36,96 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict: ...
 
 
+def fill_colour(source: Source) -> tuple[int, int, int]:
+    """The colour of padding: the source's mean, Cityscapes' for sources that don't name one."""
+    return getattr(source, "normalisation", NORMALISATION["cityscapes"]).fill
+
+
 class TrainBatches(Iterator):
     """Endless training batches {"image": uint8 (n, h, w, 3), "label": uint8 (n, h, w)}.
 
     `get_state` returns a small dict of plain values (store it with the checkpoint); after
-    `set_state` with it, on an iterator made with the same arguments, the same batches follow.
-    `close` stops reading ahead (threads, processes); dropping the iterator does the same.
+    `set_state` with it the same batches follow, whatever the number of workers is then. `close` stops
+    reading ahead (threads, processes); dropping the iterator does the same.
     """
 
-    def __init__(self, dataset, workers: int):
+    def __init__(self, dataset: Any, workers: int, identity: dict[str, int]):
+        """`dataset` is a Grain MapDataset of batches; `identity` is what determines them."""
+        self._dataset, self._workers, self._identity = dataset, workers, identity
+        self._next = 0
+        self._running: list = []
+        # Runs at exit too, while the modules that Grain's own clean-up needs still exist.
+        self._stop = weakref.finalize(self, _close, self._running)
+
+    def __next__(self) -> dict[str, UInt8[np.ndarray, "n ..."]]:
+        if not self._stop.alive:
+            raise ValueError("these training batches were closed; make new ones")
+        if not self._running:
+            self._running.append(self._start())
+        batch = next(self._running[0])
+        self._next += 1
+        # Batches of workers lie in shared memory that is freed with the iterator: copy.
+        return {k: np.array(v) for k, v in batch.items()} if self._workers else batch
+
+    def get_state(self) -> dict[str, int]:
+        """Where the iterator stands: the next batch, and what determines all of them."""
+        return {"next_batch": self._next, **self._identity}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continues where `state` was taken.
+
+        Raises:
+            ValueError: it was taken from other batches.
+        """
+        if {k: v for k, v in state.items() if k != "next_batch"} != self._identity:
+            raise ValueError(
+                f"these batches can't continue from {state}: they are determined by {self._identity}; "
+                "use the seed, batch size and data set of the interrupted run"
+            )
+        _close(self._running)
+        self._next = state["next_batch"]
+
+    def close(self) -> None:
+        """Stops reading ahead; there is no next batch any more."""
+        self._stop()
+
+    def _start(self) -> Iterator:
         import grain
 
-        options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_THREADS)
-        batches = dataset.to_iter_dataset(options)
-        if workers:
+        threads, ahead = (1, _AHEAD) if self._workers else (_THREADS, _THREADS)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        batches = self._dataset[self._next :].to_iter_dataset(options)
+        if self._workers:
             # Grain's worker processes read absl flags, which a program without absl.app never
             # parses; their defaults are what is wanted then.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
-            batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-        self._shared = workers > 0
-        self._iterator = [iter(batches)]
-        # Runs at exit too, while the modules that Grain's own clean-up needs still exist.
-        self.close = weakref.finalize(self, _close, self._iterator)
-
-    def __next__(self) -> dict[str, UInt8[np.ndarray, "n ..."]]:
-        batch = next(self._running())
-        # Batches of workers lie in shared memory that is freed with the iterator: copy.
-        return {k: np.array(v) for k, v in batch.items()} if self._shared else batch
-
-    def get_state(self) -> dict:
-        """Where the iterator stands: what the next batch will be."""
-        return self._running().get_state()
-
-    def set_state(self, state: dict) -> None:
-        """Continues where `state` was taken."""
-        self._running().set_state(state)
-
-    def _running(self):
-        if not self._iterator:
-            raise ValueError("these training batches were closed; make new ones")
-        return self._iterator[0]
+            multiprocessing = grain.MultiprocessingOptions(num_workers=self._workers)
+            batches = batches.mp_prefetch(multiprocessing)
+        return iter(batches)
 
 
-def _close(iterator: list) -> None:
+def _close(running: list) -> None:
     # Dropped as well as closed: its destructor must run now and not during interpreter exit.
-    iterator.pop().close()
+    while running:
+        running.pop().close()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Augment:
-    """Augments an item of a source; a class and not a closure so that it pickles."""
+class _Example:
+    """Reads and augments the item at a position of all epochs; a class so that it pickles."""
 
+    source: Source
     augmentation: Augmentation
-    fill: tuple[int, int, int]
+    seed: int
 
-    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        image, label = self.augmentation(item["image"], item["label"], rng, self.fill)
+    def __call__(self, position: int, index: int) -> dict:
+        epoch = position // len(self.source)
+        rng = np.random.default_rng((self.seed, epoch, index))
+        item = self.source[index]
+        image, label = self.augmentation(
+            item["image"], item["label"], rng, fill_colour(self.source)
+        )
         return {"image": image, "label": label}
 
 
@@ -101,6 +136,7 @@ def train_batches(
     seed: int,
     *,
     workers: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> TrainBatches:
     """Endless shuffled, augmented batches.
 
@@ -109,121 +145,36 @@ def train_batches(
     Args:
         source: items {"image", "label", ...} with random access, as `open_dataset` returns.
         augmentation: what happens to each item; its `crop` is the batches' size.
-        batch_size: items a batch, n; may exceed the number of items.
-        seed: with the step it determines every batch.
-        workers: processes that read and augment; 0 for threads in this process. Not part of the
-            batches' content, but of the state: resume with the same number.
+        batch_size: items a batch over all hosts, n; may exceed the number of items.
+        seed: with the number of a batch it determines the batch; not negative.
+        workers: processes that read and augment; 0 for threads in this process.
+        shard: (host, hosts): which of the hosts this is. It makes every `hosts`-th item of each batch,
+            beginning with the `host`-th.
 
     Raises:
-        ValueError: no items, or a batch size below 1.
+        ValueError: no items, a negative seed or number of workers, a batch size below 1 or no multiple
+            of the hosts, or no such host.
     """
     import grain
 
-    if len(source) == 0 or batch_size < 1:
+    host, hosts = shard
+    if len(source) == 0 or batch_size < 1 or seed < 0 or workers < 0:
         raise ValueError(
-            f"train_batches needs items and a batch size >= 1, got {len(source)} items and batch "
-            f"size {batch_size}"
+            "train_batches needs items, a batch size >= 1, a seed >= 0 and workers >= 0, got "
+            f"{len(source)} items, batch size {batch_size}, seed {seed}, {workers} workers"
         )
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = dataset.random_map(_Augment(augmentation, _fill(source))).batch(batch_size)
-    return TrainBatches(dataset, workers)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EvalBatch:
-    """A batch of whole images, padded at the bottom and right to a common size.
-
-    Attributes:
-        image: uint8 (n, h, w, 3); padding has the mean colour, as have images beyond `count`.
-        label: uint8 (n, h, w) train ids; padding and labels beyond `count` are 255.
-        names: of the `count` real images.
-        sizes: (height, width) of the real images before padding.
-    """
-
-    image: UInt8[np.ndarray, "n h w 3"]
-    label: UInt8[np.ndarray, "n h w"]
-    names: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]
-
-    @property
-    def count(self) -> int:
-        """The number of real images; the rest of the batch only fills it up."""
-        return len(self.names)
-
-
-def eval_batches(source: Source, batch_size: int, multiple: int) -> Iterator[EvalBatch]:
-    """All items once, in order, in batches that all have `batch_size` images.
-
-    Consecutive images of equal padded size share a batch. A batch that the next image doesn't fit,
-    and the last one, is filled up with ignored images, so that a set of images of one size needs
-    one compiled program.
-
-    Args:
-        source: items {"image", "label", "name"} with random access.
-        batch_size: images a batch.
-        multiple: heights and widths are padded up to a multiple of this, in pixels.
-
-    Raises:
-        ValueError: `batch_size` or `multiple` below 1.
-    """
-    if batch_size < 1 or multiple < 1:
+    if not 0 <= host < hosts or batch_size % hosts:
         raise ValueError(
-            f"eval_batches needs batch_size and multiple >= 1, got {batch_size} and {multiple}"
+            f"train_batches: batch size {batch_size} on host {host} of {hosts}; expected hosts counted "
+            "from 0 and a batch size that is a multiple of their number"
         )
-    return _group(source, batch_size, multiple)
-
-
-def _group(source, batch_size: int, multiple: int) -> Iterator[EvalBatch]:
-    import grain
-
-    fill = _fill(source)
-    ahead = max(_THREADS, 2 * batch_size)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
-    waiting: list[dict] = []
-    for item in grain.MapDataset.source(source).to_iter_dataset(options):
-        fits = not waiting or _padded(item, multiple) == _padded(waiting[0], multiple)
-        if not fits or len(waiting) == batch_size:
-            yield _pad_batch(waiting, batch_size, _padded(waiting[0], multiple), fill)
-            waiting = []
-        waiting.append(item)
-    if waiting:
-        yield _pad_batch(waiting, batch_size, _padded(waiting[0], multiple), fill)
-
-
-def _padded(item: dict, multiple: int) -> tuple[int, int]:
-    height, width = (-(-side // multiple) * multiple for side in item["label"].shape)
-    return height, width
-
-
-def _pad_batch(items: list[dict], batch_size: int, size: tuple[int, int], fill) -> EvalBatch:
-    image = np.empty((batch_size, *size, 3), np.uint8)
-    image[:] = fill
-    label = np.full((batch_size, *size), IGNORE, np.uint8)
-    for i, item in enumerate(items):
-        height, width = item["label"].shape
-        image[i, :height, :width] = item["image"]
-        label[i, :height, :width] = item["label"]
-    return EvalBatch(
-        image,
-        label,
-        names=tuple(item["name"] for item in items),
-        sizes=tuple(item["label"].shape for item in items),
-    )
-
-
-def pad_to_multiple(
-    image: UInt8[np.ndarray, "h w 3"], multiple: int, fill: tuple[int, int, int]
-) -> UInt8[np.ndarray, "ph pw 3"]:
-    """Pads an image at the bottom and right with a colour, up to multiples of `multiple` pixels."""
-    height, width = image.shape[:2]
-    padded = np.empty(
-        (-(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8
-    )
-    padded[:] = fill
-    padded[:height, :width] = image
-    return padded
-
-
-def _fill(source) -> tuple[int, int, int]:
-    """The colour of padding: the source's mean, Cityscapes' for sources that don't name one."""
-    return getattr(source, "normalisation", NORMALISATION["cityscapes"]).fill
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    items = order.map_with_index(_Example(source, augmentation, seed))[host::hosts]
+    identity = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "items": len(source),
+        "host": host,
+        "hosts": hosts,
+    }
+    return TrainBatches(items.batch(batch_size // hosts), workers, identity)

@@ -6,42 +6,54 @@ import os
 import pathlib
 import stat
 
-from segblocks_jax.data.folders import LAYOUTS, Layout, find_pairs, fingerprint
+from absl import logging
+
+from segblocks_jax.data.camvid_labels import CAMVID_FULL
+from segblocks_jax.data.folders import check_counts, find_splits, fingerprint
 from segblocks_jax.data.labels import CAMVID, CITYSCAPES, LabelTable
+from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.mapillary_labels import MAPILLARY_V1_2
 from segblocks_jax.data.normalisation import NORMALISATION, Normalisation
 from segblocks_jax.data.pipeline import Source
+from segblocks_jax.data.store import Store
 from segblocks_jax.data.street_scenes import SceneSet, write
 
 DATA_DIR_VARIABLE = "SEGBLOCKS_DATA_DIR"
-DATASETS = (*LAYOUTS, "street_scenes")
+DATASETS = tuple(LAYOUTS)
+ON_ERROR = ("raise", "skip")
 TABLES = {
     "cityscapes": CITYSCAPES,
+    "cityscapes_coarse": CITYSCAPES,
     "street_scenes": CITYSCAPES,
     "camvid": CAMVID,
+    "camvid_full": CAMVID_FULL,
     "mapillary": MAPILLARY_V1_2,
 }
-"""The label table of each data set, where its folder doesn't hold another one."""
+"""The label table of each data set that needs no file to tell it; see `label_table`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SegmentationSource:
-    """One split of a data set.
+    """One split of a data set, or several, one after the other.
 
     `source[i]` is {"image": uint8 (h, w, 3), "label": uint8 (h, w) train ids with 255 for ignored
     pixels, "name": str}; items are sorted by name. Pickles, so that worker processes can read.
 
     Attributes:
         name: the data set, one of `DATASETS`.
-        split: "train", "val" or "test".
+        split: such as "train", or "train+train_extra".
         table: classes, colours and the id mapping.
         records: the items, with ids as stored.
+        sizes: (height, width) of every image, known without decoding any.
+        skipped: why items were left out when the data set was prepared, one text each.
     """
 
     name: str
     split: str
     table: LabelTable
     records: Source
+    sizes: list[tuple[int, int]]
+    skipped: list[str]
 
     @property
     def normalisation(self) -> Normalisation:
@@ -52,11 +64,13 @@ class SegmentationSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
+        import cv2
+
         position = operator.index(index)
         if not -len(self) <= position < len(self):
             raise IndexError(f"{self.name} {self.split}: item {position} of {len(self)}")
         record = self.records[position % len(self)]
-        return {**record, "label": self.table.to_train[record["label"]]}
+        return {**record, "label": cv2.LUT(record["label"], self.table.to_train)}
 
 
 def open_dataset(
@@ -66,19 +80,24 @@ def open_dataset(
     prepared_dir: str | os.PathLike | None = None,
     *,
     scenes: SceneSet | None = None,
+    on_error: str = "raise",
 ) -> SegmentationSource:
     """Opens a split; the first time, checks all files and prepares them as TFDS array records.
 
+    Logs a warning if a published data set isn't complete.
+
     Args:
-        name: "cityscapes", "camvid", "mapillary" or "street_scenes".
+        name: one of `DATASETS`.
         data_dir: folder of the data set, or one that holds it under its name; by default what the
             environment variable SEGBLOCKS_DATA_DIR says. Street scenes are generated there (by
             default in the user's cache) where they don't exist yet.
-        split: "train", "val" or "test".
+        split: "train", "val", "test", for "cityscapes_coarse" also "train_extra"; several with "+".
         prepared_dir: where prepared files go; `tfds` in the data set's folder by default, or the
             user's cache where that is read-only. They are reused as long as names and sizes of
             all source files stay the same.
         scenes: which street scenes, for "street_scenes" only; `SceneSet()` by default.
+        on_error: "raise", or "skip" to leave out broken items: logged, counted in `skipped`, and refused
+            above 1% of a split.
 
     Raises:
         ValueError: unknown name or split; a broken or incomplete data set (nothing is written).
@@ -88,30 +107,57 @@ def open_dataset(
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if scenes is not None and name != "street_scenes":
         raise ValueError(f"scenes= is for 'street_scenes' only, got data set {name!r}")
-    layout = LAYOUTS["cityscapes" if name == "street_scenes" else name]
-    root = _find_root(layout, name, data_dir, scenes)
-    pairs = find_pairs(layout, root)
-    if split not in pairs:
-        raise ValueError(
-            f"{root}: {name} has no split {split!r} with labels here, only {', '.join(pairs)}; it "
-            f"would need {layout.expected}"
-        )
+    if on_error not in ON_ERROR:
+        raise ValueError(f"open_dataset: on_error is {on_error!r}; expected one of {ON_ERROR}")
+    layout = LAYOUTS[name]
+    root = find_root(name, data_dir, scenes)
+    store = Store(root)
+    table = layout.table(store)
+    found = find_splits(layout, store)
+    splits = tuple(split.split("+"))
+    for one in splits:
+        if one not in found:
+            raise ValueError(
+                f"{root}: {name} has no split {one!r} with labels here, only {', '.join(found)}; it "
+                f"would need {layout.expected}"
+            )
+    for line in check_counts(layout, found, splits):
+        logging.warning("%s in %s is not complete. %s", name, root, line)
+    folder = _prepared_root(root, prepared_dir) / f"{name}-{fingerprint(found, table)}"
     from segblocks_jax.data import builders
 
-    folder = _prepared_root(root, prepared_dir) / f"{name}-{fingerprint(root, pairs)}"
     if not folder.is_dir():
-        builders.prepare(layout.name, root, folder)
-    records = builders.Records(layout.name, folder, split)
-    return SegmentationSource(name, split, layout.table(root), records)
+        partial = builders.skipped_folder(folder)
+        if on_error == "skip" and partial.is_dir():
+            folder = partial
+        else:
+            folder = builders.prepare(name, root, folder, on_error)
+    records = builders.Records(name, folder, splits)
+    if records.skipped:
+        logging.warning("%s %s: %d items were left out", name, split, len(records.skipped))
+    return SegmentationSource(name, split, table, records, records.sizes, records.skipped)
 
 
-def _find_root(layout: Layout, name: str, data_dir, scenes: SceneSet | None) -> pathlib.Path:
-    """The data set's own folder, below `data_dir` or the environment's choice."""
+def label_table(name: str, data_dir: str | os.PathLike | None = None) -> LabelTable:
+    """The label table of a data set; reads it from the data set where only that knows it.
+
+    Raises:
+        FileNotFoundError, ValueError: the table is in the data set's folder, and that isn't there.
+    """
+    return TABLES[name] if name in TABLES else LAYOUTS[name].table(Store(find_root(name, data_dir)))
+
+
+def find_root(name: str, data_dir, scenes: SceneSet | None = None) -> pathlib.Path:
+    """The data set's own folder, below `data_dir` or the environment's choice.
+
+    Raises:
+        ValueError: neither says where.
+    """
     data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if data_dir is None and name != "street_scenes":
         raise ValueError(
             f"open_dataset({name!r}): where is it? Pass data_dir=... or set {DATA_DIR_VARIABLE} to "
-            f"the folder that holds {layout.expected}"
+            f"the folder that holds {LAYOUTS[name].expected}"
         )
     parent = pathlib.Path(data_dir) if data_dir else _cache()
     if name == "street_scenes":
@@ -120,7 +166,9 @@ def _find_root(layout: Layout, name: str, data_dir, scenes: SceneSet | None) -> 
             return write(parent, scenes or stored)
         scenes = scenes or SceneSet()
         return write(parent / "street_scenes" / scenes.folder_name, scenes)
-    return parent / name if (parent / name).is_dir() else parent
+    # Editions of a data set may share its folder: "cityscapes_coarse" lies in "cityscapes" too.
+    own = (parent / folder for folder in (name, name.partition("_")[0]))
+    return next((folder for folder in own if folder.is_dir()), parent)
 
 
 def _prepared_root(root: pathlib.Path, prepared_dir) -> pathlib.Path:

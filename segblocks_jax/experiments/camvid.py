@@ -6,7 +6,7 @@ python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/r
 
 from segblocks_jax.experiments.run import main
 
-DATASETS = ("camvid",)
+DATASETS = ("camvid", "camvid_full")
 
 if __name__ == "__main__":
     main(DATASETS)

@@ -6,7 +6,7 @@ python -m segblocks_jax.experiments.cityscapes --config=experiments/configs/city
 
 from segblocks_jax.experiments.run import main
 
-DATASETS = ("cityscapes", "street_scenes")
+DATASETS = ("cityscapes", "cityscapes_coarse", "street_scenes")
 
 if __name__ == "__main__":
     main(DATASETS)

@@ -6,7 +6,7 @@ python -m segblocks_jax.experiments.mapillary --config=FILE --data_dir=FOLDER --
 
 from segblocks_jax.experiments.run import main
 
-DATASETS = ("mapillary",)
+DATASETS = ("mapillary", "mapillary_v2")
 
 if __name__ == "__main__":
     main(DATASETS)

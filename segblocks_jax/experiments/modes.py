@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import logging
 
-from segblocks_jax.data import NORMALISATION, TABLES, SegmentationSource
+from segblocks_jax.data import NORMALISATION, SegmentationSource, label_table
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
 from segblocks_jax.inference import speed as timing
@@ -91,7 +91,7 @@ def predict(
         raise ValueError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
     found = files.find_files(pathlib.Path(options.source))
     dataset = config.data.dataset
-    table = TABLES[dataset]
+    table = label_table(dataset, config.data.data_dir)
     system, _ = loop.load_system(config, len(table.classes), workdir, checkpoint)
     engine = Engine(
         system,
@@ -118,7 +118,7 @@ def predict(
 def export(config: ExperimentConfig, workdir: pathlib.Path, checkpoint: Any) -> int:
     """Writes a checkpoint's network and policy to `export/`, which `load_model` reads."""
     dataset = config.data.dataset
-    table = TABLES[dataset]
+    table = label_table(dataset, config.data.data_dir)
     system, step = loop.load_system(config, len(table.classes), workdir, checkpoint)
     loop.export(system, config, table, NORMALISATION[dataset], workdir / "export")
     print(f"step {step} is in {workdir / 'export'}")

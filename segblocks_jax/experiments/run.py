@@ -93,7 +93,8 @@ def open_source(
             height=data.scene_size[0],
             width=data.scene_size[1],
         )
-    return open_dataset(data.dataset, data_dir or data.data_dir, split, scenes=scenes)
+    folder = data_dir or data.data_dir
+    return open_dataset(data.dataset, folder, split, scenes=scenes, on_error=data.on_error)
 
 
 def _main(datasets: tuple[str, ...]) -> int:

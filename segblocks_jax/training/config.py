@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from segblocks_jax.blocks.conv import CONV_IMPLEMENTATIONS
+from segblocks_jax.data import DATASETS, Augmentation
+from segblocks_jax.data.layouts import LAYOUTS
+from segblocks_jax.data.source import ON_ERROR
 from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
 from segblocks_jax.nn import Semantics
@@ -27,15 +30,16 @@ class DataConfig:
     """What to train and evaluate on.
 
     Attributes:
-        dataset: "cityscapes", "camvid", "mapillary" or "street_scenes".
+        dataset: one of `segblocks_jax.data.DATASETS`.
         data_dir: its folder; None: the environment's, or a cache for street scenes.
-        train_split, eval_split: "train", "val" or "test".
+        train_split, eval_split: "train", "val", "test" or "train_extra"; several with "+".
+        on_error: "raise", or "skip" to leave out up to 1% of broken items when data are prepared.
         crop: (height, width) of training crops, in pixels.
         scale: range of the crop's side in the image, over `crop`.
         flip: probability of a horizontal flip.
         jitter: strength of brightness, contrast and saturation.
         hue: strength of the hue jitter, in turns.
-        workers: processes that read and augment; 0: threads.
+        workers: processes that read and augment; 0: threads. No part of the batches' content.
         scenes: (train, val) number of street scenes.
         scene_size: (height, width) of street scenes, in pixels.
     """
@@ -44,6 +48,7 @@ class DataConfig:
     data_dir: str | None = None
     train_split: str = "train"
     eval_split: str = "val"
+    on_error: str = "raise"
     crop: tuple[int, int] = (1024, 1024)
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
@@ -52,6 +57,43 @@ class DataConfig:
     workers: int = 0
     scenes: tuple[int, int] = (200, 40)
     scene_size: tuple[int, int] = (256, 512)
+
+    def __post_init__(self) -> None:
+        _check(
+            self.dataset in DATASETS,
+            f"data.dataset is {self.dataset!r}; expected one of {DATASETS}",
+        )
+        _check(
+            self.on_error in ON_ERROR,
+            f"data.on_error is {self.on_error!r}; expected one of {ON_ERROR}",
+        )
+        for field in ("train_split", "eval_split"):
+            value, known = getattr(self, field), LAYOUTS[self.dataset].splits
+            _check(
+                set(value.split("+")) <= set(known),
+                f"data.{field} is {value!r}; expected some of {known}, joined by +",
+            )
+        _check(self.workers >= 0, f"data.workers is {self.workers}; expected 0 or more")
+        self.augmentation()
+
+    def augmentation(self) -> Augmentation:
+        """What happens to every training image.
+
+        Raises:
+            ConfigError: it can't.
+        """
+        try:
+            return Augmentation(
+                crop=self.crop,
+                scale=self.scale,
+                flip=self.flip,
+                brightness=self.jitter,
+                contrast=self.jitter,
+                saturation=self.jitter,
+                hue=self.hue,
+            )
+        except ValueError as error:
+            raise ConfigError(f"data: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +215,7 @@ class LoopConfig:
     Attributes:
         eval_every, checkpoint_every, log_every: in steps; the last step does all three.
         eval_batch_size: images a batch in evaluation.
+        eval_sizes: how many sizes evaluation may pad images to; each takes programs of its own.
         keep_checkpoints: how many of the latest to keep, besides the best.
     """
 
@@ -180,6 +223,7 @@ class LoopConfig:
     checkpoint_every: int = 5_000
     log_every: int = 50
     eval_batch_size: int = 1
+    eval_sizes: int = 8
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from segblocks_jax.policies import Decision, fill_scores, quantise
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.metrics import ConfusionTotal, Scores
 from segblocks_jax.training.state import complete_spec
-from segblocks_jax.training.step import resolution_gain
+from segblocks_jax.training.step import data_mesh, resolution_gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,8 @@ def evaluate(
 ) -> Evaluation:
     """Runs a system over a set of images at their full size.
 
-    Images are padded to a multiple of the block size; padding and the filling of the last batch count
-    neither in the scores nor in the shares.
+    Images are padded to multiples of the block size, to at most `config.loop.eval_sizes` sizes; padding
+    and the filling of the last batch count neither in the scores nor in the shares.
 
     Args:
         system: of `create_system`.
@@ -77,11 +77,13 @@ def evaluate(
     spec = complete_spec(config, source.table, source.normalisation)
     engine = Engine(system, spec, dtype=config.precision)
     masks = _OracleMasks(system, source, config) if config.policy.name == "oracle" else None
-    confusion = ConfusionTotal(len(source.table.classes))
+    confusion = ConfusionTotal(len(source.table.classes), mesh=data_mesh())
     shares, gmacs, rates = [], [], []
     edges = _BoundaryDensity(config.policy.block_size)
     macs: dict[tuple, tuple[float, float]] = {}
-    for i, batch in enumerate(eval_batches(source, config.loop.eval_batch_size, engine.multiple)):
+    loop = config.loop
+    batches = eval_batches(source, loop.eval_batch_size, engine.multiple, loop.eval_sizes)
+    for i, batch in enumerate(batches):
         mask = None if masks is None else masks(batch, seed + i)
         result = engine(batch.image, seed=seed + i, mask=mask)
         assert result.labels is not None

@@ -158,6 +158,35 @@ class Progress:
         self._console.out(", ".join(part for part in parts if part), highlight=False)
 
 
+class WaitShare:
+    """The share of a loop's time that it waits for something: ``with waiting: batch = next(batches)``.
+
+    Where devices run behind the host, what the wait hides from them is counted too: the share is an
+    upper bound of what they lose.
+    """
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets everything so far, such as an evaluation that is no part of the loop."""
+        self._since = time.monotonic()
+        self._waited = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._waited += time.monotonic() - self._began
+
+    def share(self) -> float:
+        """Between 0 and 1, since the last call or restart."""
+        passed = time.monotonic() - self._since
+        share = self._waited / passed if passed > 0 else 0.0
+        self.restart()
+        return share
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Writes JSON in one piece: a reader finds the old file or the whole new one, never a part.
 

@@ -11,7 +11,6 @@ from flax import nnx
 
 from segblocks_jax.analysis.provenance import commit
 from segblocks_jax.data import (
-    Augmentation,
     LabelTable,
     Normalisation,
     SegmentationSource,
@@ -22,7 +21,7 @@ from segblocks_jax.interop import check_target, load_backbone, save_model
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.evaluate import Evaluation, evaluate
-from segblocks_jax.training.logging import Progress, RunLog, check_finite, write_json
+from segblocks_jax.training.logging import Progress, RunLog, WaitShare, check_finite, write_json
 from segblocks_jax.training.optimizer import create_optimizer, learning_rate
 from segblocks_jax.training.state import TrainState, complete_spec, create_state, create_system
 from segblocks_jax.training.step import Metrics, TrainStep
@@ -62,10 +61,11 @@ def train(
     step = TrainStep(graphdef, optimizer, config, train_source.normalisation)
     batches = train_batches(
         train_source,
-        _augmentation(config),
+        config.data.augmentation(),
         config.optim.batch_size,
         config.seed,
         workers=config.data.workers,
+        shard=(jax.process_index(), jax.process_count()),
     )
     keep = config.loop.keep_checkpoints
     with Checkpoints(workdir / "checkpoints", model=config.model.name, keep=keep) as checkpoints:
@@ -125,28 +125,35 @@ class _Run:
         """From step `first` to the last; the state and the evaluation there."""
         total, loop = self.config.optim.steps, self.config.loop
         result = self._evaluate(state, first) if first == total else None
-        images = self.config.optim.batch_size
+        images, waiting = self.config.optim.batch_size, WaitShare()
         with Progress("train", total, images_per_step=images, first_step=first) as progress:
             for number in range(first + 1, total + 1):
-                state, metrics = self.step(state, next(self.batches))
+                with waiting:
+                    batch = next(self.batches)
+                state, metrics = self.step(state, batch)
                 last = number == total
                 note = ""
                 if last or number % loop.log_every == 0:
-                    note = self._log(metrics, number, progress.images_per_second)
+                    note = self._log(metrics, number, progress.images_per_second, waiting.share())
                 progress.update(number, note)
                 evaluates = last or number % loop.eval_every == 0
                 if evaluates:
                     result = self._evaluate(state, number)
                 if last or number % loop.checkpoint_every == 0:
                     self._save(state, number, result if evaluates else None)
+                if last or evaluates or number % loop.checkpoint_every == 0:
+                    waiting.restart()
         assert result is not None
         return state, result
 
-    def _log(self, metrics: Metrics, number: int, images_per_second: float) -> str:
+    def _log(
+        self, metrics: Metrics, number: int, images_per_second: float, data_wait: float
+    ) -> str:
         values = {name: float(value) for name, value in metrics.items()}
         check_finite(values, number, self.checkpoints.folder)
         values["learning_rate"] = float(learning_rate(self.config.optim)(number - 1))
         values["images_per_second"] = images_per_second
+        values["data_wait_share"] = data_wait
         values["executables"] = len(self.step.compiled)
         self.log.scalars(number, {f"train/{name}": value for name, value in values.items()})
         share = f", high {values['share_high']:.0%}" if "share_high" in values else ""
@@ -216,19 +223,6 @@ def load_system(
         graphdef, state = create_state(system, create_optimizer(config.optim), config.seed)
         state, _, step = checkpoints.restore(state, step)
     return nnx.merge(graphdef, state.params, state.stats), step
-
-
-def _augmentation(config: ExperimentConfig) -> Augmentation:
-    data = config.data
-    return Augmentation(
-        crop=data.crop,
-        scale=data.scale,
-        flip=data.flip,
-        brightness=data.jitter,
-        contrast=data.jitter,
-        saturation=data.jitter,
-        hue=data.hue,
-    )
 
 
 def describe(

@@ -1,7 +1,7 @@
 """Scores of semantic segmentation, from a confusion matrix that is exact to the last pixel.
 
-A batch is counted on its device in int32, batches are added up on the host in int64: float32
-would lose pixels from 2**24 on, which is eight Cityscapes images.
+Batches are counted and added up on the devices, in integers: float32 would lose pixels from 2**24 on,
+which is eight Cityscapes images, and int32 wraps at 2**31, a tenth of Mapillary's validation split.
 """
 
 import dataclasses
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float64, Int32, Int64, Integer
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float64, Int32, Int64, Integer, UInt32
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "ignore"))
@@ -50,20 +52,52 @@ def confusion_matrix(
 
 
 class ConfusionTotal:
-    """A confusion matrix over any number of batches: `counts`, int64 (k, k), on the host."""
+    """A confusion matrix over any number of batches, kept on the devices until it is read.
 
-    def __init__(self, num_classes: int, ignore: int = 255):
-        """Starts from no pixel; arguments as in `confusion_matrix`."""
+    With a mesh every device counts its own images of a batch; the result is the same for any number of
+    devices, to the pixel. Batches need not be a multiple of the devices.
+    """
+
+    def __init__(self, num_classes: int, ignore: int = 255, mesh: Mesh | None = None):
+        """Starts from no pixel.
+
+        Args:
+          num_classes: see `confusion_matrix`.
+          ignore: see `confusion_matrix`.
+          mesh: has one axis, over which the images of a batch are spread; default: one device.
+        """
         self.ignore = ignore
-        self.counts = np.zeros((num_classes, num_classes), np.int64)
+        self._mesh = (
+            jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]) if mesh is None else mesh
+        )
+        self._added = np.zeros((num_classes, num_classes), np.int64)
+        nothing = np.zeros((2, num_classes, num_classes), np.uint32)
+        self._words = jax.device_put(nothing, NamedSharding(self._mesh, P()))
+
+    @property
+    def counts(self) -> Int64[np.ndarray, "k k"]:
+        """The matrix so far, row = label, column = prediction; waits for the devices."""
+        low, high = np.asarray(self._words, np.int64)
+        return self._added + low + (high << 32)
 
     def update(
         self,
-        labels: Integer[Array | np.ndarray, "*pixels"],
-        predictions: Integer[Array | np.ndarray, "*pixels"],
+        labels: Integer[Array | np.ndarray, "n *pixels"],
+        predictions: Integer[Array | np.ndarray, "n *pixels"],
     ) -> None:
-        """Adds the pixels of one batch; waits for the device."""
-        self.add(confusion_matrix(labels, predictions, len(self.counts), self.ignore))
+        """Adds the pixels of one batch; doesn't wait for the devices.
+
+        Raises:
+          ValueError: see `confusion_matrix`.
+        """
+        images = NamedSharding(self._mesh, P(*self._mesh.axis_names))
+        missing = -len(labels) % self._mesh.size
+        pad = [(0, missing)] + [(0, 0)] * (labels.ndim - 1)
+        if missing:
+            labels = np.pad(labels, pad, constant_values=self.ignore)
+            predictions = np.pad(predictions, pad)
+        labels, predictions = (jax.device_put(x, images) for x in (labels, predictions))
+        self._words = _accumulate(self._words, labels, predictions, self.ignore, self._mesh)
 
     def add(self, counts: Int32[Array, "k k"] | Int64[np.ndarray, "k k"]) -> None:
         """Adds a matrix counted elsewhere, in a step or by another process.
@@ -71,16 +105,33 @@ class ConfusionTotal:
         Raises:
           ValueError: the matrix is of another size.
         """
-        if counts.shape != self.counts.shape:
+        if counts.shape != self._added.shape:
             raise ValueError(
                 f"ConfusionTotal.add: got a matrix of shape {counts.shape}, expected "
-                f"{self.counts.shape}; count with num_classes={len(self.counts)}"
+                f"{self._added.shape}; count with num_classes={len(self._added)}"
             )
-        self.counts += np.asarray(counts, np.int64)
+        self._added += np.asarray(counts, np.int64)
 
     def scores(self) -> "Scores":
         """Scores of all pixels so far."""
         return scores(self.counts)
+
+
+@functools.partial(jax.jit, static_argnames=("ignore", "mesh"), donate_argnums=0)
+def _accumulate(
+    words: UInt32[Array, "2 k k"], labels: Array, predictions: Array, ignore: int, mesh: Mesh
+) -> UInt32[Array, "2 k k"]:
+    """Adds a batch to a matrix of 64-bit counts in two words, the low one first."""
+    (axis,) = mesh.axis_names
+
+    def count(labels: Array, predictions: Array) -> Array:
+        matrix = confusion_matrix(labels, predictions, words.shape[1], ignore)
+        return jax.lax.psum(matrix, axis)
+
+    sharded = jax.shard_map(count, mesh=mesh, in_specs=P(axis), out_specs=P())
+    low, high = words
+    total = low + sharded(labels, predictions).astype(jnp.uint32)
+    return jnp.stack([total, high + (total < low).astype(jnp.uint32)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,147 @@
+"""Evaluation batches: whole images, padded to a few sizes, in batches that are always full."""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from segblocks_jax.data.labels import IGNORE
+from segblocks_jax.data.pipeline import Source, fill_colour
+
+Size = tuple[int, int]
+
+_THREADS = 4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvalBatch:
+    """A batch of whole images, padded at the bottom and right to a common size.
+
+    Attributes:
+        image: uint8 (n, h, w, 3); padding has the mean colour, as have images beyond `count`.
+        label: uint8 (n, h, w) train ids; padding and labels beyond `count` are 255.
+        names: of the `count` real images.
+        sizes: (height, width) of the real images before padding.
+    """
+
+    image: UInt8[np.ndarray, "n h w 3"]
+    label: UInt8[np.ndarray, "n h w"]
+    names: tuple[str, ...]
+    sizes: tuple[Size, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of real images; the rest of the batch only fills it up."""
+        return len(self.names)
+
+
+def padded_sizes(sizes: Sequence[Size], multiple: int, limit: int) -> dict[Size, Size]:
+    """Chooses the few sizes that images are padded to.
+
+    Starts with every size rounded up to whole multiples and merges, while there are more than `limit`,
+    the two whose common size adds the fewest pixels over all images.
+
+    Args:
+        sizes: (height, width) of every image.
+        multiple: heights and widths of the result are multiples of this, in pixels.
+        limit: how many sizes there may be.
+
+    Returns:
+        The padded size of every size, at most `limit` different ones.
+    """
+    members: dict[Size, Counter[Size]] = defaultdict(Counter)
+    for height, width in sizes:
+        members[-(-height // multiple) * multiple, -(-width // multiple) * multiple][
+            height, width
+        ] += 1
+    while len(members) > limit:
+        counts = {size: own.total() for size, own in members.items()}
+
+        def added(pair: tuple[Size, Size], counts: dict[Size, int] = counts) -> int:
+            height, width = _cover(*pair)
+            return sum(counts[s] * (height * width - s[0] * s[1]) for s in pair)
+
+        ordered = sorted(members)
+        a, b = min(((a, b) for i, a in enumerate(ordered) for b in ordered[:i]), key=added)
+        members[_cover(a, b)] = members.pop(a) + members.pop(b) + members[_cover(a, b)]
+    return {size: padded for padded, own in members.items() for size in own}
+
+
+def _cover(a: Size, b: Size) -> Size:
+    return max(a[0], b[0]), max(a[1], b[1])
+
+
+def eval_batches(
+    source: Source, batch_size: int, multiple: int, max_sizes: int = 8
+) -> Iterator[EvalBatch]:
+    """All items once, in batches that all have `batch_size` images, of at most `max_sizes` sizes.
+
+    Images of equal padded size share a batch, in order; those of one size alone come in the order of the
+    source. The last batch of every size is filled up with ignored images. So a whole data set takes at most
+    `max_sizes` shapes, however many sizes its images have.
+
+    Args:
+        source: items {"image", "label", "name"} with random access.
+        batch_size: images a batch.
+        multiple: heights and widths are padded up to a multiple of this, in pixels.
+        max_sizes: how many padded sizes there may be, see `padded_sizes`.
+
+    Raises:
+        ValueError: an argument below 1.
+    """
+    if min(batch_size, multiple, max_sizes) < 1:
+        raise ValueError(
+            "eval_batches needs batch_size, multiple and max_sizes >= 1, got "
+            f"{batch_size}, {multiple} and {max_sizes}"
+        )
+    sizes = getattr(source, "sizes", None)
+    if sizes is None:
+        sizes = [source[i]["label"].shape for i in range(len(source))]
+    return _group(source, batch_size, padded_sizes(sizes, multiple, max_sizes))
+
+
+def _group(source: Source, batch_size: int, padded: dict[Size, Size]) -> Iterator[EvalBatch]:
+    import grain
+
+    fill = fill_colour(source)
+    ahead = max(_THREADS, 2 * batch_size)
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
+    waiting: dict[Size, list[dict]] = defaultdict(list)
+    for item in grain.MapDataset.source(source).to_iter_dataset(options):
+        size = padded[item["label"].shape]
+        waiting[size].append(item)
+        if len(waiting[size]) == batch_size:
+            yield _pad_batch(waiting.pop(size), batch_size, size, fill)
+    for size, items in waiting.items():
+        yield _pad_batch(items, batch_size, size, fill)
+
+
+def _pad_batch(items: list[dict], batch_size: int, size: Size, fill) -> EvalBatch:
+    image = np.empty((batch_size, *size, 3), np.uint8)
+    image[:] = fill
+    label = np.full((batch_size, *size), IGNORE, np.uint8)
+    for i, item in enumerate(items):
+        height, width = item["label"].shape
+        image[i, :height, :width] = item["image"]
+        label[i, :height, :width] = item["label"]
+    return EvalBatch(
+        image,
+        label,
+        names=tuple(item["name"] for item in items),
+        sizes=tuple(item["label"].shape for item in items),
+    )
+
+
+def pad_to_multiple(
+    image: UInt8[np.ndarray, "h w 3"], multiple: int, fill: tuple[int, int, int]
+) -> UInt8[np.ndarray, "ph pw 3"]:
+    """Pads an image at the bottom and right with a colour, up to multiples of `multiple` pixels."""
+    height, width = image.shape[:2]
+    padded = np.empty(
+        (-(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8
+    )
+    padded[:] = fill
+    padded[:height, :width] = image
+    return padded

@@ -1,0 +1,110 @@
+"""A data set on disk: one view of what lies unpacked in a folder and of the zip archives beside it."""
+
+import dataclasses
+import pathlib
+import re
+import zipfile
+import zlib
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file of a data set, unpacked or within an archive.
+
+    Attributes:
+        key: the path within the data set, the same whether it is unpacked or not.
+        where: what error messages call it: its path, behind that of its archive if it is in one.
+        size: in bytes, unpacked.
+    """
+
+    key: str
+    where: str
+    size: int
+    _path: pathlib.Path
+    _archive: zipfile.ZipFile | None = None
+
+    def read(self) -> bytes:
+        """The content.
+
+        Raises:
+            ValueError: it can't be read; the message names it.
+        """
+        try:
+            if self._archive is None:
+                return self._path.read_bytes()
+            return self._archive.read(self._path.as_posix())
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{self.where}: can't be read ({error}); copy it again") from error
+
+
+class Store:
+    """The files of a data set in `root`: in its folders, else in any zip archive directly in `root`.
+
+    An archive may hold the data set below folders of its own (a repository's name), or without
+    the folder that the archive is named after, as the published ones do.
+    """
+
+    def __init__(self, root: pathlib.Path):
+        """Opens the archives.
+
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: `root` is a file, or an archive is broken.
+        """
+        if zipfile.is_zipfile(root):
+            raise ValueError(
+                f"{root}: is a zip archive where a folder is expected; pass the folder that it lies in"
+            )
+        if not root.exists():
+            raise FileNotFoundError(f"{root}: no such folder")
+        if not root.is_dir():
+            raise ValueError(f"{root}: is a file where a folder is expected")
+        self.root = root
+        self._members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
+        for path in sorted(root.glob("*.zip")):
+            try:
+                archive = zipfile.ZipFile(path)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise ValueError(
+                    f"{path}: can't be read as a zip archive ({error}); download it again"
+                ) from error
+            for member in archive.infolist():
+                if not member.is_dir():
+                    self._members[f"/{path.stem}/{member.filename}"] = archive, member
+
+    def describe(self, path: str) -> str:
+        """What messages call a folder of the data set, and where it was looked for."""
+        archives = sorted({str(archive.filename) for archive, _ in self._members.values()})
+        return str(self.root / path) + (f" (nor in {', '.join(archives)})" if archives else "")
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a folder or file."""
+        return (self.root / path).exists() or any(
+            f"/{path}/" in name or name.endswith(f"/{path}") for name in self._members
+        )
+
+    def find(self, name: str) -> File | None:
+        """A file directly in the data set's folder, or anywhere in an archive; None without one."""
+        found = self.files("", name)
+        return found[0] if found else None
+
+    def files(self, path: str, pattern: str) -> list[File]:
+        """The files `pattern` below the folder `path`, sorted; a `*` stays within one folder."""
+        folder = self.root / path
+        unpacked = sorted(folder.glob(pattern)) if folder.is_dir() else []
+        if unpacked or (path and folder.is_dir()):
+            return [
+                File(p.relative_to(self.root).as_posix(), str(p), p.stat().st_size, p)
+                for p in unpacked
+                if p.is_file()
+            ]
+        below = re.escape(pattern).replace(r"\*", "[^/]*")
+        top = f"{re.escape(path)}/" if path else ""
+        matches = re.compile(f".*/({top}{below})")
+        found = []
+        for name, (archive, member) in sorted(self._members.items()):
+            if match := matches.fullmatch(name):
+                where = f"{archive.filename}/{member.filename}"
+                inside = pathlib.Path(member.filename)
+                found.append(File(match[1], where, member.file_size, inside, archive))
+        return found
