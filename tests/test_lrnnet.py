@@ -17,6 +17,7 @@ from golden import assert_within
 
 import segblocks_jax as sb
 from segblocks_jax import nn
+from segblocks_jax.models.lrnnet import Down, Factorised, FactorisedBlock
 from segblocks_jax.training.config import ConfigError, ExperimentConfig
 from segblocks_jax.training.state import create_system
 
@@ -104,6 +105,66 @@ def test_operations_in_blocks(published: nnx.Module) -> None:
     assert low["attention"] == dense["attention"]
     for part in ("backbone/stage1", "backbone/stage2", "backbone/stage3", "logits"):
         assert low[part] == dense[part] / 4
+
+
+# The encoder's units, against XLA's convolutions
+
+
+def conv(x: jax.Array, layer: nn.Conv, dilation: int = 1, stride: int = 1) -> jax.Array:
+    """With zeros around that keep the size at stride 1."""
+    kernel = layer.kernel[...]
+    out = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(dilation * (k // 2),) * 2 for k in kernel.shape[:2]],
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
+    return out if layer.bias is None else out + layer.bias[...][None, None, None]
+
+
+def norm(x: jax.Array, layer: nn.BatchNorm) -> jax.Array:
+    mean, var, scale, bias = (
+        v[...][None, None, None] for v in (layer.mean, layer.var, layer.scale, layer.bias)
+    )
+    return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+
+
+def pair(x: jax.Array, layers: Factorised) -> jax.Array:
+    x = jax.nn.relu(norm(conv(x, layers.conv1), layers.bn1))
+    return jax.nn.relu(norm(conv(x, layers.conv2), layers.bn2))
+
+
+def test_the_factorised_block(rng: np.random.Generator) -> None:
+    block = golden.network(
+        lambda: FactorisedBlock(8, 3, 0.3, semantics=sb.Semantics(), rngs=nnx.Rngs(0))
+    )
+    block.eval()
+    x = jnp.asarray(rng.standard_normal((2, 9, 11, 8)), jnp.float32)
+
+    @nnx.jit
+    def expected(block: FactorisedBlock, x: jax.Array) -> jax.Array:
+        y = jnp.concatenate([pair(x[..., :4], block.left), pair(x[..., 4:], block.right)], -1)
+        y = jax.nn.relu(norm(conv(y, block.depthwise, dilation=3), block.bn1))
+        y = jax.nn.relu(x + norm(conv(y, block.pointwise), block.bn2))
+        return y[..., jnp.array([0, 4, 1, 5, 2, 6, 3, 7])]
+
+    assert block.left.conv1.kernel.shape == block.right.conv2.kernel.shape == (3, 1, 4, 4)
+    assert block.left.conv2.kernel.shape == block.right.conv1.kernel.shape == (1, 3, 4, 4)
+    got = nnx.jit(lambda block, x: block(x))(block, x)
+    np.testing.assert_allclose(got, expected(block, x), atol=1e-5)
+
+
+def test_the_down_sampling_unit(rng: np.random.Generator) -> None:
+    down = golden.network(lambda: Down(3, 8, semantics=sb.Semantics(), rngs=nnx.Rngs(0)))
+    down.eval()
+    x = jnp.asarray(rng.standard_normal((2, 6, 10, 3)), jnp.float32)
+    pooled = x.reshape(2, 3, 2, 5, 2, 3).max((2, 4))
+    both = jnp.concatenate([conv(x, down.conv, stride=2), pooled], -1)
+    got = nnx.jit(lambda down, x: down(x))(down, x)
+    np.testing.assert_allclose(got, jax.nn.relu(norm(both, down.bn)), atol=1e-5)
 
 
 # Uniform grids equal images

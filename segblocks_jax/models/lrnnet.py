@@ -69,7 +69,7 @@ class Factorised(nnx.Module):
         return map_pixels(jax.nn.relu, self.bn2(self.conv2(x)))
 
 
-class FactorizedBlock(nnx.Module):
+class FactorisedBlock(nnx.Module):
     """The factorised convolution block (FCB), a residual block.
 
     Short range: each half of the channels through a pair of 1-D convolutions. Long range: a dilated
@@ -145,7 +145,7 @@ class LRNEncoder(nnx.Module):
         for i, plan in enumerate(plans):
             down = Down(channels[i], channels[i + 1], semantics=semantics, rngs=rngs)
             blocks = [
-                FactorizedBlock(
+                FactorisedBlock(
                     channels[i + 1], dilation, _DROPOUT[i], semantics=semantics, rngs=rngs
                 )
                 for dilation in plan
