@@ -9,6 +9,7 @@ import oracles
 import pytest
 from cases import CASES
 from jax import jit
+from jax.test_util import check_grads
 
 import segblocks_jax as sb
 from segblocks_jax.blocks.conv.batched import valid_convolution
@@ -170,6 +171,24 @@ def test_uniform_grids_equal_the_dense_convolution(
 
     for got, expected in zip(*both(image, kernel), strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", ["k3x1", "k1x5", "k3d2", "depthwise_d4"])
+def test_gradients_on_a_mixed_grid_against_finite_differences(
+    name: str, rng: np.random.Generator
+) -> None:
+    """A product of pixels and kernel: central differences are exact but for rounding."""
+    sizes = FACTORISED[name]
+    blocks = sb.split(CASE.image(), CASE.mask())
+    kernel, _ = sizes.draw(CASE.channels, rng)
+
+    @jit
+    def run(pixels: jax.Array, kernel: jax.Array) -> jax.Array:
+        moved = dataclasses.replace(blocks, pixels=pixels)
+        options = (sizes.stride, sizes.padding, sizes.groups)
+        return sb.block_conv(moved, kernel, *options, dilation=sizes.dilation).pixels
+
+    check_grads(run, (blocks.pixels, kernel), 1, ["rev"], eps=0.1, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
