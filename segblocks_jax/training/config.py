@@ -273,9 +273,11 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return _convert(next(k for k in get_args(kind) if k is not type(None)), value, name)
     if origin is tuple:
         parts = get_args(kind)
-        if parts[-1] is Ellipsis and isinstance(value, (tuple, list)):
-            parts = parts[:1] * len(value)
-        fits = isinstance(value, (tuple, list)) and len(value) == len(parts)
+        several = isinstance(value, (tuple, list))
+        if parts[-1] is Ellipsis:
+            _check(several, f"{name} is {value!r}; expected a tuple")
+            return tuple(_convert(parts[0], v, name) for v in value)
+        fits = several and len(value) == len(parts)
         _check(fits, f"{name} is {value!r}; expected {len(parts)} values")
         return tuple(_convert(k, v, name) for k, v in zip(parts, value, strict=True))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
