@@ -49,7 +49,7 @@ def test_every_config_file_builds_and_tells_how_it_is_run(file):
     "file", [f for f in FILES if "lrnnet" in f.stem], ids=lambda f: f"{f.parent.name}/{f.stem}"
 )
 def test_the_blocks_of_lrnnet_are_as_wide_as_its_dilations(file):
-    config = ExperimentConfig.from_mapping(load(file).get_config())
+    config = ExperimentConfig.from_mapping(load(file).get_config().to_dict())
     system = nnx.eval_shape(lambda: create_system(config, 11))
     assert ("policy" in system) == (config.policy.name == "reinforce")
     assert system.net.backbone.dilations == (config.model.dilations or DILATIONS)
