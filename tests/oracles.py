@@ -179,14 +179,18 @@ def grid(
     return flat.reshape(mask.shape), high, low
 
 
-def convolve(maps: np.ndarray, kernel: np.ndarray, stride: int, groups: int) -> np.ndarray:
+def convolve(
+    maps: np.ndarray, kernel: np.ndarray, stride: int, groups: int, dilation: int = 1
+) -> np.ndarray:
     """Convolution without padding of (m, h, w, c) by (kh, kw, c / groups, k)."""
     m, h, w, _ = maps.shape
-    kh, kw, depth, features = kernel.shape
+    kh, kw = (dilation * (k - 1) + 1 for k in kernel.shape[:2])
+    depth, features = kernel.shape[2:]
     out = np.zeros((m, (h - kh) // stride + 1, (w - kw) // stride + 1, features))
     for i, y, x, k in np.ndindex(out.shape):
         group = k // (features // groups)
-        window = maps[i, y * stride : y * stride + kh, x * stride : x * stride + kw]
+        rows, columns = (slice(p * stride, p * stride + k, dilation) for p, k in ((y, kh), (x, kw)))
+        window = maps[i, rows, columns]
         out[i, y, x, k] = (window[..., group * depth : (group + 1) * depth] * kernel[..., k]).sum()
     return out
 

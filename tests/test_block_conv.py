@@ -9,6 +9,7 @@ import oracles
 import pytest
 from cases import CASES
 from jax import jit
+from jax.test_util import check_grads
 
 import segblocks_jax as sb
 from segblocks_jax.blocks.conv.batched import valid_convolution
@@ -23,10 +24,16 @@ class Kernel:
     groups: int = 1
     features: int = 4
     bias: bool = False
+    dilation: int = 1
 
     @property
     def padding(self) -> tuple[int, int]:
-        return (self.size[0] - 1) // 2, (self.size[1] - 1) // 2
+        return tuple(self.dilation * (k - 1) // 2 for k in self.size)
+
+    @property
+    def executions(self) -> tuple[str, ...]:
+        by_index = self.groups in (1, CASE.channels) and self.dilation == 1
+        return ("ffi", "xla", "pad") if by_index else ("pad",)
 
     def draw(self, channels: int, rng: np.random.Generator) -> tuple[jax.Array, jax.Array | None]:
         shape = (*self.size, channels // self.groups, self.features)
@@ -36,15 +43,25 @@ class Kernel:
 
 
 SQUARE = {f"k{k}s{s}": Kernel((k, k), s, bias=s == 1) for k in (1, 3, 5, 7) for s in (1, 2)}
-KERNELS = SQUARE | {
+# As in LRNNet. Dilation 4 pads as many pixels as a low block has, 5 reads past the neighbour.
+FACTORISED = {
     "k3x1": Kernel((3, 1)),
     "k1x5": Kernel((1, 5), bias=True),
+    "k1x3s2": Kernel((1, 3), 2),
     "depthwise_k5s2": Kernel((5, 5), 2, groups=4),
+    "k3d2": Kernel((3, 3), dilation=2),
+    "k3x1d4": Kernel((3, 1), dilation=4),
+    "k3s2d3": Kernel((3, 3), 2, dilation=3),
+    "depthwise_d4": Kernel((3, 3), groups=4, dilation=4),
+    "depthwise_d5": Kernel((3, 3), groups=4, bias=True, dilation=5),
+}
+UNIFORM = SQUARE | FACTORISED
+KERNELS = UNIFORM | {
     "groups2": Kernel((3, 3), groups=2, features=6),
     "pointwise_groups": Kernel((1, 1), groups=4),
+    "pointwise_dilated": Kernel((1, 1), dilation=3),
+    "groups2_dilated": Kernel((3, 3), groups=2, features=6, dilation=2),
 }
-kernels = pytest.mark.parametrize("sizes", KERNELS.values(), ids=KERNELS)
-square = pytest.mark.parametrize("sizes", SQUARE.values(), ids=SQUARE)
 CASE = dataclasses.replace(CASES["two_images"], channels=4)
 
 
@@ -56,6 +73,7 @@ def dense(image: jax.Array, kernel: jax.Array, bias: jax.Array | None, sizes: Ke
         kernel,
         (sizes.stride, sizes.stride),
         padding,
+        rhs_dilation=(sizes.dilation, sizes.dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=sizes.groups,
     )
@@ -68,17 +86,26 @@ def mean2(image: jax.Array) -> jax.Array:
     return image.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-@pytest.fixture(params=["ffi", "xla", "pad"])
+def every_execution(kernels: dict[str, Kernel]) -> pytest.MarkDecorator:
+    """Parameters `sizes` and `execution`: each kernel by all executions that have it."""
+    cases = [
+        pytest.param(sizes, execution, id=f"{name}-{execution}")
+        for name, sizes in kernels.items()
+        for execution in sizes.executions
+    ]
+    return pytest.mark.parametrize(("sizes", "execution"), cases, indirect=["execution"])
+
+
+@pytest.fixture
 def execution(request: pytest.FixtureRequest) -> str:
-    """Every execution of the convolution; the compiled one needs the compiled handlers."""
+    """An execution of the convolution; the compiled one needs the compiled handlers."""
     if request.param == "ffi":
         request.getfixturevalue("compiled")
     return request.param
 
 
-@kernels
+@every_execution(KERNELS)
 def test_against_loops(sizes: Kernel, execution: str, rng: np.random.Generator) -> None:
-    by_index = sizes.groups in (1, CASE.channels)
     blocks = sb.split(CASE.image(), CASE.mask())
     kernel, bias = sizes.draw(CASE.channels, rng)
     out = sb.block_conv(
@@ -88,7 +115,8 @@ def test_against_loops(sizes: Kernel, execution: str, rng: np.random.Generator) 
         sizes.padding,
         sizes.groups,
         bias,
-        implementation=execution if by_index else "pad",
+        dilation=sizes.dilation,
+        implementation=execution,
     )
     packing = oracles.Packing(CASE.mask(), CASE.block_size)
     py, px = sizes.padding
@@ -96,12 +124,14 @@ def test_against_loops(sizes: Kernel, execution: str, rng: np.random.Generator) 
         side = CASE.block_size if high else CASE.low_size
         padded = oracles.pad(packing, high, sizes.padding).apply(np.asarray(blocks.pixels))
         padded = padded.reshape(-1, side + 2 * py, side + 2 * px, CASE.channels)
-        expected = oracles.convolve(padded, np.asarray(kernel), sizes.stride, sizes.groups)
+        expected = oracles.convolve(
+            padded, np.asarray(kernel), sizes.stride, sizes.groups, sizes.dilation
+        )
         expected = expected if bias is None else expected + np.asarray(bias)
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-@square
+@every_execution(UNIFORM)
 @pytest.mark.parametrize("high", [True, False])
 def test_uniform_grids_equal_the_dense_convolution(
     sizes: Kernel, high: bool, execution: str, rng: np.random.Generator
@@ -118,7 +148,9 @@ def test_uniform_grids_equal_the_dense_convolution(
             kernel,
             sizes.stride,
             sizes.padding,
-            bias=bias,
+            sizes.groups,
+            bias,
+            dilation=sizes.dilation,
             implementation=execution,
         )
         # Put low blocks together at their own size.
@@ -141,6 +173,24 @@ def test_uniform_grids_equal_the_dense_convolution(
         np.testing.assert_allclose(got, expected, atol=2e-5 * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.parametrize("name", ["k3x1", "k1x5", "k3d2", "depthwise_d4"])
+def test_gradients_on_a_mixed_grid_against_finite_differences(
+    name: str, rng: np.random.Generator
+) -> None:
+    """A product of pixels and kernel: central differences are exact but for rounding."""
+    sizes = FACTORISED[name]
+    blocks = sb.split(CASE.image(), CASE.mask())
+    kernel, _ = sizes.draw(CASE.channels, rng)
+
+    @jit
+    def run(pixels: jax.Array, kernel: jax.Array) -> jax.Array:
+        moved = dataclasses.replace(blocks, pixels=pixels)
+        options = (sizes.stride, sizes.padding, sizes.groups)
+        return sb.block_conv(moved, kernel, *options, dilation=sizes.dilation).pixels
+
+    check_grads(run, (blocks.pixels, kernel), 1, ["rev"], eps=0.1, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("shape", "features", "sizes"),
     [
@@ -151,6 +201,12 @@ def test_uniform_grids_equal_the_dense_convolution(
         ((2, 7, 9, 64), 8, Kernel((7, 7), 2)),
         ((2, 6, 6, 64), 8, Kernel((1, 1), 2)),
         ((2, 6, 6, 8), 8, Kernel((3, 3), groups=8)),
+        ((3, 8, 10, 3), 8, Kernel((1, 3), 2)),
+        ((3, 10, 8, 3), 8, Kernel((3, 1))),
+        ((3, 10, 12, 3), 8, Kernel((3, 3), dilation=3)),
+        ((2, 12, 9, 64), 8, Kernel((3, 3), 2, dilation=2)),
+        ((2, 9, 9, 8), 8, Kernel((3, 3), groups=8, dilation=4)),
+        ((2, 9, 9, 8), 8, Kernel((3, 3), groups=2, dilation=3)),
         ((0, 6, 6, 3), 8, Kernel((3, 3))),
     ],
     ids=str,
@@ -164,7 +220,7 @@ def test_every_route_is_the_same_convolution(
     kernel, _ = sizes.draw(shape[3], rng)
 
     def route(maps: jax.Array, kernel: jax.Array) -> jax.Array:
-        return valid_convolution(maps, kernel, sizes.stride, sizes.groups)
+        return valid_convolution(maps, kernel, sizes.stride, sizes.groups, sizes.dilation)
 
     def plain(maps: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(
@@ -172,6 +228,7 @@ def test_every_route_is_the_same_convolution(
             kernel,
             (sizes.stride, sizes.stride),
             "VALID",
+            rhs_dilation=(sizes.dilation, sizes.dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=sizes.groups,
         )
@@ -235,7 +292,26 @@ def test_half_types(dtype: str, rng: np.random.Generator) -> None:
             (3, 3, 2, 4),
             {"groups": 2, "implementation": "xla"},
             ValueError,
-            "2 groups of float32 can't run by index.*use implementation='pad'",
+            "2 groups of float32, dilation 1, can't run by index.*use implementation='pad'",
+        ),
+        (
+            (3, 3, 4, 4),
+            {"padding": 2, "dilation": 2, "implementation": "ffi"},
+            ValueError,
+            "dilation 2, can't run by index.*use implementation='pad'",
+        ),
+        (
+            (3, 1, 4, 4),
+            {"dilation": 3},
+            ValueError,
+            r"padding \(1, 1\) doesn't keep whole blocks under a 3 x 1.* dilation 3; use \(3, 0\)",
+        ),
+        ((3, 3, 4, 4), {"dilation": 0}, ValueError, "dilation is 0; expected at least 1"),
+        (
+            (3, 3, 4, 4),
+            {"padding": 9, "dilation": 9},
+            ValueError,
+            r"padding \(9, 9\) is larger than the blocks, which are 8 pixels",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from flax import nnx
 from segblocks_jax import Semantics, create_model, split
 from segblocks_jax.experiments import camvid, cityscapes, mapillary
 from segblocks_jax.experiments.run import read_config
+from segblocks_jax.models.lrnnet import DILATIONS
 from segblocks_jax.training.config import ConfigError, ExperimentConfig
 from segblocks_jax.training.state import create_system
 
@@ -42,6 +43,16 @@ def test_every_config_file_builds_and_tells_how_it_is_run(file):
     )
     assert command in module.__doc__
     assert "Hardware:" in module.__doc__
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if "lrnnet" in f.stem], ids=lambda f: f"{f.parent.name}/{f.stem}"
+)
+def test_the_blocks_of_lrnnet_are_as_wide_as_its_dilations(file):
+    config = ExperimentConfig.from_mapping(load(file).get_config().to_dict())
+    system = nnx.eval_shape(lambda: create_system(config, 11))
+    assert ("policy" in system) == (config.policy.name == "reinforce")
+    assert system.net.backbone.dilations == (config.model.dilations or DILATIONS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
@@ -74,6 +85,9 @@ def test_round_trip_through_plain_dictionaries():
         ({"optim": {"loss": "l2"}}, "optim.loss is 'l2'"),
         ({"model": {"name": "unet"}}, "model.name is 'unet'; expected one of"),
         ({"model": {"width": 0}}, "model.width is 0"),
+        ({"model": {"dilations": 3}}, "model.dilations is 3; expected a tuple"),
+        ({"model": {"dilations": (1, 2.5)}}, "model.dilations is 2.5, a float; expected int"),
+        ({"model": {"dilations": (1, 2)}}, "model.dilations is (1, 2) for swiftnet_rn18"),
         ({"model": {"pretrained": "a.onnx"}}, "model.pretrained is 'a.onnx'; expected a file that"),
         ({"model": {"pretrained": 18}}, "model.pretrained is 18, a int; expected str"),
         ({"loop": {"log_every": 0}}, "loop.log_every is 0; expected at least 1"),

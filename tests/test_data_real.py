@@ -11,7 +11,7 @@ from segblocks_jax.data import CAMVID, open_dataset
 from segblocks_jax.data.camvid_labels import camvid_split
 from segblocks_jax.data.looking import class_frequencies
 
-CITYSCAPES_PIXELS = {  # (row, column): train id, looked up in a picture viewer
+CITYSCAPES_PIXELS = {  # (row, column): train id, looked up in a script that printed the label files' values
     "aachen_000000_000019": {(512, 1024): 9, (768, 1024): 0, (128, 1024): 2, (512, 256): 0},
     "aachen_000001_000019": {(512, 1024): 0, (128, 1024): 2, (512, 256): 13, (640, 1792): 0},
     "aachen_000004_000019": {(128, 1024): 5, (512, 256): 4, (768, 1024): 0},

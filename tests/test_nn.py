@@ -23,8 +23,8 @@ VARIABLES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
 CASE = CASES["two_images"]
 
 
-def conv(size: int, stride: int, groups: int = 1, use_bias: bool = False) -> nn.Conv:
-    options = {"stride": stride, "groups": groups, "use_bias": use_bias}
+def conv(size: int | tuple[int, int], stride: int, groups: int = 1, **options) -> nn.Conv:
+    options = {"stride": stride, "groups": groups, **options}
     return nn.Conv(4, 4, size, **options, rngs=nnx.Rngs(0))
 
 
@@ -139,7 +139,11 @@ def as_image(blocks: sb.DualRes) -> jax.Array:
     "layer",
     [
         *(lambda k=k, s=s: conv(k, s, use_bias=True) for k in (1, 3, 5, 7) for s in (1, 2)),
+        lambda: conv((3, 1), 1),
+        lambda: conv((1, 3), 1),
+        lambda: conv(3, 1, groups=4, dilation=4),
         lambda: Function(lambda x: nn.max_pool(x, window=3, stride=2, padding=1)),
+        lambda: Function(lambda x: nn.max_pool(x, window=2, stride=2, padding=0)),
         lambda: Function(lambda x: nn.upsample2(x, sb.Semantics())),
         lambda: nn.BatchNorm(4, momentum=0.1, semantics=sb.Semantics()),
         lambda: batch_norm(train=False),
@@ -147,7 +151,17 @@ def as_image(blocks: sb.DualRes) -> jax.Array:
     ],
     ids=[
         *(f"conv_k{k}s{s}" for k in (1, 3, 5, 7) for s in (1, 2)),
-        *("max_pool", "upsample2_halo", "batch_norm_train", "batch_norm_eval", "map_pixels"),
+        *(
+            "conv_k3x1",
+            "conv_k1x3",
+            "depthwise_d4",
+            "max_pool",
+            "max_pool_w2",
+            "upsample2_halo",
+            "batch_norm_train",
+            "batch_norm_eval",
+            "map_pixels",
+        ),
     ],
 )
 def test_uniform_grids_equal_images(layer: Callable[[], nnx.Module], high: bool) -> None:
@@ -330,6 +344,16 @@ def test_random_kernels_follow_the_seed() -> None:
     np.testing.assert_array_equal(first, second)
     assert (first != third).all()
     assert first.std() == pytest.approx((2 / (8 * 49)) ** 0.5, rel=0.05)
+
+
+def test_convolutions_keep_the_size_by_default() -> None:
+    for size, dilation in (((3, 1), 1), ((1, 5), 1), ((3, 5), 4), (3, 2)):
+        layer = conv(size, 1, dilation=dilation)
+        kh, kw = layer.kernel.shape[:2]
+        assert layer.padding == (dilation * (kh - 1) // 2, dilation * (kw - 1) // 2)
+        assert layer(jnp.ones((1, 9, 7, 4))).shape == (1, 9, 7, 4)
+    assert conv(3, 1, padding=0)(jnp.ones((1, 9, 7, 4))).shape == (1, 7, 5, 4)
+    assert conv(3, 1, padding=(1, 0))(jnp.ones((1, 9, 7, 4))).shape == (1, 9, 5, 4)
 
 
 def test_semantics_errors() -> None:

@@ -12,6 +12,7 @@ from segblocks_jax.training.config import ExperimentConfig
 _OPTIONAL = {
     ("data", "data_dir"): str,
     ("model", "features"): int,
+    ("model", "dilations"): tuple,
     ("model", "pretrained"): str,
     ("model", "conv_implementation"): str,
 }

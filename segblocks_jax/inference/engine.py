@@ -13,7 +13,7 @@ from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.programs import EXECUTIONS, Execution, ModelPrograms
 from segblocks_jax.inference.server import Output, Server, Settings, Shape
 from segblocks_jax.interop import ModelSpec, load_model, load_spec
-from segblocks_jax.models import SwiftNet
+from segblocks_jax.models import Network
 
 DTYPES = ("float32", "bfloat16")
 
@@ -40,7 +40,7 @@ class Engine(Server):
 
     def __init__(
         self,
-        model: SwiftNet | nnx.Dict,
+        model: Network | nnx.Dict,
         spec: ModelSpec,
         *,
         dtype: str = "float32",
@@ -57,18 +57,19 @@ class Engine(Server):
             mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`.
             shapes: (n, h, w) that images are padded to, the smallest that holds them, so that images of
                 many sizes need few programs. Images that none holds are padded to whole blocks.
-            execution: "fused", folded networks on the compiled handlers; "plain", the network as it is
-                trained; "xla", the same without any custom call. None: "fused" on CPUs with compiled
-                handlers, else "plain".
+            execution: "fused", folded SwiftNets on the compiled handlers; "plain", the network as it is
+                trained; "xla", the same without any custom call. None: "fused" for SwiftNets on CPUs
+                with compiled handlers, else "plain".
 
         Raises:
-            ValueError: an unknown dtype, mode or execution, shapes that are no whole blocks, blocks that
-                are too small for the network, or a spec without what serving needs.
+            ValueError: an unknown dtype, mode or execution, "fused" for a network that has none, shapes
+                that are no whole blocks, blocks that are too small for the network, or a spec without
+                what serving needs.
             RuntimeError: "fused" without compiled handlers.
         """
         if dtype not in DTYPES:
             raise ValueError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
-        net, policy = (model, None) if isinstance(model, SwiftNet) else _parts(model)
+        net, policy = _parts(model) if isinstance(model, nnx.Dict) else (model, None)
         if policy is not None:
             _check_policy(net, policy, spec)
         self.spec, self.dtype = spec, dtype
@@ -155,11 +156,11 @@ def _checked(execution: str | None) -> Execution | None:
     raise ValueError(f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None")
 
 
-def _parts(system: nnx.Dict) -> tuple[SwiftNet, Any]:
+def _parts(system: nnx.Dict) -> tuple[Network, Any]:
     return system.net, system.policy if "policy" in system else None
 
 
-def _check_policy(net: SwiftNet, policy: Any, spec: ModelSpec) -> None:
+def _check_policy(net: Network, policy: Any, spec: ModelSpec) -> None:
     if spec.policy is None:
         raise ValueError(
             "Engine: the model has a policy, the spec has none; give the spec a PolicySpec, or serve model.net"

@@ -105,7 +105,7 @@ def _fold(conv: Conv, norm: BatchNorm | None, dtype: jax.typing.DTypeLike) -> _C
     if conv.bias is not None:
         own = conv.bias[...] if scale is None else conv.bias[...] * scale
         bias = own if bias is None else bias + own
-    return _Conv(kernel, scale, bias, conv.stride, conv.padding)
+    return _Conv(kernel, scale, bias, conv.stride, conv.padding[0])
 
 
 def _fold_pair(pair: nnx.List, dtype: jax.typing.DTypeLike) -> _Conv:

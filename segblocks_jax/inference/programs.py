@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from segblocks_jax.blocks import BlockGrid, combine, extension, label_map, split
 from segblocks_jax.data.normalisation import Normalisation, normalize
-from segblocks_jax.inference.fused import fuse, pays
+from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.once import Once
 from segblocks_jax.inference.server import Output, Program, Shape
 from segblocks_jax.interop import ModelSpec
-from segblocks_jax.models import SwiftNet
+from segblocks_jax.models import Network, SwiftNet
 from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.policies import Decision, Policy, fill_scores, top_count
 
@@ -36,17 +36,16 @@ class ModelPrograms:
 
     def __init__(
         self,
-        net: SwiftNet,
+        net: Network,
         policy: nnx.Module | None,
         spec: ModelSpec,
         dtype: str,
         execution: Execution | None,
     ) -> None:
         """Takes copies of the weights, in evaluation mode, prepared for the execution."""
-        self.execution = execution or ("fused" if pays() else "plain")
-        if self.execution == "fused":
-            extension.resolve("ffi")
-        self.spec, self._dtype = spec, dtype
+        best: Execution = "fused" if isinstance(net, SwiftNet) and pays() else "plain"
+        self.execution = execution or best
+        self.spec, self._dtype, self._stride = spec, dtype, net.output_stride
         self.normalisation = _normalisation(spec)
         policy = nnx.clone(policy)
         net = nnx.clone(net)
@@ -57,7 +56,7 @@ class ModelPrograms:
             set_implementation(net, "pad")
         self._policy_graph, policy_state = nnx.split(policy)
         self._net_graph, net_state = nnx.split(net)
-        served = fuse(net, dtype) if self.execution == "fused" else net_state
+        served = _fused(net, dtype) if self.execution == "fused" else net_state
         self.weights = jax.block_until_ready((policy_state, served))
         self._compiled: Once[Program, jax.stages.Compiled] = Once()
 
@@ -131,7 +130,7 @@ class ModelPrograms:
 
     def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
         image = normalize(images, *self.normalisation).astype(self._dtype)
-        return _finish(self._net(weights)(image), output)
+        return _finish(self._net(weights)(image), output, self._stride)
 
     def _decide(
         self, weights: Any, images: Images, valid: Int[Array, "3"], seed: UInt32[Array, ""]
@@ -164,7 +163,7 @@ class ModelPrograms:
         grid = BlockGrid.from_mask(action, num_high, scores, spec.policy.low_factor)
         image = normalize(images, *self.normalisation).astype(self._dtype)
         logits = combine(self._net(weights)(split(image, grid)), spec.semantics.low_upsampling)
-        return _finish(logits, output), grid.mask
+        return _finish(logits, output, self._stride), grid.mask
 
     def _fixed(
         self,
@@ -185,8 +184,17 @@ class ModelPrograms:
         return result, mask, scores
 
 
-def _finish(logits: Float[Array, "n lh lw k"], output: Output) -> Array:
-    return logits.astype(jnp.float32) if output == "logits" else label_map(logits)
+def _fused(net: Network, dtype: str) -> FusedNet:
+    if not isinstance(net, SwiftNet):
+        raise ValueError(
+            f"Engine: execution 'fused' has no {type(net).__name__}, only SwiftNet; use 'plain' or 'xla'"
+        )
+    extension.resolve("ffi")
+    return fuse(net, dtype)
+
+
+def _finish(logits: Float[Array, "n lh lw k"], output: Output, stride: int) -> Array:
+    return logits.astype(jnp.float32) if output == "logits" else label_map(logits, stride)
 
 
 def _normalisation(spec: ModelSpec) -> Normalisation:

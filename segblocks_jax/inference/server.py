@@ -250,7 +250,7 @@ class Server:
         else:
             fixed = Program("fixed", shape, self._count(mode, shape, output), output)
             (served, high, scores), made = self._run_fixed(padded, images.shape[:3], fixed, seed)
-        factor = 1 if output == "labels" else 4
+        factor = padded.shape[1] // served.shape[1]
         served = served[:count, : -(-height // factor), : -(-width // factor)]
         grid = self._grid((height, width))
         if grid is None:

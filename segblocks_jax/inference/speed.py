@@ -18,8 +18,7 @@ from segblocks_jax.blocks.indexed_pool import indexed_max_pool
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.layout import BlockLayout
 from segblocks_jax.inference.timing import interleaved
-from segblocks_jax.models.resnet import ResNet
-from segblocks_jax.models.swiftnet import SwiftNet
+from segblocks_jax.models import Network, ResNet, SwiftNet
 from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.state import create_system
@@ -37,8 +36,8 @@ def measure(
 ) -> dict[str, Any]:
     """Times one image: dense networks, then blocks at each of `shares`, in turn, `rounds` times.
 
-    The timer holds, from a normalised image on the device to logits at a quarter of its size: split,
-    network, combine; for a dense network only the network. The policy is timed apart. Weights and
+    The timer holds, from a normalised image on the device to the network's logits: split, network,
+    combine; for a dense network only the network. The policy is timed apart. Weights and
     grids are random. Two dense baselines are timed: `xla_dense`, the network on XLA's convolutions, and
     `dense`, the network as blocks run it (`FusedNet` where that pays), one unit an image.
 
@@ -90,13 +89,14 @@ def measure(
     return report
 
 
-def _networks(net: SwiftNet, config: ExperimentConfig, fused: bool) -> Callable[..., Any]:
+def _networks(net: Network, config: ExperimentConfig, fused: bool) -> Callable[..., Any]:
     """The network as a compiled function of an image and a grid or None."""
-    if fused and pays():
+    if fused and isinstance(net, SwiftNet) and pays():
         prepared = jax.block_until_ready(fuse(net, config.precision))
         return functools.partial(jax.jit(functools.partial(_run, config=config)), prepared)
     plain = nnx.clone(net)
-    set_implementation(plain, "pad")
+    if not fused:
+        set_implementation(plain, "pad")
     graphdef, state = nnx.split(plain)
 
     @jax.jit
@@ -107,7 +107,7 @@ def _networks(net: SwiftNet, config: ExperimentConfig, fused: bool) -> Callable[
 
 
 def _run(
-    net: SwiftNet | FusedNet, image: jax.Array, grid: BlockGrid | None, *, config: ExperimentConfig
+    net: Network | FusedNet, image: jax.Array, grid: BlockGrid | None, *, config: ExperimentConfig
 ) -> jax.Array:
     if grid is None:
         return net(image)
@@ -125,16 +125,25 @@ def _policy(policy: nnx.Module) -> Callable[[jax.Array], jax.Array]:
 
 
 def _around(
-    net: SwiftNet, config: ExperimentConfig, image: jax.Array, grid: BlockGrid
+    net: Network, config: ExperimentConfig, image: jax.Array, grid: BlockGrid
 ) -> Callable[[], Any]:
-    """What a network in blocks does besides convolutions: index patches, split, pooling, combine."""
+    """What a network in blocks does besides convolutions: index patches, split, pooling, combine.
+
+    Of other networks than SwiftNet, split and combine.
+    """
     side = config.policy.block_size
+    logits = jnp.ones((grid.num_pixels(side // net.output_stride), net.num_classes), image.dtype)
+    upsampling = config.semantics.low_upsampling
+    if not isinstance(net, SwiftNet):
+        around = jax.jit(
+            lambda *a: (split(a[0], a[1]).pixels, combine(DualRes(a[2], a[1]), upsampling))
+        )
+        return functools.partial(around, image, grid, logits)
     border: Border = "image" if config.semantics.interpolation == "halo" else "block"
     backbone = net.backbone
     is_resnet = isinstance(backbone, ResNet)
     width = backbone.conv1.kernel.shape[-1] if isinstance(backbone, ResNet) else 1
     stem = jnp.ones((grid.num_pixels(side // 2), width), image.dtype)
-    logits = jnp.ones((grid.num_pixels(side // 4), net.num_classes), image.dtype)
 
     @jax.jit
     def run(image: jax.Array, grid: BlockGrid, stem: jax.Array, logits: jax.Array) -> list[Any]:
@@ -147,7 +156,7 @@ def _around(
                 results.append(smaller.patches(1, border))
         if is_resnet:
             results.append(indexed_max_pool(stem, layout.scaled(1, 2).patches(1), 3, 2))
-        return [*results, combine(DualRes(logits, grid), config.semantics.low_upsampling)]
+        return [*results, combine(DualRes(logits, grid), upsampling)]
 
     return functools.partial(run, image, grid, stem, logits)
 
@@ -201,8 +210,8 @@ def _describe(config: ExperimentConfig, size: tuple[int, int], rounds: int) -> d
         "precision": config.precision,
         "block_size": config.policy.block_size,
         "implementation": extension.resolve(),
-        "fused": pays(),
-        "timer": "normalised image on the device to logits at 1/4: split, network, combine;"
+        "fused": pays() and config.model.name.startswith("swiftnet"),
+        "timer": "normalised image on the device to logits: split, network, combine;"
         f" median of {rounds} interleaved runs",
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,

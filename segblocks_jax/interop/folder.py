@@ -19,7 +19,7 @@ from segblocks_jax.interop.torch import (
     torch_arrays,
     torch_shape,
 )
-from segblocks_jax.models import SwiftNet
+from segblocks_jax.models import Network
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
@@ -27,7 +27,7 @@ _FORMAT = {"format": "segblocks_jax", "version": "1"}
 
 
 def save_model(
-    folder: str | os.PathLike[str], model: SwiftNet | nnx.Dict, spec: ModelSpec
+    folder: str | os.PathLike[str], model: Network | nnx.Dict, spec: ModelSpec
 ) -> pathlib.Path:
     """Writes a network, or a system ``nnx.Dict(net=..., policy=...)``, into a folder of its own.
 
@@ -93,7 +93,7 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
     return folder
 
 
-def load_model(folder: str | os.PathLike[str]) -> SwiftNet | nnx.Dict:
+def load_model(folder: str | os.PathLike[str]) -> Network | nnx.Dict:
     """Builds the model of a folder of `save_model` and fills it, in evaluation mode.
 
     Returns:

@@ -38,7 +38,7 @@ class ModelSpec:
     Attributes:
         name: one of `models.MODELS`.
         num_classes: of the logits.
-        width, features: see `create_model`.
+        width, features, dilations: see `create_model`.
         semantics: how the network runs in blocks.
         policy: None for a network alone.
         mean, std: RGB, of images scaled to [0, 1], that inputs are normalised with.
@@ -50,6 +50,7 @@ class ModelSpec:
     num_classes: int
     width: int = 64
     features: int | None = None
+    dilations: tuple[int, ...] | None = None
     semantics: Semantics = dataclasses.field(default_factory=Semantics)
     policy: PolicySpec | None = None
     mean: tuple[float, float, float] | None = None
@@ -76,6 +77,7 @@ class ModelSpec:
             semantics=self.semantics,
             width=self.width,
             features=self.features,
+            dilations=self.dilations,
             rngs=rngs,
         )
         if self.policy is None:
@@ -90,13 +92,15 @@ class ModelSpec:
         )
         return nnx.Dict(net=net, policy=policy)
 
-    def check_blocks(self, net: models.SwiftNet) -> None:
+    def check_blocks(self, net: models.Network) -> None:
         """Raises ValueError where the policy's blocks are too small for the network."""
         assert self.policy is not None
-        side, multiple = self.policy.block_size, net.block_multiple(self.policy.low_factor)
-        if side % multiple or not side:
+        side, factor = self.policy.block_size, self.policy.low_factor
+        multiple, smallest = net.block_multiple(factor), net.smallest_block(factor)
+        if side % multiple or side < smallest:
+            more = f" from {smallest} on" if smallest > multiple else ""
             raise ValueError(
-                f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple},"
+                f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple}{more},"
                 " so that a low block has whole pixels, and as many as are padded, at every layer"
             )
 

@@ -10,7 +10,15 @@ import numpy as np
 from flax import nnx
 
 from segblocks_jax.interop import files
-from segblocks_jax.models import EfficientNetLite, PolicyNet, ResNet, SwiftNet
+from segblocks_jax.models import (
+    EfficientNetLite,
+    LRNEncoder,
+    LRNNet,
+    Network,
+    PolicyNet,
+    ResNet,
+    SwiftNet,
+)
 from segblocks_jax.policies import Reinforce
 
 # Module path to torch name, in order; the first match of each applies.
@@ -31,11 +39,16 @@ _RENAMES = (
 # Where a network stands in a whole checkpoint of the authors, whose parts are these.
 _PLACES: dict[type[nnx.Module], str] = {
     SwiftNet: "net.",
+    LRNNet: "net.",
     ResNet: "net.backbone.",
     EfficientNetLite: "net.backbone.",
+    LRNEncoder: "net.backbone.",
     PolicyNet: "policy.policy_net.",
 }
-_PARTS = ("net.backbone.", "net.spp.", "net.upsample.", "net.logits.", "policy.policy_net.")
+_PARTS = (
+    *("net.backbone.", "net.spp.", "net.upsample.", "net.attention.", "net.logits."),
+    "policy.policy_net.",
+)
 
 # Counters of training steps, and the classifier that a segmentation network has no use for.
 _UNUSED = re.compile(r"\.num_batches_tracked$|^net\.backbone\.(head|fc)\.")
@@ -64,7 +77,7 @@ def load_torch_state_dict(
 ) -> None:
     """Sets a network's parameters and running statistics from a PyTorch state dict.
 
-    A network takes its part of a checkpoint that holds more: a SwiftNet the entries `net.*`, a policy
+    A network takes its part of a checkpoint that holds more: one of `create_model` `net.*`, a policy
     `policy.policy_net.*`, a backbone `net.backbone.*`, a system ``nnx.Dict(net=..., policy=...)``
     all. Names may also start where the network does, as in torchvision's ResNets
     (`layer1.0.conv1.weight`). The state may lie in a checkpoint under `state_dict` or `model`, and
@@ -91,8 +104,8 @@ def load_torch_state_dict(
     set_arrays(model, files.unwrap(state), title, strict)
 
 
-def load_backbone(net: SwiftNet, file: str | os.PathLike[str]) -> dict[str, str]:
-    """Loads a file of ImageNet weights into a SwiftNet's backbone, before training.
+def load_backbone(net: Network, file: str | os.PathLike[str]) -> dict[str, str]:
+    """Loads a file of ImageNet weights into a network's backbone, before training.
 
     See `load_torch_state_dict` for what the file may be: torchvision's ResNets, the published
     EfficientNet-Lites, a checkpoint of a whole network.

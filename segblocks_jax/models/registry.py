@@ -6,6 +6,7 @@ from collections.abc import Callable
 from flax import nnx
 
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
+from segblocks_jax.models.lrnnet import DILATIONS, LRNNet
 from segblocks_jax.models.resnet import ResNet, resnet
 from segblocks_jax.models.swiftnet import SwiftNet
 from segblocks_jax.nn import Semantics
@@ -14,7 +15,10 @@ _RESNETS = {f"swiftnet_rn{n}": functools.partial(resnet, n) for n in (18, 34, 50
 _EFFICIENTNETS: dict[str, Callable[..., EfficientNetLite]] = {
     f"swiftnet_efflite{n}": functools.partial(EfficientNetLite, n) for n in range(5)
 }
-MODELS = (*_RESNETS, *_EFFICIENTNETS)
+MODELS = (*_RESNETS, *_EFFICIENTNETS, "lrnnet")
+
+Network = SwiftNet | LRNNet
+"""A network of `create_model`: called with an image or blocks of one, it gives logits."""
 
 
 def create_model(
@@ -24,21 +28,25 @@ def create_model(
     semantics: Semantics | None = None,
     width: int = 64,
     features: int | None = None,
+    dilations: tuple[int, ...] | None = None,
     rngs: nnx.Rngs,
-) -> SwiftNet:
+) -> Network:
     """Builds a network with random weights.
 
     Args:
         name: one of `MODELS`.
         num_classes: of the logits.
         semantics: how it runs in blocks; see `Semantics`.
-        width: inner channels of a ResNet's first stage; the published networks have 64.
+        width: inner channels of a ResNet's first stage, channels of LRNNet's second; the published
+            networks have 64.
         features: channels of the decoder; by default as published, 128 for ResNets and 48 for
-            EfficientNet-Lites.
+            EfficientNet-Lites, or 64 in LRNNet's attention.
+        dilations: of LRNNet's third stage, one a block; None: `DILATIONS`. The largest bounds the size of
+            blocks from below: `LRNNet.smallest_block`.
         rngs: the stream `params` initialises the weights.
 
     Raises:
-        ValueError: unknown name, or a width for a network that has a fixed one.
+        ValueError: unknown name, a width for a network that has a fixed one, dilations for one without.
 
     Example:
         >>> net = create_model("swiftnet_rn18", num_classes=11, rngs=nnx.Rngs(0))
@@ -46,6 +54,19 @@ def create_model(
         11
     """
     semantics = semantics or Semantics()
+    if name == "lrnnet":
+        return LRNNet(
+            num_classes,
+            width=width,
+            features=features or 64,
+            dilations=dilations or DILATIONS,
+            semantics=semantics,
+            rngs=rngs,
+        )
+    if name in MODELS and dilations is not None:
+        raise ValueError(
+            f"create_model: {name} has no dilations to choose; leave them None (got {dilations})"
+        )
     if name in _RESNETS:
         backbone: ResNet | EfficientNetLite = _RESNETS[name](
             width=width, semantics=semantics, rngs=rngs

@@ -103,6 +103,8 @@ class SwiftNet(nnx.Module):
     them. With the default semantics, in evaluation mode, an all-high grid gives the image's logits.
     """
 
+    output_stride = 4
+
     def __init__(
         self,
         backbone: ResNet | EfficientNetLite,
@@ -132,6 +134,10 @@ class SwiftNet(nnx.Module):
     def block_multiple(self, low_factor: int = 2) -> int:
         """What sides of blocks must be multiples of: `min_block_size` for low blocks of half the side."""
         return self.min_block_size // 2 * low_factor
+
+    def smallest_block(self, low_factor: int = 2) -> int:
+        """The smallest side of a block, in image pixels."""
+        return self.block_multiple(low_factor)
 
     def __call__(self, x: Features) -> Features:
         """Normalised image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4.

@@ -2,7 +2,9 @@
 
 from segblocks_jax.nn.batch_norm import BatchNorm
 from segblocks_jax.nn.conv import Conv
+from segblocks_jax.nn.dropout import Dropout, dropout_key
 from segblocks_jax.nn.pool import adaptive_average_pool, max_pool
+from segblocks_jax.nn.reduced_non_local import ReducedNonLocal, dominant_vectors
 from segblocks_jax.nn.regions import map_pixels, whole_image
 from segblocks_jax.nn.resize import resize_bilinear, upsample2
 from segblocks_jax.nn.scope import scope
@@ -11,8 +13,12 @@ from segblocks_jax.nn.semantics import Semantics
 __all__ = [
     "BatchNorm",
     "Conv",
+    "Dropout",
+    "ReducedNonLocal",
     "Semantics",
     "adaptive_average_pool",
+    "dominant_vectors",
+    "dropout_key",
     "map_pixels",
     "max_pool",
     "resize_bilinear",

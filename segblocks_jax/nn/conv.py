@@ -17,7 +17,7 @@ class Conv(nnx.Module):
     Computes in the dtype of its input; parameters stay float32.
 
     Attributes:
-        kernel: (k, k, in_features / groups, out_features).
+        kernel: (kh, kw, in_features / groups, out_features).
         bias: (out_features,) or None.
         implementation: of the convolution, see `segblocks_jax.block_conv`.
     """
@@ -26,22 +26,30 @@ class Conv(nnx.Module):
         self,
         in_features: int,
         out_features: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         *,
         stride: int = 1,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
         groups: int = 1,
+        dilation: int = 1,
         use_bias: bool = False,
         kernel_init: nnx.Initializer = _HE_NORMAL,
         rngs: nnx.Rngs,
     ) -> None:
-        """Draws the kernel from `kernel_init`; biases start at 0."""
-        shape = (kernel_size, kernel_size, in_features // groups, out_features)
+        """Draws the kernel from `kernel_init`; biases start at 0. Sizes: of both axes, or (vertical, horizontal).
+
+        Without `padding`, it keeps the size at stride 1: ``dilation * (k - 1) // 2``.
+        """
+        kh, kw = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
+        shape = (kh, kw, in_features // groups, out_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(out_features, jnp.float32)) if use_bias else None
         self.stride = stride
-        self.padding = (kernel_size - 1) // 2 if padding is None else padding
+        same = dilation * (kh - 1) // 2, dilation * (kw - 1) // 2
+        given = (padding, padding) if isinstance(padding, int) else padding
+        self.padding = same if given is None else given
         self.groups = groups
+        self.dilation = dilation
         self.implementation: str | None = None
 
     def __call__(self, features: Features) -> Features:
@@ -55,6 +63,7 @@ class Conv(nnx.Module):
                 self.padding,
                 self.groups,
                 bias,
+                dilation=self.dilation,
                 implementation=self.implementation,
             )
         kernel, bias = self._parameters(features.dtype)
@@ -64,6 +73,7 @@ class Conv(nnx.Module):
             self.stride,
             self.padding,
             self.groups,
+            dilation=self.dilation,
             implementation=self.implementation,
         )
         self._record(out)
@@ -74,8 +84,8 @@ class Conv(nnx.Module):
         return self.kernel[...].astype(dtype), bias
 
     def _record(self, out: Float[Array, "n h w k"]) -> None:
-        k, _, channels, _ = self.kernel.shape
-        record(out.size * (k * k * channels + (self.bias is not None)))
+        kh, kw, channels, _ = self.kernel.shape
+        record(out.size * (kh * kw * channels + (self.bias is not None)))
 
 
 def set_implementation(module: nnx.Module, implementation: str | None) -> None:

@@ -102,8 +102,9 @@ class ModelConfig:
 
     Attributes:
         name: one of `segblocks_jax.models.MODELS`.
-        width: channels of the backbone's first stage; 64 as published.
+        width: channels of the backbone's first stage, of LRNNet's second; 64 as published.
         features: channels of the decoder; None: as published.
+        dilations: of LRNNet's third stage, one a block; None: as in docs/lrnnet.md.
         pretrained: a .pth, .pt (both need PyTorch), .safetensors or .npz file of backbone weights that
             training starts from; see `load_backbone`. As published, `optim.backbone_multiplier` is
             0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.
@@ -114,6 +115,7 @@ class ModelConfig:
     name: str = "swiftnet_rn18"
     width: int = 64
     features: int | None = None
+    dilations: tuple[int, ...] | None = None
     pretrained: str | None = None
     conv_implementation: str | None = None
 
@@ -123,6 +125,12 @@ class ModelConfig:
             value = getattr(self, field)
             fits = value is None or value > 0
             _check(fits, f"model.{field} is {value}; expected a positive number of channels")
+        _check(
+            self.dilations is None
+            or (self.name == "lrnnet" and min(self.dilations, default=0) > 0),
+            f"model.dilations is {self.dilations} for {self.name}; expected None, or positive numbers for"
+            " lrnnet, one a block of its third stage",
+        )
         ways = (None, *CONV_IMPLEMENTATIONS)
         _check(
             self.conv_implementation in ways,
@@ -309,7 +317,11 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return _convert(next(k for k in get_args(kind) if k is not type(None)), value, name)
     if origin is tuple:
         parts = get_args(kind)
-        fits = isinstance(value, (tuple, list)) and len(value) == len(parts)
+        several = isinstance(value, (tuple, list))
+        if parts[-1] is Ellipsis:
+            _check(several, f"{name} is {value!r}; expected a tuple")
+            return tuple(_convert(parts[0], v, name) for v in value)
+        fits = several and len(value) == len(parts)
         _check(fits, f"{name} is {value!r}; expected {len(parts)} values")
         return tuple(_convert(k, v, name) for k, v in zip(parts, value, strict=True))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

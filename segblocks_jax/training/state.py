@@ -23,6 +23,7 @@ def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
         num_classes=num_classes,
         width=config.model.width,
         features=config.model.features,
+        dilations=config.model.dilations,
         semantics=config.semantics,
         policy=None
         if policy.name == "static"

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import Normalisation, normalize
+from segblocks_jax.nn import dropout_key
 from segblocks_jax.policies import Decision, advantage, fill_scores, quantise, surrogate_loss
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.losses import (
@@ -126,7 +127,9 @@ class TrainStep:
     ) -> tuple[TrainState, Metrics]:
         def loss(params: nnx.State) -> tuple[Array, tuple[nnx.State, Metrics]]:
             system = self._system(params, state.stats, training=True)
-            total, metrics = self._loss(system, batch, decision, num_high, self._key(state))
+            key = self._key(state)
+            with dropout_key(jax.random.fold_in(key, 2)):
+                total, metrics = self._loss(system, batch, decision, num_high, key)
             return total, (nnx.state(system, nnx.BatchStat), metrics)
 
         grads, (stats, metrics) = jax.grad(loss, has_aux=True)(state.params)

@@ -32,6 +32,7 @@ def block_conv(
     groups: int = 1,
     bias: Float[Array, "k"] | None = None,
     *,
+    dilation: int = 1,
     implementation: str | None = None,
 ) -> DualRes:
     """Convolves blocks with the pixels around them: the convolution of `block_pad(blocks, padding)`.
@@ -43,24 +44,26 @@ def block_conv(
         blocks: blocks of c channels.
         kernel: HWIO, of the blocks' dtype.
         stride: divides the side of every block.
-        padding: pixels on each side, or (vertical, horizontal); (k - 1) / 2 for a kernel of side k
-            keeps whole blocks.
+        padding: pixels on each side, or (vertical, horizontal); dilation (k - 1) / 2 for a kernel of
+            side k keeps whole blocks.
         groups: number of channel groups.
         bias: added to every output pixel.
+        dilation: distance of neighbouring taps of the kernel, at each block's own resolution.
         implementation: "ffi", the compiled `indexed_conv`; "xla", its definition; "pad", `block_pad`
-            and XLA's convolution. None: "ffi" on the CPU where it is compiled, else "pad". Gradients
-            take the way of "pad", which gathers, so they are deterministic.
+            and XLA's convolution. None: "ffi" on the CPU where it is compiled and has the case, else
+            "pad". Gradients take the way of "pad", which gathers, so they are deterministic.
 
     Raises:
         TypeError: kernel or bias of another dtype than the blocks.
-        ValueError: channels, stride or padding that don't fit; "ffi" or "xla" for float16, or for
-            groups that are neither one nor one a channel.
+        ValueError: channels, stride, padding or dilation that don't fit; "ffi" or "xla" for float16,
+            dilated kernels, or groups that are neither one nor one a channel.
     """
     window = _Window(
         stride,
         padding if isinstance(padding, tuple) else (padding, padding),
         groups,
-        _resolve("block_conv", implementation, blocks.pixels, kernel, groups),
+        dilation,
+        _resolve("block_conv", implementation, blocks.pixels, kernel, groups, dilation),
     )
     _check(blocks, kernel, window, bias)
     pixels = _convolve(blocks.pixels, kernel, blocks.grid, window)
@@ -74,6 +77,7 @@ def image_conv(
     padding: int | tuple[int, int] = 1,
     groups: int = 1,
     *,
+    dilation: int = 1,
     implementation: str | None = None,
 ) -> Float[Array, "n ho wo k"]:
     """Convolves zero-padded images, by the executions that `block_conv` has; arguments as there."""
@@ -81,7 +85,8 @@ def image_conv(
         stride,
         padding if isinstance(padding, tuple) else (padding, padding),
         groups,
-        _resolve("image_conv", implementation, image, kernel, groups),
+        dilation,
+        _resolve("image_conv", implementation, image, kernel, groups, dilation),
     )
     return _convolve(image, kernel, None, window)
 
@@ -91,12 +96,24 @@ class _Window:
     stride: int
     padding: tuple[int, int]
     groups: int
+    dilation: int
     implementation: str
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether a 1 x 1 kernel makes it a function of single pixels."""
+        return self.stride == 1 and self.padding == (0, 0)
 
-def _resolve(name: str, implementation: str | None, maps: Array, kernel: Array, groups: int) -> str:
-    by_index = maps.dtype in ("float32", "bfloat16") and (
-        groups == 1 or groups == kernel.shape[3] == maps.shape[-1]
+
+def _resolve(
+    name: str, implementation: str | None, maps: Array, kernel: Array, groups: int, dilation: int
+) -> str:
+    if dilation < 1:
+        raise ValueError(f"{name}: dilation is {dilation}; expected at least 1")
+    by_index = (
+        maps.dtype in ("float32", "bfloat16")
+        and (groups == 1 or groups == kernel.shape[3] == maps.shape[-1])
+        and (dilation == 1 or kernel.shape[:2] == (1, 1))
     )
     if implementation is None:
         compiled = extension.resolve() == "ffi" and jax.default_backend() == "cpu"
@@ -109,8 +126,8 @@ def _resolve(name: str, implementation: str | None, maps: Array, kernel: Array, 
         return "pad"
     if not by_index:
         raise ValueError(
-            f"{name}: {groups} groups of {maps.dtype} can't run by index, which takes one group, or one a"
-            " channel, of float32 or bfloat16; use implementation='pad'"
+            f"{name}: {groups} groups of {maps.dtype}, dilation {dilation}, can't run by index, which takes"
+            " one group, or one a channel, of float32 or bfloat16, and dilation 1; use implementation='pad'"
         )
     return extension.resolve(implementation)
 
@@ -163,7 +180,7 @@ _by_index.defvjp(_by_index_forward, _by_index_backward)
 
 def _patches(maps: Array, kernel: Array, grid: BlockGrid | None, window: _Window) -> IndexPatches:
     py, px = window.padding
-    if kernel.shape[:2] == (1, 1) and window.stride == 1 and (py, px) == (0, 0):
+    if kernel.shape[:2] == (1, 1) and window.pointwise:
         return list_patches(maps.size // maps.shape[-1])
     if grid is None:
         n, h, w, _ = maps.shape
@@ -180,14 +197,16 @@ def _padded(maps: Array, kernel: Array, grid: BlockGrid | None, window: _Window)
     py, px = window.padding
     if grid is None:
         padded = jnp.pad(maps, ((0, 0), (py, py), (px, px), (0, 0))) if py or px else maps
-        return valid_convolution(padded, kernel, window.stride, window.groups)
-    if kernel.shape[:2] == (1, 1) and window == _Window(1, (0, 0), 1, window.implementation):
+        return valid_convolution(padded, kernel, window.stride, window.groups, window.dilation)
+    if kernel.shape[:2] == (1, 1) and window.pointwise and window.groups == 1:
         return maps @ kernel[0, 0]
     blocks = DualRes(maps, grid)
     parts = block_pad(blocks, (py, px)) if py or px else PaddedBlocks(blocks.high, blocks.low)
-    high = valid_convolution(parts.high, kernel, window.stride, window.groups)
-    low = valid_convolution(parts.low, kernel, window.stride, window.groups)
-    return jnp.concatenate([x.reshape(-1, kernel.shape[3]) for x in (high, low)])
+    outputs = [
+        valid_convolution(part, kernel, window.stride, window.groups, window.dilation)
+        for part in (parts.high, parts.low)
+    ]
+    return jnp.concatenate([x.reshape(-1, kernel.shape[3]) for x in outputs])
 
 
 def _check(
@@ -217,11 +236,11 @@ def _check(
         raise ValueError(
             f"block_conv: stride {stride} doesn't divide the block side {size} at this layer; use a larger block size"
         )
-    py, px = padding
-    if blocks.grid.num_blocks and not (
-        0 <= kernel.shape[0] - 1 - 2 * py < stride and 0 <= kernel.shape[1] - 1 - 2 * px < stride
+    reach = [window.dilation * (k - 1) for k in kernel.shape[:2]]
+    if blocks.grid.num_blocks and not all(
+        0 <= r - 2 * p < stride for r, p in zip(reach, padding, strict=True)
     ):
         raise ValueError(
             f"block_conv: padding {padding} doesn't keep whole blocks under a {kernel.shape[0]} x {kernel.shape[1]}"
-            f" kernel of stride {stride}; use {((kernel.shape[0] - 1) // 2, (kernel.shape[1] - 1) // 2)}"
+            f" kernel of stride {stride} and dilation {window.dilation}; use {(reach[0] // 2, reach[1] // 2)}"
         )

@@ -20,73 +20,82 @@ def valid_convolution(
     kernel: Float[Array, "kh kw _ k"],
     stride: int = 1,
     groups: int = 1,
+    dilation: int = 1,
 ) -> Float[Array, "m ho wo k"]:
-    """Convolves every map, without padding: ho = (h - kh) // stride + 1, and likewise wo."""
+    """Convolves every map, without padding: ho = (h - dilation (kh - 1) - 1) // stride + 1, wo likewise."""
     kh, kw, channels, features = kernel.shape
     if kh == kw == groups == 1:
         maps = maps[:, ::stride, ::stride]
         return (maps.reshape(-1, channels) @ kernel[0, 0]).reshape(*maps.shape[:3], features)
     if not maps.size or jax.default_backend() != "cpu":
-        return _convolve(maps, kernel, stride, groups)
+        return _convolve(maps, kernel, stride, groups, dilation)
     if groups == features == maps.shape[3]:
-        return _depthwise(maps, kernel, stride)
+        return _depthwise(maps, kernel, stride, dilation)
     if groups > 1:
-        return _convolve(maps, kernel, stride, groups)
+        return _convolve(maps, kernel, stride, groups, dilation)
     if channels >= 256 or (channels >= 64 and stride > 1):
-        return _products(maps, kernel, stride)
+        return _products(maps, kernel, stride, dilation)
     if maps.shape[1] % stride == 0:
-        return _tall(maps, kernel, stride)
-    return _convolve(maps, kernel, stride, groups)
+        return _tall(maps, kernel, stride, dilation)
+    return _convolve(maps, kernel, stride, groups, dilation)
 
 
-def _convolve(maps: Array, kernel: Array, stride: int, groups: int) -> Array:
+def _convolve(maps: Array, kernel: Array, stride: int, groups: int, dilation: int) -> Array:
     return lax.conv_general_dilated(
         maps,
         kernel,
         (stride, stride),
         "VALID",
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=_LAYOUT,
         feature_group_count=groups,
     )
 
 
-def _tall(maps: Array, kernel: Array, stride: int) -> Array:
+def _tall(maps: Array, kernel: Array, stride: int, dilation: int) -> Array:
     # The maps are stacked vertically, which moves no data; rows that mix two maps are dropped.
     m, h, w, channels = maps.shape
-    tall = jnp.pad(
-        maps.reshape(1, m * h, w, channels), ((0, 0), (0, kernel.shape[0] - stride), (0, 0), (0, 0))
+    extent = dilation * (kernel.shape[0] - 1) + 1
+    # Negative where windows lie apart: the last rows are then dropped before.
+    below = (0, extent - stride, 0)
+    tall = lax.pad(
+        maps.reshape(1, m * h, w, channels),
+        jnp.zeros((), maps.dtype),
+        ((0, 0, 0), below, (0, 0, 0), (0, 0, 0)),
     )
-    out = _convolve(tall, kernel, stride, 1)
-    rows = (h - kernel.shape[0]) // stride + 1
+    out = _convolve(tall, kernel, stride, 1, dilation)
+    rows = (h - extent) // stride + 1
     return out.reshape(m, h // stride, *out.shape[2:])[:, :rows]
 
 
-def _depthwise(maps: Array, kernel: Array, stride: int) -> Array:
+def _depthwise(maps: Array, kernel: Array, stride: int, dilation: int) -> Array:
     # XLA's grouped convolution runs below 1 GMAC/s here; sums of shifted maps fuse into one loop.
     out = jnp.zeros((), maps.dtype)
-    for i, row in enumerate(_taps(maps, kernel.shape, stride)):
+    for i, row in enumerate(_taps(maps, kernel.shape, stride, dilation)):
         for j, tap in enumerate(row):
             out = out + tap * kernel[i, j, 0][None, None, None]
     return out
 
 
-def _products(maps: Array, kernel: Array, stride: int) -> Array:
+def _products(maps: Array, kernel: Array, stride: int, dilation: int) -> Array:
     # One product a kernel row: with the whole window at once, the gathered matrix leaves the cache.
     _, kw, channels, features = kernel.shape
     out = jnp.zeros((), maps.dtype)
-    for i, row in enumerate(_taps(maps, kernel.shape, stride)):
+    for i, row in enumerate(_taps(maps, kernel.shape, stride, dilation)):
         gathered = jnp.concatenate(row, -1)
         product = gathered.reshape(-1, kw * channels) @ kernel[i].reshape(-1, features)
         out = out + product.reshape(*gathered.shape[:3], features)
     return out
 
 
-def _taps(maps: Array, kernel_shape: tuple[int, ...], stride: int) -> Iterator[list[Array]]:
+def _taps(
+    maps: Array, kernel_shape: tuple[int, ...], stride: int, dilation: int
+) -> Iterator[list[Array]]:
     """For each kernel row, the maps as each of its taps sees them."""
     m, h, w, channels = maps.shape
-    kh, kw = kernel_shape[:2]
+    kh, kw = (dilation * (k - 1) + 1 for k in kernel_shape[:2])
     ho, wo = (h - kh) // stride + 1, (w - kw) // stride + 1
-    for i in range(kh):
+    for i in range(0, kh, dilation):
         yield [
             lax.slice(
                 maps,
@@ -94,5 +103,5 @@ def _taps(maps: Array, kernel_shape: tuple[int, ...], stride: int) -> Iterator[l
                 (m, i + stride * (ho - 1) + 1, j + stride * (wo - 1) + 1, channels),
                 (1, stride, stride, 1),
             )
-            for j in range(kw)
+            for j in range(0, kw, dilation)
         ]

@@ -1,0 +1,25 @@
+"""LRNNet on CamVid, dense: the baseline of `lrnnet_reinforce40.py`.
+
+    python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/lrnnet_static.py \
+        --data_dir=FOLDER --workdir=DIR
+
+Hardware: one GPU. Time and result: not measured.
+"""
+
+import ml_collections
+
+from segblocks_jax.experiments.defaults import config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The dilations of the network in blocks, so that the two differ in nothing else."""
+    return config(
+        {
+            "name": "camvid_lrnnet_static",
+            "data": {"dataset": "camvid", "crop": (384, 384)},
+            "model": {"name": "lrnnet", "dilations": (1, 2, 5, 8, 2, 5, 8, 8)},
+            "policy": {"name": "static"},
+            "optim": {"batch_size": 8, "steps": 16_000, "learning_rate": 1e-3},
+            "loop": {"eval_every": 1_000, "checkpoint_every": 1_000},
+        }
+    )
