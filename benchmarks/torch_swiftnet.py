@@ -137,7 +137,7 @@ def compiled(
         raise ValueError(f"weights don't fit: missing {missing}, unexpected {unexpected}")
     net = net.to(memory_format=torch.channels_last)
     x = torch.from_numpy(np.array(image)).permute(0, 3, 1, 2)  # Channels last in memory.
-    run = torch.compile(net)
+    run = torch.compile(net, dynamic=False)
 
     def call() -> np.ndarray:
         with torch.inference_mode():

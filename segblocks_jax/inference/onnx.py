@@ -5,7 +5,7 @@ import pathlib
 
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.modes import Mode
-from segblocks_jax.inference.server import Output, Shape
+from segblocks_jax.inference.server import Shape
 
 
 def export_onnx(
@@ -14,20 +14,18 @@ def export_onnx(
     shape: Shape,
     *,
     mode: str | None = None,
-    output: Output = "logits",
 ) -> pathlib.Path:
-    """Writes the program of a mode, weights included, as one ONNX file.
+    """Writes the program of a mode, weights included, as one ONNX file that gives logits.
 
     Its inputs are those of `segblocks_jax.inference.server.Program`: images (n, h, w, 3) uint8 and, in
-    blocks, valid (3,) int32 and seed () uint32. Its outputs are the result and, in blocks, mask and
-    scores.
+    blocks, valid (3,) int32 and seed () uint32. Its outputs are the logits and, in blocks, mask and
+    scores. Labels are left to the caller: jax2onnx 0.17 writes the loop of `label_map` wrongly.
 
     Args:
         engine: with execution "xla", which calls no handlers.
         file: to write; its folder must exist.
         shape: (n, h, w), whole blocks.
         mode: "budget=K" or "share=F"; ignored without blocks. Default: the engine's.
-        output: "logits" or "labels".
 
     Raises:
         ValueError: another execution, or a mode whose number of blocks depends on the image.
@@ -39,7 +37,7 @@ def export_onnx(
             " the engine with execution='xla'"
         )
     chosen = engine.mode if mode is None else Mode.parse(mode)
-    programs = engine.programs(shape, chosen, output)
+    programs = engine.programs(shape, chosen, "logits")
     if len(programs) != 1:
         raise ValueError(
             f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
