@@ -32,7 +32,8 @@ SEGBLOCKS_HD float corner_weight(int64_t phase, int64_t factor) {
   return static_cast<float>(2 * phase + 1) / static_cast<float>(2 * factor);
 }
 
-// Ties go to the lowest class. A NaN never wins; where nothing is above minus infinity, class 0 does.
+// Ties go to the lowest class. A NaN never wins; where nothing is above minus infinity, class 0
+// does.
 struct LabelMapCall {
   static constexpr int64_t kMostClasses = 256;
 
