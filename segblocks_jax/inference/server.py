@@ -220,7 +220,7 @@ class Server:
 
         def serve(count: int) -> float:
             start = time.perf_counter()
-            self._serve(images, shape, Mode("budget", count), output, np.uint32(0), None)
+            self._serve(images, shape, Mode("budget", float(count)), output, np.uint32(0), None)
             return time.perf_counter() - start
 
         for _ in range(_TIMED_ROUNDS):
