@@ -11,7 +11,8 @@ For every layer shape of the networks and every share f of high blocks, in one r
   of `pad`.
 
 Then whole networks by `segblocks_jax.inference.speed.measure`: XLA's dense network, ours dense and in
-blocks, and what runs around the convolutions. Times are medians over the rounds.
+blocks, and what runs around the convolutions. Times are medians over the rounds. What is freed stays
+with the process, for all alike (`keep_freed_memory`).
 """
 
 import collections
@@ -35,6 +36,7 @@ from segblocks_jax.analysis.provenance import commit
 from segblocks_jax.blocks import extension
 from segblocks_jax.blocks.conv import index_patches, indexed_conv, pack_kernel, winograd_stride
 from segblocks_jax.inference import speed
+from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.nn import Conv
 from segblocks_jax.training.config import ExperimentConfig
@@ -236,6 +238,7 @@ def summarise(rows: list[dict[str, Any]], shares: list[float]) -> dict[str, Any]
 def main(argv: list[str]) -> None:
     """Times, prints, writes."""
     del argv
+    keep_freed_memory()
     height, width = map(int, _SIZE.value)
     shares = [float(share) for share in _SHARES.value]
     device = jax.devices()[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 
+from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.export import PLATFORMS, export_programs
 from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.programs import EXECUTIONS, Execution, ModelPrograms
@@ -47,6 +48,7 @@ class Engine(Server):
         mode: str = "exact",
         shapes: Sequence[Shape] = (),
         execution: str | None = None,
+        keep_memory: bool = True,
     ) -> None:
         """Takes a copy of the weights.
 
@@ -60,6 +62,8 @@ class Engine(Server):
             execution: "fused", folded SwiftNets on the compiled handlers; "plain", the network as it is
                 trained; "xla", the same without any custom call. None: "fused" for SwiftNets on CPUs
                 with compiled handlers, else "plain".
+            keep_memory: calls `segblocks_jax.inference.allocator.keep_freed_memory`, for the whole
+                process: calls are faster, and resident memory stays at its highest.
 
         Raises:
             ValueError: an unknown dtype, mode or execution, "fused" for a network that has none, shapes
@@ -81,6 +85,8 @@ class Engine(Server):
             mode=Mode.parse(mode),
             shapes=tuple((n, h, w) for n, h, w in shapes),
         )
+        if keep_memory:
+            keep_freed_memory()
         super().__init__(self.model_programs, settings)
 
     @classmethod

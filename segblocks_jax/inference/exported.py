@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from segblocks_jax.blocks import extension
+from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.once import Once
 from segblocks_jax.inference.server import Program, Server, Settings
@@ -96,8 +97,12 @@ class ExportedEngine(Server):
         manifest: what the folder holds.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, keep_memory: bool = True) -> None:
         """Reads the weights; programs are read and compiled when first needed, or by `warm_up`.
+
+        Args:
+            folder: of `Engine.export`.
+            keep_memory: as for `segblocks_jax.Engine`.
 
         Raises:
             FileNotFoundError: no exported engine.
@@ -107,6 +112,8 @@ class ExportedEngine(Server):
         folder = pathlib.Path(folder)
         self.manifest = Manifest.read(folder)
         self._exported = _ExportedPrograms(folder, self.manifest)
+        if keep_memory:
+            keep_freed_memory()
         super().__init__(self._exported, self.manifest.settings)
 
     @property

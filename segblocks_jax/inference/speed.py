@@ -15,6 +15,7 @@ from segblocks_jax.analysis.provenance import commit
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, extension, split
 from segblocks_jax.blocks.conv.patches import Border
 from segblocks_jax.blocks.indexed_pool import indexed_max_pool
+from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.layout import BlockLayout
 from segblocks_jax.inference.timing import interleaved
@@ -51,7 +52,10 @@ def measure(
     Returns:
         Plain values for JSON: times in seconds, operations in 10^9, ratios to both dense networks of the
         same run, and what index patches, split, combine and pooling take of a run, timed alone.
+
+    All run with `keep_freed_memory`, as engines do.
     """
+    keep_freed_memory()
     system = create_system(_in_blocks(config), num_classes)
     system.eval()
     image = jax.random.normal(jax.random.key(0), (1, *size, 3)).astype(config.precision)
