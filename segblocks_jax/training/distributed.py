@@ -72,6 +72,12 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
+def put_on_all(tree: T, mesh: Mesh) -> T:
+    """Arrays that all processes have alike, on every device of a mesh."""
+    # Not device_put, which takes no PRNG keys to devices of other processes.
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree)
+
+
 def on_one_device(tree: Any) -> Any:
     """Arrays that all devices hold alike, as arrays on one device of this process."""
     return jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)

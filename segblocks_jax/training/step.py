@@ -13,7 +13,7 @@ the images j, j + k, j + 2k, ..., on any number of devices.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,11 @@ from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.blocks.buckets import buckets
 from segblocks_jax.data import Normalisation, normalize
 from segblocks_jax.data.labels import IGNORE
-from segblocks_jax.models import Network
 from segblocks_jax.nn import dropout_key, fold_in, image_keys, rematerialisation
 from segblocks_jax.policies import Decision, advantage, fill_scores, quantise, surrogate_loss
 from segblocks_jax.training.compilation import Programs, Report
 from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.distributed import AXIS, data_mesh, put_batch
+from segblocks_jax.training.distributed import AXIS, data_mesh, put_batch, put_on_all
 from segblocks_jax.training.losses import (
     block_mean,
     bootstrapped_loss,
@@ -48,7 +47,13 @@ Metrics = dict[str, Array]
 
 
 class TrainStep:
-    """Runs training steps of an experiment: ``state, metrics = step(state, batch)``."""
+    """Runs training steps of an experiment: ``state, metrics = step(state, batch)``.
+
+    Attributes:
+        mesh: over which a step runs.
+        decide: jitted, state and a batch on the mesh -> a decision, and the most high blocks of a device.
+        programs: of the update, by number of high blocks.
+    """
 
     def __init__(
         self,
@@ -81,7 +86,7 @@ class TrainStep:
             )
         self._images = optim.batch_size // self.mesh.size // optim.accumulate
         sharded = functools.partial(jax.shard_map, mesh=self.mesh, check_vma=False)
-        self._decide = jax.jit(
+        self.decide = jax.jit(
             sharded(self._decide_on_device, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
         )
 
@@ -103,10 +108,10 @@ class TrainStep:
 
     def place(self, state: TrainState) -> TrainState:
         """Puts a state on all devices, where the steps leave it too, so that none compiles twice."""
-        return jax.device_put(state, NamedSharding(self.mesh, P()))
+        return put_on_all(state, self.mesh)
 
-    def warm_up(self, state: TrainState) -> None:
-        """Compiles for every number of high blocks that can occur; changes nothing."""
+    def arguments(self, state: TrainState) -> tuple[TrainState, Any, Any]:
+        """What `programs` take: the state, and the shapes of a batch and a decision."""
         height, width = self._config.data.crop
         size = (self._config.optim.batch_size, height, width)
         sharding = NamedSharding(self.mesh, P(AXIS))
@@ -114,22 +119,28 @@ class TrainStep:
             name: jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
             for name, shape in (("image", (*size, 3)), ("label", size))
         }
-        decision, numbers = None, cast(tuple[int | None, ...], (None,))
+        if self._config.policy.name == "static":
+            return state, batch, None
+        decided, _ = jax.eval_shape(self.decide, state, batch)
+        decision = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), decided
+        )
+        return state, batch, decision
+
+    def warm_up(self, state: TrainState) -> None:
+        """Compiles for every number of high blocks that can occur; changes nothing."""
+        numbers: tuple[int | None, ...] = (None,)
         if self._config.policy.name != "static":
-            decided, _ = jax.eval_shape(self._decide, state, batch)
-            decision = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), decided
-            )
             numbers = buckets(self._blocks, self._config.policy.quantise_step)
         for num_high in numbers:
-            self.programs.get(num_high, "warm-up", (state, batch, decision))
+            self.programs.get(num_high, "warm-up", self.arguments(state))
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One optimiser step. `state` is donated; `batch` is this process's part of the images."""
         placed = put_batch(batch, self.mesh)
         decision, num_high = None, None
         if self._config.policy.name != "static":
-            decision, count = self._decide(state, placed)
+            decision, count = self.decide(state, placed)
             num_high = quantise(int(count), self._blocks, self._config.policy.quantise_step)
         arguments = (state, placed, decision)
         program = self.programs.get(num_high, "the first batch that needs it", arguments)
@@ -252,7 +263,7 @@ class TrainStep:
         if decision is not None:
             scores = fill_scores(decision, semantics.filling, fold_in(keys, 1))
             grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
-        logits = self._logits(system.net, features, grid, fold_in(keys, 2))
+        logits = self._logits(system, features, grid, fold_in(keys, 2))
         # Logits at full size are the largest arrays of all.
         losses = jax.checkpoint(cross_entropy_map) if config.rematerialise else cross_entropy_map
         loss_map, valid = losses(logits, batch["label"])
@@ -270,12 +281,13 @@ class TrainStep:
         return loss, {"loss": loss, **metrics}
 
     def _logits(
-        self, net: Network, features: Array, grid: BlockGrid | None, keys: Array
+        self, system: nnx.Dict, features: Array, grid: BlockGrid | None, keys: Array
     ) -> Float[Array, "n h w k"]:
         with dropout_key(keys), rematerialisation(self._config.rematerialise):
             if grid is None:
-                return net(features)
-            return combine(net(split(features, grid)), self._config.semantics.low_upsampling)
+                return system.net(features)
+            blocks = system.net(split(features, grid))
+            return combine(blocks, self._config.semantics.low_upsampling)
 
     def _policy_loss(
         self,
