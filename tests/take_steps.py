@@ -46,7 +46,7 @@ class SmallNet(nnx.Module):
         return self.logits(rematerialised(self.units[1], x))
 
 
-def trainer(config, mesh):
+def trainer(config, mesh, report=lambda line: None):
     """(step, state) of a configuration with `SmallNet`."""
     system = nnx.Dict(net=SmallNet(nnx.Rngs(0)))
     if config.policy.name != "static":
@@ -55,7 +55,7 @@ def trainer(config, mesh):
         )
     optimizer = create_optimizer(config.optim)
     graphdef, state = create_state(system, optimizer, config.seed)
-    step = TrainStep(graphdef, optimizer, config, NORMALISATION["street_scenes"], mesh)
+    step = TrainStep(graphdef, optimizer, config, NORMALISATION["street_scenes"], mesh, report)
     return step, step.place(state)
 
 
