@@ -1,11 +1,15 @@
 """The training step: devices, buckets, gradients."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
+import take_steps
 from flax import nnx
 from tiny import batch, config, trainer
 
+from segblocks_jax.blocks.buckets import buckets
 from segblocks_jax.policies import quantise
 from segblocks_jax.training.step import AXIS
 
@@ -17,31 +21,6 @@ def mesh(devices):
         axis_types=(jax.sharding.AxisType.Auto,),
         devices=jax.devices()[:devices],
     )
-
-
-def test_four_devices_take_the_step_of_one():
-    # A rule decides the same grid for every image, so only the reductions can differ.
-    settings = config("middle")
-    results = []
-    for devices in (1, 4):
-        step, state = trainer(settings, mesh(devices))
-        for i in range(2):
-            state, metrics = step(state, batch(seed=i))
-        results.append((jax.device_get(state.params), float(metrics["loss"])))
-    (one, loss_one), (four, loss_four) = results
-    np.testing.assert_allclose(loss_four, loss_one, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
-        # Adam divides by the gradient's size, so a rounding difference of a tiny gradient may
-        # turn into a whole step of 1e-3; all but a few entries agree far better.
-        assert np.mean(np.abs(a - b) > 1e-4) < 0.01
-
-
-def test_no_activation_is_gathered_over_devices():
-    step, state = trainer(config("middle"), mesh(4))
-    decision, _ = step._decide(state, batch())
-    text = step._update.lower(state, batch(), decision, num_high=2).compile().as_text()
-    assert "all-reduce" in text
-    assert "all-gather" not in text
 
 
 def test_one_executable_a_bucket_and_the_loss_falls():
@@ -56,7 +35,6 @@ def test_one_executable_a_bucket_and_the_loss_falls():
     assert int(state.step) == 12
     assert step.compiled == set(counts)
     assert all(count == quantise(count, 16, 0.25) for count in counts)
-    assert step._update._cache_size() == len(set(counts))
 
 
 def test_the_policy_gets_its_gradient_only_from_the_surrogate():
@@ -89,3 +67,47 @@ def test_every_policy_takes_a_step(policy):
     assert np.isfinite(float(metrics["loss"]))
     share = {"static": None, "all_low": 0.0}.get(policy, 0.5)
     assert share is None or float(metrics["share_high"]) == share
+
+
+def small(policy="reinforce", report=lambda line: None, **changes):
+    """(step, state) of a network that compiles fast."""
+    return take_steps.trainer(config(policy, **changes), mesh(1), report)
+
+
+def test_warm_up_compiles_every_bucket_and_steps_no_more():
+    lines = []
+    step, state = small(report=lines.append)
+    step.warm_up(state)
+    assert step.compiled == set(buckets(16, 0.25)) == {0, 4, 8, 12, 16}
+    assert len(lines) == 5
+    pattern = r"compiled the step for 12 of a device's 16 blocks high in [\d.]+ s: warm-up"
+    assert re.fullmatch(pattern, lines[3])
+    for i in range(3):
+        state, _ = step(state, batch(seed=i))
+    assert len(lines) == 5
+
+
+def test_bfloat16_is_for_activations_alone():
+    full, half = (small(precision=precision) for precision in ("float32", "bfloat16"))
+    (decision, _), (expected, _) = (step.decide(state, batch()) for step, state in (half, full))
+    for name in ("action", "scores"):
+        np.testing.assert_array_equal(getattr(decision, name), getattr(expected, name))
+    assert "bf16" not in str(jax.make_jaxpr(half[0].decide)(half[1], batch()))
+    (state, metrics), (_, exact) = (step(state, batch()) for step, state in (half, full))
+    for value in jax.tree.leaves((state.params, state.stats, state.opt_state, metrics)):
+        assert value.dtype in (np.float32, np.int32)
+    assert 0 < abs(float(metrics["loss_task"]) / float(exact["loss_task"]) - 1) < 0.01
+
+
+def test_rematerialisation_takes_less_memory_for_the_same_step():
+    results, memory = [], []
+    for rematerialise in (False, True):
+        step, state = small(rematerialise=rematerialise)
+        (state, metrics), (number,) = step(state, batch()), step.compiled
+        memory.append(step.programs.get(number, "", ()).memory_analysis().temp_size_in_bytes)
+        results.append((jax.device_get((state.params, state.stats)), metrics["gradient_norm"]))
+    assert memory[1] < 0.8 * memory[0]
+    np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-5)
+    for a, b in zip(*(jax.tree.leaves(kept) for kept, _ in results), strict=True):
+        # Where a gradient is all rounding, Adam makes a whole step of it.
+        assert np.mean(np.abs(a - b) > 1e-5) < 0.01

@@ -74,7 +74,11 @@ def _cover(a: Size, b: Size) -> Size:
 
 
 def eval_batches(
-    source: Source, batch_size: int, multiple: int, max_sizes: int = 8
+    source: Source,
+    batch_size: int,
+    multiple: int,
+    max_sizes: int = 8,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[EvalBatch]:
     """All items once, in batches that all have `batch_size` images, of at most `max_sizes` sizes.
 
@@ -87,35 +91,52 @@ def eval_batches(
         batch_size: images a batch.
         multiple: heights and widths are padded up to a multiple of this, in pixels.
         max_sizes: how many padded sizes there may be, see `padded_sizes`.
+        shard: (host, hosts): gives every `hosts`-th batch, beginning with the `host`-th, and reads no others.
 
     Raises:
-        ValueError: an argument below 1.
+        ValueError: an argument below 1, or no such host.
     """
     if min(batch_size, multiple, max_sizes) < 1:
         raise ValueError(
             "eval_batches needs batch_size, multiple and max_sizes >= 1, got "
             f"{batch_size}, {multiple} and {max_sizes}"
         )
+    host, hosts = shard
+    if not 0 <= host < hosts:
+        raise ValueError(f"eval_batches: host {host} of {hosts}; expected hosts counted from 0")
     sizes = getattr(source, "sizes", None)
     if sizes is None:
         sizes = [source[i]["label"].shape for i in range(len(source))]
-    return _group(source, batch_size, padded_sizes(sizes, multiple, max_sizes))
+    groups = _group(sizes, batch_size, padded_sizes(sizes, multiple, max_sizes))
+    return _read(source, batch_size, groups[host::hosts])
 
 
-def _group(source: Source, batch_size: int, padded: dict[Size, Size]) -> Iterator[EvalBatch]:
+def _group(
+    sizes: Sequence[Size], batch_size: int, padded: dict[Size, Size]
+) -> list[tuple[Size, list[int]]]:
+    """The padded size and the items of every batch."""
+    groups = []
+    waiting: dict[Size, list[int]] = defaultdict(list)
+    for i, (height, width) in enumerate(sizes):
+        size = padded[height, width]
+        waiting[size].append(i)
+        if len(waiting[size]) == batch_size:
+            groups.append((size, waiting.pop(size)))
+    return groups + list(waiting.items())
+
+
+def _read(
+    source: Source, batch_size: int, groups: list[tuple[Size, list[int]]]
+) -> Iterator[EvalBatch]:
     import grain
 
     fill = fill_colour(source)
     ahead = max(_THREADS, 2 * batch_size)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
-    waiting: dict[Size, list[dict]] = defaultdict(list)
-    for item in grain.MapDataset.source(source).to_iter_dataset(options):
-        size = padded[item["label"].shape]
-        waiting[size].append(item)
-        if len(waiting[size]) == batch_size:
-            yield _pad_batch(waiting.pop(size), batch_size, size, fill)
-    for size, items in waiting.items():
-        yield _pad_batch(items, batch_size, size, fill)
+    wanted = [i for _, members in groups for i in members]
+    items = iter(grain.MapDataset.source(wanted).map(source.__getitem__).to_iter_dataset(options))
+    for size, members in groups:
+        yield _pad_batch([next(items) for _ in members], batch_size, size, fill)
 
 
 def _pad_batch(items: list[dict], batch_size: int, size: Size, fill) -> EvalBatch:

@@ -148,8 +148,8 @@ def train_batches(
         batch_size: items a batch over all hosts, n; may exceed the number of items.
         seed: with the number of a batch it determines the batch; not negative.
         workers: processes that read and augment; 0 for threads in this process.
-        shard: (host, hosts): which of the hosts this is. It makes every `hosts`-th item of each batch,
-            beginning with the `host`-th.
+        shard: (host, hosts): which of the hosts this is. It makes the `host`-th of `hosts` equal parts of
+            each batch.
 
     Raises:
         ValueError: no items, a negative seed or number of workers, a batch size below 1 or no multiple
@@ -169,12 +169,8 @@ def train_batches(
             "from 0 and a batch size that is a multiple of their number"
         )
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    items = order.map_with_index(_Example(source, augmentation, seed))[host::hosts]
-    identity = {
-        "seed": seed,
-        "batch_size": batch_size,
-        "items": len(source),
-        "host": host,
-        "hosts": hosts,
-    }
-    return TrainBatches(items.batch(batch_size // hosts), workers, identity)
+    items = order.map_with_index(_Example(source, augmentation, seed))
+    parts = items.batch(batch_size // hosts)[host::hosts]
+    # The hosts are no part of it: a run may continue on another number of them.
+    identity = {"seed": seed, "batch_size": batch_size, "items": len(source)}
+    return TrainBatches(parts, workers, identity)

@@ -5,6 +5,8 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
+import rich.console
 from absl import logging
 
 from segblocks_jax.data import NORMALISATION, SegmentationSource, label_table
@@ -15,6 +17,7 @@ from segblocks_jax.inference.engine import Engine
 from segblocks_jax.training import evaluate as evaluation
 from segblocks_jax.training import loop
 from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.distributed import is_first
 from segblocks_jax.training.logging import Progress, write_json
 from segblocks_jax.training.state import complete_spec
 
@@ -27,8 +30,9 @@ def train(
 ) -> int:
     """Trains, then prints the last evaluation."""
     result = loop.train(config, train_source, eval_source, workdir)
-    shutil.copyfile(workdir / f"eval_{config.optim.steps}.json", workdir / "eval.json")
-    print(format_evaluation(result, eval_source.table.classes))
+    if is_first():
+        shutil.copyfile(workdir / f"eval_{config.optim.steps}.json", workdir / "eval.json")
+        print(format_evaluation(result, eval_source.table.classes))
     return 0
 
 
@@ -39,7 +43,9 @@ def evaluate(
     classes = source.table.classes
     system, step = loop.load_system(config, len(classes), workdir, checkpoint)
     done = 0
-    with Progress("eval", len(source), images_per_step=1) as progress:
+    images = len(source) // jax.process_count()
+    console = rich.console.Console(stderr=True, quiet=not is_first())
+    with Progress("eval", images, images_per_step=1, console=console) as progress:
 
         def advance(batch: Any, _: Any) -> None:
             nonlocal done
@@ -48,8 +54,9 @@ def evaluate(
 
         result = evaluation.evaluate(system, source, config, on_batch=advance)
     pretrained = loop.read_pretrained(config, workdir, step)
-    write_json(workdir / "eval.json", loop.describe(result, source, config, step, pretrained))
-    print(format_evaluation(result, classes))
+    if is_first():
+        write_json(workdir / "eval.json", loop.describe(result, source, config, step, pretrained))
+        print(format_evaluation(result, classes))
     return 0
 
 

@@ -13,8 +13,10 @@ from ml_collections import config_flags
 
 from segblocks_jax.data import SceneSet, SegmentationSource, open_dataset
 from segblocks_jax.experiments import modes
-from segblocks_jax.training import loop
+from segblocks_jax.training import distributed, loop
 from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.distributed import is_first
+from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.state import create_system
 
 MODES = ("train", "eval", "speed", "predict", "export")
@@ -45,6 +47,12 @@ _SHAPES = flags.DEFINE_list(
 _BATCH = flags.DEFINE_integer("batch_size", 1, "predict: pictures of one size taken together.")
 _SIDE_BY_SIDE = flags.DEFINE_bool("side_by_side", False, "predict: input, labels, grid in one PNG.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "train, eval: one of several processes; under Slurm needs no more flags."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "distributed: HOST:PORT of process 0.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "distributed: how many processes.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "distributed: which process this is, from 0.")
 _SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the image.")
 
 
@@ -102,7 +110,12 @@ def _main(datasets: tuple[str, ...]) -> int:
         logging.set_verbosity(logging.WARNING)  # absl.app says INFO; Orbax then tells every file.
     try:
         config = read_config(_CONFIG.value, datasets)
+        _start_distributed()
         return _run(config)
+    except Preempted as stop:
+        if is_first():
+            print(stop)
+        return 0
     except (
         ConfigError,
         FileExistsError,
@@ -113,6 +126,20 @@ def _main(datasets: tuple[str, ...]) -> int:
         logging.debug("stopped", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _start_distributed() -> None:
+    """Joins the other processes, where the flags say that there are some."""
+    where = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    if not _DISTRIBUTED.value:
+        if where != (None, None, None):
+            raise ValueError("--coordinator, --num_processes and --process_id need --distributed")
+        return
+    if _MODE.value not in ("train", "eval"):
+        raise ValueError(
+            f"--distributed serves --mode=train and eval; run --mode={_MODE.value} in one process"
+        )
+    distributed.start(*where)
 
 
 def _run(config: ExperimentConfig) -> int:

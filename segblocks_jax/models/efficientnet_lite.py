@@ -6,7 +6,7 @@ import math
 import jax
 from flax import nnx
 
-from segblocks_jax.nn import BatchNorm, Conv, Semantics, map_pixels, scope
+from segblocks_jax.nn import BatchNorm, Conv, Semantics, map_pixels, rematerialised, scope
 from segblocks_jax.nn.regions import Features
 
 _MOMENTUM = 0.01
@@ -113,7 +113,7 @@ class EfficientNetLite(nnx.Module):
         for i, stage in enumerate(self.blocks):
             with scope(f"stage{i + 1}"):
                 for block in stage:
-                    x = block(x)
+                    x = rematerialised(block, x)
             if i in _OUTPUTS:
                 outputs.append(x)
         return outputs

@@ -19,6 +19,7 @@ from segblocks_jax.nn import (
     Semantics,
     map_pixels,
     max_pool,
+    rematerialised,
     scope,
     whole_image,
 )
@@ -158,7 +159,7 @@ class LRNEncoder(nnx.Module):
         for i in (1, 2, 3):
             with scope(f"stage{i}"):
                 for block in getattr(self, f"stage{i}"):
-                    x = block(x)
+                    x = rematerialised(block, x)
         return x
 
 

@@ -5,7 +5,7 @@ import functools
 import jax
 from flax import nnx
 
-from segblocks_jax.nn import BatchNorm, Conv, Semantics, map_pixels, max_pool, scope
+from segblocks_jax.nn import BatchNorm, Conv, Semantics, map_pixels, max_pool, rematerialised, scope
 from segblocks_jax.nn.regions import Features
 
 _STEM_MOMENTUM = 0.1
@@ -124,7 +124,7 @@ class ResNet(nnx.Module):
         for i in range(1, 5):
             with scope(f"layer{i}"):
                 for block in getattr(self, f"layer{i}"):
-                    x = block(x)
+                    x = rematerialised(block, x)
             outputs.append(x)
         return outputs
 

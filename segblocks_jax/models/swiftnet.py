@@ -16,6 +16,7 @@ from segblocks_jax.nn import (
     Semantics,
     adaptive_average_pool,
     map_pixels,
+    rematerialised,
     resize_bilinear,
     scope,
     upsample2,
@@ -155,7 +156,7 @@ class SwiftNet(nnx.Module):
             zip(self.upsample, reversed(stages[:-1]), strict=True)
         ):
             with scope(f"upsample{i}"):
-                x = upsample(x, skip)
+                x = rematerialised(upsample, x, skip)
         with scope("logits"):
             return self.logits(x)
 

@@ -5,12 +5,12 @@ import contextvars
 import dataclasses
 from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from segblocks_jax.blocks import DualRes
+from segblocks_jax.nn.random import fold_in, uniform
 from segblocks_jax.nn.regions import Features
 
 
@@ -21,15 +21,18 @@ class _Keys:
 
     def draw(self) -> Array:
         self.used += 1
-        return jax.random.fold_in(self.key, self.used)
+        return fold_in(self.key, self.used)
 
 
 _keys: contextvars.ContextVar[_Keys | None] = contextvars.ContextVar("keys", default=None)
 
 
 @contextlib.contextmanager
-def dropout_key(key: PRNGKeyArray) -> Iterator[None]:
-    """Networks that are called inside drop channels; each layer, in the order of calls, by a key of its own."""
+def dropout_key(key: Key[Array, "..."]) -> Iterator[None]:
+    """Networks that are called inside drop channels; each layer, in the order of calls, by a key of its own.
+
+    `key` is one for a batch, or an array with a key an image.
+    """
     token = _keys.set(_Keys(key))
     try:
         yield
@@ -75,5 +78,5 @@ class Dropout(nnx.Module):
     def _factors(
         self, keys: _Keys, images: int, channels: int, dtype: jnp.dtype
     ) -> Float[Array, "n c"]:
-        kept = jax.random.bernoulli(keys.draw(), 1 - self.rate, (images, channels))
+        kept = uniform(keys.draw(), (images, channels)) < 1 - self.rate
         return kept.astype(dtype) / jnp.asarray(1 - self.rate, dtype)

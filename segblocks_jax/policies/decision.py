@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from segblocks_jax.blocks.checks import no_type_check
+from segblocks_jax.nn import uniform
 
 
 @jax.tree_util.register_dataclass
@@ -50,4 +51,4 @@ def fill_scores(
         raise ValueError(
             "filling is 'random', which needs a PRNG key; pass key=jax.random.key(seed)"
         )
-    return jax.random.uniform(key, decision.scores.shape)
+    return uniform(key, decision.scores.shape)

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from segblocks_jax.models.policy_net import PolicyNet
+from segblocks_jax.nn import uniform
 from segblocks_jax.policies.decision import Decision
 
 
@@ -36,7 +37,7 @@ class Reinforce(nnx.Module):
         key: Array | None = None,
         gain: Float[Array, "n gh gw"] | None = None,
     ) -> Decision:
-        """Decides. Training needs a PRNG key to sample with."""
+        """Decides. Training needs a PRNG key to sample with, or a key an image."""
         logits = self.net(image)
         if self.deterministic:
             return Decision(logits > 0, logits)
@@ -44,7 +45,7 @@ class Reinforce(nnx.Module):
             raise ValueError(
                 "the reinforce policy samples in training and needs a PRNG key; pass key, or call eval()"
             )
-        return Decision(jax.random.bernoulli(key, jax.nn.sigmoid(logits)), logits)
+        return Decision(uniform(key, logits.shape) < jax.nn.sigmoid(logits), logits)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Policies without parameters: everywhere high or low, random, middle rows, image content, the oracle."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from segblocks_jax.nn import uniform
 from segblocks_jax.policies.decision import Decision, top_fraction
 
 
@@ -60,7 +60,7 @@ class Random(Rule):
         """Uniform random scores."""
         if key is None:
             raise ValueError("the random policy needs a PRNG key; pass key=jax.random.key(seed)")
-        return jax.random.uniform(key, self.grid_shape(image))
+        return uniform(key, self.grid_shape(image))
 
 
 class Middle(Rule):

@@ -195,6 +195,9 @@ class OptimConfig:
             `model.pretrained` and 1 without.
         policy_multiplier: of the policy's learning rate and decay.
         loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
+        accumulate: parts that a step's batch is run in, one after the other; see `training.step`.
+        sync_batch_norm: batch norms normalise by the images of all devices; False: each device by its own,
+            and running statistics are the devices' mean.
     """
 
     batch_size: int = 8
@@ -207,6 +210,8 @@ class OptimConfig:
     backbone_multiplier: float = 1.0
     policy_multiplier: float = 1.0
     loss: str = "cross_entropy"
+    accumulate: int = 1
+    sync_batch_norm: bool = True
 
     def __post_init__(self) -> None:
         losses = ("cross_entropy", "bootstrapped")
@@ -214,6 +219,11 @@ class OptimConfig:
         for field in ("batch_size", "steps", "learning_rate"):
             value = getattr(self, field)
             _check(value > 0, f"optim.{field} is {value}; expected a positive number")
+        _check(
+            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            f"optim.accumulate is {self.accumulate}; expected a divisor of optim.batch_size,"
+            f" {self.batch_size}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +235,7 @@ class LoopConfig:
         eval_batch_size: images a batch in evaluation.
         eval_sizes: how many sizes evaluation may pad images to; each takes programs of its own.
         keep_checkpoints: how many of the latest to keep, besides the best.
+        warm_up: compiles the step for every number of high blocks at the start, not when first needed.
     """
 
     eval_every: int = 5_000
@@ -233,11 +244,15 @@ class LoopConfig:
     eval_batch_size: int = 1
     eval_sizes: int = 8
     keep_checkpoints: int = 2
+    warm_up: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            _check(value >= 1, f"loop.{field.name} is {value}; expected at least 1")
+            _check(
+                isinstance(value, bool) or value >= 1,
+                f"loop.{field.name} is {value}; expected at least 1",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,11 +264,14 @@ class ExperimentConfig:
         seed: of weights, data order and sampling.
         precision: "float32", or "bfloat16" for the network's activations; parameters, statistics,
             losses and the policy stay float32.
+        rematerialise: the backward pass keeps of the network's activations only those between residual
+            blocks and decoder steps, and computes the others again: less memory, more time.
     """
 
     name: str = "experiment"
     seed: int = 0
     precision: str = "float32"
+    rematerialise: bool = False
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     policy: PolicyConfig = PolicyConfig()

@@ -1,6 +1,7 @@
 """Evaluation of a system on a data set: scores, operations, shares of high blocks, speed."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,10 @@ from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.segmentation import Segmentation
 from segblocks_jax.policies import Decision, fill_scores, quantise
 from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.metrics import ConfusionTotal, Scores
+from segblocks_jax.training.distributed import gather, local_mesh
+from segblocks_jax.training.metrics import ConfusionTotal, Scores, scores
 from segblocks_jax.training.state import complete_spec
-from segblocks_jax.training.step import data_mesh, resolution_gain
+from segblocks_jax.training.step import resolution_gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Evaluation:
         gmacs: mean multiply-adds an image at the real grids, in 10^9, policy included; None for
             no images.
         share_high: mean share of blocks that ran high; None without blocks.
-        images_per_second: median over batches whose executable was compiled before, from images
-            in host memory to labels in host memory; None where every batch compiled one.
+        images_per_second: of one process: median over batches whose executable was compiled before, from
+            images in host memory to labels in host memory; None where every batch compiled one.
         boundary_ratio: label-boundary density of high blocks over that of low blocks.
         images: number of images.
     """
@@ -65,49 +67,75 @@ def evaluate(
     """Runs a system over a set of images at their full size.
 
     Images are padded to multiples of the block size, to at most `config.loop.eval_sizes` sizes; padding
-    and the filling of the last batch count neither in the scores nor in the shares.
+    and the filling of the last batch count neither in the scores nor in the shares. Every process takes
+    its share of the batches, on one device, and all get the result of the whole set, whatever their number.
 
     Args:
         system: of `create_system`.
         source: of `segblocks_jax.data.open_dataset`.
         config: of the experiment.
         seed: of random policies.
-        on_batch: called after each batch, e.g. for progress or pictures.
+        on_batch: called after each batch of this process, e.g. for progress or pictures.
     """
     spec = complete_spec(config, source.table, source.normalisation)
     engine = Engine(system, spec, dtype=config.precision)
     masks = _OracleMasks(system, source, config) if config.policy.name == "oracle" else None
-    confusion = ConfusionTotal(len(source.table.classes), mesh=data_mesh())
-    shares, gmacs, rates = [], [], []
+    confusion = ConfusionTotal(len(source.table.classes), mesh=local_mesh())
     edges = _BoundaryDensity(config.policy.block_size)
     macs: dict[tuple, tuple[float, float]] = {}
-    loop = config.loop
-    batches = eval_batches(source, loop.eval_batch_size, engine.multiple, loop.eval_sizes)
-    for i, batch in enumerate(batches):
+    loop, shard = config.loop, (jax.process_index(), jax.process_count())
+    rows: dict[int, _Row] = {}
+    batches = eval_batches(source, loop.eval_batch_size, engine.multiple, loop.eval_sizes, shard)
+    for i, batch in zip(itertools.count(*shard), batches, strict=False):
         mask = None if masks is None else masks(batch, seed + i)
         result = engine(batch.image, seed=seed + i, mask=mask)
         assert result.labels is not None
         confusion.update(batch.label, result.labels)
-        if not result.compiled:
-            rates.append(batch.count / result.seconds)
         size = batch.image.shape[1:3]
         if size not in macs:
             macs[size] = _gmacs(system, size, config)
         low, high = macs[size]
-        for k in range(batch.count):
-            share = 1.0 if result.mask is None else float(result.mask[k].mean())
-            gmacs.append(low + (high - low) * share)
-            shares.append(share)
+        masks_of = [None] * batch.count if result.mask is None else result.mask[: batch.count]
+        shares = [1.0 if mask is None else float(mask.mean()) for mask in masks_of]
+        rows[i] = _Row(
+            shares=shares,
+            gmacs=[low + (high - low) * share for share in shares],
+            rate=None if result.compiled else batch.count / result.seconds,
+        )
         if result.mask is not None:
             edges.add(batch.label[: batch.count], result.mask[: batch.count])
         if on_batch is not None:
             on_batch(batch, result)
+    return _summary(confusion.counts, rows, edges, in_blocks=engine.block_size is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """What is kept of a batch: a number an image, and images a second if nothing was compiled."""
+
+    shares: list[float]
+    gmacs: list[float]
+    rate: float | None
+
+
+def _summary(
+    counts: np.ndarray, rows: dict[int, _Row], edges: "_BoundaryDensity", *, in_blocks: bool
+) -> Evaluation:
+    """Of all processes together, in the order of the batches, so that their number changes no digit."""
+    parts = gather((counts, rows, edges.counts))
+    merged = {i: row for _, part, _ in parts for i, row in part.items()}
+    ordered = [merged[i] for i in sorted(merged)]
+    shares, gmacs = (
+        [x for row in ordered for x in getattr(row, name)] for name in ("shares", "gmacs")
+    )
+    rates = [row.rate for row in ordered if row.rate is not None]
+    boundary = _boundary_ratio(np.sum([part for _, _, part in parts], axis=0))
     return Evaluation(
-        scores=confusion.scores(),
+        scores=scores(np.sum([part for part, _, _ in parts], axis=0)),
         gmacs=float(np.mean(gmacs)),
-        share_high=float(np.mean(shares)) if engine.block_size is not None else None,
+        share_high=float(np.mean(shares)) if in_blocks else None,
         images_per_second=float(np.median(rates)) if rates else None,
-        boundary_ratio=edges.ratio() if engine.block_size is not None else None,
+        boundary_ratio=boundary if in_blocks else None,
         images=len(gmacs),
     )
 
@@ -155,12 +183,15 @@ class _OracleMasks:
 
 
 class _BoundaryDensity:
-    """Share of pixels that differ in label from their right or lower neighbour, by resolution."""
+    """Counts pixels that differ in label from their right or lower neighbour, and all, by resolution.
+
+    Attributes:
+        counts: [edges, pixels] of [low, high] blocks.
+    """
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
-        self._edges = np.zeros(2)
-        self._pixels = np.zeros(2)
+        self.counts = np.zeros((2, 2), np.int64)
 
     def add(self, labels: np.ndarray, mask: np.ndarray) -> None:
         labels = labels.astype(np.int16)
@@ -175,11 +206,12 @@ class _BoundaryDensity:
             edge[a] |= (labels[a] != labels[b]) & valid[a] & valid[b]
         high = mask.repeat(self._block_size, 1).repeat(self._block_size, 2)
         for kind, chosen in enumerate((~high, high)):
-            self._edges[kind] += edge[chosen].sum()
-            self._pixels[kind] += valid[chosen].sum()
+            self.counts[:, kind] += edge[chosen].sum(), valid[chosen].sum()
 
-    def ratio(self) -> float | None:
-        if not (self._pixels.all() and self._edges[0]):
-            return None
-        low, high = self._edges / self._pixels
-        return float(high / low)
+
+def _boundary_ratio(counts: np.ndarray) -> float | None:
+    edges, pixels = counts
+    if not (pixels.all() and edges[0]):
+        return None
+    low, high = edges / pixels
+    return float(high / low)

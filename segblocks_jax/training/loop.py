@@ -1,12 +1,17 @@
 """The training loop: steps, logs, evaluations, checkpoints; continues where the workdir left off."""
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+import rich.console
 from flax import nnx
 
 from segblocks_jax.analysis.provenance import commit
@@ -20,9 +25,12 @@ from segblocks_jax.data import (
 from segblocks_jax.interop import check_target, load_backbone, save_model
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.distributed import is_first, on_one_device
 from segblocks_jax.training.evaluate import Evaluation, evaluate
 from segblocks_jax.training.logging import Progress, RunLog, WaitShare, check_finite, write_json
 from segblocks_jax.training.optimizer import create_optimizer, learning_rate
+from segblocks_jax.training.preemption import Preempted, StopRequest
+from segblocks_jax.training.resume import Timing, check_same_config
 from segblocks_jax.training.state import TrainState, complete_spec, create_state, create_system
 from segblocks_jax.training.step import Metrics, TrainStep
 
@@ -37,28 +45,27 @@ def train(
 
     From step 0 it starts with the backbone weights of `config.model.pretrained`, if that is set. Writes to
     the workdir: `checkpoints/`, TensorBoard files, `metrics.jsonl`, `eval_STEP.json` and, at the end,
-    `export/`, which `load_model` reads.
+    `export/`, which `load_model` reads. Of several processes, which share the workdir, the first writes.
 
     Returns:
         The last evaluation.
 
     Raises:
+        Preempted: SIGTERM or SIGINT asked to stop; the state is saved.
+        ConfigError: the workdir holds a run of another configuration.
         NonFiniteError: a metric is NaN or infinite; the last checkpoint is as it was.
         FileNotFoundError: no such file of backbone weights.
-        ValueError: the workdir holds a run of another model, or the backbone weights don't fit;
-            nothing is written.
+        ValueError: the backbone weights don't fit; nothing is written.
         FileExistsError: `export/` holds something else than a saved model.
     """
     target = check_target(workdir / "export")
     system = create_system(config, len(train_source.table.classes))
     pretrained = load_pretrained(config, system, workdir)
     if pretrained is not None:
-        print(
-            "backbone weights from {file}, SHA-256 {sha256}".format(**pretrained), file=sys.stderr
-        )
+        _say("backbone weights from {file}, SHA-256 {sha256}".format(**pretrained))
     optimizer = create_optimizer(config.optim)
     graphdef, state = create_state(system, optimizer, config.seed)
-    step = TrainStep(graphdef, optimizer, config, train_source.normalisation)
+    step = TrainStep(graphdef, optimizer, config, train_source.normalisation, report=_say)
     batches = train_batches(
         train_source,
         config.data.augmentation(),
@@ -68,23 +75,58 @@ def train(
         shard=(jax.process_index(), jax.process_count()),
     )
     keep = config.loop.keep_checkpoints
-    with Checkpoints(workdir / "checkpoints", model=config.model.name, keep=keep) as checkpoints:
-        if checkpoints.latest_step() is None:
-            state, first = step.place(state), 0
-        else:
-            state, extra, first = checkpoints.restore(step.place(state))
+    folder = workdir / "checkpoints"
+    with (
+        StopRequest() as stop,
+        contextlib.closing(batches),
+        Checkpoints(folder, model=config.model.name, keep=keep) as checkpoints,
+    ):
+        state, first, timing = step.place(state), 0, Timing()
+        if checkpoints.latest_step() is not None:
+            state, extra, first = checkpoints.restore(state)
             batches.set_state(extra["batches"])
             pretrained = extra.get("pretrained")
-            print(f"continuing from step {first} in {checkpoints.folder}", file=sys.stderr)
-        with RunLog(workdir) as log:
+            timing = Timing.after(extra.get("timing"))
+            _say(
+                f"continuing from step {first} in {checkpoints.folder}, after"
+                f" {timing.before:.0f} s; start number {timing.starts}"
+            )
+        if config.loop.warm_up:
+            step.warm_up(state)
+        with _open_log(workdir) as log:
             run = _Run(
-                config, graphdef, step, batches, eval_source, workdir, checkpoints, log, pretrained
+                config,
+                graphdef,
+                step,
+                batches,
+                eval_source,
+                workdir,
+                checkpoints,
+                log,
+                pretrained,
+                stop,
+                timing,
             )
             state, result = run.steps(state, first)
-    system = nnx.merge(graphdef, state.params, state.stats)
-    export(system, config, train_source.table, train_source.normalisation, target)
-    batches.close()
+    if is_first():
+        system = nnx.merge(graphdef, *on_one_device((state.params, state.stats)))
+        export(system, config, train_source.table, train_source.normalisation, target)
     return result
+
+
+def _say(line: str) -> None:
+    if is_first():
+        print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _open_log(workdir: pathlib.Path) -> Iterator[RunLog]:
+    """Of several processes all log, as what they log takes all of them; the first one's is kept."""
+    with contextlib.ExitStack() as stack:
+        folder = workdir
+        if not is_first():
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        yield stack.enter_context(RunLog(folder))
 
 
 def load_pretrained(
@@ -98,12 +140,17 @@ def load_pretrained(
         `file` and `sha256` of what was loaded, or None.
 
     Raises:
+        ConfigError: the workdir holds a run of another configuration.
         FileNotFoundError: no such file.
         ValueError: it doesn't fit the backbone; lists every name.
     """
     with Checkpoints(workdir / "checkpoints", model=config.model.name) as checkpoints:
-        if config.model.pretrained is None or checkpoints.latest_step() is not None:
+        if checkpoints.latest_step() is not None:
+            stored = checkpoints.read_extra()["config"]
+            check_same_config(stored, config, checkpoints.folder)
             return None
+    if config.model.pretrained is None:
+        return None
     return load_backbone(system.net, config.model.pretrained)
 
 
@@ -120,13 +167,22 @@ class _Run:
     checkpoints: Checkpoints
     log: RunLog
     pretrained: dict[str, str] | None
+    stop: StopRequest
+    timing: Timing
 
     def steps(self, state: TrainState, first: int) -> tuple[TrainState, Evaluation]:
-        """From step `first` to the last; the state and the evaluation there."""
+        """From step `first` to the last; the state and the evaluation there.
+
+        Raises:
+            Preempted: a signal asked to stop.
+        """
         total, loop = self.config.optim.steps, self.config.loop
         result = self._evaluate(state, first) if first == total else None
         images, waiting = self.config.optim.batch_size, WaitShare()
-        with Progress("train", total, images_per_step=images, first_step=first) as progress:
+        console = rich.console.Console(stderr=True, quiet=not is_first())
+        with Progress(
+            "train", total, images_per_step=images, first_step=first, console=console
+        ) as progress:
             for number in range(first + 1, total + 1):
                 with waiting:
                     batch = next(self.batches)
@@ -136,6 +192,9 @@ class _Run:
                 if last or number % loop.log_every == 0:
                     note = self._log(metrics, number, progress.images_per_second, waiting.share())
                 progress.update(number, note)
+                if self.stop.at(number) and not last:
+                    self._save(state, number, None)
+                    raise Preempted(number)
                 evaluates = last or number % loop.eval_every == 0
                 if evaluates:
                     result = self._evaluate(state, number)
@@ -160,9 +219,10 @@ class _Run:
         return f"loss {values['loss_task']:.3f}{share}"
 
     def _evaluate(self, state: TrainState, number: int) -> Evaluation:
-        system = nnx.merge(self.graphdef, state.params, state.stats)
+        system = nnx.merge(self.graphdef, *on_one_device((state.params, state.stats)))
+        stop = functools.partial(self._stop_at, number)
         try:
-            result = evaluate(system, self.eval_source, self.config)
+            result = evaluate(system, self.eval_source, self.config, on_batch=stop)
         except BaseException:
             # Whatever stops an evaluation, the training is not lost.
             if number not in self.checkpoints.steps():
@@ -172,14 +232,21 @@ class _Run:
         numbers = {k: v for k, v in values.items() if v is not None and np.isfinite(v)}
         self.log.scalars(number, {f"eval/{name}": value for name, value in numbers.items()})
         description = describe(result, self.eval_source, self.config, number, self.pretrained)
-        write_json(self.workdir / f"eval_{number}.json", description)
+        if is_first():
+            description["timing"] = self.timing.to_dict()
+            write_json(self.workdir / f"eval_{number}.json", description)
         return result
+
+    def _stop_at(self, number: int, *_: Any) -> None:
+        if self.stop.asked:
+            raise Preempted(number)
 
     def _save(self, state: TrainState, number: int, result: Evaluation | None) -> None:
         extra = {
             "config": self.config.to_dict(),
             "batches": self.batches.get_state(),
             "pretrained": self.pretrained,
+            "timing": self.timing.to_dict(),
         }
         scores = None if result is None else {"miou": result.scores.mean_iou}
         self.checkpoints.save(number, state, extra, scores)
@@ -245,5 +312,6 @@ def describe(
         "pretrained": pretrained,
         "commit": commit(),
         "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
         "jax": jax.__version__,
     }

@@ -2,11 +2,18 @@
 
 A step is two jitted programs under `jax.shard_map` over the images: `decide` samples the policy's
 actions; `update` runs the network on as many high blocks as the host then says, a static number, so
-one executable a bucket is compiled. Each device decides its own grids; all run the same bucket.
+one executable a bucket is compiled. Each device decides its own grids; all run the same bucket. Random
+numbers are an image's own, so the number of devices has no part in what is sampled or dropped.
+
+With `optim.accumulate` k, the batch runs in k parts, one after the other, and the optimiser takes the mean
+of their gradients. The task loss is that of the whole batch. Batch norm, and the means that the advantage
+is relative to, are of one part, over all devices; running statistics are updated k times. Part j holds
+the images j, j + k, j + 2k, ..., on any number of devices.
 """
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +25,14 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segblocks_jax.blocks import BlockGrid, combine, split
+from segblocks_jax.blocks.buckets import buckets
 from segblocks_jax.data import Normalisation, normalize
-from segblocks_jax.nn import dropout_key
+from segblocks_jax.data.labels import IGNORE
+from segblocks_jax.nn import dropout_key, fold_in, image_keys, rematerialisation
 from segblocks_jax.policies import Decision, advantage, fill_scores, quantise, surrogate_loss
+from segblocks_jax.training.compilation import Programs, Report
 from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.distributed import AXIS, data_mesh, put_batch, put_on_all
 from segblocks_jax.training.losses import (
     block_mean,
     bootstrapped_loss,
@@ -30,22 +41,18 @@ from segblocks_jax.training.losses import (
 )
 from segblocks_jax.training.state import TrainState
 
-AXIS = "data"
 Batch = Mapping[str, UInt8[Array | np.ndarray, "n ..."]]
 TracedBatch = Mapping[str, UInt8[Array, "n ..."]]
 Metrics = dict[str, Array]
-
-
-def data_mesh() -> Mesh:
-    """A mesh of all devices along the batch."""
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 class TrainStep:
     """Runs training steps of an experiment: ``state, metrics = step(state, batch)``.
 
     Attributes:
-        compiled: numbers of high blocks that an executable has been compiled for.
+        mesh: over which a step runs.
+        decide: jitted, state and a batch on the mesh -> a decision, and the most high blocks of a device.
+        programs: of the update, by number of high blocks.
     """
 
     def __init__(
@@ -55,19 +62,31 @@ class TrainStep:
         config: ExperimentConfig,
         normalisation: Normalisation,
         mesh: Mesh | None = None,
+        report: Report = lambda line: None,
     ) -> None:
-        """`mesh` has one axis, over which the images of a batch are spread."""
+        """Compiles nothing yet.
+
+        Args:
+            graphdef: of the system, from `create_state`.
+            optimizer: the state's.
+            config: of the experiment.
+            normalisation: of the images.
+            mesh: has one axis, `AXIS`, over which the images of a batch are spread; default: all devices.
+            report: gets a line for each compilation of an update.
+        """
         self.mesh = mesh or data_mesh()
-        self.compiled: set[int | None] = set()
         self._graphdef, self._optimizer = graphdef, optimizer
         self._config, self._normalisation = config, normalisation
-        if config.optim.batch_size % self.mesh.size:
+        optim = config.optim
+        if optim.batch_size % (self.mesh.size * optim.accumulate):
             raise ValueError(
-                f"optim.batch_size is {config.optim.batch_size}; expected a multiple of the"
+                f"optim.batch_size is {optim.batch_size}; expected a multiple of the"
                 f" {self.mesh.size} devices"
+                + (f" times optim.accumulate, {optim.accumulate}" if optim.accumulate > 1 else "")
             )
+        self._images = optim.batch_size // self.mesh.size // optim.accumulate
         sharded = functools.partial(jax.shard_map, mesh=self.mesh, check_vma=False)
-        self._decide = jax.jit(
+        self.decide = jax.jit(
             sharded(self._decide_on_device, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
         )
 
@@ -79,44 +98,109 @@ class TrainStep:
                 state, batch, decision
             )
 
-        self._update = jax.jit(update, static_argnames="num_high", donate_argnums=0)
+        jitted = jax.jit(update, static_argnames="num_high", donate_argnums=0)
+        self.programs = Programs(jitted, self._program_name, report)
+
+    @property
+    def compiled(self) -> set[int | None]:
+        """Numbers of high blocks, a device and part, that an executable has been compiled for."""
+        return self.programs.compiled
 
     def place(self, state: TrainState) -> TrainState:
         """Puts a state on all devices, where the steps leave it too, so that none compiles twice."""
-        return jax.device_put(state, NamedSharding(self.mesh, P()))
+        return put_on_all(state, self.mesh)
+
+    def arguments(self, state: TrainState) -> tuple[TrainState, Any, Any]:
+        """What `programs` take: the state, and the shapes of a batch and a decision."""
+        height, width = self._config.data.crop
+        size = (self._config.optim.batch_size, height, width)
+        sharding = NamedSharding(self.mesh, P(AXIS))
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
+            for name, shape in (("image", (*size, 3)), ("label", size))
+        }
+        if self._config.policy.name == "static":
+            return state, batch, None
+        decided, _ = jax.eval_shape(self.decide, state, batch)
+        decision = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), decided
+        )
+        return state, batch, decision
+
+    def warm_up(self, state: TrainState) -> None:
+        """Compiles for every number of high blocks that can occur; changes nothing."""
+        numbers: tuple[int | None, ...] = (None,)
+        if self._config.policy.name != "static":
+            numbers = buckets(self._blocks, self._config.policy.quantise_step)
+        for num_high in numbers:
+            self.programs.get(num_high, "warm-up", self.arguments(state))
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One optimiser step. `state` is donated."""
-        policy = self._config.policy
+        """One optimiser step. `state` is donated; `batch` is this process's part of the images."""
+        placed = put_batch(batch, self.mesh)
         decision, num_high = None, None
-        if policy.name != "static":
-            decision, count = self._decide(state, batch)
-            blocks = decision.action.size // self.mesh.size
-            num_high = quantise(int(count), blocks, policy.quantise_step)
-        self.compiled.add(num_high)
-        return self._update(state, batch, decision, num_high=num_high)
+        if self._config.policy.name != "static":
+            decision, count = self.decide(state, placed)
+            num_high = quantise(int(count), self._blocks, self._config.policy.quantise_step)
+        arguments = (state, placed, decision)
+        program = self.programs.get(num_high, "the first batch that needs it", arguments)
+        return program(*arguments)
+
+    @property
+    def _blocks(self) -> int:
+        """Blocks of the images that a device runs at a time."""
+        height, width = self._config.data.crop
+        side = self._config.policy.block_size
+        return self._images * (height // side) * (width // side)
+
+    def _program_name(self, num_high: int | None) -> str:
+        if num_high is None:
+            return "the step"
+        return f"the step for {num_high} of a device's {self._blocks} blocks high"
 
     def _system(self, params: nnx.State, stats: nnx.State, training: bool) -> nnx.Dict:
         system = nnx.merge(self._graphdef, params, stats, copy=True)
         (system.train if training else system.eval)()
-        system.set_attributes(axis_name=AXIS, raise_if_not_found=False)
+        axis = AXIS if self._config.optim.sync_batch_norm else None
+        system.set_attributes(axis_name=axis, raise_if_not_found=False)
         return system
 
-    def _key(self, state: TrainState) -> Array:
+    def _over_parts(self, run: Any, carry: Any, tree: Any) -> tuple[Any, Any]:
+        """`jax.lax.scan` over the parts of a device's images that run one after the other."""
+        k = self._config.optim.accumulate
+
+        def split_up(x: Array) -> Array:
+            return x.reshape(-1, k, *x.shape[1:]).swapaxes(0, 1)
+
+        return jax.lax.scan(run, carry, jax.tree.map(split_up, tree), unroll=k == 1)
+
+    def _keys(self, state: TrainState, images: int) -> Array:
+        """A key an image, by its number in the batch of all devices."""
         key = jax.random.fold_in(state.key, state.step)
-        return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        first = jax.lax.axis_index(AXIS) * images
+        return image_keys(key, first + jnp.arange(images))
 
     def _decide_on_device(
         self, state: TrainState, batch: TracedBatch
     ) -> tuple[Decision, Int[Array, ""]]:
+        def decide(most: Array, part: tuple[TracedBatch, Array]) -> tuple[Array, Decision]:
+            decision = self._decide_part(state, *part)
+            count = jnp.sum(decision.action, dtype=jnp.int32)
+            return jnp.maximum(most, count), decision
+
+        keys = self._keys(state, batch["image"].shape[0])
+        most, parts = self._over_parts(decide, jnp.int32(0), (batch, keys))
+        decision = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts)
+        return decision, jax.lax.pmax(most, AXIS)
+
+    def _decide_part(self, state: TrainState, batch: TracedBatch, keys: Array) -> Decision:
         image = normalize(batch["image"], *self._normalisation)
         policy = self._system(state.params, state.stats, training=True).policy
         gain = None
         if policy.needs_gain:
             system = self._system(state.params, state.stats, training=False)
             gain = resolution_gain(system, image, batch["label"], self._config)
-        decision = policy(image, self._key(state), gain)
-        return decision, jax.lax.pmax(jnp.sum(decision.action, dtype=jnp.int32), AXIS)
+        return policy(image, keys, gain)
 
     def _update_on_device(
         self,
@@ -125,15 +209,32 @@ class TrainStep:
         decision: Decision | None,
         num_high: int | None,
     ) -> tuple[TrainState, Metrics]:
-        def loss(params: nnx.State) -> tuple[Array, tuple[nnx.State, Metrics]]:
-            system = self._system(params, state.stats, training=True)
-            key = self._key(state)
-            with dropout_key(jax.random.fold_in(key, 2)):
-                total, metrics = self._loss(system, batch, decision, num_high, key)
-            return total, (nnx.state(system, nnx.BatchStat), metrics)
+        optim = self._config.optim
+        valid = jnp.sum(batch["label"] != IGNORE, dtype=jnp.float32)
+        mean_valid = jax.lax.pmean(valid, AXIS) / optim.accumulate
 
-        grads, (stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
+        def add(carry: tuple, part: tuple) -> tuple[tuple, Metrics]:
+            stats, total = carry
+            batch, decision, keys = part
+
+            def loss(params: nnx.State) -> tuple[Array, tuple[nnx.State, Metrics]]:
+                system = self._system(params, stats, training=True)
+                value, metrics = self._loss(system, batch, decision, keys, mean_valid, num_high)
+                return value, (nnx.state(system, nnx.BatchStat), metrics)
+
+            grads, (stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
+            return (stats, jax.tree.map(jnp.add, total, grads)), metrics
+
+        keys = self._keys(state, batch["image"].shape[0])
+        nothing = jax.tree.map(jnp.zeros_like, state.params)
+        (stats, total), parts = self._over_parts(
+            add, (state.stats, nothing), (batch, decision, keys)
+        )
+        grads = jax.tree.map(lambda x: x / optim.accumulate, total)
+        metrics = jax.tree.map(lambda x: x.mean(0), parts)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+        if not optim.sync_batch_norm:
+            stats = jax.lax.pmean(stats, AXIS)
         with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes types.
             updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
         metrics["gradient_norm"] = optax.tree.norm(grads)
@@ -151,30 +252,42 @@ class TrainStep:
         system: nnx.Dict,
         batch: TracedBatch,
         decision: Decision | None,
+        keys: Array,
+        mean_valid: Float[Array, ""],
         num_high: int | None,
-        key: Array,
     ) -> tuple[Float[Array, ""], Metrics]:
         config, semantics = self._config, self._config.semantics
         image = normalize(batch["image"], *self._normalisation)
         features = image.astype(config.precision)
-        if decision is None:
-            loss_map, valid = cross_entropy_map(system.net(features), batch["label"])
-            task = _task_loss(loss_map, valid, config)
-            return task, {"loss": task, "loss_task": task}
-        scores = fill_scores(decision, semantics.filling, jax.random.fold_in(key, 1))
-        grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
-        logits = combine(system.net(split(features, grid)), semantics.low_upsampling)
-        loss_map, valid = cross_entropy_map(logits, batch["label"])
-        loss = task = _task_loss(loss_map, valid, config)
-        metrics = {"loss_task": task, "share_high": grid.mask.mean(dtype=jnp.float32)}
-        if config.policy.name == "reinforce":
-            logits = system.policy(image, key).scores
+        grid = None
+        if decision is not None:
+            scores = fill_scores(decision, semantics.filling, fold_in(keys, 1))
+            grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
+        logits = self._logits(system, features, grid, fold_in(keys, 2))
+        # Logits at full size are the largest arrays of all.
+        losses = jax.checkpoint(cross_entropy_map) if config.rematerialise else cross_entropy_map
+        loss_map, valid = losses(logits, batch["label"])
+        loss = task = _task_loss(loss_map, valid, mean_valid, config)
+        metrics = {"loss_task": task}
+        if grid is not None:
+            metrics["share_high"] = grid.mask.mean(dtype=jnp.float32)
+        if decision is not None and grid is not None and config.policy.name == "reinforce":
+            logits = system.policy(image, keys).scores
             policy_loss, policy_metrics = self._policy_loss(
                 logits, decision.action, grid.mask, loss_map, valid
             )
             loss = task + policy_loss
             metrics |= policy_metrics
         return loss, {"loss": loss, **metrics}
+
+    def _logits(
+        self, system: nnx.Dict, features: Array, grid: BlockGrid | None, keys: Array
+    ) -> Float[Array, "n h w k"]:
+        with dropout_key(keys), rematerialisation(self._config.rematerialise):
+            if grid is None:
+                return system.net(features)
+            blocks = system.net(split(features, grid))
+            return combine(blocks, self._config.semantics.low_upsampling)
 
     def _policy_loss(
         self,
@@ -206,16 +319,17 @@ class TrainStep:
         }
 
 
-def _task_loss(loss_map: Array, valid: Array, config: ExperimentConfig) -> Float[Array, ""]:
+def _task_loss(
+    loss_map: Array, valid: Array, mean_valid: Array, config: ExperimentConfig
+) -> Float[Array, ""]:
+    """Such that its mean over devices and parts is the loss of the whole batch."""
     ignored = config.semantics.ignored
     if config.optim.loss == "bootstrapped":
         return bootstrapped_loss(loss_map, valid if ignored == "excluded" else None)
-    loss = task_loss(loss_map, valid, ignored=ignored)
     if ignored == "counted":
-        return loss
-    # The mean of the devices' means is the mean over all valid pixels only with this weight.
-    count = valid.sum(dtype=jnp.float32)
-    return loss * (count / jnp.maximum(jax.lax.pmean(count, AXIS), 1))
+        return task_loss(loss_map, valid, ignored=ignored)
+    # Divided by the mean number of valid pixels, not by its own: parts with more of them weigh more.
+    return loss_map.sum() / jnp.maximum(mean_valid, 1)
 
 
 def resolution_gain(

@@ -1,0 +1,30 @@
+"""Rematerialisation: activations computed twice in place of being kept for the backward pass."""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flax import nnx
+
+_active: contextvars.ContextVar[bool] = contextvars.ContextVar("active", default=False)
+
+
+@contextlib.contextmanager
+def rematerialisation(active: bool = True) -> Iterator[None]:
+    """Of the stages of networks called inside, the backward pass keeps the inputs and runs them again."""
+    token = _active.set(active)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def rematerialised(module: Callable[..., Any], *features: Any) -> Any:
+    """``module(*features)``: a part of a network whose insides `rematerialisation` need not keep.
+
+    Running statistics are updated once, however often the stage runs.
+    """
+    if not _active.get():
+        return module(*features)
+    return nnx.remat(lambda module, *features: module(*features))(module, *features)
