@@ -16,6 +16,7 @@ from segblocks_jax.experiments import modes
 from segblocks_jax.training import loop
 from segblocks_jax.training.config import ConfigError, ExperimentConfig
 from segblocks_jax.training.state import create_system
+from segblocks_jax.training.watching import Profile
 
 MODES = ("train", "eval", "speed", "predict", "export")
 
@@ -45,6 +46,7 @@ _SHAPES = flags.DEFINE_list(
 _BATCH = flags.DEFINE_integer("batch_size", 1, "predict: pictures of one size taken together.")
 _SIDE_BY_SIDE = flags.DEFINE_bool("side_by_side", False, "predict: input, labels, grid in one PNG.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
+_PROFILE = flags.DEFINE_string("profile", None, "train: FIRST:COUNT, the steps to trace.")
 _SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the image.")
 
 
@@ -123,11 +125,12 @@ def _run(config: ExperimentConfig) -> int:
         return open_source(config, split, _DATA_DIR.value)
 
     def train() -> int:
+        profile = None if _PROFILE.value is None else Profile.parse(_PROFILE.value)
         # What can't start fails before data is opened; the number of classes plays no part here.
         abstract = nnx.eval_shape(lambda: create_system(config, 1))
         loop.load_pretrained(config, abstract, workdir)
         sources = source(config.data.train_split), source(split)
-        return modes.train(config, *sources, workdir)
+        return modes.train(config, *sources, workdir, profile)
 
     checkpoint: Any = _CHECKPOINT.value
     if checkpoint.isdigit():

@@ -45,6 +45,7 @@ class Reinforce(nnx.Module):
         return Decision(jax.random.bernoulli(key, jax.nn.sigmoid(logits)), logits)
 
 
+@jax.named_scope("policy_loss")
 def surrogate_loss(
     logits: Float[Array, "n gh gw"],
     mask: Bool[Array, "n gh gw"],

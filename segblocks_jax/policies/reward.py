@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from segblocks_jax.blocks.checks import no_type_check
+
 _LEAST_SPREAD = 1e-6  # Nats. Below, all blocks are alike, and rounding would be what is normalised.
 
 
+@no_type_check
 @dataclasses.dataclass(frozen=True)
 class Reward:
     """What a policy is rewarded for; the defaults are the authors'. docs/policies.md has the formulas.
@@ -59,6 +62,7 @@ class Advantage:
     total: Float[Array, "n gh gw"]
 
 
+@jax.named_scope("policy_loss")
 def advantage(
     block_loss: Float[Array, "n gh gw"],
     has_valid: Bool[Array, "n gh gw"],

@@ -257,6 +257,8 @@ class LoopConfig:
         eval_batch_size: images a batch in evaluation.
         eval_sizes: how many sizes evaluation may pad images to; each takes programs of its own.
         keep_checkpoints: how many of the latest to keep, besides the best.
+        eval_pictures: how many images, the first, each evaluation shows in TensorBoard; 0 for none.
+        wandb: project of Weights & Biases that gets the logs too; needs the extra `wandb`.
     """
 
     eval_every: int = 5_000
@@ -265,11 +267,16 @@ class LoopConfig:
     eval_batch_size: int = 1
     eval_sizes: int = 8
     keep_checkpoints: int = 2
+    eval_pictures: int = 4
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            _check(value >= 1, f"loop.{field.name} is {value}; expected at least 1")
+            value, least = getattr(self, field.name), int(field.name != "eval_pictures")
+            _check(
+                not isinstance(value, int) or value >= least,
+                f"loop.{field.name} is {value}; expected at least {least}",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

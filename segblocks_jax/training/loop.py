@@ -25,6 +25,7 @@ from segblocks_jax.training.logging import Progress, RunLog, WaitShare, check_fi
 from segblocks_jax.training.optimizer import create_optimizer, learning_rate
 from segblocks_jax.training.state import TrainState, complete_spec, create_state, create_system
 from segblocks_jax.training.step import Metrics, TrainStep
+from segblocks_jax.training.watching import EvalPictures, Profile, Profiler
 
 
 def train(
@@ -32,12 +33,13 @@ def train(
     train_source: SegmentationSource,
     eval_source: SegmentationSource,
     workdir: pathlib.Path,
+    profile: Profile | None = None,
 ) -> Evaluation:
     """Trains to the last step, continuing from the workdir's latest checkpoint where there is one.
 
     From step 0 it starts with the backbone weights of `config.model.pretrained`, if that is set. Writes to
     the workdir: `checkpoints/`, TensorBoard files, `metrics.jsonl`, `eval_STEP.json` and, at the end,
-    `export/`, which `load_model` reads.
+    `export/`, which `load_model` reads; with a profile, `plugins/profile/`.
 
     Returns:
         The last evaluation.
@@ -46,8 +48,9 @@ def train(
         NonFiniteError: a metric is NaN or infinite; the last checkpoint is as it was.
         FileNotFoundError: no such file of backbone weights.
         ValueError: the workdir holds a run of another model, or the backbone weights don't fit;
-            nothing is written.
+            nothing is written; or the profile asks for steps that the run doesn't have.
         FileExistsError: `export/` holds something else than a saved model.
+        ModuleNotFoundError: `config.loop.wandb` is set and wandb is not installed.
     """
     target = check_target(workdir / "export")
     system = create_system(config, len(train_source.table.classes))
@@ -76,9 +79,23 @@ def train(
             batches.set_state(extra["batches"])
             pretrained = extra.get("pretrained")
             print(f"continuing from step {first} in {checkpoints.folder}", file=sys.stderr)
-        with RunLog(workdir) as log:
+        if profile is not None:
+            profile.check(first + 1, config.optim.steps)
+        with (
+            RunLog(workdir, wandb=config.loop.wandb, config=config.to_dict()) as log,
+            Profiler(workdir, profile) as profiler,
+        ):
             run = _Run(
-                config, graphdef, step, batches, eval_source, workdir, checkpoints, log, pretrained
+                config,
+                graphdef,
+                step,
+                batches,
+                eval_source,
+                workdir,
+                checkpoints,
+                log,
+                pretrained,
+                profiler,
             )
             state, result = run.steps(state, first)
     system = nnx.merge(graphdef, state.params, state.stats)
@@ -120,6 +137,7 @@ class _Run:
     checkpoints: Checkpoints
     log: RunLog
     pretrained: dict[str, str] | None
+    profiler: Profiler
 
     def steps(self, state: TrainState, first: int) -> tuple[TrainState, Evaluation]:
         """From step `first` to the last; the state and the evaluation there."""
@@ -130,7 +148,7 @@ class _Run:
             for number in range(first + 1, total + 1):
                 with waiting:
                     batch = next(self.batches)
-                state, metrics = self.step(state, batch)
+                state, metrics = self.profiler.step(number, self.step, state, batch)
                 last = number == total
                 note = ""
                 if last or number % loop.log_every == 0:
@@ -151,8 +169,14 @@ class _Run:
     ) -> str:
         values = {name: float(value) for name, value in metrics.items()}
         check_finite(values, number, self.checkpoints.folder)
-        values["learning_rate"] = float(learning_rate(self.config.optim)(number - 1))
+        optim = self.config.optim
+        rate = float(learning_rate(optim)(number - 1))
+        values["learning_rate"] = rate
+        values["learning_rate_backbone"] = rate * optim.backbone_multiplier
+        if self.config.policy.name == "reinforce":
+            values["learning_rate_policy"] = rate * optim.policy_multiplier
         values["images_per_second"] = images_per_second
+        values["images_per_second_per_device"] = images_per_second / self.step.mesh.size
         values["data_wait_share"] = data_wait
         values["executables"] = len(self.step.compiled)
         self.log.scalars(number, {f"train/{name}": value for name, value in values.items()})
@@ -161,14 +185,16 @@ class _Run:
 
     def _evaluate(self, state: TrainState, number: int) -> Evaluation:
         system = nnx.merge(self.graphdef, state.params, state.stats)
+        table, count = self.eval_source.table, self.config.loop.eval_pictures
+        pictures = EvalPictures(self.log, number, table, count)
         try:
-            result = evaluate(system, self.eval_source, self.config)
+            result = evaluate(system, self.eval_source, self.config, on_batch=pictures)
         except BaseException:
             # Whatever stops an evaluation, the training is not lost.
             if number not in self.checkpoints.steps():
                 self._save(state, number, None)
             raise
-        values = result.to_dict(self.eval_source.table.classes)
+        values = result.to_dict(table.classes)
         numbers = {k: v for k, v in values.items() if v is not None and np.isfinite(v)}
         self.log.scalars(number, {f"eval/{name}": value for name, value in numbers.items()})
         description = describe(result, self.eval_source, self.config, number, self.pretrained)

@@ -282,7 +282,8 @@ def uniform_block_loss(
     )
     logits = combine(system.net(blocks), config.semantics.low_upsampling)
     loss_map, valid = cross_entropy_map(logits, label)
-    return block_mean(loss_map, valid, mask.shape[1:], ignored=config.semantics.ignored)[0]
+    _, gh, gw = mask.shape
+    return block_mean(loss_map, valid, (gh, gw), ignored=config.semantics.ignored)[0]
 
 
 def resolution_gain(
