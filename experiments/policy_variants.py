@@ -11,9 +11,9 @@ Hardware: two CPU cores. Time: docs/policies.md.
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
+import runpy
 
 import jax
 import numpy as np
@@ -49,12 +49,8 @@ COLUMNS = {
 
 def configuration(variant: str, seed: int) -> ExperimentConfig:
     """The quickstart, shorter, with the variant's policy."""
-    file = ROOT / "configs" / "cityscapes" / "quickstart.py"
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    fields = module.get_config().to_dict()
+    quickstart = runpy.run_path(str(ROOT / "configs" / "cityscapes" / "quickstart.py"))
+    fields = quickstart["get_config"]().to_dict()
     fields |= {"name": f"policy_variants_{variant}", "seed": seed}
     fields["policy"] |= VARIANTS[variant]
     fields["optim"]["steps"] = STEPS
