@@ -26,15 +26,13 @@ from segblocks_jax.training.logging import write_json
 
 ROOT = pathlib.Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "policy_variants"
-STEPS = 400
+STEPS = 250
 EQUAL = "share=0.4"
 VARIANTS = {
     "authors": {},
     "normalised": {"advantage": "normalised"},
     "image_entropy": {"baseline": "image", "entropy": 0.05},
     "gain": {"reward": "gain"},
-    "gain_normalised_4": {"reward": "gain", "advantage": "normalised", "gain_every": 4},
-    "target_per_image": {"target_per": "image"},
     "random": {"name": "random"},
 }
 COLUMNS = {
@@ -48,11 +46,12 @@ COLUMNS = {
 
 
 def configuration(variant: str, seed: int) -> ExperimentConfig:
-    """The quickstart, shorter, with the variant's policy."""
+    """The quickstart, shorter and on smaller crops, with the variant's policy."""
     quickstart = runpy.run_path(str(ROOT / "configs" / "cityscapes" / "quickstart.py"))
     fields = quickstart["get_config"]().to_dict()
     fields |= {"name": f"policy_variants_{variant}", "seed": seed}
     fields["policy"] |= VARIANTS[variant]
+    fields["data"]["crop"] = (128, 128)
     fields["optim"]["steps"] = STEPS
     fields["loop"] |= {"eval_every": STEPS, "checkpoint_every": 100, "eval_pictures": 2}
     return ExperimentConfig.from_mapping(fields)
