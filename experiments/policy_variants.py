@@ -26,7 +26,7 @@ from segblocks_jax.training.logging import write_json
 
 ROOT = pathlib.Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "policy_variants"
-STEPS = 250
+STEPS = 200
 EQUAL = "share=0.4"
 VARIANTS = {
     "authors": {},
@@ -50,7 +50,7 @@ def configuration(variant: str, seed: int) -> ExperimentConfig:
     quickstart = runpy.run_path(str(ROOT / "configs" / "cityscapes" / "quickstart.py"))
     fields = quickstart["get_config"]().to_dict()
     fields |= {"name": f"policy_variants_{variant}", "seed": seed}
-    fields["policy"] |= VARIANTS[variant]
+    fields["policy"] |= {"quantise_step": 0.25, **VARIANTS[variant]}
     fields["data"]["crop"] = (128, 128)
     # The published rate of the policy: at the quickstart's, it decides all blocks in 40 steps.
     fields["optim"] |= {"steps": STEPS, "policy_multiplier": 0.2}
