@@ -17,7 +17,7 @@ from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax.models import PolicyNet
-from segblocks_jax.policies import advantage, surrogate_loss
+from segblocks_jax.policies import Reward, advantage, surrogate_loss
 from segblocks_jax.training.losses import (
     block_mean,
     bootstrapped_loss,
@@ -100,7 +100,7 @@ def policy() -> dict[str, np.ndarray]:
     mask = jnp.asarray(np.array([[[1, 0, 0, 1], [0, 1, 0, 0]]], bool))
     loss_map = jnp.abs(golden.nhwc(golden.random_input(16, (1, 1, 256, 512)))[..., 0])
     means, valid = block_mean(loss_map, jnp.ones_like(loss_map, bool), mask.shape[1:])
-    reward = advantage(means, valid, mask, target=0.4, weight=10.0)
+    reward = advantage(means, valid, mask, Reward(0.4, 10.0))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
 
     def objective(params: nnx.State) -> jax.Array:

@@ -1,6 +1,7 @@
 """The entry points end to end: train, resume, evaluate, predict, speed, and what stops them."""
 
 import dataclasses
+import io
 import json
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from events import read_events
 from flax import nnx
 from PIL import Image
 from tiny import config
@@ -21,6 +23,7 @@ from segblocks_jax.training import evaluate as evaluation
 from segblocks_jax.training import loop
 from segblocks_jax.training.logging import NonFiniteError
 from segblocks_jax.training.state import create_system
+from segblocks_jax.training.watching import Profile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "experiments/configs/cityscapes/quickstart.py"
@@ -39,7 +42,7 @@ def sources(scenes):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, sources):
     workdir = tmp_path_factory.mktemp("run")
-    assert modes.train(config(), *sources, workdir) == 0
+    assert modes.train(config(), *sources, workdir, Profile(3, 2)) == 0
     return workdir
 
 
@@ -59,7 +62,47 @@ def test_training_writes_scores_with_everything_to_repeat_it(trained):
     waits = [line["values"].get("train/data_wait_share") for line in lines]
     assert all(0 <= wait <= 1 for wait in waits if wait is not None)
     assert sum(wait is not None for wait in waits) == 4
-    assert list(trained.glob("events.out.tfevents*"))
+    logged = next(line["values"] for line in lines if line["step"] == 4)
+    rate = logged["train/learning_rate"]
+    assert logged["train/learning_rate_backbone"] == rate
+    assert logged["train/learning_rate_policy"] == rate
+    per_device = logged["train/images_per_second"] / jax.device_count()
+    assert logged["train/images_per_second_per_device"] == per_device
+    for value in ("advantage", "advantage_task", "advantage_sparsity", "probability"):
+        assert {f"train/{value}_mean", f"train/{value}_spread"} <= logged.keys()
+
+
+def test_each_evaluation_shows_the_same_first_images(trained, sources):
+    values = [
+        value
+        for event in read_events(trained)
+        for value in event.summary.value
+        if value.image.height
+    ]
+    assert [value.tag for value in values] == [f"eval/{sources[1][i]['name']}" for i in range(2)]
+    with Image.open(io.BytesIO(values[0].image.encoded_image_string)) as picture:
+        width, height = picture.size
+        shown = np.asarray(picture)[height - 128 :, :192]
+    assert width == 3 * 192 + 2 * 8  # Input, labels and grid.
+    np.testing.assert_array_equal(shown, sources[1][0]["image"])
+
+
+def test_a_profile_names_parts_and_block_operations(trained):
+    (trace,) = trained.glob("plugins/profile/*/*.xplane.pb")
+    content = trace.read_bytes()
+    for name in (b"backbone/stem/block_conv", b"block_pad", b"policy", b"optimizer"):
+        assert name in content
+
+
+@pytest.mark.parametrize("text", ["5", "0:3", "3:x", "1:2:3"])
+def test_a_profile_that_is_none(text):
+    with pytest.raises(ValueError, match="expected FIRST:COUNT, such as 100:5"):
+        Profile.parse(text)
+
+
+def test_a_profile_of_steps_that_do_not_come(tmp_path, sources):
+    with pytest.raises(ValueError, match=r"asks for steps 4 to 5; this run has 1 to 4"):
+        loop.train(config(), *sources, tmp_path, Profile.parse("4:2"))
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, trained, sources, monkeypatch):

@@ -4,29 +4,17 @@ import io
 import json
 import math
 import pathlib
+import sys
+import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import masked_crc32c
+from events import read_events
+from PIL import Image
 
 from segblocks_jax.training import logging
-
-
-def read_events(folder: pathlib.Path) -> list[tuple[str, int, float]]:
-    """Scalars in TensorBoard's files, by the format: length, crc, record, crc."""
-    found = []
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        data = path.read_bytes()
-        while data:
-            length = int.from_bytes(data[:8], "little")
-            assert masked_crc32c(data[:8]) == int.from_bytes(data[8:12], "little")
-            event = Event.FromString(data[12 : 12 + length])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-            data = data[16 + length :]
-    return found
 
 
 def test_scalars_reach_both_files(tmp_path):
@@ -41,7 +29,63 @@ def test_scalars_reach_both_files(tmp_path):
     assert second["values"] == {"train/loss": 2.0, "iou/absent": None, "norm": None}
     assert second["time"] >= first["time"] > 1.6e9
     expected = [("train/loss", 1, 0.5), ("miou", 1, 0.25), ("train/loss", 2, 2.0)]
-    assert read_events(tmp_path / "run") == expected
+    events = read_events(tmp_path / "run")
+    assert [(v.tag, e.step, v.simple_value) for e in events for v in e.summary.value] == expected
+
+
+def test_pictures_reach_tensorboard(tmp_path, rng):
+    picture = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    with logging.RunLog(tmp_path) as log:
+        log.pictures(3, {"eval/street": picture})
+    (event,) = (e for e in read_events(tmp_path) if e.summary.value)
+    (value,) = event.summary.value
+    assert (event.step, value.tag) == (3, "eval/street")
+    with Image.open(io.BytesIO(value.image.encoded_image_string)) as written:
+        np.testing.assert_array_equal(written, picture)
+
+
+class FakeRun:
+    """What wandb.init gives."""
+
+    def __init__(self, **options: object) -> None:
+        self.options, self.logged, self.finished = options, [], False
+
+    def log(self, values: dict, step: int) -> None:
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_wandb_gets_everything_and_a_restart_continues_its_run(tmp_path, monkeypatch):
+    runs = []
+
+    def init(**options: object) -> FakeRun:
+        runs.append(FakeRun(**options))
+        return runs[-1]
+
+    fake = types.SimpleNamespace(init=init, Image=lambda picture: ("image", picture.shape))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for step in (1, 2):
+        with logging.RunLog(tmp_path / "run", wandb="streets", config={"seed": 3}) as log:
+            log.scalars(step, {"loss": 0.5, "iou": math.nan})
+            log.pictures(step, {"eval/a": np.zeros((4, 5, 3), np.uint8)})
+    first, second = runs
+    assert first.logged == [(1, {"loss": 0.5}), (1, {"eval/a": ("image", (4, 5, 3))})]
+    assert first.finished
+    assert first.options["project"] == "streets"
+    assert first.options["name"] == "run"
+    assert first.options["config"] == {"seed": 3}
+    assert first.options["id"] == second.options["id"]
+    assert second.options["resume"] == "allow"
+
+
+def test_missing_wandb_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'segblocks-jax\[wandb\]'"):
+        logging.RunLog(tmp_path, wandb="streets")
+    assert not list(tmp_path.iterdir())
+    logging.RunLog(tmp_path).close()  # Without it, nothing is imported.
 
 
 def test_a_restarted_run_appends(tmp_path):

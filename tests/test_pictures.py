@@ -106,6 +106,20 @@ def test_titles_stand_above_their_pictures(rng):
     assert not long[:header, 80:].any()
 
 
+def test_panels_are_as_large_as_the_labels(label, rng):
+    label = label[:5, :8] % 3
+    image = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    shown = pictures.panels(image, label, COLOURS)
+    assert list(shown) == ["input", "labels"]
+    np.testing.assert_array_equal(shown["input"], image[:5, :8])
+    np.testing.assert_array_equal(shown["labels"], COLOURS[label])
+    image = rng.integers(0, 256, (96, 192, 3)).astype(np.uint8)
+    mask, scores = np.array([[True, False]]), np.array([[np.log(3), -800]], np.float32)
+    shown = pictures.panels(image, np.zeros((90, 190), np.uint8), COLOURS, mask, scores)
+    expected = pictures.draw_grid(image, mask, np.array([[0.75, 0]]))[:90, :190]
+    np.testing.assert_array_equal(shown["50% of the blocks high"], expected)
+
+
 def test_a_saved_picture_is_read_back_unchanged(tmp_path, rng):
     image = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
     path = tmp_path / "deep" / "a.png"

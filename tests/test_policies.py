@@ -15,6 +15,7 @@ from segblocks_jax.models import PolicyNet
 from segblocks_jax.policies import (
     POLICIES,
     Decision,
+    Reward,
     advantage,
     fill_scores,
     quantise,
@@ -57,7 +58,7 @@ def test_golden_step(net: PolicyNet, image: jax.Array, recorded: dict, run: str)
     mask = jnp.asarray(recorded["grid"])
     means, valid = block_mean(loss_map, jnp.ones_like(loss_map, bool), mask.shape[1:])
     weight = float(z["sparsity_weight"])
-    terms = advantage(means, valid, mask, target=float(z["percent_target"]), weight=weight)
+    terms = advantage(means, valid, mask, Reward(float(z["percent_target"]), weight))
     # Differences of losses near 0.8 in float32.
     np.testing.assert_allclose(terms.task, z["advantage_task"], rtol=1e-5, atol=5e-6)
     np.testing.assert_allclose(terms.sparsity, z["reward_sparsity"], rtol=1e-5)
@@ -185,7 +186,7 @@ def test_every_block_climbs_its_own_advantage(rng: np.random.Generator) -> None:
     losses = [jnp.asarray(rng.random((1, 1, 3)), jnp.float32) for _ in ACTIONS]
     valid = jnp.ones((1, 1, 3), bool)
     totals = [
-        advantage(loss, valid, jnp.asarray(a), target=0.4, weight=2.0).total
+        advantage(loss, valid, jnp.asarray(a), Reward(0.4, 2.0)).total
         for a, loss in zip(ACTIONS, losses, strict=True)
     ]
 
@@ -224,12 +225,12 @@ def test_advantage_leaves_blocks_without_labels_out() -> None:
     loss = jnp.array([[[1.0, 3.0, 0.0]]])
     valid = jnp.array([[[True, True, False]]])
     mask = jnp.array([[[True, False, True]]])
-    terms = advantage(loss, valid, mask, target=0.5, weight=3.0)
+    terms = advantage(loss, valid, mask, Reward(0.5, 3.0))
     # Differences of losses near 0.8 in float32.
     np.testing.assert_allclose(terms.task, [[[-1, 1, 0]]])
     np.testing.assert_allclose(terms.sparsity, 0.5 - 2 / 3, rtol=1e-6)
     np.testing.assert_allclose(terms.total, [[[-1.5, -0.5, -0.5]]], rtol=1e-6)
-    nothing = advantage(loss, jnp.zeros_like(valid), mask, target=0.5)
+    nothing = advantage(loss, jnp.zeros_like(valid), mask, Reward(0.5))
     assert not nothing.task.any()
 
 

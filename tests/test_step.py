@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import take_steps
@@ -10,8 +11,9 @@ from flax import nnx
 from tiny import batch, config, trainer
 
 from segblocks_jax.blocks.buckets import buckets
+from segblocks_jax.data import NORMALISATION, normalize
 from segblocks_jax.policies import quantise
-from segblocks_jax.training.step import AXIS
+from segblocks_jax.training.step import AXIS, uniform_block_loss
 
 
 def mesh(devices):
@@ -21,6 +23,21 @@ def mesh(devices):
         axis_types=(jax.sharding.AxisType.Auto,),
         devices=jax.devices()[:devices],
     )
+
+
+def test_operations_carry_the_names_of_what_they_belong_to():
+    step, state = trainer(config("reinforce"), mesh(1))
+    _, metrics = step(state, batch())
+    assert np.isfinite(metrics["loss"])
+    (number,) = step.compiled
+    text = step.programs.get(number, "", ()).as_text()
+    names = re.findall(r'op_name="([^"]*)"', text)
+    operations = (
+        "split block_conv block_pad max_pool upsample2 combine policy policy_loss loss optimizer"
+    )
+    for operation in operations.split():
+        assert any(re.search(rf"\b{operation}\b", name) for name in names), operation
+    assert any(re.search(r"backbone\W+layer2\W+block_conv", name) for name in names)
 
 
 def test_one_executable_a_bucket_and_the_loss_falls():
@@ -51,6 +68,26 @@ def test_the_policy_gets_its_gradient_only_from_the_surrogate():
     for path, variable in nnx.to_flat_state(state.params["policy"]):
         decay = settings.optim.learning_rate * 1.01
         assert np.abs(np.asarray(variable[...]) - np.asarray(flat[path][...])).max() <= decay
+
+
+def test_the_low_run_comes_on_a_schedule_in_the_programs_that_there_are():
+    settings = config("reinforce", policy={"reward": "gain", "gain_every": 2, "entropy": 0.01})
+    step, state = trainer(settings, mesh(1))
+    for number in range(3):
+        decision, _ = step._decide(state, batch())
+        if number % 2:
+            assert np.isposinf(decision.low_loss).all()
+        else:
+            system = step._system(state.params, state.stats, training=True)
+            system.set_attributes(axis_name=None, raise_if_not_found=False)
+            image = normalize(batch()["image"], *NORMALISATION["street_scenes"])
+            label = jnp.asarray(batch()["label"])
+            expected = uniform_block_loss(system, image, label, settings, high=False)
+            np.testing.assert_allclose(decision.low_loss, expected, rtol=1e-3)
+        state, metrics = step(state, batch())
+        assert bool(metrics["advantage_task_spread"] > 0) == (number % 2 == 0)
+    assert step._decide._cache_size() == 1
+    assert step._update._cache_size() == len(step.compiled)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused():

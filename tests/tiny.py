@@ -24,7 +24,13 @@ def config(policy_name="reinforce", **changes):
         "model": {"width": 8, "features": 12},
         "policy": {"name": policy_name, "block_size": 64, "target": 0.5, "quantise_step": 0.25},
         "optim": {"batch_size": 4, "steps": 4, "learning_rate": 1e-3},
-        "loop": {"eval_every": 4, "checkpoint_every": 2, "log_every": 1, "eval_batch_size": 2},
+        "loop": {
+            "eval_every": 4,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "eval_batch_size": 2,
+            "eval_pictures": 2,
+        },
     }
     for name, value in changes.items():
         mapping[name] = {**mapping.get(name, {}), **value} if isinstance(value, dict) else value

@@ -119,6 +119,31 @@ def draw_grid(
     return np.asarray(picture).copy()
 
 
+def panels(
+    image: UInt8[np.ndarray, "_h _w 3"],
+    labels: UInt8[np.ndarray, "h w"],
+    colours: Integer[np.ndarray, "k 3"],
+    mask: Bool[np.ndarray, "gh gw"] | None = None,
+    scores: Float[np.ndarray, "gh gw"] | None = None,
+) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """What there is to see of a segmented image, by title: the input, the labels and, in blocks, the grid.
+
+    Args:
+      image: padded at the bottom and right to whole blocks; the pictures are as large as the labels.
+      labels: predicted classes.
+      colours: red, green and blue of every class, 0 to 255.
+      mask: True where the block ran at high resolution; None without blocks.
+      scores: a learned policy's logits, drawn as probabilities.
+    """
+    h, w = labels.shape
+    found = {"input": image[:h, :w], "labels": colourise(labels, colours)}
+    if mask is not None:
+        probabilities = None if scores is None else np.exp(-np.logaddexp(0, -np.float64(scores)))
+        title = f"{mask.mean():.0%} of the blocks high"
+        found[title] = draw_grid(image, mask, probabilities)[:h, :w]
+    return found
+
+
 def side_by_side(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     titles: Sequence[str] | None = None,

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -11,6 +12,7 @@ from segblocks_jax.blocks.conv.patches import IndexPatches
 from segblocks_jax.blocks.conv.reference import gather
 
 
+@jax.named_scope("indexed_max_pool")
 def indexed_max_pool(
     rows: Float[Array, "r c"],
     patches: IndexPatches,

@@ -10,6 +10,7 @@ from segblocks_jax.blocks.conv.patches import IndexPatches
 from segblocks_jax.blocks.conv.reference import gather
 
 
+@jax.named_scope("indexed_upsample2")
 def indexed_upsample2(
     rows: Float[Array, "r c"],
     patches: IndexPatches,

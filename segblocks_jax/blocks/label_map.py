@@ -1,5 +1,6 @@
 """label_map: the best class of every pixel of enlarged logits."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt8
@@ -13,6 +14,7 @@ _MOST_CLASSES = 256
 _STRIP_ROWS = 4  # Rows of logits that the reference enlarges at a time.
 
 
+@jax.named_scope("label_map")
 def label_map(
     logits: Float[Array, "n h w k"], factor: int = 4, *, implementation: str | None = None
 ) -> UInt8[Array, "n h*{factor} w*{factor}"]:

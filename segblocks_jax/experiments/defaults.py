@@ -15,6 +15,7 @@ _OPTIONAL = {
     ("model", "dilations"): tuple,
     ("model", "pretrained"): str,
     ("model", "conv_implementation"): str,
+    ("loop", "wandb"): str,
 }
 
 

@@ -20,6 +20,7 @@ from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.distributed import is_first
 from segblocks_jax.training.logging import Progress, write_json
 from segblocks_jax.training.state import complete_spec
+from segblocks_jax.training.watching import Profile
 
 
 def train(
@@ -27,9 +28,10 @@ def train(
     train_source: SegmentationSource,
     eval_source: SegmentationSource,
     workdir: pathlib.Path,
+    profile: Profile | None = None,
 ) -> int:
     """Trains, then prints the last evaluation."""
-    result = loop.train(config, train_source, eval_source, workdir)
+    result = loop.train(config, train_source, eval_source, workdir, profile)
     if is_first():
         shutil.copyfile(workdir / f"eval_{config.optim.steps}.json", workdir / "eval.json")
         print(format_evaluation(result, eval_source.table.classes))

@@ -18,6 +18,7 @@ from segblocks_jax.training.config import ConfigError, ExperimentConfig
 from segblocks_jax.training.distributed import is_first
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.state import create_system
+from segblocks_jax.training.watching import Profile
 
 MODES = ("train", "eval", "speed", "predict", "export")
 
@@ -53,6 +54,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "distributed: HOST:PORT of process 0.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "distributed: how many processes.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "distributed: which process this is, from 0.")
+_PROFILE = flags.DEFINE_string("profile", None, "train: FIRST:COUNT, the steps to trace.")
 _SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the image.")
 
 
@@ -150,11 +152,12 @@ def _run(config: ExperimentConfig) -> int:
         return open_source(config, split, _DATA_DIR.value)
 
     def train() -> int:
+        profile = None if _PROFILE.value is None else Profile.parse(_PROFILE.value)
         # What can't start fails before data is opened; the number of classes plays no part here.
         abstract = nnx.eval_shape(lambda: create_system(config, 1))
         loop.load_pretrained(config, abstract, workdir)
         sources = source(config.data.train_split), source(split)
-        return modes.train(config, *sources, workdir)
+        return modes.train(config, *sources, workdir, profile)
 
     checkpoint: Any = _CHECKPOINT.value
     if checkpoint.isdigit():

@@ -186,13 +186,11 @@ def _write(
     picture.putpalette(table.colours.tobytes())
     picture.save(f"{stem}_labels.png")
     pictures.save_png(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colours))
-    shown, titles = [image, pictures.colourise(labels, table.colours)], ["input", "labels"]
-    if result.mask is not None and result.scores is not None:
-        probabilities = np.exp(-np.logaddexp(0, -result.scores.astype(np.float64)))
-        padded = pad_to_multiple(image, multiple, (0, 0, 0))
-        grid = pictures.draw_grid(padded, result.mask, probabilities)
-        shown.append(grid[: labels.shape[0], : labels.shape[1]])
-        titles.append(f"{result.mask.mean():.0%} of the blocks high")
-        pictures.save_png(f"{stem}_grid.png", shown[-1])
+    padded = pad_to_multiple(image, multiple, (0, 0, 0))
+    shown = pictures.panels(padded, labels, table.colours, result.mask, result.scores)
+    *_, last = shown.values()
+    if result.mask is not None:
+        pictures.save_png(f"{stem}_grid.png", last)
     if side_by_side:
-        pictures.save_png(f"{stem}_side_by_side.png", pictures.side_by_side(shown, titles))
+        row = pictures.side_by_side(list(shown.values()), list(shown))
+        pictures.save_png(f"{stem}_side_by_side.png", row)

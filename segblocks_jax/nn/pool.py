@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -12,6 +13,7 @@ from segblocks_jax.blocks.indexed_pool import maxima
 from segblocks_jax.nn.regions import Features
 
 
+@jax.named_scope("max_pool")
 def max_pool(features: Features, window: int, stride: int, padding: int) -> Features:
     """Maximum over windows. Pixels outside the image count as 0, as they do for a convolution.
 

@@ -13,6 +13,7 @@ from segblocks_jax.nn.regions import Features
 from segblocks_jax.nn.semantics import Semantics
 
 
+@jax.named_scope("upsample2")
 def upsample2(features: Features, semantics: Semantics) -> Features:
     """Bilinear upsampling by 2, half-pixel centres, clamped at the border of the image.
 

@@ -21,10 +21,13 @@ class Decision:
         action: (n, gh, gw) bool, True = high.
         scores: (n, gh, gw) float; the higher, the sooner a block is turned high by rounding. A learned
             policy's logits.
+        low_loss: (n, gh, gw) block losses with all blocks low, inf on steps without that run; None where
+            the reward doesn't need them.
     """
 
     action: Bool[Array, "n gh gw"]
     scores: Float[Array, "n gh gw"]
+    low_loss: Float[Array, "n gh gw"] | None = None
 
 
 def top_count(scores: Float[Array, "n gh gw"], count: int) -> Bool[Array, "n gh gw"]:

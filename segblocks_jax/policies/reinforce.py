@@ -1,7 +1,5 @@
 """The learned policy and the surrogate loss whose gradient is REINFORCE's."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -48,54 +46,7 @@ class Reinforce(nnx.Module):
         return Decision(uniform(key, logits.shape) < jax.nn.sigmoid(logits), logits)
 
 
-@dataclasses.dataclass(frozen=True)
-class Advantage:
-    """The terms of the advantage of running a block as it ran, before the sign of its action.
-
-    Attributes:
-        task: (n, gh, gw) block loss minus the mean over blocks; 0 where a block has no valid pixel.
-        sparsity: target minus the share of high blocks.
-        total: (n, gh, gw) what multiplies the log-probability: negated for low blocks.
-    """
-
-    task: Float[Array, "n gh gw"]
-    sparsity: Float[Array, ""]
-    total: Float[Array, "n gh gw"]
-
-
-def advantage(
-    block_loss: Float[Array, "n gh gw"],
-    has_valid: Bool[Array, "n gh gw"],
-    mask: Bool[Array, "n gh gw"],
-    *,
-    target: float,
-    weight: float = 1.0,
-    axis_name: str | None = None,
-) -> Advantage:
-    """Reward of the executed grid, relative to the batch.
-
-    Args:
-        block_loss: mean loss of the block's pixels.
-        has_valid: False where a block has only ignored pixels; it neither gets nor gives reward.
-        mask: the grid that ran.
-        target: share of high blocks wanted.
-        weight: of the sparsity term against the task term.
-        axis_name: mapped axis over whose devices the means are taken.
-
-    Source: SegBlocks (arXiv 2011.12025), section 3.4.
-    """
-
-    def total(values: Array) -> Array:
-        return values.sum() if axis_name is None else jax.lax.psum(values.sum(), axis_name)
-
-    valid = has_valid.astype(jnp.float32)
-    mean = total(block_loss * valid) / jnp.maximum(total(valid), 1)
-    task = jnp.where(has_valid, block_loss - mean, 0.0)
-    sparsity = target - total(mask.astype(jnp.float32)) / total(jnp.ones_like(valid))
-    both = task + weight * sparsity
-    return Advantage(task, sparsity, jnp.where(mask, both, -both))
-
-
+@jax.named_scope("policy_loss")
 def surrogate_loss(
     logits: Float[Array, "n gh gw"],
     mask: Bool[Array, "n gh gw"],
@@ -107,7 +58,7 @@ def surrogate_loss(
     Args:
         logits: of a block being high.
         mask: the grid that ran.
-        total_advantage: `Advantage.total`.
+        total_advantage: `policies.Advantage.total`.
         forced: blocks that rounding turned, not the policy; they carry no gradient.
     """
     log_probability = -jax.nn.softplus(jnp.where(mask, -logits, logits))
@@ -115,3 +66,8 @@ def surrogate_loss(
     if forced is not None:
         weighted = jnp.where(forced, 0.0, weighted)
     return -weighted.mean()
+
+
+def entropy(logits: Float[Array, "n gh gw"]) -> Float[Array, "n gh gw"]:
+    """Entropy of every block's decision in nats, from 0 to log 2: ``-p log p - (1 - p) log(1 - p)``."""
+    return jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits)

@@ -13,7 +13,7 @@ from segblocks_jax.data.source import ON_ERROR
 from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
 from segblocks_jax.nn import Semantics
-from segblocks_jax.policies import POLICIES
+from segblocks_jax.policies import POLICIES, Reward
 
 
 class ConfigError(ValueError):
@@ -155,6 +155,9 @@ class PolicyConfig:
         sparsity_weight: of the share in the reward, against the task.
         quantise_step: the number of high blocks is rounded up to a multiple of this share of all.
         low_factor: side of a high block over the side of a low one.
+        reward, advantage, baseline, target_per, gain_every: how the reward of reinforce is made, see
+            `policies.Reward`; the defaults are the authors'.
+        entropy: weight of the mean entropy of the decisions, in nats, which is added to the reward.
     """
 
     name: str = "reinforce"
@@ -163,6 +166,12 @@ class PolicyConfig:
     sparsity_weight: float = 1.0
     quantise_step: float = 1 / 16
     low_factor: int = 2
+    reward: str = "loss"
+    advantage: str = "plain"
+    baseline: str = "batch"
+    target_per: str = "batch"
+    gain_every: int = 1
+    entropy: float = 0.0
 
     def __post_init__(self) -> None:
         names = ("static", *POLICIES)
@@ -179,6 +188,29 @@ class PolicyConfig:
             f"policy.block_size is {self.block_size}; expected a multiple of 32",
         )
         _check(self.low_factor >= 1, f"policy.low_factor is {self.low_factor}; expected at least 1")
+        _check(
+            self.entropy >= 0, f"policy.entropy is {self.entropy}; expected a weight of 0 or more"
+        )
+        self.full_reward()
+
+    def full_reward(self) -> Reward:
+        """How the reward of a learned policy is made.
+
+        Raises:
+            ConfigError: an unknown way.
+        """
+        try:
+            return Reward(
+                target=self.target,
+                weight=self.sparsity_weight,
+                kind=self.reward,  # type: ignore[arg-type]
+                advantage=self.advantage,  # type: ignore[arg-type]
+                baseline=self.baseline,  # type: ignore[arg-type]
+                target_per=self.target_per,  # type: ignore[arg-type]
+                gain_every=self.gain_every,
+            )
+        except ValueError as error:
+            raise ConfigError(f"policy: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +268,8 @@ class LoopConfig:
         eval_sizes: how many sizes evaluation may pad images to; each takes programs of its own.
         keep_checkpoints: how many of the latest to keep, besides the best.
         warm_up: compiles the step for every number of high blocks at the start, not when first needed.
+        eval_pictures: how many images, the first, each evaluation shows in TensorBoard; 0 for none.
+        wandb: project of Weights & Biases that gets the logs too; needs the extra `wandb`.
     """
 
     eval_every: int = 5_000
@@ -245,13 +279,15 @@ class LoopConfig:
     eval_sizes: int = 8
     keep_checkpoints: int = 2
     warm_up: bool = False
+    eval_pictures: int = 4
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value, least = getattr(self, field.name), int(field.name != "eval_pictures")
             _check(
-                isinstance(value, bool) or value >= 1,
-                f"loop.{field.name} is {value}; expected at least 1",
+                isinstance(value, bool) or not isinstance(value, int) or value >= least,
+                f"loop.{field.name} is {value}; expected at least {least}",
             )
 
 

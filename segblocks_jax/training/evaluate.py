@@ -61,6 +61,7 @@ def evaluate(
     source: SegmentationSource,
     config: ExperimentConfig,
     *,
+    mode: str = "exact",
     seed: int = 0,
     on_batch: Callable[[EvalBatch, Segmentation], None] | None = None,
 ) -> Evaluation:
@@ -74,11 +75,12 @@ def evaluate(
         system: of `create_system`.
         source: of `segblocks_jax.data.open_dataset`.
         config: of the experiment.
+        mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`; not for the oracle.
         seed: of random policies.
         on_batch: called after each batch of this process, e.g. for progress or pictures.
     """
     spec = complete_spec(config, source.table, source.normalisation)
-    engine = Engine(system, spec, dtype=config.precision)
+    engine = Engine(system, spec, dtype=config.precision, mode=mode)
     masks = _OracleMasks(system, source, config) if config.policy.name == "oracle" else None
     confusion = ConfusionTotal(len(source.table.classes), mesh=local_mesh())
     edges = _BoundaryDensity(config.policy.block_size)

@@ -1,4 +1,4 @@
-"""What a run leaves to read: scalars, JSON files, progress; and a stop when they turn NaN."""
+"""What a run leaves to read: scalars, pictures, JSON files, progress; and a stop when they turn NaN."""
 
 import json
 import math
@@ -13,6 +13,9 @@ import numpy as np
 import rich.console
 import rich.progress
 import tensorboardX
+from jaxtyping import UInt8
+
+from segblocks_jax.training.wandb_log import WandbLog
 
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
@@ -22,23 +25,39 @@ class NonFiniteError(FloatingPointError):
 
 
 class RunLog:
-    """Scalars of a run, to TensorBoard files and to `metrics.jsonl` in one folder.
+    """Scalars and pictures of a run, to TensorBoard files and, scalars, to `metrics.jsonl` in one folder.
 
     A line of `metrics.jsonl` is `{"step": 10, "time": 1712.5, "values": {"train/loss": 0.5}}`,
     time in seconds since the epoch. A restarted run appends.
     """
 
-    def __init__(self, folder: Path | str):
-        """Makes the folder if it is missing and opens both files."""
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        wandb: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ):
+        """Makes the folder if it is missing and opens both files.
+
+        Args:
+          folder: of the run.
+          wandb: a project of Weights & Biases that gets everything too; needs the extra `wandb`.
+          config: of the run, for Weights & Biases.
+
+        Raises:
+          ModuleNotFoundError: `wandb` is wanted and not installed.
+        """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = None if wandb is None else WandbLog(wandb, self.folder, config or {})
         self._lines = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._tensorboard = tensorboardX.SummaryWriter(str(self.folder))
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes named numbers (Python, numpy or jax scalars) of one step; waits for the device.
 
-        NaN and infinities are null in `metrics.jsonl`, and left out of TensorBoard.
+        NaN and infinities are null in `metrics.jsonl`, and left out elsewhere.
 
         Raises:
           ValueError: a value is not a single number.
@@ -48,9 +67,18 @@ class RunLog:
         line = {"step": int(step), "time": now, "values": numbers}
         self._lines.write(json.dumps(_finite_or_null(line), allow_nan=False) + "\n")
         self._lines.flush()
-        for name, number in numbers.items():
-            if math.isfinite(number):
-                self._tensorboard.add_scalar(name, number, int(step), walltime=now)
+        finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
+        for name, number in finite.items():
+            self._tensorboard.add_scalar(name, number, int(step), walltime=now)
+        if self._wandb is not None:
+            self._wandb.scalars(int(step), finite)
+
+    def pictures(self, step: int, values: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> None:
+        """Writes named pictures of one step."""
+        for name, picture in values.items():
+            self._tensorboard.add_image(name, picture, int(step), dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.pictures(int(step), values)
 
     def flush(self) -> None:
         """Makes everything visible to a reader of the folder."""
@@ -58,9 +86,11 @@ class RunLog:
         self._tensorboard.flush()
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Flushes and closes everything."""
         self._lines.close()
         self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
     def __enter__(self) -> "RunLog":
         return self

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import sys
 import tempfile
@@ -16,12 +15,14 @@ from flax import nnx
 
 from segblocks_jax.analysis.provenance import commit
 from segblocks_jax.data import (
+    EvalBatch,
     LabelTable,
     Normalisation,
     SegmentationSource,
     TrainBatches,
     train_batches,
 )
+from segblocks_jax.inference.segmentation import Segmentation
 from segblocks_jax.interop import check_target, load_backbone, save_model
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import ExperimentConfig
@@ -33,6 +34,7 @@ from segblocks_jax.training.preemption import Preempted, StopRequest
 from segblocks_jax.training.resume import Timing, check_same_config
 from segblocks_jax.training.state import TrainState, complete_spec, create_state, create_system
 from segblocks_jax.training.step import Metrics, TrainStep
+from segblocks_jax.training.watching import EvalPictures, Profile, Profiler
 
 
 def train(
@@ -40,12 +42,14 @@ def train(
     train_source: SegmentationSource,
     eval_source: SegmentationSource,
     workdir: pathlib.Path,
+    profile: Profile | None = None,
 ) -> Evaluation:
     """Trains to the last step, continuing from the workdir's latest checkpoint where there is one.
 
     From step 0 it starts with the backbone weights of `config.model.pretrained`, if that is set. Writes to
     the workdir: `checkpoints/`, TensorBoard files, `metrics.jsonl`, `eval_STEP.json` and, at the end,
-    `export/`, which `load_model` reads. Of several processes, which share the workdir, the first writes.
+    `export/`, which `load_model` reads; with a profile, `plugins/profile/`. Of several processes, which
+    share the workdir, the first writes.
 
     Returns:
         The last evaluation.
@@ -55,8 +59,10 @@ def train(
         ConfigError: the workdir holds a run of another configuration.
         NonFiniteError: a metric is NaN or infinite; the last checkpoint is as it was.
         FileNotFoundError: no such file of backbone weights.
-        ValueError: the backbone weights don't fit; nothing is written.
+        ValueError: the backbone weights don't fit, or the profile asks for steps that the run doesn't
+            have; nothing is written.
         FileExistsError: `export/` holds something else than a saved model.
+        ModuleNotFoundError: `config.loop.wandb` is set and wandb is not installed.
     """
     target = check_target(workdir / "export")
     system = create_system(config, len(train_source.table.classes))
@@ -91,9 +97,11 @@ def train(
                 f"continuing from step {first} in {checkpoints.folder}, after"
                 f" {timing.before:.0f} s; start number {timing.starts}"
             )
+        if profile is not None:
+            profile.check(first + 1, config.optim.steps)
         if config.loop.warm_up:
             step.warm_up(state)
-        with _open_log(workdir) as log:
+        with _open_log(workdir, config) as log, Profiler(workdir, profile) as profiler:
             run = _Run(
                 config,
                 graphdef,
@@ -106,6 +114,7 @@ def train(
                 pretrained,
                 stop,
                 timing,
+                profiler,
             )
             state, result = run.steps(state, first)
     if is_first():
@@ -120,13 +129,13 @@ def _say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _open_log(workdir: pathlib.Path) -> Iterator[RunLog]:
+def _open_log(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[RunLog]:
     """Of several processes all log, as what they log takes all of them; the first one's is kept."""
     with contextlib.ExitStack() as stack:
-        folder = workdir
+        folder, project = workdir, config.loop.wandb
         if not is_first():
-            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        yield stack.enter_context(RunLog(folder))
+            folder, project = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())), None
+        yield stack.enter_context(RunLog(folder, wandb=project, config=config.to_dict()))
 
 
 def load_pretrained(
@@ -169,6 +178,7 @@ class _Run:
     pretrained: dict[str, str] | None
     stop: StopRequest
     timing: Timing
+    profiler: Profiler
 
     def steps(self, state: TrainState, first: int) -> tuple[TrainState, Evaluation]:
         """From step `first` to the last; the state and the evaluation there.
@@ -186,7 +196,7 @@ class _Run:
             for number in range(first + 1, total + 1):
                 with waiting:
                     batch = next(self.batches)
-                state, metrics = self.step(state, batch)
+                state, metrics = self.profiler.step(number, self.step, state, batch)
                 last = number == total
                 note = ""
                 if last or number % loop.log_every == 0:
@@ -210,8 +220,14 @@ class _Run:
     ) -> str:
         values = {name: float(value) for name, value in metrics.items()}
         check_finite(values, number, self.checkpoints.folder)
-        values["learning_rate"] = float(learning_rate(self.config.optim)(number - 1))
+        optim = self.config.optim
+        rate = float(learning_rate(optim)(number - 1))
+        values["learning_rate"] = rate
+        values["learning_rate_backbone"] = rate * optim.backbone_multiplier
+        if self.config.policy.name == "reinforce":
+            values["learning_rate_policy"] = rate * optim.policy_multiplier
         values["images_per_second"] = images_per_second
+        values["images_per_second_per_device"] = images_per_second / self.step.mesh.size
         values["data_wait_share"] = data_wait
         values["executables"] = len(self.step.compiled)
         self.log.scalars(number, {f"train/{name}": value for name, value in values.items()})
@@ -220,15 +236,21 @@ class _Run:
 
     def _evaluate(self, state: TrainState, number: int) -> Evaluation:
         system = nnx.merge(self.graphdef, *on_one_device((state.params, state.stats)))
-        stop = functools.partial(self._stop_at, number)
+        table, count = self.eval_source.table, self.config.loop.eval_pictures
+        pictures = EvalPictures(self.log, number, table, count)
+
+        def on_batch(batch: EvalBatch, result: Segmentation) -> None:
+            self._stop_at(number)
+            pictures(batch, result)
+
         try:
-            result = evaluate(system, self.eval_source, self.config, on_batch=stop)
+            result = evaluate(system, self.eval_source, self.config, on_batch=on_batch)
         except BaseException:
             # Whatever stops an evaluation, the training is not lost.
             if number not in self.checkpoints.steps():
                 self._save(state, number, None)
             raise
-        values = result.to_dict(self.eval_source.table.classes)
+        values = result.to_dict(table.classes)
         numbers = {k: v for k, v in values.items() if v is not None and np.isfinite(v)}
         self.log.scalars(number, {f"eval/{name}": value for name, value in numbers.items()})
         description = describe(result, self.eval_source, self.config, number, self.pretrained)

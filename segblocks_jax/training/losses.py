@@ -32,6 +32,7 @@ def resize_logits(
     return jax.image.resize(logits, (n, *size, k), method="bilinear", antialias=False)
 
 
+@jax.named_scope("loss")
 def cross_entropy_map(
     logits: Float[Array, "n h w k"],
     labels: Integer[Array, "n height width"],
@@ -68,6 +69,7 @@ def cross_entropy_map(
     return jnp.where(valid, loss, 0.0), valid
 
 
+@jax.named_scope("loss")
 def task_loss(
     loss_map: Float[Array, "n h w"],
     valid: Bool[Array, "n h w"],
@@ -89,6 +91,7 @@ def task_loss(
     return total / jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1).astype(loss_map.dtype)
 
 
+@jax.named_scope("loss")
 def bootstrapped_loss(
     loss_map: Float[Array, "n h w"],
     valid: Bool[Array, "n h w"] | None = None,
@@ -137,6 +140,7 @@ def bootstrapped_loss(
     return jnp.mean(jnp.where(hardest[:, k] > threshold, mean_above, mean_first))
 
 
+@jax.named_scope("loss")
 def block_mean(
     loss_map: Float[Array, "n h w"],
     valid: Bool[Array, "n h w"],

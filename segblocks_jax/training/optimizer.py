@@ -25,12 +25,13 @@ def create_optimizer(config: OptimConfig) -> optax.GradientTransformation:
             lambda m, u, p: u + config.weight_decay * m * p, multipliers(updates), updates, params
         )
 
-    return optax.chain(
+    chain = optax.chain(
         optax.stateless(decay),
         optax.scale_by_adam(config.b1, config.b2),
         optax.stateless(lambda updates, params: scale(updates)),
         optax.scale_by_learning_rate(learning_rate(config)),
     )
+    return optax.GradientTransformation(chain.init, jax.named_scope("optimizer")(chain.update))
 
 
 def learning_rate(config: OptimConfig) -> optax.Schedule:

@@ -82,7 +82,7 @@ class Timing:
         """Up to now: steps, evaluations, compilations, not what was lost and done again."""
         return self.before + time.monotonic() - self._began
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, int | float]:
         """For a checkpoint and for results."""
         return {"starts": self.starts, "seconds": round(self.seconds, 3)}
 

@@ -11,6 +11,7 @@ is relative to, are of one part, over all devices; running statistics are update
 the images j, j + k, j + 2k, ..., on any number of devices.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,14 @@ from segblocks_jax.blocks.buckets import buckets
 from segblocks_jax.data import Normalisation, normalize
 from segblocks_jax.data.labels import IGNORE
 from segblocks_jax.nn import dropout_key, fold_in, image_keys, rematerialisation
-from segblocks_jax.policies import Decision, advantage, fill_scores, quantise, surrogate_loss
+from segblocks_jax.policies import (
+    Decision,
+    advantage,
+    entropy,
+    fill_scores,
+    quantise,
+    surrogate_loss,
+)
 from segblocks_jax.training.compilation import Programs, Report
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.distributed import AXIS, data_mesh, put_batch, put_on_all
@@ -200,7 +208,28 @@ class TrainStep:
         if policy.needs_gain:
             system = self._system(state.params, state.stats, training=False)
             gain = resolution_gain(system, image, batch["label"], self._config)
-        return policy(image, keys, gain)
+        decision = policy(image, keys, gain)
+        if self._config.policy.name == "reinforce" and self._config.policy.reward == "gain":
+            low_loss = self._low_loss(state, image, batch["label"], fold_in(keys, 3))
+            decision = dataclasses.replace(decision, low_loss=low_loss)
+        return decision
+
+    def _low_loss(
+        self, state: TrainState, image: Float[Array, "n h w 3"], label: Array, keys: Array
+    ) -> Float[Array, "n gh gw"]:
+        """Block losses with all blocks low, every `gain_every` steps; inf on the others."""
+        config = self._config
+
+        def run() -> Array:
+            # Normalised by its own batch, as the run is that it is compared with.
+            system = self._system(state.params, state.stats, training=True)
+            with dropout_key(keys):
+                return uniform_block_loss(system, image, label, config, high=False)
+
+        def skip() -> Array:
+            return jnp.full(block_grid(image, config), jnp.inf)
+
+        return jax.lax.cond(state.step % config.policy.gain_every == 0, run, skip)
 
     def _update_on_device(
         self,
@@ -274,7 +303,7 @@ class TrainStep:
         if decision is not None and grid is not None and config.policy.name == "reinforce":
             logits = system.policy(image, keys).scores
             policy_loss, policy_metrics = self._policy_loss(
-                logits, decision.action, grid.mask, loss_map, valid
+                logits, decision, grid.mask, loss_map, valid
             )
             loss = task + policy_loss
             metrics |= policy_metrics
@@ -292,7 +321,7 @@ class TrainStep:
     def _policy_loss(
         self,
         logits: Float[Array, "n gh gw"],
-        action: Bool[Array, "n gh gw"],
+        decision: Decision,
         mask: Bool[Array, "n gh gw"],
         loss_map: Float[Array, "n h w"],
         valid: Bool[Array, "n h w"],
@@ -300,23 +329,29 @@ class TrainStep:
         policy, semantics = self._config.policy, self._config.semantics
         _, gh, gw = mask.shape
         block_loss, has_valid = block_mean(loss_map, valid, (gh, gw), ignored=semantics.ignored)
-        reward = advantage(
+        terms = advantage(
             block_loss,
             has_valid,
             mask,
-            target=policy.target,
-            weight=policy.sparsity_weight,
+            policy.full_reward(),
+            low_loss=decision.low_loss,
             axis_name=AXIS,
         )
-        forced = mask != action if semantics.filling == "best" else None
-        loss = surrogate_loss(logits, mask, reward.total, forced)
-        probability = jax.nn.sigmoid(logits)
-        return loss, {
-            "loss_policy": loss,
-            "advantage_spread": reward.total.std(),
-            "probability_mean": probability.mean(),
-            "probability_spread": probability.std(),
+        forced = mask != decision.action if semantics.filling == "best" else None
+        uncertainty = entropy(logits)
+        loss = surrogate_loss(logits, mask, terms.total, forced)
+        if policy.entropy:
+            loss = loss - policy.entropy * uncertainty.mean()
+        metrics = {"loss_policy": loss, "entropy": uncertainty.mean()}
+        watched = {
+            "advantage": terms.total,
+            "advantage_task": terms.task,
+            "advantage_sparsity": terms.sparsity,
+            "probability": jax.nn.sigmoid(logits),
         }
+        for name, values in watched.items():
+            metrics |= mean_and_spread(name, values, AXIS)
+        return loss, metrics
 
 
 def _task_loss(
@@ -332,22 +367,46 @@ def _task_loss(
     return loss_map.sum() / jnp.maximum(mean_valid, 1)
 
 
+def mean_and_spread(name: str, values: Float[Array, "..."], axis_name: str) -> Metrics:
+    """``NAME_mean`` and ``NAME_spread``, the standard deviation, over the entries on all devices."""
+    mean = jax.lax.pmean(values.mean(), axis_name)
+    variance = jax.lax.pmean(jnp.square(values - mean).mean(), axis_name)
+    return {f"{name}_mean": mean, f"{name}_spread": jnp.sqrt(variance)}
+
+
+def block_grid(image: Float[Array, "n h w 3"], config: ExperimentConfig) -> tuple[int, int, int]:
+    """(n, gh, gw) of an image batch."""
+    n, h, w, _ = image.shape
+    return n, h // config.policy.block_size, w // config.policy.block_size
+
+
+def uniform_block_loss(
+    system: nnx.Dict,
+    image: Float[Array, "n h w 3"],
+    label: Array,
+    config: ExperimentConfig,
+    *,
+    high: bool,
+) -> Float[Array, "n gh gw"]:
+    """The mean loss of every block when all blocks run high, or all low."""
+    mask = jnp.full(block_grid(image, config), high)
+    blocks = split(
+        image.astype(config.precision),
+        mask,
+        num_high=mask.size * high,
+        low_factor=config.policy.low_factor,
+    )
+    logits = combine(system.net(blocks), config.semantics.low_upsampling)
+    loss_map, valid = cross_entropy_map(logits, label)
+    _, gh, gw = mask.shape
+    return block_mean(loss_map, valid, (gh, gw), ignored=config.semantics.ignored)[0]
+
+
 def resolution_gain(
     system: nnx.Dict, image: Float[Array, "n h w 3"], label: Array, config: ExperimentConfig
 ) -> Float[Array, "n gh gw"]:
     """How much a block's mean loss falls when all blocks run high instead of low."""
-    side = config.policy.block_size
-    shape = (image.shape[0], image.shape[1] // side, image.shape[2] // side)
-    means = []
-    for high in (False, True):
-        mask = jnp.full(shape, high)
-        blocks = split(
-            image.astype(config.precision),
-            mask,
-            num_high=mask.size * high,
-            low_factor=config.policy.low_factor,
-        )
-        logits = combine(system.net(blocks), config.semantics.low_upsampling)
-        loss_map, valid = cross_entropy_map(logits, label)
-        means.append(block_mean(loss_map, valid, shape[1:], ignored=config.semantics.ignored)[0])
-    return means[0] - means[1]
+    low, high = (
+        uniform_block_loss(system, image, label, config, high=high) for high in (False, True)
+    )
+    return low - high

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import jax
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import extension
@@ -10,6 +11,7 @@ from segblocks_jax.blocks.combine import ffi, reference
 from segblocks_jax.blocks.dual_res import DualRes
 
 
+@jax.named_scope("combine")
 def combine(
     blocks: DualRes,
     low_upsampling: Literal["bilinear", "nearest"] = "bilinear",

@@ -24,6 +24,7 @@ from segblocks_jax.blocks.pad import PaddedBlocks, block_pad
 CONV_IMPLEMENTATIONS = ("ffi", "xla", "pad")
 
 
+@jax.named_scope("block_conv")
 def block_conv(
     blocks: DualRes,
     kernel: Float[Array, "kh kw _ k"],
@@ -70,6 +71,7 @@ def block_conv(
     return dataclasses.replace(blocks, pixels=pixels if bias is None else pixels + bias[None])
 
 
+@jax.named_scope("image_conv")
 def image_conv(
     image: Float[Array, "n h w c"],
     kernel: Float[Array, "kh kw _ k"],

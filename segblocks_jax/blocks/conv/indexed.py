@@ -1,5 +1,6 @@
 """indexed_conv: a convolution whose input pixels are found by index, with its epilogue."""
 
+import jax
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import extension
@@ -9,6 +10,7 @@ from segblocks_jax.blocks.conv.packed import PackedKernel
 from segblocks_jax.blocks.conv.patches import IndexPatches
 
 
+@jax.named_scope("indexed_conv")
 def indexed_conv(
     rows: Float[Array, "r c"],
     patches: IndexPatches,

@@ -26,6 +26,7 @@ class PaddedBlocks:
     low: Float[Array, "n_low lh lw c"]
 
 
+@jax.named_scope("block_pad")
 def block_pad(
     blocks: DualRes, padding: int | tuple[int, int], *, implementation: str | None = None
 ) -> PaddedBlocks:

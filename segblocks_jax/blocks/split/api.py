@@ -1,5 +1,6 @@
 """split: checks its arguments and picks an implementation."""
 
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
@@ -10,6 +11,7 @@ from segblocks_jax.blocks.grid import BlockGrid
 from segblocks_jax.blocks.split import ffi, reference
 
 
+@jax.named_scope("split")
 def split(
     image: Float[Array | np.ndarray, "n h w c"],
     mask: Bool[Array | np.ndarray, "n gh gw"] | BlockGrid,
