@@ -6,10 +6,8 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 from tiny import config
 
@@ -60,26 +58,6 @@ def test_training_writes_scores_with_everything_to_repeat_it(trained):
     assert all(0 <= wait <= 1 for wait in waits if wait is not None)
     assert sum(wait is not None for wait in waits) == 4
     assert list(trained.glob("events.out.tfevents*"))
-
-
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, trained, sources, monkeypatch):
-    take_step = loop.TrainStep.__call__
-
-    def interrupted(self, state, batch):
-        if int(state.step) == 3:
-            raise KeyboardInterrupt
-        return take_step(self, state, batch)
-
-    monkeypatch.setattr(loop.TrainStep, "__call__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(config(), *sources, tmp_path)
-    monkeypatch.undo()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2"]
-    loop.train(config(), *sources, tmp_path)
-    one, _ = loop.load_system(config(), 19, trained)
-    two, _ = loop.load_system(config(), 19, tmp_path)
-    for a, b in zip(jax.tree.leaves(nnx.state(one)), jax.tree.leaves(nnx.state(two)), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, sources):
@@ -177,7 +155,7 @@ def test_predicting_nothing_is_an_error(trained, tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, sources):
     other = config(model={"width": 16})
-    with pytest.raises(ValueError, match="does not fit model"):
+    with pytest.raises(ValueError, match=r"model.width: 8 there, 16 now"):
         loop.train(other, *sources, trained)
     with pytest.raises(ValueError, match=r"missing|shape"):
         loop.load_system(other, 19, trained)
