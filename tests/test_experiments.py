@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from events import read_events
-from flax import nnx
 from PIL import Image
 from tiny import config
 
@@ -103,26 +102,6 @@ def test_a_profile_that_is_none(text):
 def test_a_profile_of_steps_that_do_not_come(tmp_path, sources):
     with pytest.raises(ValueError, match=r"asks for steps 4 to 5; this run has 1 to 4"):
         loop.train(config(), *sources, tmp_path, Profile.parse("4:2"))
-
-
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, trained, sources, monkeypatch):
-    take_step = loop.TrainStep.__call__
-
-    def interrupted(self, state, batch):
-        if int(state.step) == 3:
-            raise KeyboardInterrupt
-        return take_step(self, state, batch)
-
-    monkeypatch.setattr(loop.TrainStep, "__call__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(config(), *sources, tmp_path)
-    monkeypatch.undo()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2"]
-    loop.train(config(), *sources, tmp_path)
-    one, _ = loop.load_system(config(), 19, trained)
-    two, _ = loop.load_system(config(), 19, tmp_path)
-    for a, b in zip(jax.tree.leaves(nnx.state(one)), jax.tree.leaves(nnx.state(two)), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, sources):
@@ -220,7 +199,7 @@ def test_predicting_nothing_is_an_error(trained, tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, sources):
     other = config(model={"width": 16})
-    with pytest.raises(ValueError, match="does not fit model"):
+    with pytest.raises(ValueError, match=r"model.width: 8 there, 16 now"):
         loop.train(other, *sources, trained)
     with pytest.raises(ValueError, match=r"missing|shape"):
         loop.load_system(other, 19, trained)

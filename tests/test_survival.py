@@ -29,7 +29,7 @@ from segblocks_jax.training.state import create_state, create_system
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS, EVERY = 20, 5
-PATIENCE = 300  # seconds that a program may take to get somewhere
+PATIENCE = 1200  # seconds that a program may take to get somewhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Runs:
             "model.width": 8,
             "model.features": 12,
             "policy.block_size": 64,
-            "policy.quantise_step": 0.5,
+            "policy.quantise_step": 1.0,  # One program, or two.
             "optim.batch_size": 4,
             "optim.steps": steps,
             "loop.checkpoint_every": EVERY,
@@ -98,17 +98,17 @@ def wait_for(program, workdir, step):
         time.sleep(0.02)
 
 
-def a_state():
+def a_state(policy):
     """Of the experiment, before any step."""
-    settings = tiny.config()
+    settings = tiny.config(policy)
     system = create_system(settings, tiny.CLASSES)
     return create_state(system, create_optimizer(settings.optim), 1)[1]
 
 
-def saved(workdir, step="latest"):
+def saved(workdir, step="latest", policy="reinforce"):
     """A checkpoint's arrays by name, and its step."""
     with Checkpoints(workdir / "checkpoints", model="any") as checkpoints:
-        state, _, found = checkpoints.restore(a_state(), step)
+        state, _, found = checkpoints.restore(a_state(policy), step)
     return flat_state.storable(flat_state.flatten(state)), found
 
 
@@ -129,10 +129,8 @@ def undisturbed(runs):
     workdir = runs.folder / "undisturbed"
     out, err = finish(runs.start(workdir))
     assert "mIoU" in out
-    # Buckets of half the blocks: none, half or all of them high.
-    compiled = [line for line in err.splitlines() if "of a device's 16 blocks high in" in line]
-    assert 1 <= len(compiled) <= 3
-    assert all(line.endswith(": the first batch that needs it") for line in compiled)
+    assert "compiled the step for 16 of a device's 16 blocks high in" in err
+    assert "s: the first batch that needs it" in err
     return saved(workdir)
 
 
@@ -171,13 +169,14 @@ def test_sigterm_saves_and_says_how_to_continue(runs, undisturbed, tmp_path):
 def test_all_processes_stop_at_the_step_that_one_is_asked_at(runs, tmp_path):
     workdir, address = tmp_path / "both", f"localhost:{free_port()}"
     others = ("--distributed", f"--coordinator={address}", "--num_processes=2")
+    others += ("--config.policy.name=static",)
     programs = [
         runs.start(workdir, *others, f"--process_id={process}", steps=500) for process in (0, 1)
     ]
     wait_for(programs[0], workdir, 2)
     programs[1].terminate()
     (out, _), (silent, _) = map(finish, programs)
-    state, step = saved(workdir)  # By one process, on one device.
+    state, step = saved(workdir, policy="static")  # By one process, on one device.
     assert f"after step {step}, which is saved; to continue:" in out
     assert "continue" not in silent
     assert 2 <= step < 500

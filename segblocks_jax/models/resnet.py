@@ -118,8 +118,7 @@ class ResNet(nnx.Module):
     def __call__(self, x: Features) -> list[Features]:
         """(n, h, w, 3), normalised -> the stages' outputs, after their last ReLU."""
         with scope("stem"):
-            x = map_pixels(jax.nn.relu, self.bn1(self.conv1(x)))
-            x = max_pool(x, window=3, stride=2, padding=1)
+            x = rematerialised(_stem, self.conv1, self.bn1, x)
         outputs = []
         for i in range(1, 5):
             with scope(f"layer{i}"):
@@ -127,6 +126,11 @@ class ResNet(nnx.Module):
                     x = rematerialised(block, x)
             outputs.append(x)
         return outputs
+
+
+def _stem(conv: Conv, norm: BatchNorm, x: Features) -> Features:
+    x = map_pixels(jax.nn.relu, norm(conv(x)))
+    return max_pool(x, window=3, stride=2, padding=1)
 
 
 _VARIANTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {

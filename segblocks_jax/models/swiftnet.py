@@ -158,7 +158,7 @@ class SwiftNet(nnx.Module):
             with scope(f"upsample{i}"):
                 x = rematerialised(upsample, x, skip)
         with scope("logits"):
-            return self.logits(x)
+            return rematerialised(self.logits, x)
 
     def _check_blocks(self, blocks: DualRes) -> None:
         side, factor = blocks.block_size, blocks.grid.low_factor

@@ -20,11 +20,17 @@ def rematerialisation(active: bool = True) -> Iterator[None]:
         _active.reset(token)
 
 
-def rematerialised(module: Callable[..., Any], *features: Any) -> Any:
-    """``module(*features)``: a part of a network whose insides `rematerialisation` need not keep.
+def rematerialised(part: Callable[..., Any], *arguments: Any) -> Any:
+    """``part(*arguments)``: a part of a network whose insides `rematerialisation` need not keep.
 
-    Running statistics are updated once, however often the stage runs.
+    Running statistics are updated once, however often the part runs.
+
+    Args:
+        part: a module, or a function whose modules are among the arguments.
+        *arguments: features, and modules.
     """
     if not _active.get():
-        return module(*features)
-    return nnx.remat(lambda module, *features: module(*features))(module, *features)
+        return part(*arguments)
+    if isinstance(part, nnx.Module):
+        return nnx.remat(lambda module, *features: module(*features))(part, *arguments)
+    return nnx.remat(part)(*arguments)
