@@ -97,7 +97,11 @@ class Profiler:
         """``take(*arguments)``; waits for the result of the last traced step."""
         profile = self._profile
         if profile is not None and number == profile.first:
-            jax.profiler.start_trace(self._folder)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = (
+                0  # Python calls would be most of the trace.
+            )
+            jax.profiler.start_trace(self._folder, profiler_options=options)
             self._running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             result = take(*arguments)
