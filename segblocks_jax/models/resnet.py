@@ -114,12 +114,13 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{i + 1}", stage)
             outputs.append(features)
         self.features = tuple(outputs)
+        self.padding_mode = semantics.padding
 
     def __call__(self, x: Features) -> list[Features]:
         """(n, h, w, 3), normalised -> the stages' outputs, after their last ReLU."""
         with scope("stem"):
             x = map_pixels(jax.nn.relu, self.bn1(self.conv1(x)))
-            x = max_pool(x, window=3, stride=2, padding=1)
+            x = max_pool(x, 3, 2, 1, self.padding_mode)
         outputs = []
         for i in range(1, 5):
             with scope(f"layer{i}"):

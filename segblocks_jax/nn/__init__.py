@@ -6,7 +6,13 @@ from segblocks_jax.nn.dropout import Dropout, dropout_key
 from segblocks_jax.nn.pool import adaptive_average_pool, max_pool
 from segblocks_jax.nn.reduced_non_local import ReducedNonLocal, dominant_vectors
 from segblocks_jax.nn.regions import map_pixels, whole_image
-from segblocks_jax.nn.resize import resize_bilinear, upsample2
+from segblocks_jax.nn.resize import (
+    at_scale,
+    resize_bilinear,
+    scaled_multiple,
+    scaled_size,
+    upsample2,
+)
 from segblocks_jax.nn.scope import scope
 from segblocks_jax.nn.semantics import Semantics
 
@@ -17,11 +23,14 @@ __all__ = [
     "ReducedNonLocal",
     "Semantics",
     "adaptive_average_pool",
+    "at_scale",
     "dominant_vectors",
     "dropout_key",
     "map_pixels",
     "max_pool",
     "resize_bilinear",
+    "scaled_multiple",
+    "scaled_size",
     "scope",
     "upsample2",
     "whole_image",

@@ -13,6 +13,7 @@ from segblocks_jax.blocks import BlockGrid
 from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches, normalize
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.segmentation import Segmentation
+from segblocks_jax.nn import scaled_size
 from segblocks_jax.policies import Decision, fill_scores, quantise
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.metrics import ConfusionTotal, Scores
@@ -33,6 +34,7 @@ class Evaluation:
             in host memory to labels in host memory; None where every batch compiled one.
         boundary_ratio: label-boundary density of high blocks over that of low blocks.
         images: number of images.
+        shares: of high blocks, one an image; empty without blocks.
     """
 
     scores: Scores
@@ -41,9 +43,10 @@ class Evaluation:
     images_per_second: float | None
     boundary_ratio: float | None
     images: int
+    shares: tuple[float, ...] = ()
 
     def to_dict(self, class_names: tuple[str, ...]) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, all but `shares`."""
         rest = {
             "gmacs": self.gmacs,
             "share_high": self.share_high,
@@ -60,6 +63,7 @@ def evaluate(
     config: ExperimentConfig,
     *,
     seed: int = 0,
+    mode: str = "exact",
     on_batch: Callable[[EvalBatch, Segmentation], None] | None = None,
 ) -> Evaluation:
     """Runs a system over a set of images at their full size.
@@ -72,10 +76,11 @@ def evaluate(
         source: of `segblocks_jax.data.open_dataset`.
         config: of the experiment.
         seed: of random policies.
+        mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`.
         on_batch: called after each batch, e.g. for progress or pictures.
     """
     spec = complete_spec(config, source.table, source.normalisation)
-    engine = Engine(system, spec, dtype=config.precision)
+    engine = Engine(system, spec, dtype=config.precision, mode=mode)
     masks = _OracleMasks(system, source, config) if config.policy.name == "oracle" else None
     confusion = ConfusionTotal(len(source.table.classes), mesh=data_mesh())
     shares, gmacs, rates = [], [], []
@@ -109,6 +114,7 @@ def evaluate(
         images_per_second=float(np.median(rates)) if rates else None,
         boundary_ratio=edges.ratio() if engine.block_size is not None else None,
         images=len(gmacs),
+        shares=tuple(shares) if engine.block_size is not None else (),
     )
 
 
@@ -117,6 +123,7 @@ def _gmacs(
 ) -> tuple[float, float]:
     """Of an image with all blocks low, and with all high."""
     policy = system.policy if config.policy.name != "static" else None
+    size = scaled_size(size, config.model.input_scale)
     low, high = (
         count_macs(
             system.net, (1, *size, 3), share, policy=policy, low_factor=config.policy.low_factor

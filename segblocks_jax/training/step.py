@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import Normalisation, normalize
-from segblocks_jax.nn import dropout_key
+from segblocks_jax.nn import at_scale, dropout_key
 from segblocks_jax.policies import Decision, advantage, fill_scores, quantise, surrogate_loss
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.losses import (
@@ -158,7 +158,10 @@ class TrainStep:
         image = normalize(batch["image"], *self._normalisation)
         features = image.astype(config.precision)
         if decision is None:
-            loss_map, valid = cross_entropy_map(system.net(features), batch["label"])
+            logits = at_scale(
+                system.net, features, config.model.input_scale, system.net.output_stride
+            )
+            loss_map, valid = cross_entropy_map(logits, batch["label"])
             task = _task_loss(loss_map, valid, config)
             return task, {"loss": task, "loss_task": task}
         scores = fill_scores(decision, semantics.filling, jax.random.fold_in(key, 1))
