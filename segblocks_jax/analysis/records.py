@@ -4,22 +4,18 @@ A folder of runs holds `runs/KEY/run.json`, a record each; `sweeps/NAME.json`, w
 and `tables/NAME.md` and `.csv`, which are made of these files and nothing else.
 """
 
+import argparse
 import csv
 import io
 import json
 import math
 import pathlib
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import app, flags
-
 RECORD = "run.json"
 Record = dict[str, Any]
-
-_RUNS = flags.DEFINE_string("runs", None, "Folder of the runs.")
 
 _COLUMNS = (
     "runs by seed",
@@ -150,12 +146,13 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {name: "x".join(map(str, value)) if isinstance(value, list) else value}
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Writes the tables of --runs again, and says where."""
-    for path in write_tables(pathlib.Path(_RUNS.value)):
+    parser = argparse.ArgumentParser(prog="python -m segblocks_jax.analysis.records")
+    parser.add_argument("--runs", required=True, type=pathlib.Path, help="folder of the runs")
+    for path in write_tables(parser.parse_args().runs):
         print(path)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("runs")
-    sys.exit(app.run(main))
+    main()

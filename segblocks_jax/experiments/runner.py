@@ -14,7 +14,6 @@ from flax import nnx
 
 from segblocks_jax.analysis.macs import count_macs
 from segblocks_jax.analysis.records import RECORD, run_folder
-from segblocks_jax.experiments.run import open_source
 from segblocks_jax.interop import load_model
 from segblocks_jax.nn import scaled_multiple, scaled_size
 from segblocks_jax.training import loop
@@ -22,6 +21,7 @@ from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.evaluate import Evaluation, evaluate
 from segblocks_jax.training.logging import NonFiniteError, write_json
+from segblocks_jax.training.sources import open_source
 
 # Policies whose scores rank blocks, so that all can be held to the same share.
 _RANKING = ("reinforce", "heuristic", "random", "middle")
