@@ -198,9 +198,9 @@ def test_a_key_names_what_a_result_depends_on():
 
 
 def test_a_row_that_cannot_run_is_named():
+    bad = planning.Sweep("T", {"bad": {"policy.tagret": 1.0}})
     with pytest.raises(ConfigError, match=r"tiny, row 'bad': unknown field policy\.tagret"):
-        rows = {"bad": {"policy.tagret": 1.0}}
-        planning.make_plan("tiny", planning.Sweep("T", rows), config().to_dict())
+        planning.make_plan("tiny", bad, config().to_dict())
     with pytest.raises(ConfigError, match="--preset is 'kitti'; expected one of street_scenes"):
         planning.load_plan(SWEEPS[0], "kitti")
 

@@ -1,7 +1,8 @@
 """The report of a folder of runs: one HTML file that needs no network, its plots beside it as PNG and SVG.
 
-python -m segblocks_jax.analysis.report --runs=DIR [--output=FILE] [--run=KEY] [--images=0,7] \
-    [--data_dir=FOLDER]
+    python -m segblocks_jax.analysis.report --runs=DIR [--output=FILE] [--run=KEY] [--images=0,7] [--data_dir=FOLDER]
+
+Needs Matplotlib: ``pip install 'segblocks-jax[report]'``.
 """
 
 import argparse

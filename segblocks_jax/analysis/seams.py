@@ -1,6 +1,8 @@
 """Seams: how far a network in blocks is from the dense one at the borders of blocks, by padding mode.
 
-python -m segblocks_jax.analysis.seams --model=WORKDIR/export --data_dir=FOLDER [--images=8] [--output=FILE]
+    python -m segblocks_jax.analysis.seams --model=WORKDIR/export --data_dir=FOLDER [--images=8] [--output=FILE]
+
+The weights are the same in every mode: they were trained with one of them.
 """
 
 import argparse
