@@ -13,52 +13,14 @@ from tiny import config
 from segblocks_jax.analysis import records as tables
 from segblocks_jax.experiments import plan as planning
 from segblocks_jax.experiments import runner
-from segblocks_jax.experiments.sweep import sweep
-from segblocks_jax.training import loop
 from segblocks_jax.training.config import ConfigError, ExperimentConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "ablations").glob("*.py"))
-ROWS = {
-    "learned": {},
-    "static, half": {"policy.name": "static", "model.input_scale": 0.5},
-    "again": {"policy.target": 0.5},
-}
-
-
-@pytest.fixture(scope="module")
-def plan():
-    return planning.make_plan("tiny", planning.Sweep("Tiny", ROWS), config().to_dict())
-
-
-@pytest.fixture(scope="module")
-def finished(plan, tmp_path_factory):
-    """A folder whose sweep was interrupted in its first run and then run again, and what was trained."""
-    runs = tmp_path_factory.mktemp("runs")
-    take_step, steps = loop.TrainStep.__call__, []
-
-    def counted(self, state, batch):
-        number = int(state.step)
-        if number == 3 and not steps.count(3):
-            steps.append(3)
-            raise KeyboardInterrupt
-        steps.append(number)
-        return take_step(self, state, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.TrainStep, "__call__", counted)
-        with pytest.raises(KeyboardInterrupt):
-            sweep([plan], runs, str(runs / "data"))
-        assert not tables.read_records(runs)
-        assert sweep([plan], runs, str(runs / "data")) == {}
-        first = list(steps)
-        assert sweep([plan], runs, str(runs / "data")) == {}
-        assert steps == first
-    return runs, steps
 
 
 def test_an_interrupted_sweep_goes_on_from_its_checkpoint(finished):
-    runs, steps = finished
+    runs, steps = finished.folder, finished.steps
     # Stopped before step 4; the last checkpoint is step 2's; then the second run from its beginning.
     assert steps == [0, 1, 2, 3, 2, 3, 0, 1, 2, 3]
     records = tables.read_records(runs)
@@ -66,7 +28,7 @@ def test_an_interrupted_sweep_goes_on_from_its_checkpoint(finished):
 
 
 def test_a_record_holds_what_made_it(finished):
-    runs, _ = finished
+    runs = finished.folder
     for key, record in tables.read_records(runs).items():
         assert planning.run_key(ExperimentConfig.from_mapping(record["config"])) == key
         assert record.keys() >= {"commit", "device", "data", "metrics", "counts", "time"}
@@ -76,15 +38,14 @@ def test_a_record_holds_what_made_it(finished):
         learned = record["config"]["policy"]["name"] == "reinforce"
         assert len(record["shares"]) == (3 if learned else 0)
         if learned:
-            # Two blocks high of 128 x 192 pixels padded to six blocks of 64: 0.5 times 6 is three.
-            assert record["at_target"]["share_high"] == 0.5
+            assert record["at_target"]["share_high"] == 0.5  # Three of six blocks.
             assert 0 <= record["at_target"]["miou"] <= 1
         else:
             assert record["at_target"] is None
 
 
 def test_operations_of_a_static_baseline_are_those_of_its_smaller_input(finished):
-    runs, _ = finished
+    runs = finished.folder
     records = tables.read_records(runs)
     (half,) = (r for r in records.values() if r["config"]["policy"]["name"] == "static")
     assert half["counts"]["size"] == [64, 96]
@@ -92,15 +53,16 @@ def test_operations_of_a_static_baseline_are_those_of_its_smaller_input(finished
     assert dense["counts"]["size"] == [128, 192]
 
 
-def test_rows_of_equal_configuration_share_a_run(finished, plan):
-    runs, _ = finished
+def test_rows_of_equal_configuration_share_a_run(finished):
+    runs = finished.folder
+    plan = finished.plan
     assert len(plan.rows) == 3
     assert len(plan.runs) == len(tables.read_records(runs)) == 2
     assert list(plan.rows["learned"]) == list(plan.rows["again"])
 
 
 def test_tables_come_from_the_records_byte_for_byte(finished):
-    runs, _ = finished
+    runs = finished.folder
     written = sorted((runs / "tables").iterdir())
     before = [path.read_bytes() for path in written]
     assert [path.name for path in written] == ["tiny.csv", "tiny.md"]
@@ -108,8 +70,8 @@ def test_tables_come_from_the_records_byte_for_byte(finished):
         path.unlink()
     assert sorted(tables.write_tables(runs)) == written
     assert [path.read_bytes() for path in written] == before
-    lines = list(csv.DictReader(written[0].open()))
-    assert [line["row"] for line in lines] == list(ROWS)
+    lines = list(csv.DictReader(before[0].decode().splitlines()))
+    assert [line["row"] for line in lines] == list(finished.plan.rows)
     miou = [json.loads((runs / "runs" / n["run"] / "run.json").read_text()) for n in lines]
     assert [float(line["metrics/miou"]) for line in lines] == [r["metrics"]["miou"] for r in miou]
     text = before[1].decode()
