@@ -5,16 +5,14 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
 from segblocks_jax.analysis import pictures, seams
 from segblocks_jax.analysis.parts import measure_parts
 from segblocks_jax.analysis.records import Record, run_folder
-from segblocks_jax.data import IGNORE, SegmentationSource, normalize
+from segblocks_jax.data import IGNORE, SegmentationSource
 from segblocks_jax.inference.engine import Engine
-from segblocks_jax.interop import load_model, load_spec
 
 _RIGHT, _WRONG = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's blue and orange.
 
@@ -48,12 +46,12 @@ def look_closely(
         chosen: numbers of the images to show.
     """
     folder = run_folder(runs, record["key"]) / "export"
-    spec, system = load_spec(folder), load_model(folder)
+    system, spec = seams.load_system(folder)
     assert spec.policy is not None
     images = seams.padded_images(source, chosen, spec.policy.block_size)
     engine = Engine(system, spec)
     found = seams.compare(system, spec, images)
-    image = normalize(jnp.asarray(images[:1]), spec.mean, spec.std)
+    image = seams.normalised(spec, images[:1])
     mask = system.policy(image, jax.random.key(0)).action
     return Closeup(
         panels=[panels(engine, source, number) for number in chosen],
@@ -71,17 +69,18 @@ def panels(engine: Engine, source: SegmentationSource, number: int) -> UInt8[np.
     assert result.labels is not None
     assert result.mask is not None
     predicted = result.labels[0]
-    scores = result.scores
-    learned = engine.spec.policy is not None and engine.spec.policy.name == "reinforce"
-    probability = 1 / (1 + np.exp(-scores[0].astype(np.float64))) if learned else None
+    probability = None
+    if engine.spec.policy is not None and engine.spec.policy.name == "reinforce":
+        assert result.scores is not None
+        probability = 1 / (1 + np.exp(-result.scores[0].astype(np.float64)))
     padded = seams.padded_images(source, [number], engine.multiple)[0]
-    ground = np.where(predicted == label, 0, 1).astype(np.uint8)
-    ground[label == IGNORE] = IGNORE
+    wrong = np.where(predicted == label, 0, 1).astype(np.uint8)
+    wrong[label == IGNORE] = IGNORE
     row = [
         image,
         pictures.colourise(label, table.colours),
         pictures.colourise(predicted, table.colours),
-        pictures.colourise(ground, np.asarray([_RIGHT, _WRONG])),
+        pictures.colourise(wrong, np.asarray([_RIGHT, _WRONG])),
         pictures.draw_grid(padded, result.mask[0], probability),
     ]
     titles = ["input", "ground truth", "prediction", "errors: orange", "high blocks: orange"]

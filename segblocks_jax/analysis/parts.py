@@ -1,5 +1,6 @@
 """Time and memory of the parts of a network in blocks, each compiled and timed alone."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,7 @@ def measure_parts(
         compiled = jax.jit(function).lower(argument).compile()
         analysis = compiled.memory_analysis()
         memory[name] = 0 if analysis is None else analysis.temp_size_in_bytes
-        runs[name] = lambda compiled=compiled, argument=argument: compiled(argument)
+        runs[name] = functools.partial(compiled, argument)
     seconds = interleaved(runs, rounds)
     return {name: {"seconds": seconds[name], "megabytes": memory[name] / 1e6} for name in runs}
 
@@ -65,10 +66,14 @@ def _parts(system: nnx.Dict, image: Array, grid: BlockGrid) -> list[tuple[str, F
         stages = add("backbone", net.backbone, blocks)
         x = add("pyramid", lambda x: whole_image(net.spp, x, net.semantics), stages[-1])
         for i, (step, skip) in enumerate(zip(net.upsample, reversed(stages[:-1]), strict=True)):
-            x = add(f"decoder {i + 1}", lambda a, step=step: step(*a), (x, skip))
+            x = add(f"decoder {i + 1}", functools.partial(_apply, step), (x, skip))
         logits = add("logits", net.logits, x)
     else:
         logits = add("network", net, blocks)
     combined = add("combine", lambda x: combine(x, upsampling), logits)
     add("label map", lambda x: label_map(x.astype(jnp.float32), stride), combined)
     return parts
+
+
+def _apply(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return step(*arguments)

@@ -119,7 +119,7 @@ def curves(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 def share_histogram(rows: Rows) -> Figure:
     """How many images have which share of high blocks."""
     figure, axes = _figure()
-    bins = np.linspace(0, 1, 21)
+    bins = [i / 20 for i in range(21)]
     for i, (label, records) in enumerate(rows.items()):
         shares = [share for record in records for share in record["shares"]]
         if shares:

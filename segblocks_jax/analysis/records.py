@@ -137,7 +137,7 @@ def format_csv(sweep: dict[str, Any], records: dict[str, Record]) -> str:
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
-        parts = {}
+        parts: dict[str, Any] = {}
         for key, item in value.items():
             parts |= _flat(item, f"{name}/{key}" if name else key)
         return parts

@@ -7,6 +7,7 @@ The weights are the same in every mode: they were trained with one of them.
 
 import argparse
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -128,18 +129,38 @@ def spread(total: int, count: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
+def load_system(folder: str | os.PathLike[str]) -> tuple[nnx.Dict, ModelSpec]:
+    """A saved model that has a policy, and what describes it.
+
+    Raises:
+        ValueError: it has no policy, so there is no grid to run it on.
+    """
+    model, spec = load_model(folder), load_spec(folder)
+    if not isinstance(model, nnx.Dict) or spec.policy is None:
+        raise ValueError(
+            f"seams: {folder} has no policy, so no grid to run on; give one with blocks"
+        )
+    return model, spec
+
+
+def normalised(spec: ModelSpec, images: UInt8[np.ndarray, "n h w 3"]) -> Float[Array, "n h w 3"]:
+    """Images as the model of a spec takes them."""
+    assert spec.mean is not None
+    assert spec.std is not None
+    return normalize(jnp.asarray(images), spec.mean, spec.std)
+
+
 def compare(
-    model: nnx.Dict, spec: ModelSpec, images: UInt8[np.ndarray, "n h w 3"]
+    system: nnx.Dict, spec: ModelSpec, images: UInt8[np.ndarray, "n h w 3"]
 ) -> dict[str, Seams]:
     """Seams on two grids: all blocks high, where only borders differ, and the policy's own."""
     assert spec.policy is not None
-    normalised = normalize(jnp.asarray(images), spec.mean, spec.std)
-    own = np.asarray(model.policy(normalised, jax.random.key(0)).action)
+    image = normalised(spec, images)
+    own = np.asarray(system.policy(image, jax.random.key(0)).action)
     grids = {"all high": np.ones_like(own), "policy": own}
     factor = spec.policy.low_factor
     return {
-        name: measure(model.net, normalised, mask, low_factor=factor)
-        for name, mask in grids.items()
+        name: measure(system.net, image, mask, low_factor=factor) for name, mask in grids.items()
     }
 
 
@@ -164,12 +185,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="how many, evenly spread")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file to write")
     arguments = parser.parse_args()
-    spec, model = load_spec(arguments.model), load_model(arguments.model)
-    if spec.policy is None or spec.dataset is None:
-        parser.error(f"{arguments.model} has no policy or data set, so no grid to run on")
+    system, spec = load_system(arguments.model)
+    assert spec.policy is not None
+    if spec.dataset is None:
+        parser.error(f"{arguments.model} doesn't say which data it was trained on")
     source = open_dataset(spec.dataset, arguments.data_dir, "val")
     images = padded_images(source, spread(len(source), arguments.images), spec.policy.block_size)
-    report = summary(compare(model, spec, images))
+    report = summary(compare(system, spec, images))
     for grid, modes in report.items():
         lines = [f"{mode} {modes[mode]['at_borders']:.2e}" for mode in PADDING_MODES]
         print(f"{grid}: {', '.join(lines)}; zero over block {modes['zero_over_block']:.3g}")

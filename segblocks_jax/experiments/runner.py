@@ -83,27 +83,28 @@ def train_and_record(
     """Trains a run, from its last checkpoint where it was interrupted, and writes its record last."""
     began = time.perf_counter()
     splits = config.data.train_split, config.data.eval_split
-    sources = [open_source(config, split, data_dir) for split in splits]
+    train_source, source = (open_source(config, split, data_dir) for split in splits)
     with Checkpoints(folder / "checkpoints", model=config.model.name) as checkpoints:
         first = checkpoints.latest_step() or 0
-    result = loop.train(config, *sources, folder)
+    result = loop.train(config, train_source, source, folder)
     trained = time.perf_counter()
     model = load_model(folder / "export")
     system = model if isinstance(model, nnx.Dict) else nnx.Dict(net=model)
-    classes = sources[1].table.classes
     steps = config.optim.steps
     pretrained = loop.read_pretrained(config, folder)
-    record = loop.describe(result, sources[1], config, steps, pretrained)
+    record = loop.describe(result, source, config, steps, pretrained)
     record |= {
         "key": key,
         "at_target": None,
         "shares": list(result.shares),
-        "data": {s.split: {"images": len(s), "skipped": len(s.skipped)} for s in sources},
-        "counts": _counts(system, config, result, sources[1].sizes[0]),
+        "data": {
+            s.split: {"images": len(s), "skipped": len(s.skipped)} for s in (train_source, source)
+        },
+        "counts": _counts(system, config, result, source.sizes[0]),
     }
     if config.policy.name in _RANKING:
-        held = evaluate(system, sources[1], config, mode=f"share={config.policy.target}")
-        record["at_target"] = held.to_dict(classes)
+        held = evaluate(system, source, config, mode=f"share={config.policy.target}")
+        record["at_target"] = held.to_dict(source.table.classes)
     record["time"] = {
         "train_seconds": trained - began,
         "evaluate_seconds": time.perf_counter() - trained,

@@ -39,6 +39,7 @@ def main(argv: list[str]) -> int:
     except (ConfigError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    assert _RUNS.value is not None  # Absl checks it.
     runs = pathlib.Path(_RUNS.value)
     jax.config.update("jax_compilation_cache_dir", str(runs / "compilation_cache"))
     errors = sweep(plans, runs, _DATA.value)
@@ -46,8 +47,8 @@ def main(argv: list[str]) -> int:
         from segblocks_jax.analysis.report import write_report
 
         print(write_report(runs, data_dir=_DATA.value))
-    for key, error in errors.items():
-        print(f"error: {key}: {error}", file=sys.stderr)
+    for key, reason in errors.items():
+        print(f"error: {key}: {reason}", file=sys.stderr)
     return 1 if errors else 0
 
 
