@@ -41,7 +41,8 @@ def measure_parts(
         By part, in order: "seconds", and "megabytes" of temporary memory that its program takes.
     """
     grid = BlockGrid.from_mask(mask, low_factor=low_factor)
-    runs, memory = {}, {}
+    runs: dict[Any, Callable[[], Any]] = {}
+    memory: dict[str, int] = {}
     for name, function, argument in _parts(system, image, grid):
         compiled = jax.jit(function).lower(argument).compile()
         analysis = compiled.memory_analysis()

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from segblocks_jax.analysis.provenance import commit, device_name
 from segblocks_jax.blocks import combine, split
 from segblocks_jax.blocks.checks import no_type_check
 from segblocks_jax.blocks.pad import PADDING_MODES
@@ -193,10 +194,12 @@ def main() -> None:
     images = padded_images(source, spread(len(source), arguments.images), spec.policy.block_size)
     report = summary(compare(system, spec, images))
     for grid, modes in report.items():
-        lines = [f"{mode} {modes[mode]['at_borders']:.2e}" for mode in PADDING_MODES]
-        print(f"{grid}: {', '.join(lines)}; zero over block {modes['zero_over_block']:.3g}")
+        line = ", ".join(f"{mode} {modes[mode]['at_borders']:.2e}" for mode in PADDING_MODES)
+        print(f"{grid}: {line}; zero over block {modes['zero_over_block']:.3g}")
     if arguments.output:
-        write_json(arguments.output, report)
+        made = {"commit": commit(), "device": device_name(), "jax": jax.__version__}
+        data = {"split": f"{spec.dataset}/val", "images": len(images), "model": spec.to_dict()}
+        write_json(arguments.output, {"grids": report, **data, **made})
 
 
 if __name__ == "__main__":
