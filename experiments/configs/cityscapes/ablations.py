@@ -25,10 +25,10 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "model": {"name": "swiftnet_rn18", "width": 8, "features": 24},
             "policy": {"block_size": 64, "target": 0.4, "quantise_step": 0.25},
-            "optim": {"batch_size": 8, "steps": 160, "learning_rate": 3e-3},
+            "optim": {"batch_size": 8, "steps": 120, "learning_rate": 3e-3},
             "loop": {
-                "eval_every": 160,
-                "checkpoint_every": 80,
+                "eval_every": 120,
+                "checkpoint_every": 60,
                 "log_every": 10,
                 "keep_checkpoints": 1,
             },
