@@ -1,18 +1,21 @@
 # make demo   builds everything, trains and evaluates on the built-in street scenes, shows a table
 # make test   builds everything, runs all tests, with the compiled handlers required
 # make check  formatters, linter, types
+# make docs   the documentation, as a site; any warning is an error
+# make ablations  all sweeps on the built-in street scenes, their tables and the report
 
 # The CUDA handlers are built where there is a compiler for them.
 export SEGBLOCKS_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
+ABLATIONS ?= runs/ablations
 BIN = $(VENV)/bin
 EXPERIMENT = $(BIN)/python -m segblocks_jax.experiments.cityscapes \
 	--config=experiments/configs/cityscapes/quickstart.py --data_dir=$(RUN)/data
 NATIVE = $(wildcard xla_ffi/*/*.h xla_ffi/*/*/*.h xla_ffi/*/*.cc xla_ffi/*/*.cu xla_ffi/*/*.cuh)
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs ablations format clean
 
 $(VENV)/.installed: pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +41,14 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+# Small programs, run briefly: less optimisation saves more time in the compiler than it costs.
+ablations: $(VENV)/.installed
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" \
+		$(BIN)/python -m segblocks_jax.experiments.sweep --runs=$(ABLATIONS) --data_dir=$(ABLATIONS)/data
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -18,11 +18,11 @@ import runpy
 import jax
 import numpy as np
 
-from segblocks_jax.experiments.run import open_source
 from segblocks_jax.training import loop
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.evaluate import evaluate
 from segblocks_jax.training.logging import write_json
+from segblocks_jax.training.sources import open_source
 
 ROOT = pathlib.Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "policy_variants"

@@ -75,3 +75,11 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory):
+    """See `tiny.FinishedSweep`; trained once for all tests of sweeps and reports."""
+    from tiny import finished_sweep
+
+    return finished_sweep(tmp_path_factory.mktemp("sweep"))

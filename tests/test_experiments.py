@@ -17,11 +17,11 @@ from tiny import config
 
 from segblocks_jax.data import TABLES
 from segblocks_jax.experiments import modes
-from segblocks_jax.experiments.run import open_source
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.training import evaluate as evaluation
 from segblocks_jax.training import loop
 from segblocks_jax.training.logging import NonFiniteError
+from segblocks_jax.training.sources import open_source
 from segblocks_jax.training.state import create_system
 from segblocks_jax.training.watching import Profile
 

@@ -17,8 +17,8 @@ from flax import nnx
 import segblocks_jax as sb
 from segblocks_jax.data import NORMALISATION
 from segblocks_jax.experiments import modes
-from segblocks_jax.experiments.run import open_source
 from segblocks_jax.training import create_system, loop
+from segblocks_jax.training.sources import open_source
 
 
 def frozen(file):

@@ -1,8 +1,16 @@
 """The smallest system that has every part: for tests of training and inference."""
 
+import dataclasses
+import pathlib
+
+import jax
 import numpy as np
+import pytest
 
 from segblocks_jax.data import NORMALISATION
+from segblocks_jax.experiments.plan import Plan, Sweep, make_plan
+from segblocks_jax.experiments.sweep import sweep
+from segblocks_jax.training import loop
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.state import create_state, create_system
@@ -53,3 +61,52 @@ def trainer(settings, mesh=None):
     graphdef, state = create_state(create_system(settings, CLASSES), optimizer, settings.seed)
     step = TrainStep(graphdef, optimizer, settings, NORMALISATION["street_scenes"], mesh)
     return step, step.place(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedSweep:
+    """A sweep that was interrupted in its first run, run again, and run once more for nothing.
+
+    Attributes:
+        plan: its rows; two of them are one run.
+        folder: of the runs.
+        steps: numbers of the steps that were begun, in order.
+    """
+
+    plan: Plan
+    folder: pathlib.Path
+    steps: list[int]
+
+
+def finished_sweep(folder):
+    """Runs it, each program compiled once: with one number of high blocks, kept over the interruption."""
+    rows = {
+        "learned": {},
+        "static, half": {"policy.name": "static", "model.input_scale": 0.5},
+        "again": {"policy.target": 0.5},
+    }
+    base = config(policy={"quantise_step": 1.0}).to_dict()
+    plan, steps = make_plan("tiny", Sweep("Tiny", rows), base), []
+    take_step = loop.TrainStep.__call__
+
+    def counted(self, state, batch):
+        steps.append(int(state.step))
+        if steps == [0, 1, 2, 3]:
+            raise KeyboardInterrupt
+        return take_step(self, state, batch)
+
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop.TrainStep, "__call__", counted)
+            with pytest.raises(KeyboardInterrupt):
+                sweep([plan], folder, str(folder / "data"))
+            assert not list(folder.glob("runs/*/run.json"))
+            assert sweep([plan], folder, str(folder / "data")) == {}
+            taken = len(steps)
+            assert sweep([plan], folder, str(folder / "data")) == {}
+            assert len(steps) == taken
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    return FinishedSweep(plan, folder, steps)

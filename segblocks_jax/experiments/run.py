@@ -11,12 +11,13 @@ from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
 
-from segblocks_jax.data import SceneSet, SegmentationSource, open_dataset
+from segblocks_jax.data import SegmentationSource
 from segblocks_jax.experiments import modes
 from segblocks_jax.training import distributed, loop
 from segblocks_jax.training.config import ConfigError, ExperimentConfig
 from segblocks_jax.training.distributed import is_first
 from segblocks_jax.training.preemption import Preempted
+from segblocks_jax.training.sources import open_source
 from segblocks_jax.training.state import create_system
 from segblocks_jax.training.watching import Profile
 
@@ -88,23 +89,6 @@ def read_config(mapping: ml_collections.ConfigDict, datasets: tuple[str, ...]) -
             f"data.dataset is {config.data.dataset!r}; this entry point serves {', '.join(datasets)}"
         )
     return config
-
-
-def open_source(
-    config: ExperimentConfig, split: str, data_dir: str | None = None
-) -> SegmentationSource:
-    """Opens a split of the experiment's data set."""
-    data = config.data
-    scenes = None
-    if data.dataset == "street_scenes":
-        scenes = SceneSet(
-            train=data.scenes[0],
-            val=data.scenes[1],
-            height=data.scene_size[0],
-            width=data.scene_size[1],
-        )
-    folder = data_dir or data.data_dir
-    return open_dataset(data.dataset, folder, split, scenes=scenes, on_error=data.on_error)
 
 
 def _main(datasets: tuple[str, ...]) -> int:

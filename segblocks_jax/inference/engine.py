@@ -84,6 +84,7 @@ class Engine(Server):
             fill=self.model_programs.normalisation.fill,
             mode=Mode.parse(mode),
             shapes=tuple((n, h, w) for n, h, w in shapes),
+            image_multiple=spec.image_multiple,
         )
         if keep_memory:
             keep_freed_memory()

@@ -275,7 +275,15 @@ def fuse(net: SwiftNet, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
     Args:
         net: a network of `create_model`; it keeps its weights.
         dtype: of kernels and activations, "float32" or "bfloat16"; the input must have it.
+
+    Raises:
+        ValueError: the network pads blocks otherwise than by BlockPad.
     """
+    if net.semantics.padding != "block":
+        raise ValueError(
+            f"fuse: semantics.padding is {net.semantics.padding!r}; a fused network finds its neighbours by"
+            " index and has only 'block'; serve it with execution='plain'"
+        )
     pyramid = nnx.clone(net.spp)
     pyramid.eval()
     graph, state = nnx.split(pyramid)
@@ -293,12 +301,13 @@ def fuse(net: SwiftNet, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
     )
 
 
-def pays() -> bool:
-    """Whether a fused network is the faster one here: on CPUs, with compiled handlers.
+def pays(net: nnx.Module) -> bool:
+    """Whether `fuse` takes the network and makes it faster here: on CPUs, with compiled handlers.
 
     On GPUs it has not been measured.
     """
-    return jax.default_backend() == "cpu" and extension.resolve() == "ffi"
+    fits = isinstance(net, SwiftNet) and net.semantics.padding == "block"
+    return fits and jax.default_backend() == "cpu" and extension.resolve() == "ffi"
 
 
 def _step(upsample: Upsample, dtype: jax.typing.DTypeLike) -> _Step:

@@ -16,6 +16,7 @@ from segblocks_jax.inference.once import Once
 from segblocks_jax.inference.server import Output, Program, Shape
 from segblocks_jax.interop import ModelSpec
 from segblocks_jax.models import Network, SwiftNet
+from segblocks_jax.nn import at_scale
 from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.policies import Decision, Policy, fill_scores, top_count
 
@@ -43,7 +44,7 @@ class ModelPrograms:
         execution: Execution | None,
     ) -> None:
         """Takes copies of the weights, in evaluation mode, prepared for the execution."""
-        best: Execution = "fused" if isinstance(net, SwiftNet) and pays() else "plain"
+        best: Execution = "fused" if pays(net) else "plain"
         self.execution = execution or best
         self.spec, self._dtype, self._stride = spec, dtype, net.output_stride
         self.normalisation = _normalisation(spec)
@@ -130,7 +131,9 @@ class ModelPrograms:
 
     def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
         image = normalize(images, *self.normalisation).astype(self._dtype)
-        return _finish(self._net(weights)(image), output, self._stride)
+        scale = self.spec.input_scale
+        logits = at_scale(self._net(weights), image, scale, self._stride)
+        return _finish(logits, output, self._stride)
 
     def _decide(
         self, weights: Any, images: Images, valid: Int[Array, "3"], seed: UInt32[Array, ""]

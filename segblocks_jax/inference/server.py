@@ -65,6 +65,7 @@ class Settings:
         fill: RGB colour of padding.
         mode: see `Mode`; what calls use that don't name one.
         shapes: (n, h, w) that images are padded to: the smallest that holds them.
+        image_multiple: without blocks, what sides are padded to multiples of, in pixels.
     """
 
     block_size: int | None
@@ -72,11 +73,12 @@ class Settings:
     fill: tuple[int, int, int]
     mode: Mode
     shapes: tuple[Shape, ...] = ()
+    image_multiple: int = 32
 
     @property
     def multiple(self) -> int:
         """What the sides of images are padded to multiples of, in pixels."""
-        return self.block_size or 32
+        return self.block_size or self.image_multiple
 
     def blocks(self, shape: Shape) -> int:
         """Number of blocks of an image of `shape`."""

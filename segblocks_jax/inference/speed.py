@@ -72,7 +72,7 @@ def measure(
         runs["around", share] = _around(system.net, config, image, grid)
     times = interleaved(runs, rounds)
     dense_macs = count_macs(system.net, (1, *size, 3)).total
-    report = _describe(config, size, rounds)
+    report = _describe(config, size, rounds, pays(system.net))
     for name in ("xla_dense", "dense"):
         report[name] = {"seconds": times[name], "gmacs": dense_macs / 1e9}
     report["policy_seconds"] = times["policy"]
@@ -95,7 +95,7 @@ def measure(
 
 def _networks(net: Network, config: ExperimentConfig, fused: bool) -> Callable[..., Any]:
     """The network as a compiled function of an image and a grid or None."""
-    if fused and isinstance(net, SwiftNet) and pays():
+    if fused and isinstance(net, SwiftNet) and pays(net):
         prepared = jax.block_until_ready(fuse(net, config.precision))
         return functools.partial(jax.jit(functools.partial(_run, config=config)), prepared)
     plain = nnx.clone(net)
@@ -204,7 +204,9 @@ def _random_grid(size: tuple[int, int], side: int, share: float, low_factor: int
     )
 
 
-def _describe(config: ExperimentConfig, size: tuple[int, int], rounds: int) -> dict[str, Any]:
+def _describe(
+    config: ExperimentConfig, size: tuple[int, int], rounds: int, fused: bool
+) -> dict[str, Any]:
     return {
         "model": config.model.name,
         "width": config.model.width,
@@ -214,7 +216,7 @@ def _describe(config: ExperimentConfig, size: tuple[int, int], rounds: int) -> d
         "precision": config.precision,
         "block_size": config.policy.block_size,
         "implementation": extension.resolve(),
-        "fused": pays() and config.model.name.startswith("swiftnet"),
+        "fused": fused,
         "timer": "normalised image on the device to logits: split, network, combine;"
         f" median of {rounds} interleaved runs",
         "device": jax.devices()[0].device_kind,

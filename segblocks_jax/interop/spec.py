@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 
 from segblocks_jax import models, policies
-from segblocks_jax.nn import Semantics
+from segblocks_jax.nn import Semantics, scaled_multiple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,8 @@ class ModelSpec:
         mean, std: RGB, of images scaled to [0, 1], that inputs are normalised with.
         dataset: what it was trained on.
         class_names: in the order of the logits.
+        input_scale: side of what a network without policy sees over that of the image, up to 1; its
+            logits are resized back. A baseline that saves operations everywhere alike.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ModelSpec:
     std: tuple[float, float, float] | None = None
     dataset: str | None = None
     class_names: tuple[str, ...] | None = None
+    input_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
@@ -64,6 +67,17 @@ class ModelSpec:
                 f"ModelSpec: {len(self.class_names)} class_names for num_classes {self.num_classes};"
                 " give one a class, in the order of the logits"
             )
+        if self.policy is not None and self.input_scale != 1:
+            raise ValueError(
+                f"ModelSpec: input_scale is {self.input_scale} beside a policy; only a network without one"
+                " sees a smaller image, set it to 1"
+            )
+        scaled_multiple(self.input_scale)
+
+    @property
+    def image_multiple(self) -> int:
+        """What sides of images must be multiples of, in pixels, where there is no policy."""
+        return scaled_multiple(self.input_scale)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Dict:
         """Builds ``{"net", "policy"}``, or ``{"net"}`` without a policy, with random weights.

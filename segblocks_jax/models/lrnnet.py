@@ -23,6 +23,7 @@ from segblocks_jax.nn import (
     scope,
     whole_image,
 )
+from segblocks_jax.nn.conv import set_padding_mode
 from segblocks_jax.nn.regions import Features
 
 DILATIONS = (1, 2, 5, 9, 2, 5, 9, 17)
@@ -190,6 +191,7 @@ class LRNNet(nnx.Module):
         deepest = self.backbone.features
         self.attention = ReducedNonLocal(deepest, channels=features, semantics=semantics, rngs=rngs)
         self.logits = Conv(deepest, num_classes, 1, use_bias=True, rngs=rngs)
+        set_padding_mode(self, semantics.padding)
 
     def block_multiple(self, low_factor: int = 2) -> int:
         """What sides of blocks must be multiples of: 32, and low blocks have whole pixels at stride 8."""

@@ -114,11 +114,13 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{i + 1}", stage)
             outputs.append(features)
         self.features = tuple(outputs)
+        self.padding_mode = semantics.padding
 
     def __call__(self, x: Features) -> list[Features]:
         """(n, h, w, 3), normalised -> the stages' outputs, after their last ReLU."""
+        stem = functools.partial(_stem, padding_mode=self.padding_mode)
         with scope("stem"):
-            x = rematerialised(_stem, self.conv1, self.bn1, x)
+            x = rematerialised(stem, self.conv1, self.bn1, x)
         outputs = []
         for i in range(1, 5):
             with scope(f"layer{i}"):
@@ -128,9 +130,9 @@ class ResNet(nnx.Module):
         return outputs
 
 
-def _stem(conv: Conv, norm: BatchNorm, x: Features) -> Features:
+def _stem(conv: Conv, norm: BatchNorm, x: Features, *, padding_mode: str) -> Features:
     x = map_pixels(jax.nn.relu, norm(conv(x)))
-    return max_pool(x, window=3, stride=2, padding=1)
+    return max_pool(x, 3, 2, 1, padding_mode)
 
 
 _VARIANTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {

@@ -22,6 +22,7 @@ from segblocks_jax.nn import (
     upsample2,
     whole_image,
 )
+from segblocks_jax.nn.conv import set_padding_mode
 from segblocks_jax.nn.regions import Features
 
 _MOMENTUM = 0.05
@@ -126,6 +127,7 @@ class SwiftNet(nnx.Module):
         self.logits = PreActivation(
             features, num_classes, 1, use_bias=True, semantics=semantics, rngs=rngs
         )
+        set_padding_mode(self, semantics.padding)
 
     @property
     def min_block_size(self) -> int:

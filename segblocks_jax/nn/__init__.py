@@ -8,7 +8,13 @@ from segblocks_jax.nn.random import fold_in, image_keys, uniform
 from segblocks_jax.nn.reduced_non_local import ReducedNonLocal, dominant_vectors
 from segblocks_jax.nn.regions import map_pixels, whole_image
 from segblocks_jax.nn.remat import rematerialisation, rematerialised
-from segblocks_jax.nn.resize import resize_bilinear, upsample2
+from segblocks_jax.nn.resize import (
+    at_scale,
+    resize_bilinear,
+    scaled_multiple,
+    scaled_size,
+    upsample2,
+)
 from segblocks_jax.nn.scope import scope
 from segblocks_jax.nn.semantics import Semantics
 
@@ -19,6 +25,7 @@ __all__ = [
     "ReducedNonLocal",
     "Semantics",
     "adaptive_average_pool",
+    "at_scale",
     "dominant_vectors",
     "dropout_key",
     "fold_in",
@@ -28,6 +35,8 @@ __all__ = [
     "rematerialisation",
     "rematerialised",
     "resize_bilinear",
+    "scaled_multiple",
+    "scaled_size",
     "scope",
     "uniform",
     "upsample2",

@@ -20,6 +20,7 @@ class Conv(nnx.Module):
         kernel: (kh, kw, in_features / groups, out_features).
         bias: (out_features,) or None.
         implementation: of the convolution, see `segblocks_jax.block_conv`.
+        padding_mode: in blocks, see `segblocks_jax.block_pad`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Conv(nnx.Module):
         self.groups = groups
         self.dilation = dilation
         self.implementation: str | None = None
+        self.padding_mode = "block"
 
     def __call__(self, features: Features) -> Features:
         """Convolves."""
@@ -64,6 +66,7 @@ class Conv(nnx.Module):
                 self.groups,
                 bias,
                 dilation=self.dilation,
+                padding_mode=self.padding_mode,
                 implementation=self.implementation,
             )
         kernel, bias = self._parameters(features.dtype)
@@ -93,3 +96,10 @@ def set_implementation(module: nnx.Module, implementation: str | None) -> None:
     for _, part in nnx.iter_graph(module):
         if isinstance(part, Conv):
             part.implementation = implementation
+
+
+def set_padding_mode(module: nnx.Module, padding_mode: str) -> None:
+    """Sets how every convolution of a module pads blocks; see `segblocks_jax.block_pad`."""
+    for _, part in nnx.iter_graph(module):
+        if isinstance(part, Conv):
+            part.padding_mode = padding_mode

@@ -14,16 +14,18 @@ from segblocks_jax.nn.regions import Features
 
 
 @jax.named_scope("max_pool")
-def max_pool(features: Features, window: int, stride: int, padding: int) -> Features:
+def max_pool(
+    features: Features, window: int, stride: int, padding: int, padding_mode: str = "block"
+) -> Features:
     """Maximum over windows. Pixels outside the image count as 0, as they do for a convolution.
 
-    After a ReLU, this equals padding with minus infinity.
+    After a ReLU, this equals padding with minus infinity. `padding_mode` is that of `segblocks_jax.block_pad`.
     """
     if not isinstance(features, DualRes):
         p = padding
         return maxima(jnp.pad(features, ((0, 0), (p, p), (p, p), (0, 0))), window, stride)
     channels = features.pixels.shape[1]
-    padded = block_pad(features, padding)
+    padded = block_pad(features, padding, mode=padding_mode)
     parts = [
         maxima(part, window, stride).reshape(-1, channels) for part in (padded.high, padded.low)
     ]

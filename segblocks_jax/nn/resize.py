@@ -1,6 +1,8 @@
 """Upsampling of images and of blocks."""
 
 import dataclasses
+import fractions
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -69,3 +71,51 @@ def resize_bilinear(
     return jax.image.resize(
         image, (image.shape[0], *size, image.shape[3]), "bilinear", antialias=False
     )
+
+
+def at_scale(
+    net: Callable[[Float[Array, "n sh sw c"]], Float[Array, "n lh lw k"]],
+    image: Float[Array, "n h w c"],
+    scale: float,
+    stride: int = 4,
+) -> Float[Array, "n oh ow k"]:
+    """A network's logits of an image made smaller, at the size that they have at scale 1: ``h / stride``.
+
+    The image is resized with antialiasing, the logits bilinearly.
+
+    Args:
+        net: gives logits; it may have any stride itself.
+        image: sides are multiples of `scaled_multiple(scale)`.
+        scale: side of what the network sees over the side of the image.
+        stride: side of the image over the side of the result.
+    """
+    if scale == 1:
+        return net(image)
+    n, h, w, c = image.shape
+    size = scaled_size((h, w), scale)
+    smaller = jax.image.resize(image, (n, *size, c), "linear", antialias=True)
+    return resize_bilinear(net(smaller), (h // stride, w // stride))
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(height, width) that `at_scale` gives an image of `size` to the network."""
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def scaled_multiple(scale: float, multiple: int = 32) -> int:
+    """The smallest side that is a multiple of `multiple` pixels after scaling as before.
+
+    Raises:
+        ValueError: the scale is no fraction of 1 with a denominator up to 8.
+
+    Example:
+        >>> scaled_multiple(0.75)
+        128
+    """
+    ratio = fractions.Fraction(scale).limit_denominator(8)
+    if not 0 < ratio <= 1 or abs(float(ratio) - scale) > 1e-6:
+        raise ValueError(
+            f"input_scale is {scale}; expected a fraction above 0, up to 1, with a denominator up to 8,"
+            " such as 0.5 or 0.75, so that sides stay whole"
+        )
+    return multiple * ratio.denominator

@@ -14,6 +14,8 @@ class Semantics:
     Attributes:
         interpolation: x2 upsampling inside the network. "halo" reads the neighbouring blocks, so no
             seams appear; "block" upsamples each block alone with clamped edges (the authors).
+        padding: of convolutions and poolings in blocks. "block" reads the neighbours (BlockPad); to see
+            what that is worth, "zero" and "clamp" treat each block alone, see `segblocks_jax.block_pad`.
         batch_norm: batch statistics in training. "joint" takes them over all pixels, high and low;
             "per_resolution" normalises high and low blocks each by their own, and updates the running
             ones with pixel-weighted means (the authors).
@@ -29,6 +31,7 @@ class Semantics:
     low_upsampling: Literal["bilinear", "nearest"] = "bilinear"
     filling: Literal["best", "random"] = "best"
     ignored: Literal["excluded", "counted"] = "excluded"
+    padding: Literal["block", "zero", "clamp"] = "block"
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():

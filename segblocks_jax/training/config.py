@@ -12,7 +12,7 @@ from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.source import ON_ERROR
 from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
-from segblocks_jax.nn import Semantics
+from segblocks_jax.nn import Semantics, scaled_multiple
 from segblocks_jax.policies import POLICIES, Reward
 
 
@@ -110,6 +110,8 @@ class ModelConfig:
             0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.
         conv_implementation: how convolutions run in training: "ffi", "xla" or "pad"; None: what is
             faster on the machine. See `segblocks_jax.block_conv`.
+        input_scale: side of what the network sees over the image's, for policy "static": a baseline of
+            fewer operations, trained and evaluated at the labels' full size.
     """
 
     name: str = "swiftnet_rn18"
@@ -118,6 +120,7 @@ class ModelConfig:
     dilations: tuple[int, ...] | None = None
     pretrained: str | None = None
     conv_implementation: str | None = None
+    input_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _check(self.name in MODELS, f"model.name is {self.name!r}; expected one of {MODELS}")
@@ -136,6 +139,10 @@ class ModelConfig:
             self.conv_implementation in ways,
             f"model.conv_implementation is {self.conv_implementation!r}; expected one of {ways}",
         )
+        try:
+            scaled_multiple(self.input_scale)
+        except ValueError as error:
+            raise ConfigError(f"model.{error}") from error
         known = self.pretrained is None or self.pretrained.endswith(WEIGHT_SUFFIXES)
         _check(
             known,
@@ -321,13 +328,25 @@ class ExperimentConfig:
             self.precision in precisions,
             f"precision is {self.precision!r}; expected one of {precisions}",
         )
-        multiple = 32 if self.policy.name == "static" else self.policy.block_size
+        static, scale = self.policy.name == "static", self.model.input_scale
+        _check(
+            static or scale == 1,
+            f"model.input_scale is {scale} with policy {self.policy.name}; only policy.name=static sees a"
+            " smaller image",
+        )
+        multiple = scaled_multiple(scale) if static else self.policy.block_size
+        why = "the network's stride, scaled" if static else "policy.block_size"
         for side in self.data.crop:
             _check(
                 side > 0 and side % multiple == 0,
-                f"data.crop is {self.data.crop}; expected multiples of {multiple}"
-                + (" (policy.block_size)" if multiple != 32 else " (the network's stride)"),
+                f"data.crop is {self.data.crop}; expected multiples of {multiple} ({why})",
             )
+        way = self.model.conv_implementation
+        _check(
+            self.semantics.padding == "block" or way in (None, "pad"),
+            f"semantics.padding is {self.semantics.padding!r}, which model.conv_implementation {way!r} does"
+            " not have; expected 'pad' or None",
+        )
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "ExperimentConfig":

@@ -14,6 +14,7 @@ from segblocks_jax.blocks import BlockGrid
 from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches, normalize
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.segmentation import Segmentation
+from segblocks_jax.nn import scaled_size
 from segblocks_jax.policies import Decision, fill_scores, quantise
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.distributed import gather, local_mesh
@@ -35,6 +36,7 @@ class Evaluation:
             images in host memory to labels in host memory; None where every batch compiled one.
         boundary_ratio: label-boundary density of high blocks over that of low blocks.
         images: number of images.
+        shares: of high blocks, one an image; empty without blocks.
     """
 
     scores: Scores
@@ -43,9 +45,10 @@ class Evaluation:
     images_per_second: float | None
     boundary_ratio: float | None
     images: int
+    shares: tuple[float, ...] = ()
 
     def to_dict(self, class_names: tuple[str, ...]) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, all but `shares`."""
         rest = {
             "gmacs": self.gmacs,
             "share_high": self.share_high,
@@ -139,6 +142,7 @@ def _summary(
         images_per_second=float(np.median(rates)) if rates else None,
         boundary_ratio=boundary if in_blocks else None,
         images=len(gmacs),
+        shares=tuple(shares) if in_blocks else (),
     )
 
 
@@ -147,6 +151,7 @@ def _gmacs(
 ) -> tuple[float, float]:
     """Of an image with all blocks low, and with all high."""
     policy = system.policy if config.policy.name != "static" else None
+    size = scaled_size(size, config.model.input_scale)
     low, high = (
         count_macs(
             system.net, (1, *size, 3), share, policy=policy, low_factor=config.policy.low_factor

@@ -35,6 +35,7 @@ def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
             low_factor=policy.low_factor,
         ),
         dataset=config.data.dataset,
+        input_scale=config.model.input_scale,
     )
 
 

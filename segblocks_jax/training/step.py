@@ -29,7 +29,7 @@ from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.blocks.buckets import buckets
 from segblocks_jax.data import Normalisation, normalize
 from segblocks_jax.data.labels import IGNORE
-from segblocks_jax.nn import dropout_key, fold_in, image_keys, rematerialisation
+from segblocks_jax.nn import at_scale, dropout_key, fold_in, image_keys, rematerialisation
 from segblocks_jax.policies import (
     Decision,
     advantage,
@@ -314,7 +314,8 @@ class TrainStep:
     ) -> Float[Array, "n h w k"]:
         with dropout_key(keys), rematerialisation(self._config.rematerialise):
             if grid is None:
-                return system.net(features)
+                scale = self._config.model.input_scale
+                return at_scale(system.net, features, scale, system.net.output_stride)
             blocks = system.net(split(features, grid))
             return combine(blocks, self._config.semantics.low_upsampling)
 

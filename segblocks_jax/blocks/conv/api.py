@@ -34,6 +34,7 @@ def block_conv(
     bias: Float[Array, "k"] | None = None,
     *,
     dilation: int = 1,
+    padding_mode: str = "block",
     implementation: str | None = None,
 ) -> DualRes:
     """Convolves blocks with the pixels around them: the convolution of `block_pad(blocks, padding)`.
@@ -50,6 +51,7 @@ def block_conv(
         groups: number of channel groups.
         bias: added to every output pixel.
         dilation: distance of neighbouring taps of the kernel, at each block's own resolution.
+        padding_mode: of `block_pad`.
         implementation: "ffi", the compiled `indexed_conv`; "xla", its definition; "pad", `block_pad`
             and XLA's convolution. None: "ffi" on the CPU where it is compiled and has the case, else
             "pad". Gradients take the way of "pad", which gathers, so they are deterministic.
@@ -57,14 +59,17 @@ def block_conv(
     Raises:
         TypeError: kernel or bias of another dtype than the blocks.
         ValueError: channels, stride, padding or dilation that don't fit; "ffi" or "xla" for float16,
-            dilated kernels, or groups that are neither one nor one a channel.
+            dilated kernels, groups that are neither one nor one a channel, or another padding mode.
     """
+    if padding_mode != "block":
+        implementation = _only_padded(implementation, padding_mode)
     window = _Window(
         stride,
         padding if isinstance(padding, tuple) else (padding, padding),
         groups,
         dilation,
         _resolve("block_conv", implementation, blocks.pixels, kernel, groups, dilation),
+        padding_mode,
     )
     _check(blocks, kernel, window, bias)
     pixels = _convolve(blocks.pixels, kernel, blocks.grid, window)
@@ -100,11 +105,21 @@ class _Window:
     groups: int
     dilation: int
     implementation: str
+    padding_mode: str = "block"
 
     @property
     def pointwise(self) -> bool:
         """Whether a 1 x 1 kernel makes it a function of single pixels."""
         return self.stride == 1 and self.padding == (0, 0)
+
+
+def _only_padded(implementation: str | None, padding_mode: str) -> str:
+    if implementation not in (None, "pad"):
+        raise ValueError(
+            f"block_conv: implementation {implementation!r} finds the neighbours' pixels by index, so it has"
+            f" no padding_mode {padding_mode!r}; use implementation='pad'"
+        )
+    return "pad"
 
 
 def _resolve(
@@ -203,7 +218,9 @@ def _padded(maps: Array, kernel: Array, grid: BlockGrid | None, window: _Window)
     if kernel.shape[:2] == (1, 1) and window.pointwise and window.groups == 1:
         return maps @ kernel[0, 0]
     blocks = DualRes(maps, grid)
-    parts = block_pad(blocks, (py, px)) if py or px else PaddedBlocks(blocks.high, blocks.low)
+    parts = PaddedBlocks(blocks.high, blocks.low)
+    if py or px:
+        parts = block_pad(blocks, (py, px), mode=window.padding_mode)
     outputs = [
         valid_convolution(part, kernel, window.stride, window.groups, window.dilation)
         for part in (parts.high, parts.low)

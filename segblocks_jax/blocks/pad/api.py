@@ -3,12 +3,15 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import extension
 from segblocks_jax.blocks.checks import check_dtype, no_type_check
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.pad import ffi, reference
+
+PADDING_MODES = ("block", "zero", "clamp")
 
 
 @jax.tree_util.register_dataclass
@@ -28,7 +31,11 @@ class PaddedBlocks:
 
 @jax.named_scope("block_pad")
 def block_pad(
-    blocks: DualRes, padding: int | tuple[int, int], *, implementation: str | None = None
+    blocks: DualRes,
+    padding: int | tuple[int, int],
+    *,
+    mode: str = "block",
+    implementation: str | None = None,
 ) -> PaddedBlocks:
     """Pads every block on all sides with the pixels that lie there in the image.
 
@@ -42,11 +49,13 @@ def block_pad(
         blocks: blocks of float32, bfloat16 or float16 pixels.
         padding: pixels on each side, at each block's own resolution; or (vertical, horizontal). At
             most the side of a high block; beyond a low block's side it reads past the neighbour.
+        mode: "block", as above; for comparison, blocks that know nothing of each other: "zero" surrounds
+            every block with zeros, "clamp" repeats its outermost pixels, at the border of the image too.
         implementation: "ffi", "xla", or None for the compiled handler where there is one.
 
     Raises:
         TypeError: wrong dtype.
-        ValueError: negative padding, or padding larger than a block.
+        ValueError: negative padding, padding larger than a block, or an unknown mode.
 
     Source: BlockPad of SegBlocks (arXiv 2011.12025), section 3.3.
     """
@@ -59,5 +68,11 @@ def block_pad(
             f"block_pad: padding {padding} is larger than the blocks, which are {blocks.block_size} pixels"
             f" wide here; use a larger block size or a smaller kernel"
         )
+    if mode not in PADDING_MODES:
+        raise ValueError(f"block_pad: mode is {mode!r}; expected one of {PADDING_MODES}")
+    if mode != "block":
+        around = ((0, 0), (py, py), (px, px), (0, 0))
+        how = "constant" if mode == "zero" else "edge"
+        return PaddedBlocks(*(jnp.pad(part, around, how) for part in (blocks.high, blocks.low)))
     run = ffi.pad if extension.resolve(implementation) == "ffi" else reference.pad
     return PaddedBlocks(*run(pixels, blocks.grid, (py, px)))

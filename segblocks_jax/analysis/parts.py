@@ -1,0 +1,80 @@
+"""Time and memory of the parts of a network in blocks, each compiled and timed alone."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from segblocks_jax.blocks import BlockGrid, combine, label_map, split
+from segblocks_jax.inference.timing import interleaved
+from segblocks_jax.models import SwiftNet
+from segblocks_jax.nn import whole_image
+
+Function = Callable[[Any], Any]
+
+
+def measure_parts(
+    system: nnx.Dict,
+    image: Float[Array, "n h w 3"],
+    mask: Bool[Array, "n gh gw"],
+    *,
+    low_factor: int = 2,
+    rounds: int = 5,
+) -> dict[str, dict[str, float]]:
+    """Seconds and temporary bytes of every part, from the policy to the label map.
+
+    Each part is a program of its own, run on what the parts before it gave, so that the sum lies above the time of
+    the whole, where the compiler joins parts. The networks' own layers run, not `FusedNet`.
+
+    Args:
+        system: ``{"net", "policy"}``, in evaluation mode.
+        image: normalised.
+        mask: which blocks are high.
+        low_factor: of the grid.
+        rounds: timed runs, interleaved; the medians are given.
+
+    Returns:
+        By part, in order: "seconds", and "megabytes" of temporary memory that its program takes.
+    """
+    grid = BlockGrid.from_mask(mask, low_factor=low_factor)
+    runs: dict[Any, Callable[[], Any]] = {}
+    memory: dict[str, int] = {}
+    for name, function, argument in _parts(system, image, grid):
+        compiled = jax.jit(function).lower(argument).compile()
+        analysis = compiled.memory_analysis()
+        memory[name] = 0 if analysis is None else analysis.temp_size_in_bytes
+        runs[name] = functools.partial(compiled, argument)
+    seconds = interleaved(runs, rounds)
+    return {name: {"seconds": seconds[name], "megabytes": memory[name] / 1e6} for name in runs}
+
+
+def _parts(system: nnx.Dict, image: Array, grid: BlockGrid) -> list[tuple[str, Function, Any]]:
+    net = system.net
+    upsampling, stride = net.semantics.low_upsampling, net.output_stride
+    parts: list[tuple[str, Function, Any]] = []
+
+    def add(name: str, function: Function, argument: Any) -> Any:
+        parts.append((name, function, argument))
+        return jax.jit(function)(argument)
+
+    add("policy", lambda x: system.policy(x, jax.random.key(0)).scores, image)
+    blocks = add("split", lambda x: split(x, grid), image)
+    if isinstance(net, SwiftNet):
+        stages = add("backbone", net.backbone, blocks)
+        x = add("pyramid", lambda x: whole_image(net.spp, x, net.semantics), stages[-1])
+        for i, (step, skip) in enumerate(zip(net.upsample, reversed(stages[:-1]), strict=True)):
+            x = add(f"decoder {i + 1}", functools.partial(_apply, step), (x, skip))
+        logits = add("logits", net.logits, x)
+    else:
+        logits = add("network", net, blocks)
+    combined = add("combine", lambda x: combine(x, upsampling), logits)
+    add("label map", lambda x: label_map(x.astype(jnp.float32), stride), combined)
+    return parts
+
+
+def _apply(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return step(*arguments)

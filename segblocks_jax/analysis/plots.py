@@ -1,0 +1,188 @@
+"""Figures of sweeps and runs, by Matplotlib, in colours that are told apart with colour blindness.
+
+Matplotlib is an optional dependency: ``pip install 'segblocks-jax[report]'``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from segblocks_jax.analysis.records import Record
+from segblocks_jax.analysis.seams import Seams
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), without yellow, which is faint on white.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
+_MARKERS = "osD^vPX"
+_CURVES = {
+    "share_high": "share of high blocks",
+    "loss_task": "task loss",
+    "advantage_spread": "advantage, deviation",
+    "probability_mean": "probability of high, mean",
+    "probability_spread": "probability of high, deviation",
+}
+
+# The same figure gives the same bytes: no random ids, no dates.
+matplotlib.rcParams["svg.hashsalt"] = "segblocks_jax"
+
+Rows = Mapping[str, Sequence[Record]]
+"""The records of a sweep's rows, by label; one record a seed."""
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour, dashes and marker of the series of this number; colours alone repeat after seven."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": _DASHES[index // len(COLOURS) % len(_DASHES)],
+    }
+
+
+def tradeoff(rows: Rows) -> Figure:
+    """MIoU against operations; rows that differ in target or input scale alone are joined."""
+    figure, axes = _figure()
+    groups: dict[str, list[tuple[float, float, float, str]]] = {}
+    for label, records in rows.items():
+        miou = [100 * record["metrics"]["miou"] for record in records]
+        gmacs = np.mean([record["metrics"]["gmacs"] for record in records])
+        point = (float(gmacs), float(np.mean(miou)), float(np.std(miou)), label)
+        groups.setdefault(_family(records[0]), []).append(point)
+    for i, points in enumerate(groups.values()):
+        x, y, spread, labels = zip(*sorted(points), strict=True)
+        axes.errorbar(x, y, spread, marker=_MARKERS[i % len(_MARKERS)], capsize=3, **style(i))
+        for at, text in zip(zip(x, y, strict=True), labels, strict=True):
+            axes.annotate(text, at, (5, 4), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="GMACs an image", ylabel="mIoU, %")
+    axes.margins(0.15)
+    return figure
+
+
+def _family(record: Record) -> str:
+    config = json.loads(json.dumps(record["config"]))
+    for group, field in (("policy", "target"), ("model", "input_scale")):
+        config[group].pop(field, None)
+    config.pop("seed")
+    config.pop("name")
+    return json.dumps(config, sort_keys=True)
+
+
+def class_bars(rows: Rows) -> Figure:
+    """IoU of every class, a bar a row."""
+    first = next(iter(rows.values()))[0]["metrics"]
+    classes = [name.removeprefix("iou/") for name in first if name.startswith("iou/")]
+    figure, axes = _figure(width=max(7.0, 0.14 * len(classes) * len(rows)))
+    width = 0.85 / len(rows)
+    for i, (label, records) in enumerate(rows.items()):
+        means = [
+            np.mean([100 * (record["metrics"][f"iou/{name}"] or 0) for record in records])
+            for name in classes
+        ]
+        at = np.arange(len(classes)) + (i - (len(rows) - 1) / 2) * width
+        hatch = None if i < len(COLOURS) else "//"
+        axes.bar(at, means, width, label=label, color=COLOURS[i % len(COLOURS)], hatch=hatch)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set(ylabel="IoU, %")
+    _legend(axes)
+    return figure
+
+
+def curves(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """What a learned policy does over training, a panel a quantity; what a run did not log is left out.
+
+    Args:
+        lines: of `metrics.jsonl`, by label.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    grid = figure.subplots(2, 3).ravel()
+    for axes, (name, title) in zip(grid, _CURVES.items(), strict=False):
+        for i, (label, entries) in enumerate(lines.items()):
+            values = [(e["step"], e["values"].get(f"train/{name}")) for e in entries]
+            known = [(step, value) for step, value in values if value is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), label=label, **style(i))
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=7)
+        if not axes.lines:
+            axes.text(0.5, 0.5, "not logged", ha="center", transform=axes.transAxes)
+    grid[-1].axis("off")
+    handles = {line.get_label(): line for axes in grid for line in axes.lines}
+    grid[-1].legend(handles.values(), handles.keys(), fontsize=7, loc="center")
+    return figure
+
+
+def share_histogram(rows: Rows) -> Figure:
+    """How many images have which share of high blocks."""
+    figure, axes = _figure()
+    bins = [i / 20 for i in range(21)]
+    for i, (label, records) in enumerate(rows.items()):
+        shares = [share for record in records for share in record["shares"]]
+        if shares:
+            axes.hist(shares, bins, histtype="step", linewidth=1.6, label=label, **style(i))
+    axes.set(xlabel="share of high blocks", ylabel="images")
+    if axes.patches:
+        _legend(axes)
+    else:
+        axes.text(0.5, 0.5, "no blocks in these runs", ha="center", transform=axes.transAxes)
+    return figure
+
+
+def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
+    """Where one image's logits in blocks differ from the dense ones, a panel a padding mode."""
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(seams.maps))
+    first.imshow(image)
+    first.set_title("image", fontsize=9)
+    top = max(float(np.quantile(m[0], 0.99)) for m in seams.maps.values())
+    for axes, (mode, maps) in zip(others, seams.maps.items(), strict=True):
+        drawn = axes.imshow(maps[0], cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
+        name = "BlockPad" if mode == "block" else mode
+        axes.set_title(f"{name}: {seams.at_borders(mode):.1e} at borders", fontsize=9)
+    for axes in (first, *others):
+        axes.set(xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=others, label="difference / deviation")
+    return figure
+
+
+def seam_profiles(seams: Mapping[str, Seams]) -> Figure:
+    """Mean difference by distance from a block's border, a panel a grid."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(seams)))
+    for axes, (grid, found) in zip(panels, seams.items(), strict=True):
+        for i, mode in enumerate(found.maps):
+            axes.plot(found.profile(mode), marker=".", label=mode, **style(i))
+        axes.set(title=f"{grid} grid", xlabel="logits from the nearest border", yscale="log")
+        axes.legend(fontsize=7)
+    panels[0].set_ylabel("difference / deviation")
+    return figure
+
+
+def parts(measured: Mapping[str, Mapping[str, float]], by_part: Mapping[str, float]) -> Figure:
+    """Time, memory and operations of a network's parts."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    columns = (
+        ({name: 1e3 * m["seconds"] for name, m in measured.items()}, "time, ms"),
+        ({name: m["megabytes"] for name, m in measured.items()}, "temporary memory, MB"),
+        (by_part, "GMACs an image"),
+    )
+    for i, (axes, (values, title)) in enumerate(zip(panels, columns, strict=True)):
+        axes.barh(list(values), list(values.values()), color=COLOURS[i])
+        axes.invert_yaxis()
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+    return figure
+
+
+def _figure(width: float = 7.0) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 4), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(fontsize=7, ncols=2)

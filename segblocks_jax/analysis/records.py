@@ -1,0 +1,158 @@
+"""Records of runs and the tables made of them: ``python -m segblocks_jax.analysis.records --runs=DIR``.
+
+A folder of runs holds `runs/KEY/run.json`, a record each; `sweeps/NAME.json`, which runs a sweep's rows are;
+and `tables/NAME.md` and `.csv`, which are made of these files and nothing else.
+"""
+
+import argparse
+import csv
+import io
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+RECORD = "run.json"
+Record = dict[str, Any]
+
+_COLUMNS = (
+    "runs by seed",
+    "mIoU",
+    "GMACs an image",
+    "share of high blocks",
+    "mIoU at the target share",
+    "boundary density, high over low",
+    "images/s",
+    "training, s",
+)
+
+
+def run_folder(runs: pathlib.Path, key: str) -> pathlib.Path:
+    """The folder of one run."""
+    return runs / "runs" / key
+
+
+def read_records(runs: pathlib.Path) -> dict[str, Record]:
+    """All finished runs, by key, in order of their keys."""
+    files = sorted((runs / "runs").glob(f"*/{RECORD}"))
+    return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+
+def read_sweeps(runs: pathlib.Path) -> list[dict[str, Any]]:
+    """All sweeps, in order of their names, as `Plan.to_dict` gave them."""
+    return [json.loads(file.read_text()) for file in sorted((runs / "sweeps").glob("*.json"))]
+
+
+def write_tables(runs: pathlib.Path) -> list[pathlib.Path]:
+    """Writes every sweep's Markdown and CSV table; the same bytes from the same records."""
+    records, written = read_records(runs), []
+    for sweep in read_sweeps(runs):
+        for suffix, text in (
+            ("md", format_markdown(sweep, records)),
+            ("csv", format_csv(sweep, records)),
+        ):
+            path = runs / "tables" / f"{sweep['name']}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            written.append(path)
+    return written
+
+
+def format_markdown(sweep: dict[str, Any], records: dict[str, Record]) -> str:
+    """One line a row of the sweep: means over its seeds, with the deviation where there are several."""
+    lines = [
+        f"**{sweep['title']}**{_conditions(sweep, records)}",
+        "",
+        f"| | {' | '.join(_COLUMNS)} |",
+        "|---" * (len(_COLUMNS) + 1) + "|",
+    ]
+    for row in sweep["rows"]:
+        found = [records[key] for key in row["runs"] if key in records]
+        links = ", ".join(
+            f"[{record['config']['seed']}](../runs/{record['key']}/{RECORD})" for record in found
+        )
+        cells = [links, *_cells(found)] if found else ["not run", *[""] * (len(_COLUMNS) - 1)]
+        lines.append(f"| {row['label']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _conditions(sweep: dict[str, Any], records: dict[str, Record]) -> str:
+    found = [records[key] for row in sweep["rows"] for key in row["runs"] if key in records]
+    if not found:
+        return ""
+    named = {
+        "split": sorted({record["split"] for record in found}),
+        "steps": sorted({str(record["step"]) for record in found}),
+        "device": sorted({record["device"] for record in found}),
+        "commit": sorted({str(record["commit"])[:12] for record in found}),
+    }
+    return " (" + "; ".join(f"{name} {', '.join(v)}" for name, v in named.items()) + ")"
+
+
+def _cells(found: Sequence[Record]) -> Iterator[str]:
+    metrics = [record["metrics"] for record in found]
+    held = [record["at_target"] for record in found if record["at_target"]]
+    yield _percent([m["miou"] for m in metrics])
+    yield _mean([m["gmacs"] for m in metrics], ".3f")
+    shares = [m["share_high"] for m in metrics if m["share_high"] is not None]
+    yield _percent(shares) if shares else "dense"
+    yield _percent([m["miou"] for m in held])
+    yield _mean([m["boundary_ratio"] for m in metrics], ".2f")
+    yield _mean([m["images_per_second"] for m in metrics], ".1f")
+    yield _mean([record["time"]["train_seconds"] for record in found], ".0f")
+
+
+def _percent(values: Sequence[float]) -> str:
+    scaled = [100 * value for value in values if value is not None]
+    if not scaled:
+        return ""
+    spread = f" ± {statistics.stdev(scaled):.1f}" if len(scaled) > 1 else ""
+    return f"{statistics.fmean(scaled):.1f}{spread}%"
+
+
+def _mean(values: Sequence[float | None], style: str) -> str:
+    given = [value for value in values if value is not None]
+    return format(statistics.fmean(given), style) if given else ""
+
+
+def format_csv(sweep: dict[str, Any], records: dict[str, Record]) -> str:
+    """One line a run, with every number of its record."""
+    lines = []
+    for row in sweep["rows"]:
+        for key in row["runs"]:
+            if key in records:
+                record = records[key]
+                head = {"row": row["label"], "run": key, "seed": record["config"]["seed"]}
+                groups = ("metrics", "at_target", "counts", "time")
+                lines.append(head | _flat({group: record[group] for group in groups}))
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        parts: dict[str, Any] = {}
+        for key, item in value.items():
+            parts |= _flat(item, f"{name}/{key}" if name else key)
+        return parts
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return {name: ""}
+    return {name: "x".join(map(str, value)) if isinstance(value, list) else value}
+
+
+def main() -> None:
+    """Writes the tables of --runs again, and says where."""
+    parser = argparse.ArgumentParser(prog="python -m segblocks_jax.analysis.records")
+    parser.add_argument("--runs", required=True, type=pathlib.Path, help="folder of the runs")
+    for path in write_tables(parser.parse_args().runs):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What a sweep is: rows that differ from a base configuration in a few fields; every run known by its key."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from segblocks_jax.training.config import ConfigError, ExperimentConfig
+
+Overrides = Mapping[str, Any]
+"""Fields by their names on the command line, such as ``{"policy.target": 0.2}``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Runs to compare.
+
+    Attributes:
+        title: of the table.
+        rows: what differs from the base, by the row's label.
+    """
+
+    title: str
+    rows: Mapping[str, Overrides]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Where sweeps run.
+
+    Attributes:
+        config: file of the base configuration.
+        seeds: every row is trained once with each.
+    """
+
+    config: str
+    seeds: tuple[int, ...]
+
+
+PRESETS = {
+    "street_scenes": Preset("experiments/configs/cityscapes/ablations.py", (0,)),
+    "camvid": Preset("experiments/configs/camvid/rn18_reinforce40_cpu.py", (0, 1)),
+    "camvid_gpu": Preset("experiments/configs/camvid/rn18_reinforce40.py", (0, 1)),
+    "cityscapes": Preset("experiments/configs/cityscapes/rn18_reinforce40.py", (0, 1)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A sweep on a preset.
+
+    Attributes:
+        name: of its files, from the preset's and the sweep's.
+        title: of the table.
+        rows: by label, the runs of all seeds: keys and configurations.
+    """
+
+    name: str
+    title: str
+    rows: Mapping[str, Mapping[str, ExperimentConfig]]
+
+    @property
+    def runs(self) -> dict[str, ExperimentConfig]:
+        """All runs by key; rows may share some."""
+        return {key: config for runs in self.rows.values() for key, config in runs.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the tables need beside the runs' records, for JSON."""
+        rows = [{"label": label, "runs": list(runs)} for label, runs in self.rows.items()]
+        return {"name": self.name, "title": self.title, "rows": rows}
+
+
+def make_plan(
+    name: str, sweep: Sweep, base: Mapping[str, Any], seeds: tuple[int, ...] = (0,)
+) -> Plan:
+    """The runs of a sweep.
+
+    Args:
+        name: of the plan.
+        sweep: its rows.
+        base: a configuration's fields, as `ExperimentConfig.from_mapping` takes them.
+        seeds: every row is trained once with each.
+
+    Raises:
+        ConfigError: a row names an unknown field, or can't run.
+    """
+    rows = {}
+    for label, overrides in sweep.rows.items():
+        try:
+            configs = [_override(base, {**overrides, "seed": seed}) for seed in seeds]
+        except ConfigError as error:
+            raise ConfigError(f"{name}, row {label!r}: {error}") from error
+        rows[label] = {run_key(config): config for config in configs}
+    return Plan(name, sweep.title, rows)
+
+
+def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | None = None) -> Plan:
+    """The plan of a file in `experiments/ablations`, whose `get_sweep(preset)` gives a `Sweep`.
+
+    Raises:
+        FileNotFoundError: no such file; presets are read relative to the repository's root.
+        ConfigError: an unknown preset, or see `make_plan`.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"--preset is {preset!r}; expected one of {', '.join(PRESETS)}")
+    chosen = PRESETS[preset]
+    sweep = _module(pathlib.Path(file)).get_sweep(preset)
+    base = _module(pathlib.Path(chosen.config)).get_config().to_dict()
+    name = f"{preset}_{pathlib.Path(file).stem}"
+    return make_plan(name, sweep, base, chosen.seeds if seeds is None else seeds)
+
+
+def run_key(config: ExperimentConfig) -> str:
+    """Names a run by all that its result depends on: equal runs of several sweeps are trained once."""
+    fields = config.to_dict()
+    fields.pop("name")
+    for field in ("data_dir", "workers"):
+        fields["data"].pop(field)
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    return f"{config.model.name}_{config.policy.name}_{digest[:12]}"
+
+
+def _override(base: Mapping[str, Any], overrides: Overrides) -> ExperimentConfig:
+    fields = {k: dict(v) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for name, value in overrides.items():
+        group, _, field = name.rpartition(".")
+        (fields.setdefault(group, {}) if group else fields)[field] = value
+    return ExperimentConfig.from_mapping(fields)
+
+
+def _module(file: pathlib.Path) -> Any:
+    if not file.is_file():
+        raise FileNotFoundError(f"sweep: no file {file}; run from the root of the repository")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
