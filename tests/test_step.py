@@ -106,22 +106,22 @@ def test_every_policy_takes_a_step(policy):
     assert share is None or float(metrics["share_high"]) == share
 
 
-def small(policy="reinforce", report=lambda line: None, **changes):
+def small(report=lambda line: None, **changes):
     """(step, state) of a network that compiles fast."""
-    return take_steps.trainer(config(policy, **changes), mesh(1), report)
+    return take_steps.trainer(config(**changes), mesh(1), report)
 
 
 def test_warm_up_compiles_every_bucket_and_steps_no_more():
     lines = []
-    step, state = small(report=lines.append)
+    step, state = small(report=lines.append, policy={"quantise_step": 0.5})
     step.warm_up(state)
-    assert step.compiled == set(buckets(16, 0.25)) == {0, 4, 8, 12, 16}
-    assert len(lines) == 5
-    pattern = r"compiled the step for 12 of a device's 16 blocks high in [\d.]+ s: warm-up"
-    assert re.fullmatch(pattern, lines[3])
+    assert step.compiled == set(buckets(16, 0.5)) == {0, 8, 16}
+    assert len(lines) == 3
+    pattern = r"compiled the step for 8 of a device's 16 blocks high in [\d.]+ s: warm-up"
+    assert re.fullmatch(pattern, lines[1])
     for i in range(3):
         state, _ = step(state, batch(seed=i))
-    assert len(lines) == 5
+    assert len(lines) == 3
 
 
 def test_bfloat16_is_for_activations_alone():
@@ -136,14 +136,19 @@ def test_bfloat16_is_for_activations_alone():
     assert 0 < abs(float(metrics["loss_task"]) / float(exact["loss_task"]) - 1) < 0.01
 
 
-def test_rematerialisation_takes_less_memory_for_the_same_step():
-    results, memory = [], []
+def test_rematerialisation_takes_the_same_step():
+    # What it saves depends on the compiler: benchmarks/training.py measures it.
+    results = []
     for rematerialise in (False, True):
         step, state = small(rematerialise=rematerialise)
-        (state, metrics), (number,) = step(state, batch()), step.compiled
-        memory.append(step.programs.get(number, "", ()).memory_analysis().temp_size_in_bytes)
+        traced = str(
+            jax.make_jaxpr(lambda *x, f=step.programs: f.function(*x, num_high=8))(
+                *step.arguments(state)
+            )
+        )
+        assert traced.count("checkpoint[") == 3 * rematerialise  # Two units, and the loss.
+        state, metrics = step(state, batch())
         results.append((jax.device_get((state.params, state.stats)), metrics["gradient_norm"]))
-    assert memory[1] < 0.8 * memory[0]
     np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-5)
     for a, b in zip(*(jax.tree.leaves(kept) for kept, _ in results), strict=True):
         # Where a gradient is all rounding, Adam makes a whole step of it.

@@ -70,6 +70,8 @@ class Runs:
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"{flags}{devices}",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            # Else the cache's path is part of its keys, and a copy is of no use.
+            "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
         }
         pipe = subprocess.PIPE
         return subprocess.Popen(

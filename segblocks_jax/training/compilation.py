@@ -12,7 +12,11 @@ Report = Callable[[str], None]
 
 
 class Programs:
-    """Executables of a jitted function whose last argument, `num_high`, is static."""
+    """Executables of a jitted function whose last argument, `num_high`, is static.
+
+    Attributes:
+        function: the jitted function.
+    """
 
     def __init__(self, function: Any, names: Callable[[int | None], str], report: Report) -> None:
         """Compiles nothing yet.
@@ -23,7 +27,7 @@ class Programs:
             report: gets a line for each compilation: what, why, how long, and whether the persistent
                 cache had it.
         """
-        self._function, self._names, self._report = function, names, report
+        self.function, self._names, self._report = function, names, report
         self._programs: dict[int | None, jax.stages.Compiled] = {}
 
     @property
@@ -42,7 +46,7 @@ class Programs:
         if num_high not in self._programs:
             began = time.monotonic()
             with _cache_hits() as hits:
-                lowered = self._function.lower(*arguments, num_high=num_high)
+                lowered = self.function.lower(*arguments, num_high=num_high)
                 self._programs[num_high] = lowered.compile()
             source = "read from the compilation cache" if hits else "compiled"
             seconds = time.monotonic() - began
