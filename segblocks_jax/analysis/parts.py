@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -19,8 +20,8 @@ Function = Callable[[Any], Any]
 
 def measure_parts(
     system: nnx.Dict,
-    image: Float[Array, "n h w 3"],
-    mask: Bool[Array, "n gh gw"],
+    image: Float[Array | np.ndarray, "n h w 3"],
+    mask: Bool[Array | np.ndarray, "n gh gw"],
     *,
     low_factor: int = 2,
     rounds: int = 5,
@@ -43,7 +44,7 @@ def measure_parts(
     grid = BlockGrid.from_mask(mask, low_factor=low_factor)
     runs: dict[Any, Callable[[], Any]] = {}
     memory: dict[str, int] = {}
-    for name, function, argument in _parts(system, image, grid):
+    for name, function, argument in _parts(system, jnp.asarray(image), grid):
         compiled = jax.jit(function).lower(argument).compile()
         analysis = compiled.memory_analysis()
         memory[name] = 0 if analysis is None else analysis.temp_size_in_bytes

@@ -7,11 +7,12 @@ Without --sweep, every sweep in `experiments/ablations` is run. What has a recor
 interrupted run goes on from its checkpoint, and several commands may work on one DIR at the same time.
 """
 
+import argparse
 import pathlib
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import logging
 
 from segblocks_jax.analysis.records import write_tables
 from segblocks_jax.experiments.plan import PRESETS, Plan, load_plan
@@ -19,36 +20,27 @@ from segblocks_jax.experiments.runner import run_all
 from segblocks_jax.training.config import ConfigError
 from segblocks_jax.training.logging import write_json
 
-_RUNS = flags.DEFINE_string("runs", None, "Folder of runs, tables and the report.")
-_SWEEP = flags.DEFINE_list("sweep", [], "Files of sweeps; default: all in experiments/ablations.")
-_PRESET = flags.DEFINE_enum("preset", "street_scenes", list(PRESETS), "Base and data of the runs.")
-_SEEDS = flags.DEFINE_list("seeds", [], "Seeds of every row; default: the preset's.")
-_DATA = flags.DEFINE_string("data_dir", None, "Folder of the data set.")
-_REPORT = flags.DEFINE_bool("report", True, "Write report.html, too.")
 
-
-def main(argv: list[str]) -> int:
-    """Runs what the flags say; 1 if a run failed, 2 if nothing could start."""
+def main(argv: list[str] | None = None) -> int:
+    """Runs what the command line says; 1 if a run failed, 2 if nothing could start."""
+    given = _parser().parse_args(argv)
     logging.set_verbosity(logging.WARNING)
-    files = _SWEEP.value or sorted(map(str, pathlib.Path("experiments/ablations").glob("*.py")))
+    files = given.sweep or sorted(map(str, pathlib.Path("experiments/ablations").glob("*.py")))
     try:
-        seeds = tuple(map(int, _SEEDS.value)) or None
-        plans = [load_plan(file, _PRESET.value, seeds) for file in files]
+        plans = [load_plan(file, given.preset, given.seeds) for file in files]
         if not plans:
             raise ConfigError("no sweeps in experiments/ablations; run from the repository's root")
     except (ConfigError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    assert _RUNS.value is not None  # Absl checks it.
-    runs = pathlib.Path(_RUNS.value)
-    jax.config.update("jax_compilation_cache_dir", str(runs / "compilation_cache"))
-    errors = sweep(plans, runs, _DATA.value)
-    if _REPORT.value:
-        from segblocks_jax.analysis.report import write_report
-
-        print(write_report(runs, data_dir=_DATA.value))
+    jax.config.update("jax_compilation_cache_dir", str(given.runs / "compilation_cache"))
+    errors = sweep(plans, given.runs, given.data_dir)
     for key, reason in errors.items():
         print(f"error: {key}: {reason}", file=sys.stderr)
+    if not given.no_report and list(given.runs.glob("runs/*/run.json")):
+        from segblocks_jax.analysis.report import write_report
+
+        print(write_report(given.runs, data_dir=given.data_dir))
     return 1 if errors else 0
 
 
@@ -63,6 +55,30 @@ def sweep(plans: list[Plan], runs: pathlib.Path, data_dir: str | None = None) ->
     return errors
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m segblocks_jax.experiments.sweep")
+    parser.add_argument(
+        "--runs", required=True, type=pathlib.Path, help="folder of runs, tables and report"
+    )
+    parser.add_argument(
+        "--sweep", type=_names, help="files of sweeps; default: all in experiments/ablations"
+    )
+    parser.add_argument(
+        "--preset", default="street_scenes", choices=PRESETS, help="base and data of the runs"
+    )
+    parser.add_argument("--seeds", type=_numbers, help="of every row; default: the preset's")
+    parser.add_argument("--data_dir", help="folder of the data set")
+    parser.add_argument("--no_report", action="store_true", help="tables only, without Matplotlib")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, _names(text)))
+
+
 if __name__ == "__main__":
-    flags.mark_flag_as_required("runs")
-    app.run(lambda argv: sys.exit(main(argv)))
+    sys.exit(main())
