@@ -280,6 +280,20 @@ def test_many_sizes_make_few_shapes_and_every_image_comes_once_and_whole():
         assert (batch.label[batch.count :] == 255).all()
 
 
+def test_hosts_deal_out_the_evaluation_batches():
+    source = items(5) + items(4, (20, 9))
+    whole = [*eval_batches(source, 2, 8)]
+    for hosts in (2, 3):
+        dealt = [[*eval_batches(source, 2, 8, shard=(host, hosts))] for host in range(hosts)]
+        for i, batch in enumerate(whole):
+            other = dealt[i % hosts][i // hosts]
+            assert other.names == batch.names
+            np.testing.assert_array_equal(other.image, batch.image)
+        assert sum(map(len, dealt)) == len(whole)
+    with pytest.raises(ValueError, match="host 2 of 2"):
+        eval_batches(source, 2, 8, shard=(2, 2))
+
+
 def test_sizes_that_fit_are_not_padded():
     (batch,) = eval_batches(items(2), 2, 8)
     assert batch.image.shape == (2, 8, 8, 3)

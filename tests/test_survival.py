@@ -44,7 +44,7 @@ class Runs:
             shutil.copytree(cache, workdir / "compilation_cache")
         settings = {
             "data.crop": "(128,128)",
-            "data.scenes": "(8,1)",
+            "data.scenes": "(8,3)",
             "data.scene_size": "(128,192)",
             "model.width": 8,
             "model.features": 12,
@@ -184,6 +184,23 @@ def test_all_processes_stop_at_the_step_that_one_is_asked_at(runs, tmp_path):
     assert 2 <= step < 500
     assert int(state["step"]) == step
     assert last_step(workdir) == step
+
+
+def test_processes_and_devices_evaluate_as_one(runs, undisturbed):
+    workdir, address = runs.folder / "undisturbed", f"localhost:{free_port()}"
+    expected = json.loads((workdir / "eval.json").read_text())["metrics"]
+    assert expected["images"] == 3
+    others = ("--mode=eval", "--distributed", f"--coordinator={address}", "--num_processes=2")
+    programs = [
+        runs.start(workdir, *others, f"--process_id={process}", devices=2) for process in (0, 1)
+    ]
+    (out, _), (silent, _) = map(finish, programs)
+    assert "mIoU" in out
+    assert "mIoU" not in silent
+    got = json.loads((workdir / "eval.json").read_text())
+    assert got["devices"] == 4
+    for name in expected.keys() - {"images_per_second"}:
+        assert got["metrics"][name] == expected[name], name
 
 
 def test_a_state_of_four_devices_goes_on_on_one(tmp_path):
