@@ -36,6 +36,8 @@ class Unit(nnx.Module):
 class SmallNet(nnx.Module):
     """What a network has, as little of it as compiles fast."""
 
+    output_stride = 4
+
     def __init__(self, rngs):
         self.units = nnx.List([Unit(3, 12, 5, stride=2, rngs=rngs), Unit(12, 16, 3, rngs=rngs)])
         self.logits = Conv(16, tiny.CLASSES, 1, use_bias=True, rngs=rngs)
