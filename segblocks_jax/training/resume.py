@@ -82,12 +82,12 @@ class Timing:
         """Up to now: steps, evaluations, compilations, not what was lost and done again."""
         return self.before + time.monotonic() - self._began
 
-    def to_dict(self) -> dict[str, int | float]:
+    def to_dict(self) -> dict[str, Any]:
         """For a checkpoint and for results."""
         return {"starts": self.starts, "seconds": round(self.seconds, 3)}
 
     @classmethod
-    def after(cls, stored: Mapping[str, float] | None) -> "Timing":
+    def after(cls, stored: Mapping[str, Any] | None) -> "Timing":
         """Goes on from what a checkpoint holds."""
         if stored is None:
             return cls()
