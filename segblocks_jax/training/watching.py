@@ -98,9 +98,7 @@ class Profiler:
         profile = self._profile
         if profile is not None and number == profile.first:
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = (
-                0  # Python calls would be most of the trace.
-            )
+            options.python_tracer_level = 0  # Python calls would be most of the trace.
             jax.profiler.start_trace(self._folder, profiler_options=options)
             self._running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
