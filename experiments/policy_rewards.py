@@ -1,0 +1,203 @@
+"""Compares rewards of the learned policy on a trained network that stays as it is: docs/policies.md.
+
+    python experiments/policy_rewards.py --model=WORKDIR/export --data_dir=FOLDER [--runs=runs/policy_rewards]
+    python experiments/policy_rewards.py --table
+
+The model is CamVid's, trained by `experiments/configs/camvid/rn18_reinforce40_cpu.py`. The losses of every block,
+with all blocks high and with all low, are computed once; a new policy then learns from them alone, a block's loss
+being that of its own resolution whatever its neighbours have. So a policy costs seconds, and only the reward
+differs. The evaluation runs the network: the best-scored 40% of every image's blocks high, in every variant.
+
+Writes `experiments/results/policy_rewards/VARIANT_SEED.json`; a run whose file exists is skipped.
+Hardware: two CPU cores. Time: docs/policies.md.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+import segblocks_jax as sb
+from segblocks_jax.analysis.provenance import commit, device_name
+from segblocks_jax.data import SegmentationSource, eval_batches, normalize, open_dataset
+from segblocks_jax.policies import Reward, advantage, entropy, surrogate_loss, top_fraction
+from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.logging import write_json
+from segblocks_jax.training.metrics import ConfusionTotal
+from segblocks_jax.training.step import uniform_block_loss
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "policy_rewards"
+TARGET, BATCH, STEPS, RATE = 0.4, 8, 200, 4e-4
+# Fields of the reward, and the weight of the entropy.
+LEARNED: dict[str, tuple[dict, float]] = {
+    "authors": ({}, 0.0),
+    "normalised": ({"advantage": "normalised"}, 0.0),
+    "image_entropy": ({"baseline": "image"}, 0.3),
+    "gain": ({"kind": "gain"}, 0.0),
+}
+REFERENCES = ("random", "heuristic", "oracle")
+COLUMNS = ("miou", "mean_loss", "share_wanted", "share_spread", "entropy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images (n, h, w, 3), labels (n, h, w), and block losses (n, gh, gw) with all high and all low."""
+
+    image: np.ndarray
+    label: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
+    valid: np.ndarray
+
+
+def measure(system: nnx.Dict, source: SegmentationSource, config: ExperimentConfig) -> Split:
+    """All images of a split, in whole blocks, with their block losses in evaluation mode."""
+    system = nnx.clone(system)
+    system.eval()
+    graphdef, state = nnx.split(system)
+
+    @functools.partial(jax.jit, static_argnames="high")
+    def losses(state: nnx.State, image: Array, label: Array, high: bool) -> Array:
+        image = normalize(image, *source.normalisation)
+        return uniform_block_loss(nnx.merge(graphdef, state), image, label, config, high=high)
+
+    parts = []
+    side = config.policy.block_size
+    for batch in eval_batches(source, BATCH, side, 1):
+        image, label, count = jnp.asarray(batch.image), jnp.asarray(batch.label), batch.count
+        n, h, w = batch.label.shape
+        valid = (batch.label != 255).reshape(n, h // side, side, w // side, side).any((2, 4))
+        both = [np.asarray(losses(state, image, label, high)) for high in (True, False)]
+        parts.append([x[:count] for x in (batch.image, batch.label, *both, valid)])
+    return Split(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def learn(variant: str, seed: int, split: Split, normalisation: tuple) -> tuple[nnx.Module, float]:
+    """A policy trained from scratch on a split's block losses, and its last entropy."""
+    fields, weight = LEARNED[variant]
+    reward = Reward(TARGET, **fields)
+    policy = sb.policies.create("reinforce", block_size=64, target=TARGET, rngs=nnx.Rngs(seed))
+    graphdef, params, stats = nnx.split(policy, nnx.Param, ...)
+    optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS), b1=0.5)
+
+    @jax.jit
+    def step(params, stats, opt_state, key, image, high, low, valid):
+        def loss(params):
+            policy = nnx.merge(graphdef, params, stats, copy=True)
+            decision = policy(normalize(image, *normalisation), key)
+            mask, logits = decision.action, decision.scores
+            executed = jnp.where(mask, high, low)
+            terms = advantage(executed, valid, mask, reward, low_loss=low)
+            uncertain = entropy(logits).mean()
+            value = surrogate_loss(logits, mask, terms.total) - weight * uncertain
+            return value, (nnx.split(policy, nnx.Param, ...)[2], uncertain)
+
+        grads, (stats, uncertain) = jax.grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), stats, opt_state, uncertain
+
+    opt_state, rng = optimizer.init(params), np.random.default_rng(seed)
+    arrays = split.image, split.high, split.low, split.valid
+    uncertain = jnp.zeros(())
+    for number in range(STEPS):
+        chosen = rng.choice(len(split.image), BATCH, replace=False)
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        batch = [x[chosen] for x in arrays]
+        params, stats, opt_state, uncertain = step(params, stats, opt_state, key, *batch)
+    policy = nnx.merge(graphdef, params, stats)
+    policy.eval()
+    return policy, float(uncertain)
+
+
+def score(variant: str, seed: int, train: Split, val: Split, normalisation: tuple) -> dict:
+    """Scores of all val blocks, with what is known of the policy that gave them."""
+    if variant not in LEARNED:
+        policy = sb.policies.create(variant, block_size=64, target=TARGET)
+        image = normalize(jnp.asarray(val.image), *normalisation)
+        decision = policy(image, jax.random.key(seed), jnp.asarray(val.low - val.high))
+        return {"scores": np.asarray(decision.scores)}
+    policy, uncertain = learn(variant, seed, train, normalisation)
+    run = nnx.jit(lambda policy, image: policy(normalize(image, *normalisation)).scores)
+    parts = [np.asarray(run(policy, x[None])) for x in val.image]
+    scores = np.concatenate(parts)
+    wanted = (scores > 0).mean((1, 2))
+    found = {"entropy": uncertain, "share_wanted": wanted.mean(), "share_spread": wanted.std()}
+    return {"scores": scores, **found}
+
+
+def evaluate(engine: sb.Engine, scores: np.ndarray, val: Split) -> dict:
+    """The network's scores with the best-scored share of every image's blocks high."""
+    mask = np.asarray(top_fraction(jnp.asarray(scores, jnp.float32), TARGET))
+    total = ConfusionTotal(engine.spec.num_classes)
+    for image, label, chosen in zip(val.image, val.label, mask, strict=True):
+        total.update(label[None], engine(image[None], mask=chosen[None]).labels)
+    loss = np.where(mask, val.high, val.low)[val.valid].mean()
+    return {"miou": total.scores().mean_iou, "mean_loss": loss, "share_high": mask.mean()}
+
+
+def table() -> str:
+    """Mean and sample deviation over seeds, in Markdown."""
+    lines = [f"| variant | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for variant in (*LEARNED, *REFERENCES):
+        reports = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"{variant}_[0-9].json"))]
+        cells = []
+        for name in COLUMNS:
+            values = np.array([report[name] for report in reports if name in report])
+            spread = f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.4f}{spread}" if len(values) else "")
+        if reports:
+            lines.append(f"| {variant} | {len(reports)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs what is left to run, a seed of all variants after the other, or prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="folder of the trained model")
+    parser.add_argument("--data_dir", help="folder of CamVid")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/policy_rewards"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table())
+        return
+    jax.config.update("jax_compilation_cache_dir", str(arguments.runs / "compilation_cache"))
+    engine = sb.Engine.load(arguments.model)
+    system, normalisation = sb.load_model(arguments.model), (engine.spec.mean, engine.spec.std)
+    config = ExperimentConfig.from_mapping(
+        {"policy": {"block_size": 64}, "semantics": dataclasses.asdict(engine.spec.semantics)}
+    )
+    splits = []
+    for name in ("train", "val"):
+        file = arguments.runs / f"{name}.npz"
+        if not file.exists():
+            split = measure(system, open_dataset("camvid", arguments.data_dir, name), config)
+            np.savez(file, **dataclasses.asdict(split))
+        splits.append(Split(**np.load(file)))
+    for seed in range(arguments.seeds):
+        for variant in (*LEARNED, *REFERENCES):
+            result = RESULTS / f"{variant}_{seed}.json"
+            if result.exists() or (seed and variant in ("heuristic", "oracle")):
+                continue
+            start = time.monotonic()
+            found = score(variant, seed, *splits, normalisation)
+            found |= evaluate(engine, found.pop("scores"), splits[1])
+            where = {"commit": commit(), "device": device_name(), "jax": jax.__version__}
+            setting = {"target": TARGET, "batch_size": BATCH, "steps": STEPS, "rate": RATE}
+            about = {"variant": variant, "seed": seed, "fields": LEARNED.get(variant), **setting}
+            write_json(result, {**about, **found, "seconds": time.monotonic() - start, **where})
+            print(variant, seed, found, flush=True)
+
+
+if __name__ == "__main__":
+    main()
