@@ -31,9 +31,9 @@ from segblocks_jax.analysis.provenance import commit, device_name
 from segblocks_jax.data import SegmentationSource, eval_batches, normalize, open_dataset
 from segblocks_jax.policies import Reward, advantage, entropy, surrogate_loss, top_fraction
 from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.counterfactual import uniform_block_loss
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.metrics import ConfusionTotal
-from segblocks_jax.training.step import uniform_block_loss
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "policy_rewards"
 TARGET, BATCH, STEPS, RATE = 0.4, 8, 200, 4e-4

@@ -13,7 +13,8 @@ from tiny import batch, config, trainer
 from segblocks_jax.blocks.buckets import buckets
 from segblocks_jax.data import NORMALISATION, normalize
 from segblocks_jax.policies import quantise
-from segblocks_jax.training.step import AXIS, uniform_block_loss
+from segblocks_jax.training.counterfactual import uniform_block_loss
+from segblocks_jax.training.step import AXIS
 
 
 def mesh(devices):

@@ -17,10 +17,10 @@ from segblocks_jax.inference.segmentation import Segmentation
 from segblocks_jax.nn import scaled_size
 from segblocks_jax.policies import Decision, fill_scores, quantise
 from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.counterfactual import resolution_gain
 from segblocks_jax.training.distributed import gather, local_mesh
 from segblocks_jax.training.metrics import ConfusionTotal, Scores, scores
 from segblocks_jax.training.state import complete_spec
-from segblocks_jax.training.step import resolution_gain
 
 
 @dataclasses.dataclass(frozen=True)
