@@ -181,7 +181,10 @@ class TrainStep:
         def split_up(x: Array) -> Array:
             return x.reshape(-1, k, *x.shape[1:]).swapaxes(0, 1)
 
-        return jax.lax.scan(run, carry, jax.tree.map(split_up, tree), unroll=k == 1)
+        if k == 1:
+            carry, out = run(carry, tree)
+            return carry, jax.tree.map(lambda x: x[None], out)
+        return jax.lax.scan(run, carry, jax.tree.map(split_up, tree))
 
     def _keys(self, state: TrainState, images: int) -> Array:
         """A key an image, by its number in the batch of all devices."""
