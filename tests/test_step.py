@@ -41,6 +41,16 @@ def test_operations_carry_the_names_of_what_they_belong_to():
     assert any(re.search(r"backbone\W+layer2\W+block_conv", name) for name in names)
 
 
+def test_no_convolution_runs_in_a_loop_unless_it_accumulates():
+    # XLA's CPU convolutions are several times as slow inside one.
+    for accumulate in (1, 2):
+        step, state = trainer(config("static", optim={"accumulate": accumulate}), mesh(1))
+        text = step.programs.get(None, "", step.arguments(state)).as_text()
+        names = re.findall(r'op_name="([^"]*/conv_general_dilated)"', text)
+        assert names
+        assert any("/while/" in name for name in names) == (accumulate > 1)
+
+
 def test_one_executable_a_bucket_and_the_loss_falls():
     settings = config("reinforce", optim={"steps": 12, "learning_rate": 3e-3})
     step, state = trainer(settings, mesh(1))
