@@ -12,7 +12,7 @@ from segblocks_jax import nn
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.fused import fuse, pays
 from segblocks_jax.nn.conv import set_padding_mode
-from segblocks_jax.training.config import ConfigError
+from segblocks_jax.training.fields import ConfigError
 from segblocks_jax.training.state import create_system
 
 MASK = np.array([[[True, False], [False, True]]])

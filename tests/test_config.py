@@ -14,7 +14,8 @@ from segblocks_jax import Semantics, create_model, split
 from segblocks_jax.experiments import camvid, cityscapes, mapillary
 from segblocks_jax.experiments.run import read_config
 from segblocks_jax.models.lrnnet import DILATIONS
-from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.fields import ConfigError
 from segblocks_jax.training.state import create_system
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -92,6 +93,7 @@ def test_round_trip_through_plain_dictionaries():
         ({"model": {"dilations": 3}}, "model.dilations is 3; expected a tuple"),
         ({"model": {"dilations": (1, 2.5)}}, "model.dilations is 2.5, a float; expected int"),
         ({"model": {"dilations": (1, 2)}}, "model.dilations is (1, 2) for swiftnet_rn18"),
+        ({"model": {"dropout": 1.5}}, "model.dropout is 1.5; expected a factor from 0 to 1"),
         ({"model": {"pretrained": "a.onnx"}}, "model.pretrained is 'a.onnx'; expected a file that"),
         ({"model": {"pretrained": 18}}, "model.pretrained is 18, a int; expected str"),
         ({"loop": {"log_every": 0}}, "loop.log_every is 0; expected at least 1"),

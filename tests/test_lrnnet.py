@@ -18,7 +18,8 @@ from golden import assert_within
 import segblocks_jax as sb
 from segblocks_jax import nn
 from segblocks_jax.models.lrnnet import Down, Factorised, FactorisedBlock
-from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.fields import ConfigError
 from segblocks_jax.training.state import create_system
 
 # Dilation 4 pads 4 pixels at stride 8, the side of a low block of 64.
@@ -278,6 +279,21 @@ def test_other_networks_have_no_dilations() -> None:
     for name, dilations in (("swiftnet_rn18", [1]), ("lrnnet", [0]), ("lrnnet", [])):
         with pytest.raises(ConfigError, match=r"model\.dilations is \("):
             ExperimentConfig.from_mapping({"model": {"name": name, "dilations": dilations}})
+
+
+def test_a_factor_scales_all_dropout() -> None:
+    def rates(factor: float) -> list[float]:
+        config = ExperimentConfig.from_mapping(
+            {
+                "model": {"name": "lrnnet", "dilations": (1, 2), "dropout": factor},
+                "policy": {"name": "static"},
+            }
+        )
+        system = nnx.eval_shape(lambda: create_system(config, 19))
+        return sorted(p.rate for _, p in nnx.iter_graph(system) if isinstance(p, nn.Dropout))
+
+    assert rates(1.0) == [0.03] * 5 + [0.3] * 2
+    assert rates(0.5) == [0.015] * 5 + [0.15] * 2
 
 
 # Folders, training, engine, export

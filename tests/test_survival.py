@@ -21,7 +21,7 @@ from test_sharding import free_port, mesh
 
 from segblocks_jax.training import flat_state, loop
 from segblocks_jax.training.checkpoints import Checkpoints
-from segblocks_jax.training.config import ConfigError
+from segblocks_jax.training.fields import ConfigError
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.resume import Timing, check_same_config
 from segblocks_jax.training.sources import open_source

@@ -13,7 +13,8 @@ from tiny import config
 from segblocks_jax.analysis import records as tables
 from segblocks_jax.experiments import plan as planning
 from segblocks_jax.experiments import runner
-from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.fields import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "ablations").glob("*.py"))

@@ -8,7 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.fields import ConfigError
 
 Overrides = Mapping[str, Any]
 """Fields by their names on the command line, such as ``{"policy.target": 0.2}``."""

@@ -14,8 +14,9 @@ from ml_collections import config_flags
 from segblocks_jax.data import SegmentationSource
 from segblocks_jax.experiments import modes
 from segblocks_jax.training import distributed, loop
-from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.distributed import is_first
+from segblocks_jax.training.fields import ConfigError
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.sources import open_source
 from segblocks_jax.training.state import create_system

@@ -1,10 +1,8 @@
 """The configuration of an experiment: frozen dataclasses, checked before any data is opened."""
 
 import dataclasses
-import difflib
-import types
 from collections.abc import Mapping
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from segblocks_jax.blocks.conv import CONV_IMPLEMENTATIONS
 from segblocks_jax.data import DATASETS, Augmentation
@@ -14,15 +12,7 @@ from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
 from segblocks_jax.nn import Semantics, scaled_multiple
 from segblocks_jax.policies import POLICIES, Reward
-
-
-class ConfigError(ValueError):
-    """A configuration that can't run; the text names the field, what it is and what it may be."""
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+from segblocks_jax.training.fields import ConfigError, build, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +49,21 @@ class DataConfig:
     scene_size: tuple[int, int] = (256, 512)
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             self.dataset in DATASETS,
             f"data.dataset is {self.dataset!r}; expected one of {DATASETS}",
         )
-        _check(
+        check(
             self.on_error in ON_ERROR,
             f"data.on_error is {self.on_error!r}; expected one of {ON_ERROR}",
         )
         for field in ("train_split", "eval_split"):
             value, known = getattr(self, field), LAYOUTS[self.dataset].splits
-            _check(
+            check(
                 set(value.split("+")) <= set(known),
                 f"data.{field} is {value!r}; expected some of {known}, joined by +",
             )
-        _check(self.workers >= 0, f"data.workers is {self.workers}; expected 0 or more")
+        check(self.workers >= 0, f"data.workers is {self.workers}; expected 0 or more")
         self.augmentation()
 
     def augmentation(self) -> Augmentation:
@@ -110,6 +100,7 @@ class ModelConfig:
             0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.
         conv_implementation: how convolutions run in training: "ffi", "xla" or "pad"; None: what is
             faster on the machine. See `segblocks_jax.block_conv`.
+        dropout: factor on the rates of the network's dropout; 0 for none, which short schedules want.
         input_scale: side of what the network sees over the image's, for policy "static": a baseline of
             fewer operations, trained and evaluated at the labels' full size.
     """
@@ -120,31 +111,36 @@ class ModelConfig:
     dilations: tuple[int, ...] | None = None
     pretrained: str | None = None
     conv_implementation: str | None = None
+    dropout: float = 1.0
     input_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.name in MODELS, f"model.name is {self.name!r}; expected one of {MODELS}")
+        check(self.name in MODELS, f"model.name is {self.name!r}; expected one of {MODELS}")
         for field in ("width", "features"):
             value = getattr(self, field)
             fits = value is None or value > 0
-            _check(fits, f"model.{field} is {value}; expected a positive number of channels")
-        _check(
+            check(fits, f"model.{field} is {value}; expected a positive number of channels")
+        check(
             self.dilations is None
             or (self.name == "lrnnet" and min(self.dilations, default=0) > 0),
             f"model.dilations is {self.dilations} for {self.name}; expected None, or positive numbers for"
             " lrnnet, one a block of its third stage",
         )
         ways = (None, *CONV_IMPLEMENTATIONS)
-        _check(
+        check(
             self.conv_implementation in ways,
             f"model.conv_implementation is {self.conv_implementation!r}; expected one of {ways}",
+        )
+        check(
+            0 <= self.dropout <= 1,
+            f"model.dropout is {self.dropout}; expected a factor from 0 to 1",
         )
         try:
             scaled_multiple(self.input_scale)
         except ValueError as error:
             raise ConfigError(f"model.{error}") from error
         known = self.pretrained is None or self.pretrained.endswith(WEIGHT_SUFFIXES)
-        _check(
+        check(
             known,
             f"model.pretrained is {self.pretrained!r}; expected a file that ends in"
             f" {', '.join(WEIGHT_SUFFIXES)}",
@@ -182,20 +178,20 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         names = ("static", *POLICIES)
-        _check(self.name in names, f"policy.name is {self.name!r}; expected one of {names}")
-        _check(
+        check(self.name in names, f"policy.name is {self.name!r}; expected one of {names}")
+        check(
             0 <= self.target <= 1, f"policy.target is {self.target}; expected a share from 0 to 1"
         )
-        _check(
+        check(
             0 < self.quantise_step <= 1,
             f"policy.quantise_step is {self.quantise_step}; expected a share above 0, up to 1",
         )
-        _check(
+        check(
             self.block_size % 32 == 0,
             f"policy.block_size is {self.block_size}; expected a multiple of 32",
         )
-        _check(self.low_factor >= 1, f"policy.low_factor is {self.low_factor}; expected at least 1")
-        _check(
+        check(self.low_factor >= 1, f"policy.low_factor is {self.low_factor}; expected at least 1")
+        check(
             self.entropy >= 0, f"policy.entropy is {self.entropy}; expected a weight of 0 or more"
         )
         self.full_reward()
@@ -254,11 +250,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         losses = ("cross_entropy", "bootstrapped")
-        _check(self.loss in losses, f"optim.loss is {self.loss!r}; expected one of {losses}")
+        check(self.loss in losses, f"optim.loss is {self.loss!r}; expected one of {losses}")
         for field in ("batch_size", "steps", "learning_rate"):
             value = getattr(self, field)
-            _check(value > 0, f"optim.{field} is {value}; expected a positive number")
-        _check(
+            check(value > 0, f"optim.{field} is {value}; expected a positive number")
+        check(
             self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
             f"optim.accumulate is {self.accumulate}; expected a divisor of optim.batch_size,"
             f" {self.batch_size}",
@@ -292,7 +288,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), int(field.name != "eval_pictures")
-            _check(
+            check(
                 isinstance(value, bool) or not isinstance(value, int) or value >= least,
                 f"loop.{field.name} is {value}; expected at least {least}",
             )
@@ -324,12 +320,12 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         precisions = ("float32", "bfloat16")
-        _check(
+        check(
             self.precision in precisions,
             f"precision is {self.precision!r}; expected one of {precisions}",
         )
         static, scale = self.policy.name == "static", self.model.input_scale
-        _check(
+        check(
             static or scale == 1,
             f"model.input_scale is {scale} with policy {self.policy.name}; only policy.name=static sees a"
             " smaller image",
@@ -337,12 +333,12 @@ class ExperimentConfig:
         multiple = scaled_multiple(scale) if static else self.policy.block_size
         why = "the network's stride, scaled" if static else "policy.block_size"
         for side in self.data.crop:
-            _check(
+            check(
                 side > 0 and side % multiple == 0,
                 f"data.crop is {self.data.crop}; expected multiples of {multiple} ({why})",
             )
         way = self.model.conv_implementation
-        _check(
+        check(
             self.semantics.padding == "block" or way in (None, "pad"),
             f"semantics.padding is {self.semantics.padding!r}, which model.conv_implementation {way!r} does"
             " not have; expected 'pad' or None",
@@ -355,51 +351,8 @@ class ExperimentConfig:
         Raises:
             ConfigError: an unknown field, a value of another type, or values that don't fit together.
         """
-        return _build(cls, mapping, "")
+        return build(cls, mapping)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, for JSON and for ConfigDicts."""
         return dataclasses.asdict(self)
-
-
-def _build(cls: type, mapping: Mapping[str, Any], prefix: str) -> Any:
-    kinds = get_type_hints(cls)
-    values = {}
-    for name, value in mapping.items():
-        if name not in kinds:
-            close = difflib.get_close_matches(name, kinds, 1)
-            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
-            raise ConfigError(f"unknown field {prefix}{name}{hint} Known: {', '.join(kinds)}")
-        values[name] = _convert(kinds[name], value, prefix + name)
-    try:
-        return cls(**values)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _convert(kind: Any, value: Any, name: str) -> Any:
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        _check(isinstance(value, Mapping), f"{name} is {value!r}; expected a group of fields")
-        return _build(kind, value, name + ".")
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(k for k in get_args(kind) if k is not type(None)), value, name)
-    if origin is tuple:
-        parts = get_args(kind)
-        several = isinstance(value, (tuple, list))
-        if parts[-1] is Ellipsis:
-            _check(several, f"{name} is {value!r}; expected a tuple")
-            return tuple(_convert(parts[0], v, name) for v in value)
-        fits = several and len(value) == len(parts)
-        _check(fits, f"{name} is {value!r}; expected {len(parts)} values")
-        return tuple(_convert(k, v, name) for k, v in zip(parts, value, strict=True))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type):
-        fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-        _check(fits, f"{name} is {value!r}, a {type(value).__name__}; expected {kind.__name__}")
-    return value

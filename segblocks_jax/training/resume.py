@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segblocks_jax.training.config import ConfigError, ExperimentConfig
+from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.training.fields import ConfigError
 
 MAY_CHANGE = (
     "name",

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from segblocks_jax.blocks.checks import no_type_check
 from segblocks_jax.data import LabelTable, Normalisation
 from segblocks_jax.interop import ModelSpec, PolicySpec
+from segblocks_jax.nn import Dropout
 from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.training.config import ExperimentConfig
 
@@ -59,6 +60,9 @@ def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     """
     system = model_spec(config, num_classes).build(nnx.Rngs(config.seed))
     set_implementation(system, config.model.conv_implementation)
+    for _, part in nnx.iter_graph(system):
+        if isinstance(part, Dropout):
+            part.rate *= config.model.dropout
     return system
 
 
