@@ -3,7 +3,8 @@
     python benchmarks/serving.py --output=benchmarks/results/serving_cpu.json
 
 - budget: `--images` images in mode ``budget=K``, a quarter of the blocks; median and 99th percentile of the
-  time from image to label map.
+  time from image to label map. In turn with each image, as much time of a fixed computation in numpy, whose
+  percentiles say how steady the machine is itself.
 - target: for several targets between the times at 0 and all blocks, the share of images that meet it.
 - soak: `--soak` small images of random size and content, in mode exact: compilations and resident memory after
   warm-up, and whether four threads at once get what one gets.
@@ -15,6 +16,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,18 +53,29 @@ def random_images(n: int, height: int, width: int, seed: int) -> np.ndarray:
 
 
 def measure_budget(engine: sb.Engine, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Times at a constant number of blocks."""
+    """Times at a constant number of blocks, and the machine's own spread."""
     blocks = (shape[1] // 128) * (shape[2] // 128)
     mode = f"budget={blocks // 4}"
-    seconds = _serve(engine, shape, mode, _IMAGES.value)
+    matrix = np.ones((512, 512), np.float32)
+    products = round(np.median(_serve(engine, shape, mode, 20)) / _seconds(matrix, 50) * 50)
+    control: list[float] = []
+    seconds = _serve(
+        engine, shape, mode, _IMAGES.value, lambda: control.append(_seconds(matrix, products))
+    )
+    return {"mode": mode, "images": len(seconds), **_spread(seconds), "control": _spread(control)}
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
     median, p99 = np.percentile(seconds, [50, 99])
-    return {
-        "mode": mode,
-        "images": len(seconds),
-        "median_ms": 1e3 * median,
-        "p99_ms": 1e3 * p99,
-        "p99_over_median": p99 / median,
-    }
+    return {"median_ms": 1e3 * median, "p99_ms": 1e3 * p99, "p99_over_median": p99 / median}
+
+
+def _seconds(matrix: np.ndarray, products: int) -> float:
+    """Time of so many products of 1 MiB matrices, which stay in the cache."""
+    start = time.perf_counter()
+    for _ in range(products):
+        matrix @ matrix
+    return time.perf_counter() - start
 
 
 def measure_targets(engine: sb.Engine, shape: tuple[int, int, int]) -> list[dict[str, Any]]:
@@ -86,11 +99,21 @@ def measure_targets(engine: sb.Engine, shape: tuple[int, int, int]) -> list[dict
     return rows
 
 
-def _serve(engine: sb.Engine, shape: tuple[int, int, int], mode: str, count: int) -> np.ndarray:
+def _serve(
+    engine: sb.Engine,
+    shape: tuple[int, int, int],
+    mode: str,
+    count: int,
+    between: Callable[[], None] = lambda: None,
+) -> np.ndarray:
     pictures = [random_images(*shape, seed) for seed in range(8)]
     for picture in pictures:
         engine(picture, mode=mode)
-    return np.array([engine(pictures[i % 8], mode=mode).seconds for i in range(count)])
+    seconds = []
+    for i in range(count):
+        seconds.append(engine(pictures[i % 8], mode=mode).seconds)
+        between()
+    return np.array(seconds)
 
 
 def soak() -> dict[str, Any]:

@@ -167,6 +167,28 @@ def test_latency_table_is_measured_once(system):
     assert engine.latencies((1, 128, 64)) is table
 
 
+def test_a_pace_keeps_nearly_all_times_below_it_when_the_machine_changes_its_speed():
+    pace, late = Pace(), []
+    times = np.random.default_rng(0).lognormal(0, 0.05, (3, 1000))
+    for seconds in (times * np.array([[1.0], [1.6], [0.9]])).ravel():
+        late.append(seconds > pace.value)
+        pace.observe(seconds, 1.0)
+    shares = np.reshape(late, (3, 1000)).mean(1)
+    assert (shares < 0.05).all()
+    assert pace.value < 1.2  # It comes down again.
+
+
+def test_calls_that_take_longer_than_the_table_says_get_fewer_blocks(system, monkeypatch):
+    engine = sb.Engine(system, SPEC, mode="latency=1000ms")
+    engine.warm_up([(1, 128, 128)])
+    monkeypatch.setattr(engine, "latencies", lambda shape, output: dict.fromkeys(range(5), 1e-9))
+    counts = [
+        int(engine(pictures(1, 128, 128), mode="latency=5e-6ms").mask.sum()) for _ in range(50)
+    ]
+    assert counts[0] == 4
+    assert counts[-1] == 0
+
+
 @pytest.mark.parametrize("size", [(1, 1), (64, 65), (100, 130), (127, 63)])
 def test_any_size_is_padded_and_cropped(engine, size):
     h, w = size

@@ -15,8 +15,8 @@ class Mode:
       others. Another number an image, another time an image.
     - budget: the `value` best-scored blocks of every image, all where it has fewer: constant time.
     - share: like budget, with ``round(value * blocks of the padded image)``.
-    - latency: like budget, with the largest number whose measured time (see `Server.latencies`) is at most
-      `value` seconds, 0 where none is.
+    - latency: like budget, with the largest number whose measured time (see `Server.latencies`), by the pace
+      of the calls before (see `Pace`), is at most `value` seconds, 0 where none is.
 
     Attributes:
         kind: one of these.

@@ -4,6 +4,7 @@ The host's part of serving, in numpy: which program, how much padding, how many 
 nothing of networks, so that compiled and exported programs are served alike.
 """
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Shaped, UInt8
 from segblocks_jax.blocks.buckets import buckets, quantise
 from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.once import Once
+from segblocks_jax.inference.pace import Pace
 from segblocks_jax.inference.segmentation import Segmentation
 
 Shape = tuple[int, int, int]
@@ -100,6 +102,7 @@ class Server:
         self._programs = programs
         self._settings = settings
         self._latencies: Once[tuple[Shape, Output], dict[int, float]] = Once()
+        self._paces: dict[tuple[Shape, Output], Pace] = collections.defaultdict(Pace)
 
     @property
     def block_size(self) -> int | None:
@@ -240,6 +243,7 @@ class Server:
         seed: np.uint32,
         mask: Bool[np.ndarray, "m gh gw"] | None,
     ) -> tuple[tuple[np.ndarray, np.ndarray | None, np.ndarray | None], bool]:
+        start = time.perf_counter()
         count, height, width, _ = images.shape
         padded = self._pad(images, shape)
         if self.block_size is None:
@@ -252,6 +256,9 @@ class Server:
         else:
             fixed = Program("fixed", shape, self._count(mode, shape, output), output)
             (served, high, scores), made = self._run_fixed(padded, images.shape[:3], fixed, seed)
+            if mode.kind == "latency" and not made:
+                expected = self.latencies(shape, output)[fixed.num_high]
+                self._paces[shape, output].observe(time.perf_counter() - start, expected)
         factor = padded.shape[1] // served.shape[1]
         served = served[:count, : -(-height // factor), : -(-width // factor)]
         grid = self._grid((height, width))
@@ -297,8 +304,8 @@ class Server:
         """High blocks an image."""
         if mode.kind != "latency":
             return _fixed_count(mode, self._settings.blocks(shape))
-        table = self.latencies(shape, output)
-        return max((count for count, time in table.items() if time <= mode.value), default=0)
+        table, pace = self.latencies(shape, output), self._paces[shape, output].value
+        return max((count for count, time in table.items() if time * pace <= mode.value), default=0)
 
     def _shape_for(self, shape: Shape) -> Shape:
         count, height, width = shape
