@@ -10,8 +10,10 @@ import take_steps
 from flax import nnx
 from tiny import batch, config, trainer
 
+import segblocks_jax as sb
 from segblocks_jax.blocks.buckets import buckets
 from segblocks_jax.data import NORMALISATION, normalize
+from segblocks_jax.nn.remat import rematerialisation
 from segblocks_jax.policies import quantise
 from segblocks_jax.training.counterfactual import uniform_block_loss
 from segblocks_jax.training.step import AXIS
@@ -144,6 +146,20 @@ def test_bfloat16_is_for_activations_alone():
     for value in jax.tree.leaves((state.params, state.stats, state.opt_state, metrics)):
         assert value.dtype in (np.float32, np.int32)
     assert 0 < abs(float(metrics["loss_task"]) / float(exact["loss_task"]) - 1) < 0.01
+
+
+@pytest.mark.parametrize("name", ["swiftnet_rn18", "swiftnet_rn50", "swiftnet_efflite1", "lrnnet"])
+def test_every_network_can_be_rematerialised(name):
+    net = nnx.eval_shape(lambda: sb.create_model(name, rngs=nnx.Rngs(0)))
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+
+    def loss(params, rest, image):
+        with rematerialisation():
+            return nnx.merge(graphdef, params, rest, copy=True)(image).mean()
+
+    image = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
+    traced = str(jax.make_jaxpr(jax.grad(loss))(params, rest, image))
+    assert len(re.findall(r"\b(?:checkpoint|remat2?)\[", traced)) >= 9
 
 
 def test_rematerialisation_takes_the_same_step():

@@ -33,4 +33,4 @@ def rematerialised(part: Callable[..., Any], *arguments: Any) -> Any:
         return part(*arguments)
     if isinstance(part, nnx.Module):
         return nnx.remat(lambda module, *features: module(*features))(part, *arguments)
-    return nnx.remat(part)(*arguments)
+    return nnx.remat(lambda *given: part(*given))(*arguments)  # A partial has no signature.
