@@ -18,6 +18,7 @@ from segblocks_jax.blocks.buckets import buckets, quantise
 from segblocks_jax.data import normalize
 from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.once import Once
+from segblocks_jax.inference.pace import Pace
 from segblocks_jax.nn import resize_bilinear
 
 SIDE = 64
