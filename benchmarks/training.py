@@ -138,6 +138,7 @@ def measure_steps() -> dict[str, Any]:
     return {
         "crop": _CROP.value,
         "block_size": _BLOCK.value,
+        "rounds": _ROUNDS.value,
         "dense_seconds": seconds[None],
         "decide_seconds": seconds["decide"],
         "buckets": rows,
@@ -176,7 +177,6 @@ def main(argv: list[str]) -> None:
         "model": _MODEL.value,
         "precision": _PRECISION.value,
         "batch": _BATCH.value,
-        "rounds": _ROUNDS.value,
     }
     for part, run in {"steps": measure_steps, "memory": measure_memory}.items():
         if part in _PARTS.value:

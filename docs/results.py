@@ -12,7 +12,7 @@ _FOLDERS = ("benchmarks/results", "experiments/results")
 def on_files(files: Files, config: Any) -> Files:
     """Adds the results to the site."""
     for folder in _FOLDERS:
-        for path in sorted((_ROOT / folder).glob("*.json")):
+        for path in sorted((_ROOT / folder).rglob("*.json")):
             name = str(path.relative_to(_ROOT))
             files.append(File.generated(config, name, abs_src_path=str(path)))
     return files

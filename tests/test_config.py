@@ -93,6 +93,7 @@ def test_round_trip_through_plain_dictionaries():
         ({"model": {"dilations": 3}}, "model.dilations is 3; expected a tuple"),
         ({"model": {"dilations": (1, 2.5)}}, "model.dilations is 2.5, a float; expected int"),
         ({"model": {"dilations": (1, 2)}}, "model.dilations is (1, 2) for swiftnet_rn18"),
+        ({"policy": {"block_size": 0}}, "policy.block_size is 0; expected a positive multiple of"),
         ({"model": {"dropout": 1.5}}, "model.dropout is 1.5; expected a factor from 0 to 1"),
         ({"model": {"pretrained": "a.onnx"}}, "model.pretrained is 'a.onnx'; expected a file that"),
         ({"model": {"pretrained": 18}}, "model.pretrained is 18, a int; expected str"),

@@ -175,6 +175,30 @@ def test_hosts_share_the_batches_of_one(hosts):
     np.testing.assert_array_equal(next(alone)["image"], next(whole)["image"])
 
 
+def test_a_signal_to_the_group_leaves_the_workers_to_the_main_process():
+    program = """
+import itertools, os, signal, time
+import numpy as np
+from segblocks_jax.data import Augmentation, train_batches
+
+if __name__ == "__main__":
+    os.setpgid(0, 0)
+    items = [{"image": np.zeros((8, 8, 3), np.uint8), "label": np.zeros((8, 8), np.uint8)}] * 8
+    batches = train_batches(items, Augmentation(crop=(8, 8)), 2, 0, workers=1)
+    next(batches)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+        os.killpg(0, number)
+    time.sleep(0.5)
+    print(sum(len(batch["image"]) for batch in itertools.islice(batches, 20)))
+    batches.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "40\n", done.stderr[-2000:]
+
+
 def test_a_state_of_other_batches_is_refused():
     state = train_batches(noisy(5), WHOLE, 2, 0).get_state()
     for other in (

@@ -158,7 +158,8 @@ def test_latency_takes_the_most_blocks_that_are_fast_enough(system, monkeypatch)
 
 def test_latency_table_is_measured_once(system):
     engine = sb.Engine(system, SPEC, mode="latency=1000ms", shapes=[(1, 128, 64)])
-    engine.warm_up()
+    assert engine(pictures(1, 128, 64)).compiled  # It was not measured before.
+    assert not engine(pictures(1, 128, 64)).compiled
     table = engine.latencies((1, 128, 64))
     assert list(table) == [0, 1, 2]
     assert all(0 < seconds < 60 for seconds in table.values())

@@ -5,21 +5,26 @@ import io
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 from events import read_events
+from flax import nnx
 from PIL import Image
 from tiny import config
 
 from segblocks_jax.data import TABLES
+from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import modes
 from segblocks_jax.inference.engine import Engine
+from segblocks_jax.inference.segmentation import Segmentation
 from segblocks_jax.training import evaluate as evaluation
-from segblocks_jax.training import loop
+from segblocks_jax.training import loop, watching
 from segblocks_jax.training.logging import NonFiniteError
 from segblocks_jax.training.sources import open_source
 from segblocks_jax.training.state import create_system
@@ -105,6 +110,56 @@ def test_a_profile_that_is_none(text):
 def test_a_profile_of_steps_that_do_not_come(tmp_path, sources):
     with pytest.raises(ValueError, match=r"asks for steps 4 to 5; this run has 1 to 4"):
         loop.train(config(), *sources, tmp_path, Profile.parse("4:2"))
+
+
+def test_a_run_that_goes_on_behind_its_profile_goes_on(trained, sources, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    loop.train(config(), *sources, tmp_path / "run", Profile.parse("1:2"))
+    assert "--profile: step 1 is past" in "".join(capsys.readouterr())
+
+
+def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
+    class FirstBlockHigh:
+        multiple = block_size = 64
+
+        def __init__(self, *_, **__):
+            pass
+
+        def __call__(self, images, **_):
+            n, h, w, _ = images.shape
+            mask = np.zeros((n, h // 64, w // 64), bool)
+            mask[:, 0, 0] = True
+            labels = np.zeros((n, h, w), np.uint8)
+            return Segmentation(labels, None, mask, None, 1.0, False)
+
+    sizes = [(64, 64), (128, 128)]
+    records = [
+        {"image": np.zeros((*s, 3), np.uint8), "label": np.zeros(s, np.uint8), "name": str(s)}
+        for s in sizes
+    ]
+    source = dataclasses.replace(sources[1], records=records, sizes=sizes)
+    monkeypatch.setattr(evaluation, "Engine", FirstBlockHigh)
+    monkeypatch.setattr(evaluation, "_gmacs", lambda *_: (1.0, 5.0))
+    settings = config("all_high", loop={"eval_sizes": 1, "eval_batch_size": 1})
+    result = evaluation.evaluate(nnx.Dict(), source, settings)
+    assert sorted(result.shares) == [0.25, 1.0]
+    assert result.gmacs == 2.0  # Both ran as four blocks, one of them high.
+
+
+def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        watching.pictures, "panels", lambda *given: shown.append(given[4]) or {"a": given[0]}
+    )
+    image, size = np.zeros((1, 64, 64, 3), np.uint8), (64, 64)
+    batch = EvalBatch(image, np.zeros((1, *size), np.uint8), ("x",), (size,))
+    scores = np.ones((1, 1, 1), np.float32)
+    result = Segmentation(batch.label, None, scores > 0, scores, 1.0, False)
+    log = types.SimpleNamespace(pictures=lambda *_: None)
+    for learned in (False, True):
+        watching.EvalPictures(log, 1, sources[1].table, 1, learned)(batch, result)
+    assert shown[0] is None
+    np.testing.assert_array_equal(shown[1], scores[0])
 
 
 def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, sources):
@@ -211,13 +266,17 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, sources):
 
 
 def test_a_non_finite_loss_stops_with_its_name_and_step(tmp_path, sources):
-    wild = config(optim={"learning_rate": 1e30})
-    with pytest.raises(NonFiniteError, match=r"step [1-4]\b"):
+    wild = config(optim={"learning_rate": 1e30}, loop={"log_every": 50, "checkpoint_every": 1})
+    with pytest.raises(NonFiniteError, match=r"step [1-4]\b") as caught:
         loop.train(wild, *sources, tmp_path)
+    (number,) = re.findall(r"step (\d)\b", str(caught.value))
+    saved = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert sorted(saved) == list(map(str, range(1, int(number))))[-len(saved) :]
 
 
 def test_speed_reports_times_beside_operations(tmp_path, capsys):
-    assert modes.speed(config(), tmp_path, (128, 128)) == 0
+    dense = config("static", model={"input_scale": 0.5})  # Which plays no part.
+    assert modes.speed(dense, tmp_path, (128, 128)) == 0
     report = json.loads((tmp_path / "speed.json").read_text())
     assert [row["share_high"] for row in report["blocks"]] == [1.0, 0.5, 0.25, 0.0]
     ratios = [row["operation_ratio"] for row in report["blocks"]]

@@ -100,6 +100,7 @@ def test_a_report_without_its_data_says_so(runs, tmp_path):
         target = tmp_path / file.relative_to(runs)
         target.parent.mkdir(parents=True)
         target.write_text(json.dumps(record))
+        (target.parent / "metrics.jsonl").write_text('{"step": 1, "ti')  # Killed while it wrote.
     path = write_report(tmp_path, data_dir=str(tmp_path / "nowhere"))
     assert "No pictures: " in path.read_text()
 

@@ -12,9 +12,10 @@ from tiny import config
 
 from segblocks_jax.analysis import records as tables
 from segblocks_jax.experiments import plan as planning
-from segblocks_jax.experiments import runner
+from segblocks_jax.experiments import runner, sweep
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.fields import ConfigError
+from segblocks_jax.training.preemption import Preempted
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "ablations").glob("*.py"))
@@ -139,18 +140,36 @@ def test_the_lock_of_a_killed_runner_is_taken_over(tmp_path):
         assert mine
 
 
-def test_a_run_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, RuntimeError])
+def test_a_run_that_fails_does_not_stop_the_others(error, tmp_path, monkeypatch):
     configs = {"bad": config(), "good": config()}
 
     def train(key, _, folder, data_dir):
         if key == "bad":
-            raise ValueError("no such thing")
+            raise error("no such thing")
         (folder / runner.RECORD).write_text("{}")
 
     monkeypatch.setattr(runner, "train_and_record", train)
     monkeypatch.setattr(runner.jax, "clear_caches", lambda: None)
-    assert runner.run_all(configs, tmp_path) == {"bad": "ValueError: no such thing"}
+    assert runner.run_all(configs, tmp_path) == {"bad": f"{error.__name__}: no such thing"}
     assert (tmp_path / "runs" / "good" / runner.RECORD).is_file()
+
+
+def test_a_sweep_that_is_stopped_has_the_tables_of_what_is_done(tmp_path, monkeypatch):
+    def run_all(*_):
+        raise Preempted(3)
+
+    monkeypatch.setattr(sweep, "run_all", run_all)
+    plan = planning.make_plan("tiny", planning.Sweep("T", {"a": {}}), config().to_dict())
+    with pytest.raises(Preempted):
+        sweep.sweep([plan], tmp_path)
+    assert "| a | not run |" in (tmp_path / "tables" / "tiny.md").read_text()
+
+
+def test_seeds_that_are_asked_for_have_a_table_of_their_own(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {planning.load_plan(SWEEPS[0], "camvid", s).name for s in (None, (0,), (1,), (0, 1))}
+    assert len(names) == 4
 
 
 def test_a_key_names_what_a_result_depends_on():

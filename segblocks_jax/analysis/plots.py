@@ -4,6 +4,7 @@ Matplotlib is an optional dependency: ``pip install 'segblocks-jax[report]'``.
 """
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ def tradeoff(rows: Rows) -> Figure:
     for label, records in rows.items():
         miou = [100 * record["metrics"]["miou"] for record in records]
         gmacs = np.mean([record["metrics"]["gmacs"] for record in records])
-        point = (float(gmacs), float(np.mean(miou)), float(np.std(miou)), label)
+        spread = statistics.stdev(miou) if len(miou) > 1 else 0.0
+        point = (float(gmacs), statistics.mean(miou), spread, label)
         groups.setdefault(_family(records[0]), []).append(point)
     for i, points in enumerate(groups.values()):
         x, y, spread, labels = zip(*sorted(points), strict=True)

@@ -7,6 +7,7 @@ Needs Matplotlib: ``pip install 'segblocks-jax[report]'``.
 
 import argparse
 import base64
+import contextlib
 import html
 import io
 import json
@@ -157,10 +158,10 @@ def _add_closeup(
     config = ExperimentConfig.from_mapping(record["config"])
     try:
         source = open_source(config, config.data.eval_split, data_dir)
-    except (FileNotFoundError, ValueError) as error:
+        found = look_closely(runs, record, source, images or seams.spread(len(source), 3))
+    except (FileNotFoundError, ValueError, IndexError) as error:
         page.add(f"<p>No pictures: {html.escape(str(error))}</p>")
         return
-    found = look_closely(runs, record, source, images or seams.spread(len(source), 3))
     for i, panel in enumerate(found.panels):
         page.picture(f"image_{i}", "Input, labels, prediction, errors, grid", panel)
     for grid, measured in found.seams.items():
@@ -187,7 +188,11 @@ def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
 def _metrics(runs: pathlib.Path, key: str) -> list[dict[str, Any]]:
     path = run_folder(runs, key) / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    entries = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):  # Cut off where the run was killed.
+            entries.append(json.loads(line))
+    return entries
 
 
 def _table(markdown: str) -> str:

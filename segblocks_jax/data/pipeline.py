@@ -6,6 +6,7 @@ and restarts change who makes a batch and when, never what is in it.
 """
 
 import dataclasses
+import signal
 import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -101,8 +102,14 @@ class TrainBatches(Iterator):
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             multiprocessing = grain.MultiprocessingOptions(num_workers=self._workers)
-            batches = batches.mp_prefetch(multiprocessing)
+            batches = batches.mp_prefetch(multiprocessing, worker_init_fn=_leave_signals)
         return iter(batches)
+
+
+def _leave_signals(*_: int) -> None:
+    """A signal to the process group is the main process's, which needs its batches until it has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _close(running: list) -> None:

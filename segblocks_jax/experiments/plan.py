@@ -111,7 +111,10 @@ def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | No
     sweep = _module(pathlib.Path(file)).get_sweep(preset)
     base = _module(pathlib.Path(chosen.config)).get_config().to_dict()
     name = f"{preset}_{pathlib.Path(file).stem}"
-    return make_plan(name, sweep, base, chosen.seeds if seeds is None else seeds)
+    if seeds is None:
+        return make_plan(name, sweep, base, chosen.seeds)
+    # A table of its own: seeds may be dealt out to commands that share a folder.
+    return make_plan(f"{name}_seed_{'_'.join(map(str, seeds))}", sweep, base, seeds)
 
 
 def run_key(config: ExperimentConfig) -> str:

@@ -17,6 +17,7 @@ from segblocks_jax.training import distributed, loop
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.distributed import is_first
 from segblocks_jax.training.fields import ConfigError
+from segblocks_jax.training.logging import NonFiniteError
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.sources import open_source
 from segblocks_jax.training.state import create_system
@@ -108,6 +109,7 @@ def _main(datasets: tuple[str, ...]) -> int:
         FileExistsError,
         FileNotFoundError,
         ModuleNotFoundError,
+        NonFiniteError,
         ValueError,
     ) as error:
         logging.debug("stopped", exc_info=True)

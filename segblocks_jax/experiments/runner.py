@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import fcntl
+import json
 import pathlib
 import sys
 import time
@@ -55,7 +56,7 @@ def run_all(
                 print(f"sweep: run {number} of {len(configs)}: {key}", file=sys.stderr)
                 try:
                     train_and_record(key, config, folder, data_dir)
-                except (NonFiniteError, ValueError) as error:
+                except (NonFiniteError, ValueError, OSError, RuntimeError) as error:
                     errors[key] = f"{type(error).__name__}: {error}"
             jax.clear_caches()  # Programs of this run; the next may be of another network.
     return errors
@@ -81,7 +82,6 @@ def train_and_record(
     key: str, config: ExperimentConfig, folder: pathlib.Path, data_dir: str | None
 ) -> None:
     """Trains a run, from its last checkpoint where it was interrupted, and writes its record last."""
-    began = time.perf_counter()
     splits = config.data.train_split, config.data.eval_split
     train_source, source = (open_source(config, split, data_dir) for split in splits)
     with Checkpoints(folder / "checkpoints", model=config.model.name) as checkpoints:
@@ -105,8 +105,10 @@ def train_and_record(
     if config.policy.name in _RANKING:
         held = evaluate(system, source, config, mode=f"share={config.policy.target}")
         record["at_target"] = held.to_dict(source.table.classes)
+    timing = json.loads((folder / f"eval_{steps}.json").read_text())["timing"]
     record["time"] = {
-        "train_seconds": trained - began,
+        "train_seconds": timing["seconds"],
+        "starts": timing["starts"],
         "evaluate_seconds": time.perf_counter() - trained,
         "from_step": first,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -8,6 +8,7 @@ interrupted run goes on from its checkpoint, and several commands may work on on
 """
 
 import argparse
+import importlib.util
 import pathlib
 import sys
 
@@ -19,6 +20,7 @@ from segblocks_jax.experiments.plan import PRESETS, Plan, load_plan
 from segblocks_jax.experiments.runner import run_all
 from segblocks_jax.training.fields import ConfigError
 from segblocks_jax.training.logging import write_json
+from segblocks_jax.training.preemption import Preempted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,8 +35,15 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not given.no_report and importlib.util.find_spec("matplotlib") is None:
+        print("error: the report needs Matplotlib; install it, or use --no_report", file=sys.stderr)
+        return 2
     jax.config.update("jax_compilation_cache_dir", str(given.runs / "compilation_cache"))
-    errors = sweep(plans, given.runs, given.data_dir)
+    try:
+        errors = sweep(plans, given.runs, given.data_dir)
+    except Preempted as stop:
+        print(stop)
+        return 0
     for key, reason in errors.items():
         print(f"error: {key}: {reason}", file=sys.stderr)
     if not given.no_report and list(given.runs.glob("runs/*/run.json")):
@@ -45,14 +54,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def sweep(plans: list[Plan], runs: pathlib.Path, data_dir: str | None = None) -> dict[str, str]:
-    """Runs plans into a folder and writes their tables; what went wrong, by run."""
+    """Runs plans into a folder and writes their tables, however it ends; what went wrong, by run."""
     for plan in plans:
         write_json(runs / "sweeps" / f"{plan.name}.json", plan.to_dict())
     configs = {key: config for plan in plans for key, config in plan.runs.items()}
-    errors = run_all(configs, runs, data_dir)
-    for path in write_tables(runs):
-        print(path)
-    return errors
+    try:
+        return run_all(configs, runs, data_dir)
+    finally:
+        for path in write_tables(runs):
+            print(path)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--preset", default="street_scenes", choices=PRESETS, help="base and data of the runs"
     )
-    parser.add_argument("--seeds", type=_numbers, help="of every row; default: the preset's")
+    parser.add_argument(
+        "--seeds",
+        type=_numbers,
+        help="of every row, with tables of their own; default: the preset's",
+    )
     parser.add_argument("--data_dir", help="folder of the data set")
     parser.add_argument("--no_report", action="store_true", help="tables only, without Matplotlib")
     return parser

@@ -85,6 +85,7 @@ class Engine(Server):
             mode=Mode.parse(mode),
             shapes=tuple((n, h, w) for n, h, w in shapes),
             image_multiple=spec.image_multiple,
+            learned=spec.policy is not None and spec.policy.name == "reinforce",
         )
         if keep_memory:
             keep_freed_memory()

@@ -80,7 +80,7 @@ def predict_files(
 @no_type_check
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Result:
-    """A picture, its labels, and what the policy chose and scored, None without blocks."""
+    """A picture, its labels, what the policy chose, None without blocks, and its logits if it is learned."""
 
     picture: Picture
     image: UInt8[np.ndarray, "h w 3"]
@@ -97,7 +97,8 @@ def _segment(engine: Server, batch: list[Picture]) -> Iterator[_Result]:
     result = engine(images)
     assert result.labels is not None
     for i, picture in enumerate(batch):
-        mask, scores = (None if x is None else x[i] for x in (result.mask, result.scores))
+        logits = result.scores if engine.learned else None
+        mask, scores = (None if x is None else x[i] for x in (result.mask, logits))
         yield _Result(picture, images[i], result.labels[i], mask, scores)
 
 

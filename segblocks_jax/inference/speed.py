@@ -193,7 +193,13 @@ def format_report(report: dict[str, Any]) -> str:
 
 
 def _in_blocks(config: ExperimentConfig) -> ExperimentConfig:
-    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, name="reinforce"))
+    side = config.policy.block_size  # The input's scale and the crop play no part here.
+    return dataclasses.replace(
+        config,
+        policy=dataclasses.replace(config.policy, name="reinforce"),
+        model=dataclasses.replace(config.model, input_scale=1.0),
+        data=dataclasses.replace(config.data, crop=(side, side)),
+    )
 
 
 def _random_grid(size: tuple[int, int], side: int, share: float, low_factor: int) -> BlockGrid:

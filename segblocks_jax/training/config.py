@@ -187,8 +187,8 @@ class PolicyConfig:
             f"policy.quantise_step is {self.quantise_step}; expected a share above 0, up to 1",
         )
         check(
-            self.block_size % 32 == 0,
-            f"policy.block_size is {self.block_size}; expected a multiple of 32",
+            self.block_size > 0 and self.block_size % 32 == 0,
+            f"policy.block_size is {self.block_size}; expected a positive multiple of 32",
         )
         check(self.low_factor >= 1, f"policy.low_factor is {self.low_factor}; expected at least 1")
         check(

@@ -29,8 +29,8 @@ class Evaluation:
 
     Attributes:
         scores: from the confusion matrix over all pixels.
-        gmacs: mean multiply-adds an image at the real grids, in 10^9, policy included; None for
-            no images.
+        gmacs: mean multiply-adds an image, padded as it ran, at the real grids, in 10^9, policy included;
+            None for no images.
         share_high: mean share of blocks that ran high; None without blocks.
         images_per_second: of one process: median over batches whose executable was compiled before, from
             images in host memory to labels in host memory; None where every batch compiled one.
@@ -101,10 +101,15 @@ def evaluate(
             macs[size] = _gmacs(system, size, config)
         low, high = macs[size]
         masks_of = [None] * batch.count if result.mask is None else result.mask[: batch.count]
-        shares = [1.0 if mask is None else float(mask.mean()) for mask in masks_of]
+        executed = [1.0 if mask is None else float(mask.mean()) for mask in masks_of]
+        side = config.policy.block_size
+        shares = [
+            1.0 if mask is None else float(mask[: -(-h // side), : -(-w // side)].mean())
+            for mask, (h, w) in zip(masks_of, batch.sizes, strict=False)
+        ]
         rows[i] = _Row(
             shares=shares,
-            gmacs=[low + (high - low) * share for share in shares],
+            gmacs=[low + (high - low) * share for share in executed],
             rate=None if result.compiled else batch.count / result.seconds,
         )
         if result.mask is not None:

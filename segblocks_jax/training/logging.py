@@ -254,8 +254,8 @@ def check_finite(
     if bad:
         where = f" (in {checkpoints})" if checkpoints is not None else ""
         raise NonFiniteError(
-            f"step {step}: {', '.join(bad)}, expected finite numbers; restart from the last "
-            f"checkpoint{where} with a lower learning rate or a longer warm-up"
+            f"step {step}: {', '.join(bad)}, expected finite numbers; the checkpoints{where} are "
+            "from before. Train with a lower learning rate in another workdir: this one keeps its configuration"
         )
 
 

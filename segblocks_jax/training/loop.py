@@ -97,11 +97,14 @@ def train(
                 f"continuing from step {first} in {checkpoints.folder}, after"
                 f" {timing.before:.0f} s; start number {timing.starts}"
             )
+        if profile is not None and first >= profile.first:
+            _say(f"--profile: step {profile.first} is past; nothing is traced")
+            profile = None
         if profile is not None:
             profile.check(first + 1, config.optim.steps)
-        if config.loop.warm_up:
-            step.warm_up(state)
         with _open_log(workdir, config) as log, Profiler(workdir, profile) as profiler:
+            if config.loop.warm_up:
+                step.warm_up(state)
             run = _Run(
                 config,
                 graphdef,
@@ -197,12 +200,15 @@ class _Run:
                 with waiting:
                     batch = next(self.batches)
                 state, metrics = self.profiler.step(number, self.step, state, batch)
-                last = number == total
+                last, stops = number == total, self.stop.at(number)
+                due = (loop.log_every, loop.eval_every, loop.checkpoint_every)
+                if last or stops or any(number % every == 0 for every in due):
+                    check_finite(metrics, number, self.checkpoints.folder)  # Before it is saved.
                 note = ""
                 if last or number % loop.log_every == 0:
                     note = self._log(metrics, number, progress.images_per_second, waiting.share())
                 progress.update(number, note)
-                if self.stop.at(number) and not last:
+                if stops and not last:
                     self._save(state, number, None)
                     raise Preempted(number)
                 evaluates = last or number % loop.eval_every == 0
@@ -219,7 +225,6 @@ class _Run:
         self, metrics: Metrics, number: int, images_per_second: float, data_wait: float
     ) -> str:
         values = {name: float(value) for name, value in metrics.items()}
-        check_finite(values, number, self.checkpoints.folder)
         optim = self.config.optim
         rate = float(learning_rate(optim)(number - 1))
         values["learning_rate"] = rate
@@ -237,7 +242,8 @@ class _Run:
     def _evaluate(self, state: TrainState, number: int) -> Evaluation:
         system = nnx.merge(self.graphdef, *on_one_device((state.params, state.stats)))
         table, count = self.eval_source.table, self.config.loop.eval_pictures
-        pictures = EvalPictures(self.log, number, table, count)
+        learned = self.config.policy.name == "reinforce"
+        pictures = EvalPictures(self.log, number, table, count, learned)
 
         def on_batch(batch: EvalBatch, result: Segmentation) -> None:
             self._stop_at(number)
@@ -246,8 +252,9 @@ class _Run:
         try:
             result = evaluate(system, self.eval_source, self.config, on_batch=on_batch)
         except BaseException:
-            # Whatever stops an evaluation, the training is not lost.
-            if number not in self.checkpoints.steps():
+            # Whatever stops an evaluation, the training is not lost; of several processes, whose saving
+            # waits for all, only this one may be here.
+            if jax.process_count() == 1 and number not in self.checkpoints.steps():
                 self._save(state, number, None)
             raise
         values = result.to_dict(table.classes)
