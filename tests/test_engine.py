@@ -185,7 +185,7 @@ def test_calls_that_take_longer_than_the_table_says_get_fewer_blocks(system, mon
     engine.warm_up([(1, 128, 128)])
     monkeypatch.setattr(engine, "latencies", lambda shape, output: dict.fromkeys(range(5), 1e-9))
     counts = [
-        int(engine(pictures(1, 128, 128), mode="latency=5e-6ms").mask.sum()) for _ in range(50)
+        int(engine(pictures(1, 128, 128), mode="latency=3e-6ms").mask.sum()) for _ in range(50)
     ]
     assert counts[0] == 4
     assert counts[-1] == 0

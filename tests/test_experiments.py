@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 
 import jax
 import numpy as np
@@ -25,7 +24,7 @@ from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.segmentation import Segmentation
 from segblocks_jax.training import evaluate as evaluation
 from segblocks_jax.training import loop, watching
-from segblocks_jax.training.logging import NonFiniteError
+from segblocks_jax.training.logging import NonFiniteError, RunLog
 from segblocks_jax.training.sources import open_source
 from segblocks_jax.training.state import create_system
 from segblocks_jax.training.watching import Profile
@@ -146,7 +145,7 @@ def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
     assert result.gmacs == 2.0  # Both ran as four blocks, one of them high.
 
 
-def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monkeypatch):
+def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monkeypatch, tmp_path):
     shown = []
     monkeypatch.setattr(
         watching.pictures, "panels", lambda *given: shown.append(given[4]) or {"a": given[0]}
@@ -155,9 +154,9 @@ def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monke
     batch = EvalBatch(image, np.zeros((1, *size), np.uint8), ("x",), (size,))
     scores = np.ones((1, 1, 1), np.float32)
     result = Segmentation(batch.label, None, scores > 0, scores, 1.0, False)
-    log = types.SimpleNamespace(pictures=lambda *_: None)
-    for learned in (False, True):
-        watching.EvalPictures(log, 1, sources[1].table, 1, learned)(batch, result)
+    with RunLog(tmp_path) as log:
+        for learned in (False, True):
+            watching.EvalPictures(log, 1, sources[1].table, 1, learned)(batch, result)
     assert shown[0] is None
     np.testing.assert_array_equal(shown[1], scores[0])
 

@@ -17,7 +17,7 @@ SIDE = 64
 class FakeEngine:
     """Labels are the red channel's share of 18; the left half of the blocks runs high."""
 
-    multiple = SIDE
+    multiple, learned = SIDE, True
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, ...]] = []
