@@ -32,7 +32,7 @@ from absl import app, flags
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.analysis.provenance import commit
+from segblocks_jax.analysis.provenance import commit, device_name
 from segblocks_jax.blocks import extension
 from segblocks_jax.blocks.conv import index_patches, indexed_conv, pack_kernel, winograd_stride
 from segblocks_jax.inference import speed
@@ -243,7 +243,7 @@ def main(argv: list[str]) -> None:
     shares = [float(share) for share in _SHARES.value]
     device = jax.devices()[0]
     report: dict[str, Any] = {
-        "device": device.device_kind,
+        "device": device_name(),
         "platform": device.platform,
         "jax": jax.__version__,
         "commit": commit(),

@@ -19,6 +19,7 @@ from segblocks_jax.data import normalize
 from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.once import Once
 from segblocks_jax.inference.pace import Pace
+from segblocks_jax.inference.server import Program
 from segblocks_jax.nn import resize_bilinear
 
 SIDE = 64
@@ -231,6 +232,18 @@ def test_padding_to_a_shape_runs_low_and_batches_are_cut(system):
     assert exact.mask.shape == (5, 2, 3)
     alone = engine(images[4:], mode="budget=4")
     np.testing.assert_array_equal(alone.labels[0], result.labels[4])
+
+
+def test_random_filling_takes_blocks_of_the_image_before_those_of_padding(system):
+    spec = dataclasses.replace(SPEC, semantics=sb.Semantics(filling="random"))
+    engine = sb.Engine(system, spec, shapes=[(1, 256, 256)])
+    for seed in range(3):
+        action = np.zeros((1, 4, 4), bool)
+        scores = np.full(action.shape, -np.inf, np.float32)
+        scores[:, :2, :3] = 0
+        run, _ = engine._programs.get(Program("segment", (1, 256, 256), 4))
+        _, mask = run(jnp.zeros((1, 256, 256, 3), jnp.uint8), action, scores, np.uint32(seed))
+        assert mask[:, :2, :3].sum() == mask.sum() == 4
 
 
 def test_given_mask_runs(system):

@@ -112,6 +112,18 @@ def test_folders_that_can_not_be_written_or_read(system, tmp_path, monkeypatch):
             sb.ExportedEngine(tmp_path / "there")
 
 
+def test_a_copy_without_all_its_weights_says_so(system, tmp_path):
+    engine = sb.Engine(system, SPEC, execution="xla")
+    folder = engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1", platforms=("cpu",))
+    weights = folder / "weights.npz"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"weights\.npz can't be read"):
+        sb.ExportedEngine(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"weights\.npz can't be read"):
+        sb.ExportedEngine(folder)
+
+
 def test_a_failed_export_leaves_nothing(system, tmp_path, monkeypatch):
     engine = sb.Engine(system, SPEC, execution="xla")
 

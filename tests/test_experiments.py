@@ -20,6 +20,7 @@ from tiny import config
 from segblocks_jax.data import TABLES
 from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import modes
+from segblocks_jax.experiments import run as run_module
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.segmentation import Segmentation
 from segblocks_jax.training import evaluate as evaluation
@@ -287,6 +288,23 @@ def test_speed_reports_times_beside_operations(tmp_path, capsys):
         assert row["over_dense"] == report["dense"]["seconds"] / row["seconds"]
         assert row["around_convolutions"] > 0
     assert "XLA dense" in capsys.readouterr().out
+
+
+def test_speed_of_a_network_that_has_no_such_blocks_is_that_of_the_dense_one(tmp_path, capsys):
+    model = {"name": "lrnnet", "width": 8, "features": None, "dilations": (5,)}
+    static = config("static", model=model, policy={"block_size": 32})
+    assert modes.speed(static, tmp_path, (64, 64)) == 0
+    report = json.loads((tmp_path / "speed.json").read_text())
+    assert report["blocks"] == []
+    assert report["policy_seconds"] is None
+    assert report["dense"]["seconds"] > 0
+    assert "can't run in blocks of that size" in capsys.readouterr().out
+
+
+def test_the_folder_of_the_command_line_reaches_every_mode(tmp_path):
+    given = run_module._with_data_dir(config(data={"data_dir": "a"}), str(tmp_path))
+    assert given.data.data_dir == str(tmp_path)
+    assert run_module._with_data_dir(config(data={"data_dir": "a"}), None).data.data_dir == "a"
 
 
 def run(*arguments):

@@ -265,6 +265,7 @@ def test_a_policy_with_blocks_too_small_is_refused() -> None:
     ("fields", "text"),
     [
         ({"width": 6}, "width is 6; expected a multiple of 4, at least 8"),
+        ({"dilations": ()}, r"dilations are \(\); expected"),
         ({"dilations": (1, 0)}, r"dilations are \(1, 0\); expected a number above 0"),
     ],
 )

@@ -145,6 +145,33 @@ def test_results_that_can_not_be_written_are_reported(engine, tmp_path, rng):
     assert (tmp_path / "out" / "b_overlay.png").is_file()
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("error", ["PatchWelcomeError", "DecoderNotFoundError", "EOFError"])
+def test_whatever_a_decoder_raises_the_other_files_are_done(
+    error, engine, tmp_path, rng, monkeypatch
+):
+    av = pytest.importorskip("av", reason="no PyAV; pip install 'segblocks-jax[video]'")
+
+    def fail(*_):
+        raise getattr(av.error, error)(-1, "no such decoder")
+
+    monkeypatch.setattr(av, "open", fail)
+    save_image(tmp_path / "in" / "b.png", (64, 64), rng)
+    (tmp_path / "in" / "a.mp4").write_bytes(b"frames")
+    failed = run(engine, tmp_path / "in", tmp_path / "out")
+    assert [path.name for path, _ in failed] == ["a.mp4"]
+    assert "no such decoder" in failed[0][1]
+    assert (tmp_path / "out" / "b_labels.png").is_file()
+
+
+def test_results_and_folders_are_no_input(tmp_path, rng):
+    save_image(tmp_path / "a.png", (8, 8), rng)
+    save_image(tmp_path / "out" / "a_labels.png", (8, 8), rng)
+    (tmp_path / "clip.avi").mkdir()
+    assert files.find_files(tmp_path, tmp_path / "out") == [tmp_path / "a.png"]
+    assert len(files.find_files(tmp_path)) == 2
+
+
 def test_reading_runs_ahead_and_ends(tmp_path):
     started, all_read = [], threading.Event()
 

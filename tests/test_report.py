@@ -15,6 +15,7 @@ pytest.importorskip("matplotlib")
 
 import segblocks_jax as sb
 from segblocks_jax.analysis import plots, seams
+from segblocks_jax.analysis import report as report_module
 from segblocks_jax.analysis.parts import measure_parts
 from segblocks_jax.analysis.records import read_records
 from segblocks_jax.analysis.report import write_report
@@ -103,6 +104,31 @@ def test_a_report_without_its_data_says_so(runs, tmp_path):
         (target.parent / "metrics.jsonl").write_text('{"step": 1, "ti')  # Killed while it wrote.
     path = write_report(tmp_path, data_dir=str(tmp_path / "nowhere"))
     assert "No pictures: " in path.read_text()
+
+
+def test_curves_hold_no_steps_that_were_lost(tmp_path):
+    folder = tmp_path / "runs" / "k"
+    folder.mkdir(parents=True)
+    steps = [10, 20, 20, 30, 40, 30, 40, 50]  # Killed behind 40, its checkpoint before 30.
+    lines = [json.dumps({"step": step, "values": {}}) for step in steps]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    found = [entry["step"] for entry in report_module._metrics(tmp_path, "k")]
+    assert found == [10, 20, 20, 30, 30, 40, 50]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_images_of_many_sizes_are_padded_to_the_largest():
+    class Source:
+        normalisation = sb.data.NORMALISATION["cityscapes"]
+
+        def __getitem__(self, i):
+            return {"image": np.full([(60, 70, 3), (130, 20, 3)][i], i, np.uint8)}
+
+    padded = seams.padded_images(Source(), [0, 1], 64)
+    assert padded.shape == (2, 192, 128, 3)
+    assert (padded[0, :60, :70] == 0).all()
+    assert (padded[1, :130, :20] == 1).all()
+    assert (padded[0, 60:] == Source.normalisation.fill).all()
 
 
 def test_distances_from_borders():

@@ -85,7 +85,13 @@ def test_means_over_seeds_with_their_deviation():
     def record(seed, miou):
         metrics = {"miou": miou, "gmacs": 1.5, "share_high": None}
         metrics |= {"boundary_ratio": None, "images_per_second": None}
-        head = {"key": f"k{seed}", "commit": "c", "device": "d", "split": "s", "step": 1}
+        head = {
+            "key": f"k{seed}",
+            "commit": "0" * 40 + "+changes",
+            "device": "d",
+            "split": "s",
+            "step": 1,
+        }
         parts = {"at_target": None, "time": {"train_seconds": 2.0}, "config": {"seed": seed}}
         return {"metrics": metrics, **head, **parts}
 
@@ -96,6 +102,7 @@ def test_means_over_seeds_with_their_deviation():
         "| a | [0](../runs/k0/run.json), [1](../runs/k1/run.json) | 51.0 ± 1.4% | 1.500 |" in text
     )
     assert "| b | not run |" in text
+    assert "commit 000000000000+changes)" in text
 
 
 def test_two_runners_on_one_folder_train_nothing_twice(tmp_path, monkeypatch):
@@ -175,8 +182,17 @@ def test_seeds_that_are_asked_for_have_a_table_of_their_own(monkeypatch):
 def test_a_key_names_what_a_result_depends_on():
     key = planning.run_key(config())
     assert planning.run_key(config(name="other", data={"data_dir": "x", "workers": 2})) == key
+    assert planning.run_key(config(loop={"log_every": 7, "wandb": "project"})) == key
     assert planning.run_key(config(seed=1)) != key
+    assert planning.run_key(config(model={"conv_implementation": "pad"})) != key
     assert planning.run_key(config(semantics={"padding": "zero"})) != key
+
+
+def test_a_new_field_at_its_default_renames_no_run(monkeypatch):
+    before = planning.run_key(config())
+    to_dict = ExperimentConfig.to_dict
+    monkeypatch.setattr(ExperimentConfig, "to_dict", lambda self: {**to_dict(self), "new": 0.5})
+    assert planning.run_key(config()) == before
 
 
 def test_a_row_that_cannot_run_is_named():

@@ -69,19 +69,17 @@ def panels(engine: Engine, source: SegmentationSource, number: int) -> UInt8[np.
     assert result.labels is not None
     assert result.mask is not None
     predicted = result.labels[0]
-    probability = None
-    if engine.spec.policy is not None and engine.spec.policy.name == "reinforce":
-        assert result.scores is not None
-        probability = 1 / (1 + np.exp(-result.scores[0].astype(np.float64)))
     padded = seams.padded_images(source, [number], engine.multiple)[0]
+    scores = result.scores[0] if engine.learned and result.scores is not None else None
+    shown = pictures.panels(padded, predicted, table.colours, result.mask[0], scores)
     wrong = np.where(predicted == label, 0, 1).astype(np.uint8)
     wrong[label == IGNORE] = IGNORE
     row = [
         image,
         pictures.colourise(label, table.colours),
-        pictures.colourise(predicted, table.colours),
+        shown["labels"],
         pictures.colourise(wrong, np.asarray([_RIGHT, _WRONG])),
-        pictures.draw_grid(padded, result.mask[0], probability),
+        list(shown.values())[-1],
     ]
     titles = ["input", "ground truth", "prediction", "errors: orange", "high blocks: orange"]
     return pictures.side_by_side(row, titles)

@@ -1,5 +1,6 @@
 """Where results come from."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import jax
 
 
+@functools.cache  # Of the code that runs, whatever is committed while it does.
 def commit() -> str | None:
     """Git commit of the checkout that this package runs from, "+changes" if it was edited.
 

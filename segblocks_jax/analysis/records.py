@@ -86,9 +86,15 @@ def _conditions(sweep: dict[str, Any], records: dict[str, Record]) -> str:
         "split": sorted({record["split"] for record in found}),
         "steps": sorted({str(record["step"]) for record in found}),
         "device": sorted({record["device"] for record in found}),
-        "commit": sorted({str(record["commit"])[:12] for record in found}),
+        "commit": sorted({_short(record["commit"]) for record in found}),
     }
     return " (" + "; ".join(f"{name} {', '.join(v)}" for name, v in named.items()) + ")"
+
+
+def _short(commit: str | None) -> str:
+    """Twelve digits, and whether there were changes."""
+    digits, plus, changes = str(commit).partition("+")
+    return digits[:12] + plus + changes
 
 
 def _cells(found: Sequence[Record]) -> Iterator[str]:

@@ -186,12 +186,16 @@ def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
 
 
 def _metrics(runs: pathlib.Path, key: str) -> list[dict[str, Any]]:
+    """What a run logged; of steps that it took again after it was killed, the last account."""
     path = run_folder(runs, key) / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
-    entries = []
+    entries: list[dict[str, Any]] = []
     for line in lines:
         with contextlib.suppress(json.JSONDecodeError):  # Cut off where the run was killed.
-            entries.append(json.loads(line))
+            entry = json.loads(line)
+            while entries and entries[-1]["step"] > entry["step"]:
+                entries.pop()
+            entries.append(entry)
     return entries
 
 

@@ -22,7 +22,7 @@ from segblocks_jax.analysis.provenance import commit, device_name
 from segblocks_jax.blocks import combine, split
 from segblocks_jax.blocks.checks import no_type_check
 from segblocks_jax.blocks.pad import PADDING_MODES
-from segblocks_jax.data import SegmentationSource, normalize, open_dataset, pad_to_multiple
+from segblocks_jax.data import SegmentationSource, normalize, open_dataset
 from segblocks_jax.data.pipeline import fill_colour
 from segblocks_jax.interop import ModelSpec, load_model, load_spec
 from segblocks_jax.models import Network
@@ -114,9 +114,14 @@ def _run(net: Network, x: Any) -> Any:
 def padded_images(
     source: SegmentationSource, indices: Sequence[int], multiple: int
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Images of equal size, padded to whole blocks."""
-    fill = fill_colour(source)
-    return np.stack([pad_to_multiple(source[i]["image"], multiple, fill) for i in indices])
+    """Images, padded with their mean colour to whole blocks, all as large as the largest."""
+    images, fill = [source[i]["image"] for i in indices], fill_colour(source)
+    shapes = np.asarray([image.shape[:2] for image in images])
+    height, width = -(-shapes.max(0) // multiple) * multiple
+    padded = np.full((len(images), height, width, 3), fill, np.uint8)
+    for place, image in zip(padded, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    return padded
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -186,16 +191,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="how many, evenly spread")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file to write")
     arguments = parser.parse_args()
-    system, spec = load_system(arguments.model)
+    try:
+        system, spec = load_system(arguments.model)
+        if spec.dataset is None:
+            raise ValueError(f"{arguments.model} doesn't say which data it was trained on")
+        source = open_dataset(spec.dataset, arguments.data_dir, "val")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     assert spec.policy is not None
-    if spec.dataset is None:
-        parser.error(f"{arguments.model} doesn't say which data it was trained on")
-    source = open_dataset(spec.dataset, arguments.data_dir, "val")
     images = padded_images(source, spread(len(source), arguments.images), spec.policy.block_size)
     report = summary(compare(system, spec, images))
     for grid, modes in report.items():
         line = ", ".join(f"{mode} {modes[mode]['at_borders']:.2e}" for mode in PADDING_MODES)
-        print(f"{grid}: {line}; zero over block {modes['zero_over_block']:.3g}")
+        ratio = modes["zero_over_block"]
+        print(f"{grid}: {line}; zero over block {'unknown' if ratio is None else f'{ratio:.3g}'}")
     if arguments.output:
         made = {"commit": commit(), "device": device_name(), "jax": jax.__version__}
         data = {"split": f"{spec.dataset}/val", "images": len(images), "model": spec.to_dict()}

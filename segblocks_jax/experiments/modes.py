@@ -64,7 +64,8 @@ def evaluate(
 
 def speed(config: ExperimentConfig, workdir: pathlib.Path, size: tuple[int, int]) -> int:
     """Times the dense network and the network in blocks; writes `speed.json` and prints a table."""
-    report = timing.measure(config, size)
+    classes = label_table(config.data.dataset, config.data.data_dir).classes
+    report = timing.measure(config, size, len(classes))
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "speed.json", report)
     print(timing.format_report(report))
@@ -98,7 +99,7 @@ def predict(
     """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed."""
     if options.source is None:
         raise ValueError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
-    found = files.find_files(pathlib.Path(options.source))
+    found = files.find_files(pathlib.Path(options.source), options.output)
     dataset = config.data.dataset
     table = label_table(dataset, config.data.data_dir)
     system, _ = loop.load_system(config, len(table.classes), workdir, checkpoint)

@@ -10,6 +10,7 @@ from typing import Any
 
 from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.fields import ConfigError
+from segblocks_jax.training.resume import flat
 
 Overrides = Mapping[str, Any]
 """Fields by their names on the command line, such as ``{"policy.target": 0.2}``."""
@@ -41,9 +42,11 @@ class Preset:
     seeds: tuple[int, ...]
 
 
+_NO_PART = ("name", "data.data_dir", "data.workers")
+
 PRESETS = {
     "street_scenes": Preset("experiments/configs/cityscapes/ablations.py", (0,)),
-    "camvid": Preset("experiments/configs/camvid/rn18_reinforce40_cpu.py", (0, 1)),
+    "camvid": Preset("experiments/configs/camvid/ablations_cpu.py", (0, 1)),
     "camvid_gpu": Preset("experiments/configs/camvid/rn18_reinforce40.py", (0, 1)),
     "cityscapes": Preset("experiments/configs/cityscapes/rn18_reinforce40.py", (0, 1)),
 }
@@ -118,12 +121,17 @@ def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | No
 
 
 def run_key(config: ExperimentConfig) -> str:
-    """Names a run by all that its result depends on: equal runs of several sweeps are trained once."""
-    fields = config.to_dict()
-    fields.pop("name")
-    for field in ("data_dir", "workers"):
-        fields["data"].pop(field)
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    """Names a run by all that its result depends on: equal runs of several sweeps are trained once.
+
+    Fields at their defaults leave no trace, so that new ones don't rename runs that are done.
+    """
+    fields, defaults = flat(config.to_dict()), flat(ExperimentConfig().to_dict())
+    chosen = {
+        name: value
+        for name, value in fields.items()
+        if value != defaults.get(name) and name not in _NO_PART and not name.startswith("loop.")
+    }
+    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
     return f"{config.model.name}_{config.policy.name}_{digest[:12]}"
 
 

@@ -1,5 +1,6 @@
 """What the entry points share: flags, configuration, data, modes."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def _main(datasets: tuple[str, ...]) -> int:
     if not any(argument.startswith(("--verbosity", "-v")) for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # absl.app says INFO; Orbax then tells every file.
     try:
-        config = read_config(_CONFIG.value, datasets)
+        config = _with_data_dir(read_config(_CONFIG.value, datasets), _DATA_DIR.value)
         _start_distributed()
         return _run(config)
     except Preempted as stop:
@@ -115,6 +116,12 @@ def _main(datasets: tuple[str, ...]) -> int:
         logging.debug("stopped", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _with_data_dir(config: ExperimentConfig, folder: str | None) -> ExperimentConfig:
+    if folder is None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=folder))
 
 
 def _start_distributed() -> None:
@@ -136,7 +143,7 @@ def _run(config: ExperimentConfig) -> int:
     jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
 
     def source(split: str) -> SegmentationSource:
-        return open_source(config, split, _DATA_DIR.value)
+        return open_source(config, split)
 
     def train() -> int:
         profile = None if _PROFILE.value is None else Profile.parse(_PROFILE.value)

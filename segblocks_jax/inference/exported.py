@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -168,8 +169,11 @@ def write_weights(path: pathlib.Path, leaves: Sequence[jax.Array]) -> tuple[str,
 
 
 def _read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
-    with np.load(path) as file:
-        arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
+    try:
+        with path.open("rb") as stream, np.load(stream) as file:
+            arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} can't be read ({type(error).__name__}: {error})") from error
     return [
         jax.device_put(a.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else a)
         for a, dtype in zip(arrays, dtypes, strict=True)

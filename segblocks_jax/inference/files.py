@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from segblocks_jax.blocks.checks import no_type_check
 
@@ -32,8 +32,12 @@ class Picture:
     error: str | None = None
 
 
-def find_files(path: pathlib.Path) -> list[pathlib.Path]:
+def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[pathlib.Path]:
     """The image or video itself, or all of a folder and its subfolders, sorted.
+
+    Args:
+        path: an image, a video or a folder.
+        output: folder for the results; what lies there is no input.
 
     Raises:
         FileNotFoundError: no such path, or a folder without images and videos.
@@ -43,7 +47,12 @@ def find_files(path: pathlib.Path) -> list[pathlib.Path]:
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such image, video or folder")
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
+    results = None if output is None else output.resolve()
+    files = sorted(
+        p
+        for p in path.rglob("*")
+        if p.suffix.lower() in suffixes and p.is_file() and results not in p.resolve().parents
+    )
     if not files:
         raise FileNotFoundError(f"{path}: no images or videos ({', '.join(suffixes)}) here")
     return files
@@ -63,7 +72,7 @@ def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Decoders fail in many ways; none may stop the other files.
         raise ValueError(f"can't read this image ({error}); is the file complete?") from error
 
 
@@ -76,8 +85,8 @@ def count_pictures(file: pathlib.Path) -> int:
 
         with av.open(str(file)) as container:
             return max(container.streams.video[0].frames, 1)
-    except (ImportError, OSError, ValueError, IndexError):
-        return 1  # What is wrong is said when it is read.
+    except Exception:  # What is wrong is said when it is read.
+        return 1
 
 
 def read_pictures(file: pathlib.Path) -> Iterator[Picture]:
@@ -105,7 +114,7 @@ def _read_video(file: pathlib.Path) -> Iterator[Picture]:
             for frame in container.decode(video=0):
                 yield Picture(file, number, frame.to_ndarray(format="rgb24"))
                 number += 1
-    except (OSError, ValueError, IndexError) as error:  # av's errors are OSError or ValueError.
+    except Exception as error:  # Decoders fail in many ways; none may stop the other files.
         reason = f"can't read this video behind frame {number} ({error}); is the file complete?"
         yield Picture(file, number, error=reason)
         return

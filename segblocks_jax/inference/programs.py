@@ -162,8 +162,9 @@ class ModelPrograms:
         assert spec.policy is not None
         # The policy drew from the key itself.
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        scores = jnp.asarray(fill_scores(Decision(action, scores), spec.semantics.filling, key))
-        grid = BlockGrid.from_mask(action, num_high, scores, spec.policy.low_factor)
+        filling = fill_scores(Decision(action, scores), spec.semantics.filling, key)
+        filling = jnp.where(jnp.isneginf(scores), -jnp.inf, filling)  # Padding comes last.
+        grid = BlockGrid.from_mask(action, num_high, filling, spec.policy.low_factor)
         image = normalize(images, *self.normalisation).astype(self._dtype)
         logits = combine(self._net(weights)(split(image, grid)), spec.semantics.low_upsampling)
         return _finish(logits, output, self._stride), grid.mask

@@ -139,8 +139,9 @@ class Server:
 
         They are padded at the bottom and right with the mean colour, to whole blocks and to the
         smallest of the server's shapes that holds them; more images than it has are served in turn.
-        Blocks without a pixel of an image run low. A larger shape than the image needs changes the
-        pixels near its lower and right border a little, as another neighbour than the image's end.
+        Shares and budgets count the blocks of the padded shape; those without a pixel of an image run
+        high only after all others. A larger shape than the image needs changes the pixels near its lower
+        and right border a little, as another neighbour than the image's end.
 
         Args:
             images: (n, h, w, 3) uint8 RGB, of any size.

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from segblocks_jax.analysis.macs import count_macs
-from segblocks_jax.analysis.provenance import commit
+from segblocks_jax.analysis.provenance import commit, device_name
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, extension, split
 from segblocks_jax.blocks.conv.patches import Border
 from segblocks_jax.blocks.indexed_pool import indexed_max_pool
@@ -30,8 +30,8 @@ SHARES = (1.0, 0.5, 0.25, 0.0)
 def measure(
     config: ExperimentConfig,
     size: tuple[int, int],
-    *,
     num_classes: int = 19,
+    *,
     rounds: int = 7,
     shares: tuple[float, ...] = SHARES,
 ) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def measure(
     `dense`, the network as blocks run it (`FusedNet` where that pays), one unit an image.
 
     Args:
-        config: its model, block size, semantics and precision are measured.
+        config: its model, block size, semantics and precision are measured; a static one whose network
+            can't run in blocks of that size, dense alone.
         size: (height, width) of the image, multiples of the block size.
         num_classes: of the logits.
         rounds: timed runs of each; the medians are reported.
@@ -56,7 +57,9 @@ def measure(
     All run with `keep_freed_memory`, as engines do.
     """
     keep_freed_memory()
-    system = create_system(_in_blocks(config), num_classes)
+    system = _system(config, num_classes)
+    if "policy" not in system:
+        shares = ()
     system.eval()
     image = jax.random.normal(jax.random.key(0), (1, *size, 3)).astype(config.precision)
     side, factor = config.policy.block_size, config.policy.low_factor
@@ -65,8 +68,9 @@ def measure(
     runs: dict[Any, Callable[[], Any]] = {
         "xla_dense": lambda: xla(image, None),
         "dense": lambda: own(image, None),
-        "policy": functools.partial(_policy(system.policy), image),
     }
+    if "policy" in system:
+        runs["policy"] = functools.partial(_policy(system.policy), image)
     for share, grid in grids.items():
         runs[share] = functools.partial(own, image, grid)
         runs["around", share] = _around(system.net, config, image, grid)
@@ -75,13 +79,14 @@ def measure(
     report = _describe(config, size, rounds, pays(system.net))
     for name in ("xla_dense", "dense"):
         report[name] = {"seconds": times[name], "gmacs": dense_macs / 1e9}
-    report["policy_seconds"] = times["policy"]
+    report["policy_seconds"] = times.get("policy")
     report["blocks"] = []
     for share, grid in grids.items():
-        macs = count_macs(system.net, (1, *size, 3), share, low_factor=factor).total
+        real = grid.num_high / grid.num_blocks
+        macs = count_macs(system.net, (1, *size, 3), real, low_factor=factor).total
         report["blocks"].append(
             {
-                "share_high": grid.num_high / grid.num_blocks,
+                "share_high": real,
                 "seconds": times[share],
                 "gmacs": macs / 1e9,
                 "operation_ratio": dense_macs / macs,
@@ -185,6 +190,8 @@ def format_report(report: dict[str, Any]) -> str:
             f"{row['operation_ratio']:12.2f}{row['over_xla_dense']:13.2f}{row['over_dense']:9.2f}"
             f"{row['around_convolutions']:>9.1%}"
         )
+    if report["policy_seconds"] is None:
+        return "\n".join([*lines, f"{report['model']} can't run in blocks of that size"])
     lines.append(
         f"policy: {report['policy_seconds'] * 1e3:.1f} ms, not contained above; around: index patches, split,"
         " pooling, combine"
@@ -192,14 +199,21 @@ def format_report(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _in_blocks(config: ExperimentConfig) -> ExperimentConfig:
+def _system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
+    """The network and a policy; no policy where a static configuration's network can't run in blocks."""
     side = config.policy.block_size  # The input's scale and the crop play no part here.
-    return dataclasses.replace(
+    dense = dataclasses.replace(
         config,
-        policy=dataclasses.replace(config.policy, name="reinforce"),
         model=dataclasses.replace(config.model, input_scale=1.0),
         data=dataclasses.replace(config.data, crop=(side, side)),
     )
+    policy = dataclasses.replace(config.policy, name="reinforce")
+    try:
+        return create_system(dataclasses.replace(dense, policy=policy), num_classes)
+    except ValueError:
+        if config.policy.name != "static":
+            raise
+        return create_system(dense, num_classes)
 
 
 def _random_grid(size: tuple[int, int], side: int, share: float, low_factor: int) -> BlockGrid:
@@ -225,7 +239,7 @@ def _describe(
         "fused": fused,
         "timer": "normalised image on the device to logits: split, network, combine;"
         f" median of {rounds} interleaved runs",
-        "device": jax.devices()[0].device_kind,
+        "device": device_name(),
         "jax": jax.__version__,
         "commit": commit(),
     }

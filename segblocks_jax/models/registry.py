@@ -59,7 +59,7 @@ def create_model(
             num_classes,
             width=width,
             features=features or 64,
-            dilations=dilations or DILATIONS,
+            dilations=DILATIONS if dilations is None else dilations,
             semantics=semantics,
             rngs=rngs,
         )

@@ -13,7 +13,7 @@ import numpy as np
 import rich.console
 from flax import nnx
 
-from segblocks_jax.analysis.provenance import commit
+from segblocks_jax.analysis.provenance import commit, device_name
 from segblocks_jax.data import (
     EvalBatch,
     LabelTable,
@@ -80,6 +80,7 @@ def train(
         workers=config.data.workers,
         shard=(jax.process_index(), jax.process_count()),
     )
+    commit()  # Kept: results name the code that runs, not what is committed meanwhile.
     keep = config.loop.keep_checkpoints
     folder = workdir / "checkpoints"
     with (
@@ -340,7 +341,7 @@ def describe(
         "config": dataclasses.asdict(config),
         "pretrained": pretrained,
         "commit": commit(),
-        "device": jax.devices()[0].device_kind,
+        "device": device_name(),
         "devices": jax.device_count(),
         "jax": jax.__version__,
     }

@@ -32,9 +32,9 @@ def check_same_config(stored: Mapping[str, Any], config: ExperimentConfig, folde
     Raises:
         ConfigError: they differ; lists every field.
     """
-    defaults = _flat(ExperimentConfig().to_dict())
-    before = _flat(stored)
-    now = _flat(json.loads(json.dumps(config.to_dict())))
+    defaults = flat(ExperimentConfig().to_dict())
+    before = flat(stored)
+    now = flat(json.loads(json.dumps(config.to_dict())))
     lines = [
         f"  {name}: {before.get(name, defaults.get(name))!r} there, {now.get(name)!r} now"
         for name in sorted(before.keys() | now.keys())
@@ -53,14 +53,15 @@ def _may_change(name: str) -> bool:
     return any(name == free or name.startswith(free + ".") for free in MAY_CHANGE)
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of nested mappings by their names on the command line; tuples as lists."""
+    fields: dict[str, Any] = {}
     for name, value in mapping.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            fields |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+            fields[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return fields
 
 
 @dataclasses.dataclass
