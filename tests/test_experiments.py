@@ -255,6 +255,26 @@ def test_predicting_nothing_is_an_error(trained, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_host_is_at_most_two_steps_ahead(sources, tmp_path, monkeypatch):
+    running, ahead = [], []
+    wait, take_step = jax.block_until_ready, loop.TrainStep.__call__
+
+    def step(self, state, batch):
+        ahead.append(len(running))
+        state, metrics = take_step(self, state, batch)
+        running.append(metrics)
+        return state, metrics
+
+    def waited(values):
+        running[:] = [metrics for metrics in running if metrics is not values]
+        return wait(values)
+
+    monkeypatch.setattr(loop.TrainStep, "__call__", step)
+    monkeypatch.setattr(jax, "block_until_ready", waited)
+    loop.train(config("static", optim={"steps": 5}), *sources, tmp_path)
+    assert ahead == [0, 1, 2, 2, 2]
+
+
 def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, sources):
     other = config(model={"width": 16})
     with pytest.raises(ValueError, match=r"model.width: 8 there, 16 now"):

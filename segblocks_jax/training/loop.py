@@ -1,5 +1,6 @@
 """The training loop: steps, logs, evaluations, checkpoints; continues where the workdir left off."""
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
@@ -35,6 +36,9 @@ from segblocks_jax.training.resume import Timing, check_same_config
 from segblocks_jax.training.state import TrainState, complete_spec, create_state, create_system
 from segblocks_jax.training.step import Metrics, TrainStep
 from segblocks_jax.training.watching import EvalPictures, Profile, Profiler
+
+# Steps that the host may be ahead of the devices: hides its work, and a signal doesn't wait for many.
+_AHEAD = 2
 
 
 def train(
@@ -193,6 +197,7 @@ class _Run:
         total, loop = self.config.optim.steps, self.config.loop
         result = self._evaluate(state, first) if first == total else None
         images, waiting = self.config.optim.batch_size, WaitShare()
+        running: collections.deque[Metrics] = collections.deque()
         console = rich.console.Console(stderr=True, quiet=not is_first())
         with Progress(
             "train", total, images_per_step=images, first_step=first, console=console
@@ -201,6 +206,9 @@ class _Run:
                 with waiting:
                     batch = next(self.batches)
                 state, metrics = self.profiler.step(number, self.step, state, batch)
+                running.append(metrics)
+                if len(running) > _AHEAD:
+                    jax.block_until_ready(running.popleft())
                 last, stops = number == total, self.stop.at(number)
                 due = (loop.log_every, loop.eval_every, loop.checkpoint_every)
                 if last or stops or any(number % every == 0 for every in due):

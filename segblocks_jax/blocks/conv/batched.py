@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from segblocks_jax.blocks import ffi_call
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -30,7 +32,7 @@ def valid_convolution(
     if not maps.size or jax.default_backend() != "cpu":
         return _convolve(maps, kernel, stride, groups, dilation)
     if groups == features == maps.shape[3]:
-        return _depthwise(maps, kernel, stride, dilation)
+        return _depthwise(*ffi_call.vary_alike(maps, kernel), stride, dilation)
     if groups > 1:
         return _convolve(maps, kernel, stride, groups, dilation)
     if channels >= 256 or (channels >= 64 and stride > 1):
@@ -68,13 +70,42 @@ def _tall(maps: Array, kernel: Array, stride: int, dilation: int) -> Array:
     return out.reshape(m, h // stride, *out.shape[2:])[:, :rows]
 
 
-def _depthwise(maps: Array, kernel: Array, stride: int, dilation: int) -> Array:
+def _depthwise_sum(maps: Array, kernel: Array, stride: int, dilation: int) -> Array:
     # XLA's grouped convolution runs below 1 GMAC/s here; sums of shifted maps fuse into one loop.
     out = jnp.zeros((), maps.dtype)
     for i, row in enumerate(_taps(maps, kernel.shape, stride, dilation)):
         for j, tap in enumerate(row):
             out = out + tap * kernel[i, j, 0][None, None, None]
     return out
+
+
+_depthwise = jax.custom_vjp(_depthwise_sum, nondiff_argnums=(2, 3))
+
+
+def _depthwise_forward(
+    maps: Array, kernel: Array, stride: int, dilation: int
+) -> tuple[Array, tuple[Array, Array]]:
+    return _depthwise(maps, kernel, stride, dilation), (maps, kernel)
+
+
+def _depthwise_backward(
+    stride: int, dilation: int, saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    maps, kernel = saved
+    (to_maps,) = jax.linear_transpose(
+        lambda maps: _depthwise_sum(maps, kernel, stride, dilation), maps
+    )(cotangent)
+
+    def to_kernel(one: tuple[Array, Array]) -> Array:
+        # Of all maps at once, XLA makes a loop that reads memory once a tap; one map stays in the cache.
+        taps = _taps(one[0][None], kernel.shape, stride, dilation)
+        sums = [[(tap[0] * one[1]).sum((0, 1), jnp.float32) for tap in row] for row in taps]
+        return jnp.stack([jnp.stack(row) for row in sums])[:, :, None]
+
+    return to_maps, lax.map(to_kernel, (maps, cotangent)).sum(0).astype(kernel.dtype)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _products(maps: Array, kernel: Array, stride: int, dilation: int) -> Array:
