@@ -34,7 +34,7 @@ demo: $(VENV)/.installed
 	@echo "Label maps, overlays and policy grids of the val images: $(RUN)/segblocks/predictions"
 
 test: $(VENV)/.installed
-	SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2
+	SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

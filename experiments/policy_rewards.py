@@ -9,7 +9,7 @@ being that of its own resolution whatever its neighbours have. So a policy costs
 differs. The evaluation runs the network: the best-scored 40% of every image's blocks high, in every variant.
 
 Writes `experiments/results/policy_rewards/VARIANT_SEED.json`; a run whose file exists is skipped.
-Hardware: two CPU cores. Time: docs/policies.md.
+Hardware: two CPU cores. Time: `seconds` of each JSON.
 """
 
 import argparse

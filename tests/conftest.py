@@ -29,6 +29,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+# Fixtures that take longer than their tests: those that share one run in one worker, in which it is made once.
+_COSTLY = ("finished", "trained", "runs", "stopped", "engine")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups tests for `--dist loadgroup`."""
+    for item in items:
+        used = [name for name in _COSTLY if name in getattr(item, "fixturenames", ())]
+        if used:
+            item.add_marker(pytest.mark.xdist_group(used[0]))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips GPU tests without a GPU, or fails them where SEGBLOCKS_REQUIRE_GPU is set."""
     if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":

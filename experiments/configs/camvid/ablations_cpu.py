@@ -1,7 +1,7 @@
 """The base of ablations on CamVid with two CPU cores: see `experiments/ablations`.
 
-    python -m segblocks_jax.experiments.sweep --sweep=experiments/ablations/claim.py --preset=camvid \
-        --data_dir=FOLDER --runs=DIR
+    python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/ablations_cpu.py \
+        --data_dir=FOLDER --workdir=DIR
 
 Hardware: two CPU cores. Time and result: docs/ablations.md.
 """

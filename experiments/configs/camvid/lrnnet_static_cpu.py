@@ -3,7 +3,7 @@
     python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/lrnnet_static_cpu.py \
         --data_dir=FOLDER --workdir=DIR
 
-Hardware: two CPU cores. Time and result: not measured.
+Hardware: two CPU cores. Result: README, table "CamVid". Time: 86 minutes on one core, the other one busy.
 """
 
 import ml_collections

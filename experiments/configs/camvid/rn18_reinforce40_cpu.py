@@ -3,7 +3,7 @@
     python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/rn18_reinforce40_cpu.py \
         --data_dir=FOLDER --workdir=DIR
 
-Hardware: two CPU cores. Time and result: README, table "CamVid".
+Hardware: two CPU cores. Result: README, table "CamVid". Time: not measured.
 """
 
 import ml_collections
