@@ -6,6 +6,8 @@
 
 # The CUDA handlers are built where there is a compiler for them.
 export SEGBLOCKS_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
+# Pages of 2 MiB: a sixth of a training step's time on CPUs (docs/training.md).
+demo ablations: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
