@@ -164,10 +164,12 @@ def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monke
 
 def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, sources):
     before = json.loads((trained / "eval.json").read_text())["metrics"]
-    assert modes.evaluate(config(), sources[1], trained, "latest") == 0
-    after = json.loads((trained / "eval.json").read_text())["metrics"]
+    elsewhere = config(data={"data_dir": "of this machine"})
+    assert modes.evaluate(elsewhere, sources[1], trained, "latest") == 0
+    after = json.loads((trained / "eval.json").read_text())
     for name in ("miou", "gmacs", "share_high", "boundary_ratio"):
-        assert after[name] == before[name]
+        assert after["metrics"][name] == before[name]
+    assert after["config"]["data"]["data_dir"] is None
 
 
 def test_many_sizes_compile_a_bounded_number_of_programs(sources, monkeypatch, rng):

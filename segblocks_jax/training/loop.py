@@ -346,7 +346,11 @@ def describe(
         "step": step,
         "split": f"{source.name}/{source.split}",
         "metrics": result.to_dict(source.table.classes),
-        "config": dataclasses.asdict(config),
+        # Without the folder of one machine's data.
+        "config": {
+            **dataclasses.asdict(config),
+            "data": {**dataclasses.asdict(config.data), "data_dir": None},
+        },
         "pretrained": pretrained,
         "commit": commit(),
         "device": device_name(),
