@@ -3,7 +3,7 @@
     python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/ablations_cpu.py \
         --data_dir=FOLDER --workdir=DIR
 
-Hardware: two CPU cores. Time and result: docs/ablations.md.
+Hardware: two CPU cores. Result: docs/ablations.md. Time: in its records.
 """
 
 import ml_collections
