@@ -8,6 +8,14 @@ import pytest
 from segblocks_jax.analysis import provenance
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered():
+    """`commit` asks git once a process, which other tests may have done."""
+    provenance.commit.cache_clear()
+    yield
+    provenance.commit.cache_clear()
+
+
 @pytest.fixture
 def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A repository with one committed module, which `commit` is told it lies in."""
@@ -27,6 +35,8 @@ def test_commit_names_the_checkout_and_its_changes(checkout):
     assert len(head) == 40
     assert provenance.commit() == head
     checkout.write_text("two\n")
+    assert provenance.commit() == head  # What runs was read before the edit.
+    provenance.commit.cache_clear()
     assert provenance.commit() == head + "+changes"
 
 
