@@ -3,8 +3,8 @@
     python benchmarks/serving.py --output=benchmarks/results/serving_cpu.json
 
 - budget: `--images` images in mode ``budget=K``, a quarter of the blocks; median and 99th percentile of the
-  time from image to label map. In turn with each image, as much time of a fixed computation on all cores, whose
-  percentiles say how steady the machine is itself.
+  time from image to label map. In turn with each image, half as much time of each of two fixed jobs on all cores,
+  products in cache and copies through memory, whose percentiles say how steady the machine is itself.
 - target: for several targets between the times at 0 and all blocks, the share of images that meet it.
 - soak: `--soak` small images of random size and content, in mode exact: compilations and resident memory after
   warm-up, and whether four threads at once get what one gets.
@@ -12,7 +12,6 @@
 
 import concurrent.futures
 import gc
-import hashlib
 import json
 import os
 import pathlib
@@ -20,6 +19,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+os.environ["OPENBLAS_NUM_THREADS"] = (
+    "1"  # Read on NumPy's import: products of several threads, each on one core.
+)
 
 import jax
 import numpy as np
@@ -58,28 +61,63 @@ def measure_budget(engine: sb.Engine, shape: tuple[int, int, int]) -> dict[str, 
     """Times at a constant number of blocks, and the machine's own spread."""
     blocks = (shape[1] // 128) * (shape[2] // 128)
     mode = f"budget={blocks // 4}"
-    control: list[float] = []
+    part = float(np.median(_serve(engine, shape, mode, 20))) / 2
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        times = round(np.median(_serve(engine, shape, mode, 20)) / _hash(pool, 50) * 50)
-        seconds = _serve(
-            engine, shape, mode, _IMAGES.value, lambda: control.append(_hash(pool, times))
-        )
-    return {"mode": mode, "images": len(seconds), **_spread(seconds), "control": _spread(control)}
+        controls = {
+            name: _Control(pool, job, part)
+            for name, job in (("product", _product), ("copy", _copy))
+        }
+
+        def run_controls() -> None:
+            for control in controls.values():
+                control.run()
+
+        seconds = _serve(engine, shape, mode, _IMAGES.value, run_controls)
+    return {
+        "mode": mode,
+        "images": len(seconds),
+        **_spread(seconds),
+        "control": {name: _spread(control.seconds) for name, control in controls.items()},
+    }
+
+
+class _Control:
+    """A fixed job, on every core at once, for about `part` seconds."""
+
+    def __init__(
+        self,
+        pool: concurrent.futures.ThreadPoolExecutor,
+        job: Callable[[], Callable[[], Any]],
+        part: float,
+    ):
+        self._pool = pool
+        self._jobs = [job() for _ in range(os.cpu_count() or 1)]
+        self._times, self.seconds = 20, list[float]()
+        for _ in range(10):
+            self.run()
+        self._times = max(1, round(part / np.median(self.seconds) * self._times))
+        self.seconds.clear()
+
+    def run(self) -> None:
+        """Adds how long the slowest core took."""
+        start = time.perf_counter()
+        list(self._pool.map(lambda job: [job() for _ in range(self._times)], self._jobs))
+        self.seconds.append(time.perf_counter() - start)
+
+
+def _product() -> Callable[[], Any]:
+    a, out = np.ones((384, 384), np.float32), np.empty((384, 384), np.float32)
+    return lambda: np.matmul(a, a, out=out)
+
+
+def _copy() -> Callable[[], Any]:
+    source, target = np.ones(2**21, np.float32), np.empty(2**21, np.float32)
+    return lambda: np.copyto(target, source)
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float]:
     median, p99 = np.percentile(seconds, [50, 99])
     return {"median_ms": 1e3 * median, "p99_ms": 1e3 * p99, "p99_over_median": p99 / median}
-
-
-def _hash(pool: concurrent.futures.ThreadPoolExecutor, times: int) -> float:
-    """Seconds until every core has hashed a MiB so many times; a pool of BLAS would go on spinning."""
-    data = bytes(2**20)
-    start = time.perf_counter()
-    list(
-        pool.map(lambda _: [hashlib.sha256(data) for _ in range(times)], range(os.cpu_count() or 1))
-    )
-    return time.perf_counter() - start
 
 
 def measure_targets(engine: sb.Engine, shape: tuple[int, int, int]) -> list[dict[str, Any]]:

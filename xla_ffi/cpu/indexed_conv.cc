@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -24,6 +25,10 @@ constexpr int64_t kFewestPixels = 96;
 constexpr int64_t kMostPixels = 384;
 // What one pass over a chunk reads of the weights, so that they stay in a core's own cache.
 constexpr int64_t kPassBytes = 640 * 1024;
+
+// So many pixels further on are asked for what they read, and for where they write.
+constexpr int64_t kReadAhead = 16;
+constexpr int64_t kWriteAhead = 8;
 
 // What a thread works in.
 struct Workspace {
@@ -170,6 +175,7 @@ class Convolution {
           for (int64_t j = 0; j < width; ++j) {
             row[j] = static_cast<const float*>(addresses_(indices[j]));
           }
+          if (call_.depthwise && i < window.height) prefetch_rows(row, width, 0, depth_);
         }
       }
       for (int64_t y = 0; y < chunk.height; ++y) {
@@ -190,6 +196,8 @@ class Convolution {
     const int64_t pixels = chunk.pixels();
     for (int64_t pass = 0; pass < passes_; ++pass) {
       const bool last = pass == passes_ - 1;
+      const bool first_read =
+          pass == 0 && !copied_ && (call_.depthwise || apart_ || group.first == 0);
       for (int64_t pixel = 0; pixel < pixels;) {
         const float* const* const* entries = workspace.entries.data() + pixel;
         const auto row = is_rest(group) ? nullptr : row_kernel(entries, pixels - pixel);
@@ -203,6 +211,13 @@ class Convolution {
         outputs.pixels = live;
         const bool straight = last && live == wanted && goes_straight(outputs, group);
         if (straight) send_straight(outputs, &tile);
+        const auto ahead = [&](int64_t by) {
+          return std::clamp<int64_t>(pixels - pixel - by, 0, wanted);
+        };
+        if (first_read) {
+          prefetch_reads(entries + kReadAhead, ahead(kReadAhead), group, workspace);
+        }
+        if (straight) prefetch_writes(outputs, kWriteAhead, ahead(kWriteAhead));
         if (is_rest(group)) {
           kernels_.depthwise_rest(tile, live, call_.features % kPanel);
         } else if (row != nullptr) {
@@ -216,13 +231,61 @@ class Convolution {
     }
   }
 
-  // The depthwise loops for the next pixels, where these are neighbours in a row; else null.
+  // The depthwise loops for the next pixels, where these are neighbours in rows; else null.
   void (*row_kernel(const float* const* const* entries, int64_t pixels) const)(const Tile&, int) {
-    const int64_t width = call_.window.width;
-    if (!call_.depthwise || call_.window.stride != 1 || pixels < kRowPixels) return nullptr;
-    // Entries only grow along a chunk, so the ends tell.
-    if (entries[kRowPixels - 1] - entries[0] != kRowPixels - 1) return nullptr;
-    return width == 3 ? kernels_.depthwise_row3 : width == 5 ? kernels_.depthwise_row5 : nullptr;
+    const Window& window = call_.window;
+    if (!call_.depthwise || (window.width != 3 && window.width != 5)) return nullptr;
+    if (window.stride > 2 || pixels < kRowPixels) return nullptr;
+    for (size_t run = 0; run < std::size(kRuns); ++run) {
+      if (!are_neighbours(entries, kRuns[run])) continue;
+      return kernels_.depthwise_row[window.width == 5][window.stride - 1][run];
+    }
+    return nullptr;
+  }
+
+  // Whether kRowPixels entries are such runs. Entries grow along a chunk, from row to row by more
+  // than a stride, so the ends of a run tell.
+  bool are_neighbours(const float* const* const* entries, int run) const {
+    for (int k = 0; k < kRowPixels; k += run) {
+      if (entries[k + run - 1] - entries[k] != (run - 1) * call_.window.stride) return false;
+    }
+    return true;
+  }
+
+  // Asks for what a tile further on is the first to read: the middle of its windows' last rows.
+  // (Without the attributes, GCC takes these for functions without effects and drops their calls.)
+  __attribute__((always_inline)) void prefetch_reads(const float* const* const* entries,
+                                                     int64_t pixels, const Group& group,
+                                                     const Workspace& workspace) const {
+    const Window& window = call_.window;
+    const int64_t first = call_.depthwise ? group.first * kPanel : 0;
+    const int64_t depth = call_.depthwise ? group.count * kPanel : depth_;
+    const int64_t x = (window.width - 1) / 2;
+    const int64_t columns = std::min(window.stride, window.width - x);
+    for (int64_t p = 0; p < pixels; ++p) {
+      for (int64_t y = std::max<int64_t>(window.height - window.stride, 0); y < window.height;
+           ++y) {
+        prefetch_rows(entries[p] + workspace.offsets[y * window.width + x], columns, first, depth);
+      }
+    }
+  }
+
+  // The processor sees no pattern in addresses from a table. Rows are asked into the second level;
+  // into the first was slower.
+  __attribute__((always_inline)) void prefetch_rows(const float* const* rows, int64_t count,
+                                                    int64_t first, int64_t depth) const {
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t k = 0; k < depth; k += kPanel) __builtin_prefetch(rows[j] + first + k, 0, 2);
+    }
+  }
+
+  // Asks for where a tile further on writes, so that it does not wait for the lines.
+  __attribute__((always_inline)) void prefetch_writes(const Outputs& outputs, int64_t ahead,
+                                                      int64_t pixels) const {
+    float* row = static_cast<float*>(outputs.out) + ahead * outputs.pitch;
+    for (int64_t p = 0; p < pixels; ++p, row += outputs.pitch) {
+      for (int64_t k = 0; k < outputs.channels; k += kPanel) __builtin_prefetch(row + k, 1, 3);
+    }
   }
 
   // Whether a tile can write its outputs itself.

@@ -10,9 +10,10 @@
 
 namespace segblocks::cpu {
 
-constexpr int kPanel = 16;      // Channels in a panel of packed weights.
-constexpr int kMostPanels = 4;  // In a tile.
-constexpr int kRowPixels = 8;   // In a depthwise tile whose pixels are neighbours in a row.
+constexpr int kPanel = 16;           // Channels in a panel of packed weights.
+constexpr int kMostPanels = 4;       // In a tile.
+constexpr int kRowPixels = 8;        // In a depthwise tile whose pixels are neighbours in rows.
+constexpr int kRuns[3] = {8, 4, 2};  // So many of them lie in one row.
 
 // Some output pixels by some panels of output channels.
 //
@@ -158,10 +159,10 @@ struct TileKernels {
   // Of each number of panels (1 .. kMostPanels, at n - 1): tiles of ever fewer pixels.
   SizedTile conv[kMostPanels][kSizes];
   SizedTile depthwise[kMostPanels][kSizes];
-  // kRowPixels pixels, each entry one behind the other and so the offsets of a kernel row of 3 or 5
-  // taps. The sums are the same, in the same order.
-  void (*depthwise_row3)(const Tile& tile, int panels);
-  void (*depthwise_row5)(const Tile& tile, int panels);
+  // At [width == 5][stride - 1][run]: of kRowPixels pixels in runs of kRuns[run], and of windows 3
+  // or 5 wide. A run's entries are a stride apart, the offsets of a kernel row follow each other.
+  // The sums are the same, in the same order.
+  void (*depthwise_row[2][2][3])(const Tile& tile, int panels);
   // `channels` < kPanel of them, of the pixels of a tile.
   void (*depthwise_rest)(const Tile& tile, int64_t pixels, int64_t channels);
   // Of stride 1 and 2.

@@ -31,23 +31,30 @@ namespace {
       SEGBLOCKS_SIZES(SEGBLOCKS_PIXELS_4, 4, kDepthwise), \
   }
 
+#define SEGBLOCKS_RUNS(kWidth, kStride)          \
+  {                                              \
+      &depthwise_row<kWidth, kStride, kRuns[0]>, \
+      &depthwise_row<kWidth, kStride, kRuns[1]>, \
+      &depthwise_row<kWidth, kStride, kRuns[2]>, \
+  }
+
 template <typename T>
 constexpr RowLoops row_loops() {
   return {&write<T>, &max<T>, &upsample<T>, &mean<T>, &to_float<T>};
 }
 
 constexpr TileKernels tiles(const char* name) {
-  return {name,
-          SEGBLOCKS_ALL_PANELS(false),
-          SEGBLOCKS_ALL_PANELS(true),
-          &depthwise_row<3>,
-          &depthwise_row<5>,
-          &depthwise_rest,
-          {&winograd_input<1>, &winograd_input<2>},
-          {&winograd_output<1>, &winograd_output<2>},
-          row_loops<float>(),
-          row_loops<Bits>(),
-          {&read_logits<float>, &read_logits<Bits>, &read_logits<HalfBits>, &label}};
+  return {
+      name,
+      SEGBLOCKS_ALL_PANELS(false),
+      SEGBLOCKS_ALL_PANELS(true),
+      {{SEGBLOCKS_RUNS(3, 1), SEGBLOCKS_RUNS(3, 2)}, {SEGBLOCKS_RUNS(5, 1), SEGBLOCKS_RUNS(5, 2)}},
+      &depthwise_rest,
+      {&winograd_input<1>, &winograd_input<2>},
+      {&winograd_output<1>, &winograd_output<2>},
+      row_loops<float>(),
+      row_loops<Bits>(),
+      {&read_logits<float>, &read_logits<Bits>, &read_logits<HalfBits>, &label}};
 }
 
 }  // namespace

@@ -147,7 +147,7 @@ inline __attribute__((always_inline)) void depthwise_panels(const Tile& tile, in
 }
 
 // Neighbours in a row share what they read: each row is loaded once for all taps that it serves.
-template <int kWidth, int kVectors>
+template <int kWidth, int kStride, int kRun, int kVectors>
 inline __attribute__((always_inline)) void depthwise_strip(const Tile& tile, int64_t first) {
   const int64_t channel = tile.channel + first;
   with_sums<kRowPixels, kVectors>(tile, first, [&](auto& sums) __attribute__((always_inline)) {
@@ -160,17 +160,21 @@ inline __attribute__((always_inline)) void depthwise_strip(const Tile& tile, int
           w[j][v] = load(tile.weights + (t + j) * tile.depth + channel + v * kLanes);
         }
       }
-      const float* const* rows = tile.entries[0] + tile.offsets[t];
-#pragma GCC unroll 16
-      for (int x = 0; x < kRowPixels + kWidth - 1; ++x) {
-        const float* row = rows[x] + channel;
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) {
-          const Vector value = load(row + v * kLanes);
 #pragma GCC unroll 8
-          for (int j = 0; j < kWidth; ++j) {
-            const int p = x - j;
-            if (p >= 0 && p < kRowPixels) sums[p][v] += w[j][v] * value;
+      for (int begin = 0; begin < kRowPixels; begin += kRun) {
+        const float* const* rows = tile.entries[begin] + tile.offsets[t];
+#pragma GCC unroll 32
+        for (int x = 0; x < (kRun - 1) * kStride + kWidth; ++x) {
+          const float* row = rows[x] + channel;
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v) {
+            const Vector value = load(row + v * kLanes);
+#pragma GCC unroll 8
+            for (int j = 0; j < kWidth; ++j) {
+              const int p = (x - j) / kStride;
+              if (x < j || (x - j) % kStride != 0 || p >= kRun) continue;
+              sums[begin + p][v] += w[j][v] * value;
+            }
           }
         }
       }
@@ -178,13 +182,15 @@ inline __attribute__((always_inline)) void depthwise_strip(const Tile& tile, int
   });
 }
 
-template <int kWidth>
+template <int kWidth, int kStride, int kRun>
 void depthwise_row(const Tile& tile, int panels) {
   constexpr int kStep = SEGBLOCKS_ROW_VECTORS;
   const int vectors = panels * kPanelVectors;
   int v = 0;
-  for (; v + kStep <= vectors; v += kStep) depthwise_strip<kWidth, kStep>(tile, v * kLanes);
-  for (; v < vectors; ++v) depthwise_strip<kWidth, 1>(tile, v * kLanes);
+  for (; v + kStep <= vectors; v += kStep) {
+    depthwise_strip<kWidth, kStride, kRun, kStep>(tile, v * kLanes);
+  }
+  for (; v < vectors; ++v) depthwise_strip<kWidth, kStride, kRun, 1>(tile, v * kLanes);
 }
 
 // As many panels at a time as the registers hold.
