@@ -4,8 +4,9 @@ An image is cut into blocks; a policy decides which run at full and which at hal
 network runs in blocks, padded with their neighbours' pixels, so that borders leave no trace.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from segblocks_jax.lazy import attach
 
 if TYPE_CHECKING:
     from segblocks_jax import policies
@@ -88,18 +89,4 @@ _NAMES = {
     "segblocks_jax.models": ("create_model",),
     "segblocks_jax.nn": ("Semantics",),
 }
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "policies":
-        return importlib.import_module("segblocks_jax.policies")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(globals(), _NAMES)

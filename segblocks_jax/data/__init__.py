@@ -1,23 +1,28 @@
 """Data: label tables, data sets, street scenes, augmentation and the input pipeline.
 
-TFDS, Grain and OpenCV are imported only by the calls that need them.
+TFDS, Grain, OpenCV and Pillow are imported only by what needs them.
 """
 
-from segblocks_jax.data.augment import Augmentation
-from segblocks_jax.data.camvid_labels import CAMVID_FULL
-from segblocks_jax.data.evaluation import EvalBatch, eval_batches, pad_to_multiple, padded_sizes
-from segblocks_jax.data.labels import CAMVID, CITYSCAPES, IGNORE, LabelTable
-from segblocks_jax.data.mapillary_labels import MAPILLARY_V1_2, mapillary_table
-from segblocks_jax.data.normalisation import NORMALISATION, Normalisation, normalize
-from segblocks_jax.data.pipeline import TrainBatches, train_batches
-from segblocks_jax.data.source import (
-    DATASETS,
-    TABLES,
-    SegmentationSource,
-    label_table,
-    open_dataset,
-)
-from segblocks_jax.data.street_scenes import SceneSet
+from typing import TYPE_CHECKING
+
+from segblocks_jax.lazy import attach
+
+if TYPE_CHECKING:
+    from segblocks_jax.data.augment import Augmentation
+    from segblocks_jax.data.camvid_labels import CAMVID_FULL
+    from segblocks_jax.data.evaluation import EvalBatch, eval_batches, pad_to_multiple, padded_sizes
+    from segblocks_jax.data.labels import CAMVID, CITYSCAPES, IGNORE, LabelTable
+    from segblocks_jax.data.mapillary_labels import MAPILLARY_V1_2, mapillary_table
+    from segblocks_jax.data.normalisation import NORMALISATION, Normalisation, normalize
+    from segblocks_jax.data.pipeline import TrainBatches, train_batches
+    from segblocks_jax.data.source import (
+        DATASETS,
+        TABLES,
+        SegmentationSource,
+        label_table,
+        open_dataset,
+    )
+    from segblocks_jax.data.street_scenes import SceneSet
 
 __all__ = [
     "CAMVID",
@@ -44,3 +49,42 @@ __all__ = [
     "padded_sizes",
     "train_batches",
 ]
+
+_NAMES = {
+    "segblocks_jax.data.augment": ("Augmentation",),
+    "segblocks_jax.data.camvid_labels": ("CAMVID_FULL",),
+    "segblocks_jax.data.evaluation": (
+        "EvalBatch",
+        "eval_batches",
+        "pad_to_multiple",
+        "padded_sizes",
+    ),
+    "segblocks_jax.data.labels": (
+        "CAMVID",
+        "CITYSCAPES",
+        "IGNORE",
+        "LabelTable",
+    ),
+    "segblocks_jax.data.mapillary_labels": (
+        "MAPILLARY_V1_2",
+        "mapillary_table",
+    ),
+    "segblocks_jax.data.normalisation": (
+        "NORMALISATION",
+        "Normalisation",
+        "normalize",
+    ),
+    "segblocks_jax.data.pipeline": (
+        "TrainBatches",
+        "train_batches",
+    ),
+    "segblocks_jax.data.source": (
+        "DATASETS",
+        "TABLES",
+        "SegmentationSource",
+        "label_table",
+        "open_dataset",
+    ),
+    "segblocks_jax.data.street_scenes": ("SceneSet",),
+}
+__getattr__, __dir__ = attach(globals(), _NAMES)

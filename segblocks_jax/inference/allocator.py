@@ -15,8 +15,9 @@ def keep_freed_memory() -> bool:
     Blocks above 32 MiB, such as the one that a compiled program works in, are mapped for each call and
     given back after it otherwise, and the kernel clears each of their pages again. The setting is the
     process's, for as long as it lives: its resident memory stays at the most that it used. Blocks of up
-    to 2 GiB are kept that the main thread allocates, of up to 64 MiB those of other threads. It does
-    nothing to memory of GPUs.
+    to 2 GiB are kept that the main thread allocates, of up to 64 MiB those of other threads; of any
+    where the environment variable GLIBC_TUNABLES was glibc.malloc.arena_max=1 when the process
+    started. It does nothing to memory of GPUs.
 
     Returns:
         Whether it took effect; False where the C library is not glibc.
