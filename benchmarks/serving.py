@@ -20,9 +20,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-os.environ["OPENBLAS_NUM_THREADS"] = (
-    "1"  # Read on NumPy's import: products of several threads, each on one core.
-)
+# Read on NumPy's import: products of several threads, each on one core.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import jax
 import numpy as np
