@@ -47,7 +47,7 @@ check: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
-# Small programs, run briefly: less optimisation saves more time in the compiler than it costs.
+# Small programs, run briefly: less optimization saves more time in the compiler than it costs.
 ablations: $(VENV)/.installed
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" \
 		$(BIN)/python -m segblocks_jax.experiments.sweep --runs=$(ABLATIONS) --data_dir=$(ABLATIONS)/data

@@ -10,7 +10,7 @@ For every layer shape of the networks and every share f of high blocks, in one r
 - with --backward, value and gradients (input and kernel) of `block_conv` (`ours`), of `xla_dense`, and
   of `pad`.
 
-Then whole networks by `segblocks_jax.inference.speed.measure`: XLA's dense network, ours dense and in
+Then whole networks by `segblocks_jax.systems.segblocks.speed.measure`: XLA's dense network, ours dense and in
 blocks, and what runs around the convolutions. Times are medians over the rounds. What is freed stays
 with the process, for all alike (`keep_freed_memory`).
 """
@@ -32,14 +32,15 @@ from absl import app, flags
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.analysis.provenance import commit, device_name
-from segblocks_jax.blocks import extension
-from segblocks_jax.blocks.conv import index_patches, indexed_conv, pack_kernel, winograd_stride
-from segblocks_jax.inference import speed
+from segblocks_jax.blocks.patches import index_patches
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.nn import Conv
-from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.indexed_conv import indexed_conv, pack_kernel, winograd_stride
+from segblocks_jax.systems.segblocks import speed
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.training.provenance import commit, device_name
 
 _MODELS = flags.DEFINE_list(
     "models", ["swiftnet_rn18", "swiftnet_rn50", "swiftnet_efflite1"], "Networks."
@@ -209,7 +210,7 @@ def time_layers(size: tuple[int, int], block: int, shares: list[float]) -> list[
     return rows
 
 
-def summarise(rows: list[dict[str, Any]], shares: list[float]) -> dict[str, Any]:
+def summarize(rows: list[dict[str, Any]], shares: list[float]) -> dict[str, Any]:
     """A network's layers together, each as often as it occurs."""
     summary: dict[str, Any] = {}
     for model in _MODELS.value:
@@ -258,7 +259,7 @@ def main(argv: list[str]) -> None:
     if _LAYERS.value:
         rows = time_layers((height, width), _BLOCK.value, shares)
         report["layers"] = rows
-        report["layer_summary"] = summarise(rows, shares)
+        report["layer_summary"] = summarize(rows, shares)
         print(json.dumps(report["layer_summary"], indent=2))
     if _NETWORKS.value:
         report["networks"] = {}

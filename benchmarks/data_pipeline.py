@@ -11,7 +11,7 @@ memory). Measured in one run, in turn:
   processes (0: four threads), after the first batches.
 
 The plain version is what one writes first: decode by Pillow, crop, resize, ImageEnhance, hue by Pillow's HSV,
-flip by NumPy. `plain_normalised` normalises by NumPy too; ours leaves that to the device.
+flip by NumPy. `plain_normalized` normalizes by NumPy too; ours leaves that to the device.
 """
 
 import dataclasses
@@ -34,13 +34,15 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageEnhance
 
-from segblocks_jax.data import CITYSCAPES, IGNORE, NORMALISATION, Augmentation, open_dataset
-from segblocks_jax.data import augment as steps
+from segblocks_jax.data import NORMALIZATION, open_dataset
 from segblocks_jax.data.decode import decode_checked
 from segblocks_jax.data.folders import find_splits
 from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.pipeline import TrainBatches, train_batches
 from segblocks_jax.data.store import Store
+from segblocks_jax.tasks.segmentation import augmentation as steps
+from segblocks_jax.tasks.segmentation.augmentation import Augmentation
+from segblocks_jax.tasks.segmentation.labels import CITYSCAPES, IGNORE
 from segblocks_jax.training.logging import commit, write_json
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of Cityscapes.", required=True)
@@ -56,19 +58,19 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file; printed in any case.")
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """The plain version: bytes of an image and of its label to a normalised crop."""
+    """The plain version: bytes of an image and of its label to a normalized crop."""
 
     augmentation: Augmentation
-    normalise: bool
+    normalize: bool
 
     def __call__(self, image: bytes, label: bytes, rng: np.random.Generator) -> tuple:
         """One example; draws what `Augmentation` draws, in the same order."""
-        augmentation, normalisation = self.augmentation, NORMALISATION["cityscapes"]
+        augmentation, normalization = self.augmentation, NORMALIZATION["cityscapes"]
         picture = Image.open(io.BytesIO(image)).convert("RGB")
         target = Image.fromarray(CITYSCAPES.to_train[np.array(Image.open(io.BytesIO(label)))])
         left, top, right, bottom = augmentation._region((picture.height, picture.width), rng)
         cut = []
-        for whole, fill in ((picture, normalisation.fill), (target, IGNORE)):
+        for whole, fill in ((picture, normalization.fill), (target, IGNORE)):
             canvas = Image.new(whole.mode, (right - left, bottom - top), fill)
             canvas.paste(whole, (-left, -top))
             cut.append(canvas)
@@ -88,14 +90,14 @@ class Plain:
         pixels, ids = np.asarray(picture), np.asarray(target)
         if rng.random() < augmentation.flip:
             pixels, ids = pixels[:, ::-1], ids[:, ::-1]
-        if self.normalise:
+        if self.normalize:
             pixels = numpy_normalize(pixels)
         return pixels, ids
 
 
 def numpy_normalize(pixels: np.ndarray) -> np.ndarray:
     """What `segblocks_jax.data.normalize` does on the device."""
-    mean, std = (np.array(v, np.float32) for v in NORMALISATION["cityscapes"])
+    mean, std = (np.array(v, np.float32) for v in NORMALIZATION["cityscapes"])
     return (pixels.astype(np.float32) / 255 - mean) / std
 
 
@@ -103,7 +105,7 @@ def ours(augmentation: Augmentation, image: bytes, label: bytes, rng: np.random.
     """One example of the pipeline."""
     pixels = decode_checked(image, "image", "image")
     ids = cv2.LUT(decode_checked(label, "ids", "label"), CITYSCAPES.to_train)
-    return augmentation(pixels, ids, rng, NORMALISATION["cityscapes"].fill)
+    return augmentation(pixels, ids, rng, NORMALIZATION["cityscapes"].fill)
 
 
 def stages(augmentation: Augmentation, files: list[tuple[bytes, bytes]]) -> dict[str, float]:
@@ -116,7 +118,7 @@ def stages(augmentation: Augmentation, files: list[tuple[bytes, bytes]]) -> dict
         taken.setdefault(name, []).append(time.perf_counter() - began)
         return result
 
-    fill, crop = NORMALISATION["cityscapes"].fill, augmentation.crop
+    fill, crop = NORMALIZATION["cityscapes"].fill, augmentation.crop
     for number in range(_EXAMPLES.value):
         rng = np.random.default_rng(number)
         image, label = files[number % len(files)]
@@ -196,8 +198,8 @@ def measure(prepared: str) -> dict[str, Any]:
     source = open_dataset("cityscapes", root, _SPLIT.value, prepared)
     augmentation = Augmentation((_CROP.value, _CROP.value))
     plain = {
-        "plain": Plain(augmentation, normalise=False),
-        "plain_normalised": Plain(augmentation, normalise=True),
+        "plain": Plain(augmentation, normalize=False),
+        "plain_normalized": Plain(augmentation, normalize=True),
     }
     step_times = stages(augmentation, files)
     total = sum(step_times.values())

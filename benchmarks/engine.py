@@ -8,7 +8,7 @@ For each network, size and batch, in one process and in turn:
 - `dense_xla`: the dense network on XLA's convolutions;
 - `dense`: the dense network on the kernels that run blocks, one unit an image (where these run);
 - `pytorch`: the dense network compiled by PyTorch (float32 RN18 on CPUs, where PyTorch is installed), channels
-  last, from a normalised image to logits, so without what the others do besides;
+  last, from a normalized image to logits, so without what the others do besides;
 - shares f of high blocks: `Engine` in mode `share`, policy, decision and everything included.
 
 The timer holds, but for `pytorch`, what a caller waits for: from uint8 images in host memory to label
@@ -33,13 +33,15 @@ from absl import app, flags
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.analysis.provenance import commit, device_name
-from segblocks_jax.blocks import extension, label_map, split
-from segblocks_jax.data.normalisation import Normalisation, normalize
-from segblocks_jax.inference.fused import fuse
+from segblocks_jax.blocks import split
+from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.interop.torch import torch_arrays
 from segblocks_jax.nn.conv import set_implementation
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.upsample_argmax import upsample_argmax
+from segblocks_jax.systems.segblocks.fused import fuse
+from segblocks_jax.training.provenance import commit, device_name
 
 _MODELS = flags.DEFINE_list("models", ["swiftnet_rn18"], "Networks.")
 _SIZES = flags.DEFINE_list("sizes", ["512x1024", "1024x2048"], "HxW of the images.")
@@ -58,7 +60,7 @@ _DRAW = flags.DEFINE_string("draw", None, "Times nothing; draws this JSON file."
 _PICTURE = flags.DEFINE_string("picture", "engine.png", "What --draw writes, .png or .svg.")
 
 _CLASSES = 19
-_NORMALISATION = Normalisation((0.287, 0.325, 0.284), (0.176, 0.181, 0.178))
+_NORMALIZATION = Normalization((0.287, 0.325, 0.284), (0.176, 0.181, 0.178))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Case:
     def spec(self) -> sb.ModelSpec:
         """Of the network and a learned policy."""
         policy = sb.PolicySpec(block_size=_BLOCK.value)
-        return sb.ModelSpec(self.model, _CLASSES, policy=policy, **_NORMALISATION._asdict())
+        return sb.ModelSpec(self.model, _CLASSES, policy=policy, **_NORMALIZATION._asdict())
 
     @functools.cached_property
     def system(self) -> nnx.Dict:
@@ -83,13 +85,13 @@ class Case:
 
     @functools.cached_property
     def images(self) -> np.ndarray:
-        """Random colours."""
+        """Random colors."""
         return np.random.default_rng(0).integers(0, 256, (*self.shape, 3)).astype(np.uint8)
 
     @property
     def in_float(self) -> jax.Array:
-        """The images, normalised."""
-        return normalize(self.images, *_NORMALISATION).astype(_DTYPE.value)
+        """The images, normalized."""
+        return normalize(self.images, *_NORMALIZATION).astype(_DTYPE.value)
 
     def macs(self, share: float | None) -> float:
         """Multiply-adds of the batch, policy included."""
@@ -111,8 +113,8 @@ def dense_xla(case: Case) -> Callable[[], Any]:
 
     @jax.jit
     def run(state: nnx.State, images: jax.Array) -> jax.Array:
-        image = normalize(images, *_NORMALISATION).astype(_DTYPE.value)
-        return label_map(nnx.merge(graphdef, state)(image))
+        image = normalize(images, *_NORMALIZATION).astype(_DTYPE.value)
+        return upsample_argmax(nnx.merge(graphdef, state)(image))
 
     return lambda: np.asarray(run(state, case.images))
 
@@ -164,7 +166,7 @@ def time_case(case: Case, shares: list[float]) -> dict[str, Any]:
         operations = case.macs(None) / case.macs(result.share)
         row = {
             "execution": name,
-            "share_high": result.share,
+            "high_fraction": result.share,
             "ms": 1e3 * seconds[name, share],
             "gmacs": case.macs(result.share) / 1e9,
             "operation_ratio": operations,
@@ -185,7 +187,7 @@ def time_case(case: Case, shares: list[float]) -> dict[str, Any]:
 def format_row(row: dict[str, Any]) -> str:
     """A line of the table that is printed."""
     parts = [
-        f"{row['execution']:6} {row['share_high']:6.1%} high {row['ms']:8.1f} ms",
+        f"{row['execution']:6} {row['high_fraction']:6.1%} high {row['ms']:8.1f} ms",
         f"operations 1/{row['operation_ratio']:.2f}",
         f"time 1/{row['time_ratio']:.2f} ({row['of_operation_ratio']:.2f} of it)",
         f"over XLA's dense {row['over_dense_xla']:.2f}",
@@ -244,13 +246,13 @@ def draw(report: dict[str, Any], picture: pathlib.Path) -> None:
         [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")]
     )
     furthest = 1.0
-    for case, (colour, marker) in zip(report["cases"], styles, strict=False):
+    for case, (color, marker) in zip(report["cases"], styles, strict=False):
         for execution, rows in itertools.groupby(case["shares"], lambda row: row["execution"]):
             points = sorted((row["operation_ratio"], row["time_ratio"]) for row in rows)
             furthest = max(furthest, *(max(point) for point in points))
             _, height, width = case["shape"]
             label = f"{case['model']}, {height} x {width}, {execution}"
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=label)
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=label)
     axes.plot([0.9, furthest], [0.9, furthest], "--", color="#777777", label="one to one")
     axes.set_xlabel("operations of the dense network / operations")
     axes.set_ylabel("time of the dense network / time")
@@ -279,7 +281,7 @@ def main(argv: list[str]) -> None:
         "batch": _BATCH.value,
         "block_size": _BLOCK.value,
         "timer": "host clock, from uint8 images in host memory to label maps in host memory, policy included"
-        f" (pytorch: normalised image to logits); median of {_ROUNDS.value} interleaved rounds, each timed call"
+        f" (pytorch: normalized image to logits); median of {_ROUNDS.value} interleaved rounds, each timed call"
         " after an untimed one of the same kind",
         "cases": [],
     }

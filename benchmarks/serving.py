@@ -29,26 +29,26 @@ from absl import app, flags
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.analysis.provenance import commit, device_name
+from segblocks_jax.training.provenance import commit, device_name
 
 _IMAGES = flags.DEFINE_integer("images", 500, "Timed images of each mode.")
 _SOAK = flags.DEFINE_integer("soak", 10_000, "Images of the soak.")
 _SIZE = flags.DEFINE_list("size", ["512", "1024"], "Height and width of the timed images.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file; printed in any case.")
 
-_NORMALISATION = {"mean": (0.287, 0.325, 0.284), "std": (0.176, 0.181, 0.178)}
+_NORMALIZATION = {"mean": (0.287, 0.325, 0.284), "std": (0.176, 0.181, 0.178)}
 
 
 def build(**options: Any) -> tuple[nnx.Dict, sb.ModelSpec]:
     """A system with random weights."""
-    spec = sb.ModelSpec("swiftnet_rn18", 19, **_NORMALISATION, **options)
+    spec = sb.ModelSpec("swiftnet_rn18", 19, **_NORMALIZATION, **options)
     system = spec.build(nnx.Rngs(0))
     system.eval()
     return system, spec
 
 
 def random_images(n: int, height: int, width: int, seed: int) -> np.ndarray:
-    """Patches of colours of several sizes."""
+    """Patches of colors of several sizes."""
     rng = np.random.default_rng(seed)
     rows, columns = -(-height // 16), -(-width // 16)
     coarse = rng.integers(0, 256, (n, rows, columns, 3)).repeat(16, 1).repeat(16, 2)
@@ -131,7 +131,7 @@ def measure_targets(engine: sb.Engine, shape: tuple[int, int, int]) -> list[dict
         rows.append(
             {
                 "target_ms": target,
-                "share_high": chosen,
+                "high_fraction": chosen,
                 "images": len(seconds),
                 "median_ms": 1e3 * float(np.median(seconds)),
                 "met": float(np.mean(1e3 * seconds <= target)),
@@ -159,7 +159,7 @@ def _serve(
 
 def soak() -> dict[str, Any]:
     """Thousands of images of random sizes through one engine."""
-    policy = sb.PolicySpec(block_size=64, quantise_step=1 / 16)
+    policy = sb.PolicySpec(block_size=64, bucket_step=1 / 16)
     system, spec = build(width=16, features=24, policy=policy)
     engine = sb.Engine(system, spec, shapes=[(1, 128, 128), (1, 128, 192), (2, 192, 192)])
     engine.warm_up()

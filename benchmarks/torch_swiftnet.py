@@ -56,7 +56,7 @@ class Backbone(nn.Module):
             channels = features
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Normalised image -> four maps."""
+        """Normalized image -> four maps."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         stages = []
         for i in range(1, 5):
@@ -112,7 +112,7 @@ class SwiftNet(nn.Module):
         self.logits = Unit(features, num_classes, 1, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised image (n, 3, h, w) -> logits (n, classes, h / 4, w / 4)."""
+        """Normalized image (n, 3, h, w) -> logits (n, classes, h / 4, w / 4)."""
         *skips, x = self.backbone(x)
         x = self.spp["spp"](x)
         for step, skip in zip(self.upsample, reversed(skips), strict=True):
@@ -128,7 +128,7 @@ def compiled(
     Args:
         weights: by the names of the published checkpoints, without "net.".
         num_classes: of the logits.
-        image: normalised, (n, h, w, 3), float32.
+        image: normalized, (n, h, w, 3), float32.
     """
     net = SwiftNet(num_classes).eval()
     state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}

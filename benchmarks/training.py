@@ -5,7 +5,7 @@
 - `steps`: one update (forward, backward, Adam) for each bucket, on a batch that lies on the device, and `decide`,
   the policy's program before it; runs in turn, median, as ratios to the dense network's update.
 - `memory`: temporary bytes of the compiled update, as the compiler says, at shares of high blocks, with and without
-  `rematerialise`, as ratios to the dense network's; nothing of this size is run.
+  `rematerialize`, as ratios to the dense network's; nothing of this size is run.
 
 Weights, images and grids are random. Executables are kept in --cache, so that a run can be made in pieces.
 """
@@ -21,23 +21,25 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from segblocks_jax.analysis.provenance import commit, device_name
-from segblocks_jax.blocks import extension
-from segblocks_jax.blocks.buckets import buckets
-from segblocks_jax.data import NORMALISATION
+from segblocks_jax.adaptive.buckets import buckets
+from segblocks_jax.adaptive.decision import Decision
+from segblocks_jax.data import NORMALIZATION
 from segblocks_jax.inference.timing import interleaved
-from segblocks_jax.policies import Decision
-from segblocks_jax.training import ExperimentConfig, create_state, create_system
-from segblocks_jax.training.distributed import put_batch
+from segblocks_jax.ops import extension
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.step import TrainStep
+from segblocks_jax.training import create_state
 from segblocks_jax.training.optimizer import create_optimizer
-from segblocks_jax.training.step import TrainStep
+from segblocks_jax.training.provenance import commit, device_name
+from segblocks_jax.training.sharding import put_batch
 
 _MODEL = flags.DEFINE_string("model", "swiftnet_rn18", "Network.")
 _PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "Of activations.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Images a step.")
 _CROP = flags.DEFINE_integer("crop", 256, "Side of the images of timed steps.")
 _BLOCK = flags.DEFINE_integer("block_size", 64, "Side of their blocks.")
-_QUANTISE = flags.DEFINE_float("quantise_step", 0.25, "Buckets are multiples of this share.")
+_QUANTISE = flags.DEFINE_float("bucket_step", 0.25, "Buckets are multiples of this share.")
 _LARGE = flags.DEFINE_integer("memory_crop", 1024, "Side of the images in `memory`.")
 _LARGE_BLOCK = flags.DEFINE_integer("memory_block_size", 128, "Side of their blocks.")
 _SHARES = flags.DEFINE_list("shares", ["1", "0.4", "0.2"], "Shares of high blocks in `memory`.")
@@ -52,18 +54,18 @@ _CLASSES = 11
 class Step:
     """A training step with a state and a batch."""
 
-    def __init__(self, policy: str, crop: int, block_size: int, rematerialise: bool = False):
+    def __init__(self, policy: str, crop: int, block_size: int, rematerialize: bool = False):
         """Compiles nothing yet."""
         self.config = ExperimentConfig.from_mapping(
             {
                 "precision": _PRECISION.value,
-                "rematerialise": rematerialise,
+                "rematerialize": rematerialize,
                 "data": {"crop": (crop, crop), "dataset": "camvid"},
                 "model": {"name": _MODEL.value},
                 "policy": {
                     "name": policy,
                     "block_size": block_size,
-                    "quantise_step": _QUANTISE.value,
+                    "bucket_step": _QUANTISE.value,
                 },
                 "optim": {"batch_size": _BATCH.value},
             }
@@ -71,12 +73,12 @@ class Step:
         optimizer = create_optimizer(self.config.optim)
         system = create_system(self.config, _CLASSES)
         graphdef, state = create_state(system, optimizer, 0)
-        normalisation = NORMALISATION["camvid"]
+        normalization = NORMALIZATION["camvid"]
         self.step = TrainStep(
             graphdef,
             optimizer,
             self.config,
-            normalisation,
+            normalization,
             report=functools.partial(print, flush=True),
         )
         self.state = self.step.place(state)
@@ -128,7 +130,7 @@ def measure_steps() -> dict[str, Any]:
     rows = [
         {
             "num_high": num_high,
-            "share_high": num_high / blocks.blocks,
+            "high_fraction": num_high / blocks.blocks,
             "seconds": seconds[num_high],
             "over_dense": seconds[num_high] / seconds[None],
         }
@@ -148,14 +150,14 @@ def measure_steps() -> dict[str, Any]:
 def measure_memory() -> dict[str, Any]:
     """Temporary bytes of an update, at shares of high blocks."""
     rows = []
-    for rematerialise in (False, True):
-        dense = Step("static", _LARGE.value, _LARGE_BLOCK.value, rematerialise).temporary(None)
-        step = Step("reinforce", _LARGE.value, _LARGE_BLOCK.value, rematerialise)
-        rows.append({"share_high": None, "rematerialise": rematerialise, "bytes": dense})
+    for rematerialize in (False, True):
+        dense = Step("static", _LARGE.value, _LARGE_BLOCK.value, rematerialize).temporary(None)
+        step = Step("reinforce", _LARGE.value, _LARGE_BLOCK.value, rematerialize)
+        rows.append({"high_fraction": None, "rematerialize": rematerialize, "bytes": dense})
         for share in map(float, _SHARES.value):
             num_high = round(share * step.blocks)
             bytes_ = step.temporary(num_high)
-            rows.append({"share_high": share, "rematerialise": rematerialise, "bytes": bytes_})
+            rows.append({"high_fraction": share, "rematerialize": rematerialize, "bytes": bytes_})
     for row in rows:
         row["over_dense"] = row["bytes"] / rows[0]["bytes"]
     return {"crop": _LARGE.value, "block_size": _LARGE_BLOCK.value, "rows": rows}

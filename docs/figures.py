@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import segblocks_jax as sb
-from segblocks_jax.policies import quantise
+from segblocks_jax.adaptive.buckets import round_to_bucket
 
 HIGH, LOW = "#E69F00", "#56B4E9"
 
@@ -46,13 +46,11 @@ def halo(high_middle: bool) -> Figure:
     return figure
 
 
-def _draw(
-    axes: Axes, values: np.ndarray, corner: tuple[int, int], size: float, colour: str
-) -> None:
+def _draw(axes: Axes, values: np.ndarray, corner: tuple[int, int], size: float, color: str) -> None:
     side = size / len(values)
     for row, column in np.ndindex(*values.shape):
         x, y = corner[0] + column * side, corner[1] + row * side
-        axes.add_patch(Rectangle((x, y), side, side, facecolor=colour, edgecolor="0.6", alpha=0.5))
+        axes.add_patch(Rectangle((x, y), side, side, facecolor=color, edgecolor="0.6", alpha=0.5))
         text = f"{values[row, column]:g}"
         axes.text(x + side / 2, y + side / 2, text, ha="center", va="center", fontsize=7)
     axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="black", linewidth=1.5))
@@ -63,9 +61,9 @@ def buckets() -> Figure:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     wanted = np.arange(33)
-    for step, colour in ((1 / 16, "#0072B2"), (1 / 4, "#D55E00")):
-        run = [quantise(int(count), 32, step) for count in wanted]
-        axes.step(wanted, run, where="mid", color=colour, label=f"quantise_step = {step:g}")
+    for step, color in ((1 / 16, "#0072B2"), (1 / 4, "#D55E00")):
+        run = [round_to_bucket(int(count), 32, step) for count in wanted]
+        axes.step(wanted, run, where="mid", color=color, label=f"bucket_step = {step:g}")
     axes.plot(wanted, wanted, ":", color="0.4", label="wanted")
     axes.set(xlabel="high blocks that the policy wants, of 32", ylabel="high blocks that run")
     axes.legend()

@@ -5,7 +5,7 @@
 
 The model is CamVid's, trained by `experiments/configs/camvid/rn18_reinforce40_cpu.py`. The losses of every block,
 with all blocks high and with all low, are computed once; a new policy then learns from them alone, a block's loss
-being that of its own resolution whatever its neighbours have. So a policy costs seconds, and only the reward
+being that of its own resolution whatever its neighbors have. So a policy costs seconds, and only the reward
 differs. The evaluation runs the network: the best-scored 40% of every image's blocks high, in every variant.
 
 Writes `experiments/results/policy_rewards/VARIANT_SEED.json`; a run whose file exists is skipped.
@@ -27,20 +27,22 @@ from flax import nnx
 from jax import Array
 
 import segblocks_jax as sb
-from segblocks_jax.analysis.provenance import commit, device_name
+from segblocks_jax.adaptive.decision import top_fraction
+from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
 from segblocks_jax.data import SegmentationSource, eval_batches, normalize, open_dataset
-from segblocks_jax.policies import Reward, advantage, entropy, surrogate_loss, top_fraction
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.counterfactual import uniform_block_loss
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.policies import Reward, advantage
+from segblocks_jax.systems.segblocks.resolution_gain import uniform_block_loss
+from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal
 from segblocks_jax.training.logging import write_json
-from segblocks_jax.training.metrics import ConfusionTotal
+from segblocks_jax.training.provenance import commit, device_name
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "policy_rewards"
 TARGET, BATCH, STEPS, RATE = 0.4, 8, 200, 4e-4
 # Fields of the reward, and the weight of the entropy.
 LEARNED: dict[str, tuple[dict, float]] = {
     "authors": ({}, 0.0),
-    "normalised": ({"advantage": "normalised"}, 0.0),
+    "normalized": ({"advantage": "normalized"}, 0.0),
     "image_entropy": ({"baseline": "image"}, 0.3),
     "gain": ({"kind": "gain"}, 0.0),
 }
@@ -67,7 +69,7 @@ def measure(system: nnx.Dict, source: SegmentationSource, config: ExperimentConf
 
     @functools.partial(jax.jit, static_argnames="high")
     def losses(state: nnx.State, image: Array, label: Array, high: bool) -> Array:
-        image = normalize(image, *source.normalisation)
+        image = normalize(image, *source.normalization)
         return uniform_block_loss(nnx.merge(graphdef, state), image, label, config, high=high)
 
     parts = []
@@ -81,7 +83,7 @@ def measure(system: nnx.Dict, source: SegmentationSource, config: ExperimentConf
     return Split(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def learn(variant: str, seed: int, split: Split, normalisation: tuple) -> tuple[nnx.Module, float]:
+def learn(variant: str, seed: int, split: Split, normalization: tuple) -> tuple[nnx.Module, float]:
     """A policy trained from scratch on a split's block losses, and its last entropy."""
     fields, weight = LEARNED[variant]
     reward = Reward(TARGET, **fields)
@@ -93,7 +95,7 @@ def learn(variant: str, seed: int, split: Split, normalisation: tuple) -> tuple[
     def step(params, stats, opt_state, key, image, high, low, valid):
         def loss(params):
             policy = nnx.merge(graphdef, params, stats, copy=True)
-            decision = policy(normalize(image, *normalisation), key)
+            decision = policy(normalize(image, *normalization), key)
             mask, logits = decision.action, decision.scores
             executed = jnp.where(mask, high, low)
             terms = advantage(executed, valid, mask, reward, low_loss=low)
@@ -118,15 +120,15 @@ def learn(variant: str, seed: int, split: Split, normalisation: tuple) -> tuple[
     return policy, float(uncertain)
 
 
-def score(variant: str, seed: int, train: Split, val: Split, normalisation: tuple) -> dict:
+def score(variant: str, seed: int, train: Split, val: Split, normalization: tuple) -> dict:
     """Scores of all val blocks, with what is known of the policy that gave them."""
     if variant not in LEARNED:
         policy = sb.policies.create(variant, block_size=64, target=TARGET)
-        image = normalize(jnp.asarray(val.image), *normalisation)
+        image = normalize(jnp.asarray(val.image), *normalization)
         decision = policy(image, jax.random.key(seed), jnp.asarray(val.low - val.high))
         return {"scores": np.asarray(decision.scores)}
-    policy, uncertain = learn(variant, seed, train, normalisation)
-    run = nnx.jit(lambda policy, image: policy(normalize(image, *normalisation)).scores)
+    policy, uncertain = learn(variant, seed, train, normalization)
+    run = nnx.jit(lambda policy, image: policy(normalize(image, *normalization)).scores)
     parts = [np.asarray(run(policy, x[None])) for x in val.image]
     scores = np.concatenate(parts)
     wanted = (scores > 0).mean((1, 2))
@@ -141,7 +143,7 @@ def evaluate(engine: sb.Engine, scores: np.ndarray, val: Split) -> dict:
     for image, label, chosen in zip(val.image, val.label, mask, strict=True):
         total.update(label[None], engine(image[None], mask=chosen[None]).labels)
     loss = np.where(mask, val.high, val.low)[val.valid].mean()
-    return {"miou": total.scores().mean_iou, "mean_loss": loss, "share_high": mask.mean()}
+    return {"miou": total.scores().mean_iou, "mean_loss": loss, "high_fraction": mask.mean()}
 
 
 def table() -> str:
@@ -173,7 +175,7 @@ def main() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(arguments.runs / "compilation_cache"))
     engine = sb.Engine.load(arguments.model)
-    system, normalisation = sb.load_model(arguments.model), (engine.spec.mean, engine.spec.std)
+    system, normalization = sb.load_model(arguments.model), (engine.spec.mean, engine.spec.std)
     config = ExperimentConfig.from_mapping(
         {"policy": {"block_size": 64}, "semantics": dataclasses.asdict(engine.spec.semantics)}
     )
@@ -190,7 +192,7 @@ def main() -> None:
             if result.exists() or (seed and variant in ("heuristic", "oracle")):
                 continue
             start = time.monotonic()
-            found = score(variant, seed, *splits, normalisation)
+            found = score(variant, seed, *splits, normalization)
             found |= evaluate(engine, found.pop("scores"), splits[1])
             where = {"commit": commit(), "device": device_name(), "jax": jax.__version__}
             setting = {"target": TARGET, "batch_size": BATCH, "steps": STEPS, "rate": RATE}

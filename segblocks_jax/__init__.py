@@ -1,7 +1,7 @@
 """SegBlocks in JAX: semantic segmentation in blocks of dynamic resolution.
 
 An image is cut into blocks; a policy decides which run at full and which at half resolution; the
-network runs in blocks, padded with their neighbours' pixels, so that borders leave no trace.
+network runs in blocks, padded with their neighbors' pixels, so that borders leave no trace.
 """
 
 from typing import TYPE_CHECKING
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from segblocks_jax.lazy import attach
 
 if TYPE_CHECKING:
-    from segblocks_jax import policies
-    from segblocks_jax.analysis.macs import count_macs
+    from segblocks_jax.adaptive.cost import count_macs
     from segblocks_jax.blocks import (
         BlockGrid,
         DualRes,
@@ -22,10 +21,7 @@ if TYPE_CHECKING:
     )
     from segblocks_jax.inference.engine import Engine
     from segblocks_jax.inference.exported import ExportedEngine
-    from segblocks_jax.inference.segmentation import Segmentation
     from segblocks_jax.interop import (
-        ModelSpec,
-        PolicySpec,
         load_backbone,
         load_model,
         load_spec,
@@ -33,12 +29,16 @@ if TYPE_CHECKING:
         save_model,
     )
     from segblocks_jax.models import create_model
-    from segblocks_jax.nn import Semantics
+    from segblocks_jax.nn import BlockOptions, Semantics
+    from segblocks_jax.systems.segblocks import policies
+    from segblocks_jax.systems.segblocks.spec import ModelSpec, PolicySpec
+    from segblocks_jax.tasks.segmentation.result import Segmentation
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BlockGrid",
+    "BlockOptions",
     "DualRes",
     "Engine",
     "ExportedEngine",
@@ -64,7 +64,7 @@ __all__ = [
 # Names are imported when first used, so that parts work without the others' packages: `blocks`, and
 # exported engines, without Flax.
 _NAMES = {
-    "segblocks_jax.analysis.macs": ("count_macs",),
+    "segblocks_jax.adaptive.cost": ("count_macs",),
     "segblocks_jax.blocks": (
         "BlockGrid",
         "DualRes",
@@ -76,10 +76,7 @@ _NAMES = {
     ),
     "segblocks_jax.inference.engine": ("Engine",),
     "segblocks_jax.inference.exported": ("ExportedEngine",),
-    "segblocks_jax.inference.segmentation": ("Segmentation",),
     "segblocks_jax.interop": (
-        "ModelSpec",
-        "PolicySpec",
         "load_backbone",
         "load_model",
         "load_spec",
@@ -87,6 +84,9 @@ _NAMES = {
         "save_model",
     ),
     "segblocks_jax.models": ("create_model",),
-    "segblocks_jax.nn": ("Semantics",),
+    "segblocks_jax.nn": ("BlockOptions", "Semantics"),
+    "segblocks_jax.systems.segblocks": ("policies",),
+    "segblocks_jax.systems.segblocks.spec": ("ModelSpec", "PolicySpec"),
+    "segblocks_jax.tasks.segmentation.result": ("Segmentation",),
 }
 __getattr__, __dir__ = attach(globals(), _NAMES)

@@ -21,7 +21,10 @@ def attach(
         if name not in package["__all__"]:
             raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
         if name in module_of:
-            value = getattr(importlib.import_module(module_of[name]), name)
+            module = importlib.import_module(module_of[name])
+            value = getattr(module, name, None) or importlib.import_module(
+                f"{module.__name__}.{name}"
+            )
         else:
             value = importlib.import_module(f"{package['__name__']}.{name}")
         package[name] = value

@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-# Programs run once here: what the compiler saves is worth more than what it optimises.
+# Programs run once here: what the compiler saves is worth more than what it optimizes.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 import segblocks_jax  # noqa: E402
-from segblocks_jax.blocks import extension  # noqa: E402
+from segblocks_jax.ops import extension  # noqa: E402
 
 assert segblocks_jax.__all__
 jax.config.update("jax_numpy_dtype_promotion", "strict")

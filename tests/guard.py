@@ -16,15 +16,16 @@ from cases import CASES
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.models import PolicyNet
-from segblocks_jax.policies import Reward, advantage, surrogate_loss
-from segblocks_jax.training.losses import (
+from segblocks_jax.adaptive.estimators import surrogate_loss
+from segblocks_jax.systems.segblocks.policies import Reward, advantage
+from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.tasks.segmentation.losses import (
     block_mean,
     bootstrapped_loss,
     cross_entropy_map,
     task_loss,
 )
-from segblocks_jax.training.metrics import ConfusionTotal
+from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal
 
 FILE = pathlib.Path(__file__).with_name("golden_guard.npz")
 OPERATIONS = ("two_images", "one_pixel_low", "factor4")
@@ -48,7 +49,7 @@ def operations(name: str) -> dict[str, np.ndarray]:
 def network(name: str) -> dict[str, np.ndarray]:
     """Every second logit of a network with the authors' semantics, dense and in blocks."""
     side = NETWORKS[name]
-    semantics = sb.Semantics.authors()
+    semantics = sb.BlockOptions.authors()
     net = golden.network(lambda: sb.create_model(name, semantics=semantics, rngs=nnx.Rngs(0)))
     net.eval()
     image = golden.nhwc(golden.random_input(12, (1, 3, side, 2 * side)))
@@ -67,7 +68,7 @@ def training() -> dict[str, np.ndarray]:
         lambda: sb.create_model(
             "swiftnet_rn18",
             5,
-            semantics=sb.Semantics.authors(),
+            semantics=sb.BlockOptions.authors(),
             width=8,
             features=12,
             rngs=nnx.Rngs(0),

@@ -120,7 +120,7 @@ def combine(packing: Packing, upsampling: str) -> Table:
 
 
 def bilinear_reads(i: int, size: int, new_size: int) -> list[tuple[int, float]]:
-    """Input positions and weights of output i: half-pixel centres, clamped at the border."""
+    """Input positions and weights of output i: half-pixel centers, clamped at the border."""
     position = min(max((i + 0.5) * size / new_size - 0.5, 0.0), size - 1.0)
     first = math.floor(position)
     weight = position - first
@@ -206,7 +206,7 @@ def max_pool(maps: np.ndarray, window: int, stride: int) -> np.ndarray:
 
 
 def resize_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear resize of (n, h, w, c): half-pixel centres, clamped, no antialiasing."""
+    """Bilinear resize of (n, h, w, c): half-pixel centers, clamped, no antialiasing."""
     out = np.zeros((image.shape[0], *size, image.shape[3]))
     for y, x in np.ndindex(size):
         rows = bilinear_reads(y, image.shape[1], size[0])

@@ -11,13 +11,20 @@ import numpy as np
 import tiny
 from flax import nnx
 
-from segblocks_jax.data import NORMALISATION
-from segblocks_jax.nn import BatchNorm, Conv, Semantics, map_pixels, max_pool, rematerialised
-from segblocks_jax.policies import Decision, create
-from segblocks_jax.training.distributed import data_mesh, is_first, on_one_device, put_batch, start
+from segblocks_jax.adaptive.decision import Decision
+from segblocks_jax.data import NORMALIZATION
+from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, max_pool, pointwise, rematerialized
+from segblocks_jax.systems.segblocks.policies import create
+from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.training.optimizer import create_optimizer
+from segblocks_jax.training.sharding import (
+    data_mesh,
+    is_first,
+    on_one_device,
+    put_batch,
+    start,
+)
 from segblocks_jax.training.state import create_state
-from segblocks_jax.training.step import TrainStep
 
 IMAGES, STEPS = 8, 20
 
@@ -27,10 +34,10 @@ class Unit(nnx.Module):
 
     def __init__(self, *arguments, rngs, **options):
         self.conv = Conv(*arguments, rngs=rngs, **options)
-        self.norm = BatchNorm(arguments[1], momentum=0.1, semantics=Semantics())
+        self.norm = BatchNorm(arguments[1], momentum=0.1, semantics=BlockOptions())
 
     def __call__(self, x):
-        return map_pixels(jax.nn.relu, self.norm(self.conv(x)))
+        return pointwise(jax.nn.relu, self.norm(self.conv(x)))
 
 
 class SmallNet(nnx.Module):
@@ -43,9 +50,9 @@ class SmallNet(nnx.Module):
         self.logits = Conv(16, tiny.CLASSES, 1, use_bias=True, rngs=rngs)
 
     def __call__(self, x):
-        x = rematerialised(self.units[0], x)
+        x = rematerialized(self.units[0], x)
         x = max_pool(x, window=2, stride=2, padding=0)
-        return self.logits(rematerialised(self.units[1], x))
+        return self.logits(rematerialized(self.units[1], x))
 
 
 def trainer(config, mesh, report=lambda line: None):
@@ -57,7 +64,7 @@ def trainer(config, mesh, report=lambda line: None):
         )
     optimizer = create_optimizer(config.optim)
     graphdef, state = create_state(system, optimizer, config.seed)
-    step = TrainStep(graphdef, optimizer, config, NORMALISATION["street_scenes"], mesh, report)
+    step = TrainStep(graphdef, optimizer, config, NORMALIZATION["street_scenes"], mesh, report)
     return step, step.place(state)
 
 

@@ -10,10 +10,10 @@ from tiny import config
 import segblocks_jax as sb
 from segblocks_jax import nn
 from segblocks_jax.inference.engine import Engine
-from segblocks_jax.inference.fused import fuse, pays
 from segblocks_jax.nn.conv import set_padding_mode
-from segblocks_jax.training.fields import ConfigError
-from segblocks_jax.training.state import create_system
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.fused import fuse, pays
+from segblocks_jax.training.structured_config import ConfigError
 
 MASK = np.array([[[True, False], [False, True]]])
 
@@ -45,7 +45,7 @@ def test_a_change_in_one_block_stays_there_without_blockpad():
         3,
         width=4,
         features=6,
-        semantics=sb.Semantics(padding="zero", interpolation="block"),
+        semantics=sb.BlockOptions(padding="zero", interpolation="block"),
         rngs=nnx.Rngs(0),
     )
     net.eval()
@@ -66,13 +66,13 @@ def test_a_change_in_one_block_stays_there_without_blockpad():
     assert not np.array_equal(last(image)[1], last(changed)[1])
 
 
-def test_what_finds_neighbours_by_index_refuses_other_paddings(unchecked):
+def test_what_finds_neighbors_by_index_refuses_other_paddings(unchecked):
     net = sb.create_model(
         "swiftnet_rn18",
         3,
         width=4,
         features=6,
-        semantics=sb.Semantics(padding="zero"),
+        semantics=sb.BlockOptions(padding="zero"),
         rngs=nnx.Rngs(0),
     )
     assert not pays(net)

@@ -12,7 +12,7 @@ from jax import jit
 from jax.test_util import check_grads
 
 import segblocks_jax as sb
-from segblocks_jax.blocks.conv.batched import valid_convolution
+from segblocks_jax.ops.valid_conv import valid_convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Kernel:
 
 
 SQUARE = {f"k{k}s{s}": Kernel((k, k), s, bias=s == 1) for k in (1, 3, 5, 7) for s in (1, 2)}
-# As in LRNNet. Dilation 4 pads as many pixels as a low block has, 5 reads past the neighbour.
+# As in LRNNet. Dilation 4 pads as many pixels as a low block has, 5 reads past the neighbor.
 FACTORISED = {
     "k3x1": Kernel((3, 1)),
     "k1x5": Kernel((1, 5), bias=True),

@@ -181,7 +181,7 @@ def test_implementations_agree(name: str, dtype: str, compiled: None, rng) -> No
     for key in given:
         if key != "bilinear":
             np.testing.assert_array_equal(ffi[key], xla[key], err_msg=key)
-    # The order of a bilinear sum is free, so half types may round to the other neighbour.
+    # The order of a bilinear sum is free, so half types may round to the other neighbor.
     got, expected = (x["bilinear"].astype(jnp.float32) for x in (ffi, xla))
     rtol = max(1e-6, float(jnp.finfo(dtype).eps))
     np.testing.assert_allclose(got, expected, rtol=rtol, atol=1e-6)
@@ -287,7 +287,7 @@ def test_flipping_commutes(name: str, axis: int) -> None:
 
 
 def test_the_references_example(implementation: str) -> None:
-    """12 x 12 ramp, block 4, only the centre high: its padding row, from the reference's text."""
+    """12 x 12 ramp, block 4, only the center high: its padding row, from the reference's text."""
     ramp = np.arange(144, dtype=np.float32).reshape(1, 12, 12, 1)
     mask = np.zeros((1, 3, 3), bool)
     mask[0, 1, 1] = True

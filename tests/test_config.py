@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from segblocks_jax import Semantics, create_model, split
+from segblocks_jax import BlockOptions, create_model, split
 from segblocks_jax.experiments import camvid, cityscapes, mapillary
 from segblocks_jax.experiments.run import read_config
-from segblocks_jax.models.lrnnet import DILATIONS
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.fields import ConfigError
-from segblocks_jax.training.state import create_system
+from segblocks_jax.systems.lrnnet.network import DILATIONS
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.training.structured_config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "experiments" / "configs").glob("*/*.py"))
@@ -110,7 +110,10 @@ def test_round_trip_through_plain_dictionaries():
         ({"data": {"hue": 0.7}}, "data: Augmentation: hue must lie in 0..0.5"),
         ({"loop": {"eval_sizes": 0}}, "loop.eval_sizes is 0; expected at least 1"),
         ({"data": {"crop": 128}}, "data.crop is 128; expected 2 values"),
-        ({"semantics": {"batch_norm": "none"}}, "Semantics: batch_norm is 'none'; expected one of"),
+        (
+            {"semantics": {"batch_norm": "none"}},
+            "BlockOptions: batch_norm is 'none'; expected one of",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused(mapping, text):
@@ -182,4 +185,4 @@ def test_the_authors_semantics_can_be_set_by_flags():
         "filling": "random",
         "ignored": "counted",
     }
-    assert ExperimentConfig.from_mapping({"semantics": fields}).semantics == Semantics.authors()
+    assert ExperimentConfig.from_mapping({"semantics": fields}).semantics == BlockOptions.authors()

@@ -1,4 +1,4 @@
-"""Data sets as they are published: in zip archives, in colours, with coarse labels, from the network."""
+"""Data sets as they are published: in zip archives, in colors, with coarse labels, from the network."""
 
 import dataclasses
 import functools
@@ -15,10 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.data import CAMVID, CITYSCAPES, open_dataset
 from segblocks_jax.data import __main__ as command
-from segblocks_jax.data.camvid_labels import CAMVID_COLOURS, CAMVID_FULL, camvid_ids, camvid_split
+from segblocks_jax.data import open_dataset
 from segblocks_jax.data.layouts import LAYOUTS
+from segblocks_jax.tasks.segmentation.camvid_labels import (
+    CAMVID_COLOURS,
+    CAMVID_FULL,
+    camvid_ids,
+    camvid_split,
+)
+from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES
 
 SIZE = (6, 10)
 
@@ -165,16 +171,16 @@ def test_mapillary_in_an_archive(tmp_path, rng, name, version, config):
         np.testing.assert_array_equal(item["label"], expected)
 
 
-def test_camvid_in_colours(tmp_path, rng):
+def test_camvid_in_colors(tmp_path, rng):
     """Both archives as published: one with its folder, one without."""
-    colours = np.array(list(CAMVID_COLOURS.values()), np.uint8)
+    colors = np.array(list(CAMVID_COLOURS.values()), np.uint8)
     frames = ("0001TP_006690", "0001TP_008550", "0006R0_f00930", "0016E5_07959", "Seq05VD_f00000")
     splits = {"train": (0, 2), "val": (3,), "test": (1, 4)}
     root, stored = tmp_path / "unpacked", {}
     for frame in frames:
         save(root / f"701_StillsRaw_full/{frame}.png", rng.integers(0, 256, (*SIZE, 3), np.uint8))
         stored[frame] = rng.integers(0, 32, SIZE)
-        save(root / f"flat/{frame}_L.png", colours[stored[frame]])
+        save(root / f"flat/{frame}_L.png", colors[stored[frame]])
     folder = tmp_path / "camvid_full"
     folder.mkdir()
     pack(root, folder / "701_StillsRaw_full.zip", "701_StillsRaw_full")
@@ -199,15 +205,15 @@ def test_the_32_classes_are_grouped_into_the_11():
     assert len(CAMVID_COLOURS) == len(set(CAMVID_COLOURS.values())) == 32
 
 
-def test_colours_that_are_no_class_are_named():
+def test_colors_that_are_no_class_are_named():
     picture = np.zeros((3, 4, 3), np.uint8)
     picture[1, 2] = (128, 64, 129)
     with pytest.raises(
-        ValueError, match=r"x.png: pixel \(2, 1\) has colour \(128, 64, 129\).*1 such"
+        ValueError, match=r"x.png: pixel \(2, 1\) has color \(128, 64, 129\).*1 such"
     ):
         camvid_ids(picture, "x.png")
     picture[1, 2] = (255, 255, 255)
-    with pytest.raises(ValueError, match=r"colour \(255, 255, 255\)"):
+    with pytest.raises(ValueError, match=r"color \(255, 255, 255\)"):
         camvid_ids(picture, "x.png")
 
 

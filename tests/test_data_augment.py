@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segblocks_jax.data import Augmentation
+from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 FILL = (9, 120, 240)
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
@@ -140,16 +140,16 @@ def test_brightness_scales(rng):
     assert 120 < values.max() <= 130
 
 
-def test_contrast_keeps_the_mean_and_saturation_keeps_grey(rng):
-    grey = np.zeros((4, 4, 3), np.uint8)
-    grey[:, :2], grey[:, 2:] = 60, 140
-    contrast = jittered("contrast", 0.3, grey)
+def test_contrast_keeps_the_mean_and_saturation_keeps_gray(rng):
+    gray = np.zeros((4, 4, 3), np.uint8)
+    gray[:, :2], gray[:, 2:] = 60, 140
+    contrast = jittered("contrast", 0.3, gray)
     np.testing.assert_allclose(contrast.mean((1, 2, 3)), 100, atol=1.5)
     assert np.ptp(contrast[:, 0, 0, 0]) > 15
-    np.testing.assert_array_equal(jittered("saturation", 0.3, grey), np.stack([grey] * 60))
+    np.testing.assert_array_equal(jittered("saturation", 0.3, gray), np.stack([gray] * 60))
 
 
-def test_hue_turns_colours_and_keeps_grey_and_value():
+def test_hue_turns_colors_and_keeps_gray_and_value():
     red = np.full((2, 2, 3), (200, 50, 50), np.uint8)
     turned = jittered("hue", 0.1, red)[:, 0, 0]
     np.testing.assert_allclose(turned.max(-1), 200, atol=2)
@@ -157,8 +157,8 @@ def test_hue_turns_colours_and_keeps_grey_and_value():
     assert turned[:, 2].max() > 100  # and towards magenta
     # A turn of 0.1 is 36 degrees: green reaches at most 50 + 0.6 * 150.
     assert turned[:, 1:].max() <= 142
-    grey = np.full((2, 2, 3), 90, np.uint8)
-    np.testing.assert_array_equal(jittered("hue", 0.1, grey), np.stack([grey] * 60))
+    gray = np.full((2, 2, 3), 90, np.uint8)
+    np.testing.assert_array_equal(jittered("hue", 0.1, gray), np.stack([gray] * 60))
 
 
 @pytest.mark.parametrize(

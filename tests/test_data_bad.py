@@ -113,7 +113,7 @@ ITEMS = {
         lambda r: palette(label(r)),
         r"valannot/p007.png: a label must have one 8-bit channel of ids, got mode P",
     ),
-    "label in colours": (
+    "label in colors": (
         fill(0, (*SIZE, 3)),
         r"valannot/p007.png: a label must have one 8-bit channel of ids, got mode RGB",
     ),

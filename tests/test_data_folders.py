@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.data import CITYSCAPES, NORMALISATION, SceneSet, open_dataset
+from segblocks_jax.data import NORMALIZATION, SceneSet, open_dataset
+from segblocks_jax.tasks.segmentation.labels import CITYSCAPES
 
 SIZE = (6, 10)
 
@@ -46,7 +47,7 @@ def test_camvid_items_are_the_stored_ones_in_order(camvid, tmp_path):
         np.testing.assert_array_equal(item["label"], np.where(label == 11, 255, label))
         assert item["label"].dtype == np.uint8
     assert source[-1]["name"] == "c"
-    assert source.normalisation == NORMALISATION["camvid"]
+    assert source.normalization == NORMALIZATION["camvid"]
     with pytest.raises(IndexError, match="item 3 of 3"):
         source[3]
 
@@ -139,7 +140,7 @@ def broken_value(root):
     return r"valannot/y.png: holds label 12, which CamVid doesn't define; allowed are 0..11"
 
 
-def broken_colours(root):
+def broken_colors(root):
     save(root / "valannot" / "y.png", np.zeros((*SIZE, 3), np.uint8))
     return r"valannot/y.png: a label must have one 8-bit channel of ids, got mode RGB"
 

@@ -1,4 +1,4 @@
-"""Label tables against hand-written mappings, and the normalisation."""
+"""Label tables against hand-written mappings, and the normalization."""
 
 import json
 
@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.data import (
-    CAMVID,
-    CITYSCAPES,
-    IGNORE,
-    MAPILLARY_V1_2,
-    NORMALISATION,
-    mapillary_table,
-    normalize,
-)
+from segblocks_jax.data import NORMALIZATION, normalize
+from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, IGNORE
+from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2, mapillary_table
 
 # The official list, written the other way round: train id at the position of the label id.
 CITYSCAPES_TRAIN_IDS = [
@@ -28,7 +22,7 @@ def test_cityscapes_maps_every_label_id():
     assert CITYSCAPES.train_ids(stored).tolist() == [*CITYSCAPES_TRAIN_IDS, 255]
     assert CITYSCAPES.num_classes == 19
     assert CITYSCAPES.classes[13] == "car"
-    assert CITYSCAPES.colours[13].tolist() == [0, 0, 142]
+    assert CITYSCAPES.colors[13].tolist() == [0, 0, 142]
 
 
 def test_camvid_keeps_its_classes_and_drops_void():
@@ -39,7 +33,7 @@ def test_camvid_keeps_its_classes_and_drops_void():
 def test_mapillary_has_65_classes_and_one_void():
     ids = MAPILLARY_V1_2.train_ids(np.arange(66, dtype=np.uint8))
     assert ids.tolist() == [*range(65), 255]
-    named = dict(zip(MAPILLARY_V1_2.classes, MAPILLARY_V1_2.colours.tolist(), strict=True))
+    named = dict(zip(MAPILLARY_V1_2.classes, MAPILLARY_V1_2.colors.tolist(), strict=True))
     assert named["road"] == [128, 64, 128]
     assert named["sky"] == [70, 130, 180]
     assert named["ego vehicle"] == [120, 10, 10]
@@ -62,8 +56,8 @@ def test_ids_must_be_bytes():
         CAMVID.train_ids(np.zeros((2, 2), np.int32))
 
 
-def test_colourise_paints_classes_and_leaves_the_rest_black():
-    painted = CAMVID.colourise(np.array([[3, 10], [255, 11]], np.uint8))
+def test_colorise_paints_classes_and_leaves_the_rest_black():
+    painted = CAMVID.colorise(np.array([[3, 10], [255, 11]], np.uint8))
     assert painted.tolist() == [[[128, 64, 128], [0, 128, 192]], [[0, 0, 0], [0, 0, 0]]]
 
 
@@ -79,7 +73,7 @@ def test_mapillary_palette_is_the_one_in_the_files(shared):
         present = np.unique(np.array(picture))
     known = present[present < 65]
     assert known.size
-    np.testing.assert_array_equal(palette[known], MAPILLARY_V1_2.colours[known])
+    np.testing.assert_array_equal(palette[known], MAPILLARY_V1_2.colors[known])
 
 
 def test_mapillary_table_follows_its_configuration():
@@ -103,28 +97,28 @@ def test_mapillary_table_refuses_other_files(text):
 
 def test_normalize_matches_numpy(rng):
     image = rng.integers(0, 256, (2, 3, 5, 3), np.uint8)
-    mean, std = NORMALISATION["camvid"]
+    mean, std = NORMALIZATION["camvid"]
     expected = (image / 255 - np.array(mean)) / np.array(std)
     result = normalize(image, mean, std)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-def test_normalisation_constants():
-    mean, std = NORMALISATION["cityscapes"]
+def test_normalization_constants():
+    mean, std = NORMALIZATION["cityscapes"]
     np.testing.assert_allclose(255 * np.array(mean), [73.1584, 82.9090, 72.3924])
     np.testing.assert_allclose(255 * np.array(std), [44.9149, 46.1529, 45.3192])
-    assert NORMALISATION["cityscapes"].fill == (73, 83, 72)
+    assert NORMALIZATION["cityscapes"].fill == (73, 83, 72)
 
 
-def test_camvid_normalisation_is_that_of_the_images(shared):
+def test_camvid_normalization_is_that_of_the_images(shared):
     files = sorted((shared / "data/camvid/train").glob("*.jpg"))[::12]
     pixels = np.concatenate([np.asarray(Image.open(f)).reshape(-1, 3)[::50] for f in files]) / 255
-    mean, std = NORMALISATION["camvid"]
+    mean, std = NORMALIZATION["camvid"]
     np.testing.assert_allclose(pixels.mean(0), mean, atol=0.02)
     np.testing.assert_allclose(pixels.std(0), std, atol=0.02)
 
 
 def test_normalize_refuses_scaled_images():
     with pytest.raises(Exception, match=r"uint8|UInt8"):
-        normalize(np.zeros((2, 2, 3), np.float32), *NORMALISATION["camvid"])
+        normalize(np.zeros((2, 2, 3), np.float32), *NORMALIZATION["camvid"])

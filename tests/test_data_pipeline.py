@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segblocks_jax.data import (
-    NORMALISATION,
-    Augmentation,
-    eval_batches,
-    padded_sizes,
-    train_batches,
-)
+from segblocks_jax.data import NORMALIZATION, eval_batches, padded_sizes, train_batches
+from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 # Items stay whole, so that the label's value tells which item it is.
 WHOLE = Augmentation((8, 8), (1.0, 1.0), flip=0.0)
@@ -92,7 +87,8 @@ def test_resume_is_exact(steps):
 
 WORKERS = """
 import itertools, json, zlib, numpy as np
-from segblocks_jax.data import Augmentation, train_batches
+from segblocks_jax.tasks.segmentation.augmentation import Augmentation
+from segblocks_jax.data import train_batches
 
 def make(workers, steps=50, state=None):
     rng = np.random.default_rng(0)
@@ -147,7 +143,7 @@ def noisy(count, size=(12, 14)):
 def test_an_item_is_a_function_of_seed_epoch_and_index():
     source, augmentation, seed = noisy(5), Augmentation((8, 8)), 11
     batches = train_batches(source, augmentation, 5, seed)  # A batch is an epoch.
-    fill = NORMALISATION["cityscapes"].fill
+    fill = NORMALIZATION["cityscapes"].fill
     for epoch in range(3):
         batch = next(batches)
         for index, item in enumerate(source):
@@ -179,7 +175,8 @@ def test_a_signal_to_the_group_leaves_the_workers_to_the_main_process():
     program = """
 import itertools, os, signal, time
 import numpy as np
-from segblocks_jax.data import Augmentation, train_batches
+from segblocks_jax.tasks.segmentation.augmentation import Augmentation
+from segblocks_jax.data import train_batches
 
 if __name__ == "__main__":
     os.setpgid(0, 0)
@@ -232,7 +229,7 @@ def test_evaluation_visits_all_in_order_and_fills_the_last_batch():
     batches = [*eval_batches(source, 3, 4)]
     assert [b.count for b in batches] == [3, 3, 1]
     assert [name for b in batches for name in b.names] == [item["name"] for item in source]
-    fill = NORMALISATION["cityscapes"].fill
+    fill = NORMALIZATION["cityscapes"].fill
     for start, batch in zip((0, 3, 6), batches, strict=True):
         assert batch.image.shape == (3, 8, 8, 3)
         assert batch.sizes == ((5, 6),) * batch.count

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.data import CAMVID, open_dataset
-from segblocks_jax.data.camvid_labels import camvid_split
-from segblocks_jax.data.looking import class_frequencies
+from segblocks_jax.data import open_dataset
+from segblocks_jax.data.summary import class_frequencies
+from segblocks_jax.tasks.segmentation.camvid_labels import camvid_split
+from segblocks_jax.tasks.segmentation.labels import CAMVID
 
 CITYSCAPES_PIXELS = {  # (row, column): train id, looked up in a script that printed the label files' values
     "aachen_000000_000019": {(512, 1024): 9, (768, 1024): 0, (128, 1024): 2, (512, 256): 0},
@@ -138,11 +139,11 @@ def test_mapillary_frame_with_both_labels(shared, tmp_path, name, version, ids):
     assert stored[50, 50] == ids[0]
 
 
-def test_mapillary_by_heart_has_the_colours_of_the_files(shared, tmp_path):
+def test_mapillary_by_heart_has_the_colors_of_the_files(shared, tmp_path):
     stored, palette = mapillary(shared, tmp_path / "vistas", "v1.2")
     source = open_dataset("mapillary", tmp_path / "vistas", "val", tmp_path / "prepared")
     assert source.table.num_classes == 65
-    np.testing.assert_array_equal(source.table.colourise(source[0]["label"]), palette[stored])
+    np.testing.assert_array_equal(source.table.colorise(source[0]["label"]), palette[stored])
 
 
 def test_mapillary_v2_needs_its_configuration(shared, tmp_path):

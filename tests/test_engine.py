@@ -13,14 +13,15 @@ import pytest
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.blocks import BlockGrid, combine, extension, split
-from segblocks_jax.blocks.buckets import buckets, quantise
+from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
+from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import normalize
+from segblocks_jax.inference.keyed_cache import KeyedCache
+from segblocks_jax.inference.latency_tracker import LatencyTracker
 from segblocks_jax.inference.modes import Mode
-from segblocks_jax.inference.once import Once
-from segblocks_jax.inference.pace import Pace
 from segblocks_jax.inference.server import Program
 from segblocks_jax.nn import resize_bilinear
+from segblocks_jax.ops import extension
 
 SIDE = 64
 SPEC = sb.ModelSpec(
@@ -28,7 +29,7 @@ SPEC = sb.ModelSpec(
     7,
     width=8,
     features=12,
-    policy=sb.PolicySpec(block_size=SIDE, quantise_step=0.25),
+    policy=sb.PolicySpec(block_size=SIDE, bucket_step=0.25),
     mean=(0.3, 0.4, 0.5),
     std=(0.2, 0.25, 0.3),
 )
@@ -58,7 +59,7 @@ def engine(system):
 
 
 def pictures(n, h, w, seed=0):
-    """Random colours in patches of several sizes."""
+    """Random colors in patches of several sizes."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (n, -(-h // 16), -(-w // 16), 3)).repeat(16, 1).repeat(16, 2)
     fine = rng.integers(-40, 40, (n, h, w, 3))
@@ -69,7 +70,7 @@ def plain(system, images):
     """The network as it is trained, by hand: (labels, logits, mask) of images of whole blocks."""
     image = normalize(images, SPEC.mean, SPEC.std)
     decision = nnx.jit(lambda policy, image: policy(image))(system.policy, image)
-    num_high = quantise(int(decision.action.sum()), decision.action.size, 0.25)
+    num_high = round_to_bucket(int(decision.action.sum()), decision.action.size, 0.25)
     grid = BlockGrid.from_mask(decision.action, num_high, decision.scores)
 
     @nnx.jit
@@ -171,7 +172,7 @@ def test_latency_table_is_measured_once(system):
 
 
 def test_a_pace_keeps_nearly_all_times_below_it_when_the_machine_changes_its_speed():
-    pace, late = Pace(), []
+    pace, late = LatencyTracker(), []
     times = np.random.default_rng(0).lognormal(0, 0.05, (3, 1000))
     for seconds in (times * np.array([[1.0], [1.6], [0.9]])).ravel():
         late.append(seconds > pace.value)
@@ -235,7 +236,7 @@ def test_padding_to_a_shape_runs_low_and_batches_are_cut(system):
 
 
 def test_random_filling_takes_blocks_of_the_image_before_those_of_padding(system):
-    spec = dataclasses.replace(SPEC, semantics=sb.Semantics(filling="random"))
+    spec = dataclasses.replace(SPEC, semantics=sb.BlockOptions(filling="random"))
     engine = sb.Engine(system, spec, shapes=[(1, 256, 256)])
     for seed in range(3):
         action = np.zeros((1, 4, 4), bool)
@@ -310,7 +311,7 @@ def test_threads_get_what_one_gets(system):
 
 
 def test_once_makes_a_value_once():
-    once, made, gate = Once(), [], threading.Barrier(4)
+    once, made, gate = KeyedCache(), [], threading.Barrier(4)
 
     def make():
         made.append(1)
@@ -328,7 +329,7 @@ def test_once_makes_a_value_once():
 
 
 def test_once_tries_again_after_a_failure():
-    once = Once()
+    once = KeyedCache()
     with pytest.raises(ZeroDivisionError):
         once.get(1, lambda: 1 / 0)
     assert once.get(1, lambda: "made") == ("made", True)
@@ -340,7 +341,7 @@ def test_memory_falls_with_the_share():
     engine = sb.Engine(build(spec), spec)
     shape = (1, 256, 256)
     high, low = (engine.memory(shape, f"share={share}") for share in (1, 0))
-    # Tests compile without optimisation, so that images in float, alike in both, weigh more than they do.
+    # Tests compile without optimization, so that images in float, alike in both, weigh more than they do.
     assert 0 < low["temporary"] < 0.5 * high["temporary"]
     assert low["output"] >= 256 * 256
 
@@ -366,13 +367,15 @@ def test_bad_modes(text):
         Mode.parse(text)
 
 
-def test_buckets_are_all_values_of_quantise():
+def test_buckets_are_all_values_of_round_to_bucket():
     for total in (1, 2, 7, 16, 32, 126):
         for step in (1 / 16, 0.25, 1.0):
             values = buckets(total, step)
             assert values[0] == 0
             assert values[-1] == total
-            assert {quantise(count, total, step) for count in range(total + 1)} == set(values)
+            assert {round_to_bucket(count, total, step) for count in range(total + 1)} == set(
+                values
+            )
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from test_engine import EXECUTIONS, SPEC, build, pictures
 
 import segblocks_jax as sb
-from segblocks_jax.blocks import extension
 from segblocks_jax.inference.export import PLATFORMS
+from segblocks_jax.ops import extension
 
 SHAPE = (1, 128, 192)
 # What a process has that serves: jax, numpy, and this package without Flax and what needs it.

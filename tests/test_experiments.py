@@ -19,16 +19,16 @@ from tiny import config
 
 from segblocks_jax.data import TABLES
 from segblocks_jax.data.evaluation import EvalBatch
-from segblocks_jax.experiments import modes
+from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
 from segblocks_jax.inference.engine import Engine
-from segblocks_jax.inference.segmentation import Segmentation
-from segblocks_jax.training import evaluate as evaluation
-from segblocks_jax.training import loop, watching
+from segblocks_jax.systems.segblocks import callbacks, evaluation
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.tasks.segmentation.result import Segmentation
+from segblocks_jax.training import loop
 from segblocks_jax.training.logging import NonFiniteError, RunLog
-from segblocks_jax.training.sources import open_source
-from segblocks_jax.training.state import create_system
-from segblocks_jax.training.watching import Profile
+from segblocks_jax.training.profiling import Profile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "experiments/configs/cityscapes/quickstart.py"
@@ -47,7 +47,7 @@ def sources(scenes):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, sources):
     workdir = tmp_path_factory.mktemp("run")
-    assert modes.train(config(), *sources, workdir, Profile(3, 2)) == 0
+    assert commands.train(config(), *sources, workdir, Profile(3, 2)) == 0
     return workdir
 
 
@@ -58,7 +58,7 @@ def test_training_writes_scores_with_everything_to_repeat_it(trained):
     assert result["split"] == "street_scenes/val"
     assert metrics["images"] == 3
     assert 0 <= metrics["miou"] <= 1
-    assert 0 <= metrics["share_high"] <= 1
+    assert 0 <= metrics["high_fraction"] <= 1
     assert metrics["gmacs"] > 0
     assert result["config"]["policy"]["target"] == 0.5
     assert {"commit", "device", "jax"} <= result.keys()
@@ -74,7 +74,7 @@ def test_training_writes_scores_with_everything_to_repeat_it(trained):
     per_device = logged["train/images_per_second"] / jax.device_count()
     assert logged["train/images_per_second_per_device"] == per_device
     for value in ("advantage", "advantage_task", "advantage_sparsity", "probability"):
-        assert {f"train/{value}_mean", f"train/{value}_spread"} <= logged.keys()
+        assert {f"train/{value}_mean", f"train/{value}_std"} <= logged.keys()
 
 
 def test_each_evaluation_shows_the_same_first_images(trained, sources):
@@ -149,7 +149,7 @@ def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
 def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monkeypatch, tmp_path):
     shown = []
     monkeypatch.setattr(
-        watching.pictures, "panels", lambda *given: shown.append(given[4]) or {"a": given[0]}
+        callbacks.pictures, "panels", lambda *given: shown.append(given[4]) or {"a": given[0]}
     )
     image, size = np.zeros((1, 64, 64, 3), np.uint8), (64, 64)
     batch = EvalBatch(image, np.zeros((1, *size), np.uint8), ("x",), (size,))
@@ -157,7 +157,7 @@ def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monke
     result = Segmentation(batch.label, None, scores > 0, scores, 1.0, False)
     with RunLog(tmp_path) as log:
         for learned in (False, True):
-            watching.EvalPictures(log, 1, sources[1].table, 1, learned)(batch, result)
+            callbacks.EvalPictures(log, 1, sources[1].table, 1, learned)(batch, result)
     assert shown[0] is None
     np.testing.assert_array_equal(shown[1], scores[0])
 
@@ -165,9 +165,9 @@ def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monke
 def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, sources):
     before = json.loads((trained / "eval.json").read_text())["metrics"]
     elsewhere = config(data={"data_dir": "of this machine"})
-    assert modes.evaluate(elsewhere, sources[1], trained, "latest") == 0
+    assert commands.evaluate(elsewhere, sources[1], trained, "latest") == 0
     after = json.loads((trained / "eval.json").read_text())
-    for name in ("miou", "gmacs", "share_high", "boundary_ratio"):
+    for name in ("miou", "gmacs", "high_fraction", "boundary_ratio"):
         assert after["metrics"][name] == before[name]
     assert after["config"]["data"]["data_dir"] is None
 
@@ -210,7 +210,9 @@ def test_many_sizes_compile_a_bounded_number_of_programs(sources, monkeypatch, r
 
 def predict(trained, source, output, **options):
     source = None if source is None else str(source)
-    return modes.predict(config(), trained, "latest", modes.Prediction(source, output, **options))
+    return commands.predict(
+        config(), trained, "latest", commands.Prediction(source, output, **options)
+    )
 
 
 def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng):
@@ -233,7 +235,7 @@ def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng
     with Image.open(output / "good_labels.png") as written:
         labels, palette = np.asarray(written), np.asarray(written.convert("RGB"))
     assert labels.max() < 19
-    np.testing.assert_array_equal(palette, TABLES["street_scenes"].colours[labels])
+    np.testing.assert_array_equal(palette, TABLES["street_scenes"].colors[labels])
 
 
 def test_images_of_equal_name_do_not_overwrite_each_other(trained, tmp_path, rng):
@@ -298,9 +300,9 @@ def test_a_non_finite_loss_stops_with_its_name_and_step(tmp_path, sources):
 
 def test_speed_reports_times_beside_operations(tmp_path, capsys):
     dense = config("static", model={"input_scale": 0.5})  # Which plays no part.
-    assert modes.speed(dense, tmp_path, (128, 128)) == 0
+    assert commands.speed(dense, tmp_path, (128, 128)) == 0
     report = json.loads((tmp_path / "speed.json").read_text())
-    assert [row["share_high"] for row in report["blocks"]] == [1.0, 0.5, 0.25, 0.0]
+    assert [row["high_fraction"] for row in report["blocks"]] == [1.0, 0.5, 0.25, 0.0]
     ratios = [row["operation_ratio"] for row in report["blocks"]]
     assert ratios[0] == 1
     assert ratios == sorted(ratios)
@@ -315,7 +317,7 @@ def test_speed_reports_times_beside_operations(tmp_path, capsys):
 def test_speed_of_a_network_that_has_no_such_blocks_is_that_of_the_dense_one(tmp_path, capsys):
     model = {"name": "lrnnet", "width": 8, "features": None, "dilations": (5,)}
     static = config("static", model=model, policy={"block_size": 32})
-    assert modes.speed(static, tmp_path, (64, 64)) == 0
+    assert commands.speed(static, tmp_path, (64, 64)) == 0
     report = json.loads((tmp_path / "speed.json").read_text())
     assert report["blocks"] == []
     assert report["policy_seconds"] is None

@@ -8,12 +8,12 @@ import jax
 import pytest
 from conftest import ROOT
 
-from segblocks_jax.blocks import extension
+from segblocks_jax.ops import extension
 
 UNLOADABLE = """
 import sys
 sys.modules["segblocks_jax._ffi_cpu"] = None
-from segblocks_jax.blocks import extension
+from segblocks_jax.ops import extension
 print(extension.available(), extension.resolve(), extension.why_unavailable(), sep="|")
 try:
     extension.resolve("ffi")

@@ -12,7 +12,7 @@ from jax import export
 from jax.sharding import AxisType, PartitionSpec
 
 import segblocks_jax as sb
-from segblocks_jax.blocks import extension
+from segblocks_jax.ops import extension
 
 SLOTS = np.array([[[0, 2, 1], [3, 4, 5]]], np.int32)  # Cells 0 and 2 are high: b = 4, f = 2.
 PIXELS = 2 * 16 + 4 * 4

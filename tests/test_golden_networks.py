@@ -14,8 +14,8 @@ from golden import assert_within
 from jax import jit
 
 import segblocks_jax as sb
-from segblocks_jax.inference.fused import fuse
-from segblocks_jax.training.losses import cross_entropy_map, task_loss
+from segblocks_jax.systems.segblocks.fused import fuse
+from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, task_loss
 
 CASES = ("A", "B")
 GRIDS = ("dense", "rand", "high", "low")
@@ -26,7 +26,9 @@ NETWORKS = {"rn18": "swiftnet_rn18", "rn50": "swiftnet_rn50", "effl1": "swiftnet
 def build(name: str) -> nnx.Module:
     """A network with the authors' semantics and weights."""
     return golden.network(
-        lambda: sb.create_model(NETWORKS[name], semantics=sb.Semantics.authors(), rngs=nnx.Rngs(0))
+        lambda: sb.create_model(
+            NETWORKS[name], semantics=sb.BlockOptions.authors(), rngs=nnx.Rngs(0)
+        )
     )
 
 

@@ -14,19 +14,13 @@ from hypothesis import strategies as st
 
 import segblocks_jax as sb
 from segblocks_jax.blocks import image_conv
-from segblocks_jax.blocks.conv import (
-    Epilogue,
-    IndexPatches,
-    image_patches,
-    index_patches,
-    indexed_conv,
-    pack_kernel,
-    winograd_stride,
-)
-from segblocks_jax.blocks.conv.reference import gather
-from segblocks_jax.blocks.indexed_pool import indexed_max_pool
-from segblocks_jax.blocks.indexed_upsample import indexed_upsample2
-from segblocks_jax.nn import Semantics, max_pool, upsample2
+from segblocks_jax.blocks.patches import index_patches
+from segblocks_jax.nn import BlockOptions, max_pool, upsample2
+from segblocks_jax.ops.indexed_conv import Epilogue, indexed_conv, pack_kernel, winograd_stride
+from segblocks_jax.ops.indexed_conv.reference import gather
+from segblocks_jax.ops.max_pool import indexed_max_pool
+from segblocks_jax.ops.patches import IndexPatches, image_patches
+from segblocks_jax.ops.upsample2 import indexed_upsample2
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -264,17 +258,17 @@ def test_upsampling(name: str, interpolation: str, rng: np.random.Generator) -> 
     blocks = blocks_of(name, 19)
     border = "image" if interpolation == "halo" else "block"
     patches = index_patches(blocks.grid, blocks.block_size, 1, border)
-    plain = upsample2(blocks, Semantics(interpolation=interpolation)).pixels
+    plain = upsample2(blocks, BlockOptions(interpolation=interpolation)).pixels
     residual = jnp.asarray(rng.standard_normal(plain.shape), jnp.float32)
     scale, bias = jnp.asarray(rng.standard_normal((2, 19)), jnp.float32)
-    normalised = jax.nn.relu((plain + residual) * scale[None] + bias[None])
+    normalized = jax.nn.relu((plain + residual) * scale[None] + bias[None])
     for implementation in ("ffi", "xla"):
         got = indexed_upsample2(blocks.pixels, patches, implementation=implementation)
         assert_close(got, plain, 1e-6)
         got = indexed_upsample2(
             blocks.pixels, patches, residual, (scale, bias), implementation=implementation
         )
-        assert_close(got, normalised, 1e-6)
+        assert_close(got, normalized, 1e-6)
 
 
 # Gradients and transformations

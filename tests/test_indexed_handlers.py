@@ -11,7 +11,7 @@ import oracles
 import pytest
 from indexed_oracles import Units
 
-from segblocks_jax.blocks.conv import winograd
+from segblocks_jax.ops.indexed_conv import winograd
 
 BF16 = jnp.dtype("bfloat16")
 EMPTY = np.zeros(0, np.float32)

@@ -16,7 +16,7 @@ from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax.interop import load_torch_state_dict
-from segblocks_jax.models import PolicyNet
+from segblocks_jax.systems.segblocks.policies.network import PolicyNet
 
 
 def small_net() -> nnx.Module:
@@ -152,7 +152,7 @@ def test_tensors_in_memory() -> None:
 def test_the_authors_checkpoints(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
 ) -> None:
-    """They hold settings and progress in EasyDicts, a score from NumPy, and the optimiser's state."""
+    """They hold settings and progress in EasyDicts, a score from NumPy, and the optimizer's state."""
     torch = pytest.importorskip("torch")
 
     class EasyDict(dict):

@@ -20,8 +20,8 @@ SPEC = sb.ModelSpec(
     num_classes=3,
     width=4,
     features=6,
-    semantics=sb.Semantics.authors(),
-    policy=sb.PolicySpec(block_size=64, target=0.25, quantise_step=0.125),
+    semantics=sb.BlockOptions.authors(),
+    policy=sb.PolicySpec(block_size=64, target=0.25, bucket_step=0.125),
     mean=(0.1, 0.2, 1 / 3),
     std=(0.5, 0.6, 0.7),
     dataset="camvid",
@@ -154,7 +154,7 @@ def test_other_versions(saved: pathlib.Path) -> None:
         sb.load_model(saved)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"colour": 1}', '{"name": "swiftnet_rn18"}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"color": 1}', '{"name": "swiftnet_rn18"}'])
 def test_broken_configurations(saved: pathlib.Path, content: str) -> None:
     file = saved / "config.json"
     if content.startswith('{"'):

@@ -15,10 +15,11 @@ import tiny
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.data import NORMALISATION
-from segblocks_jax.experiments import modes
-from segblocks_jax.training import create_system, loop
-from segblocks_jax.training.sources import open_source
+from segblocks_jax.data import NORMALIZATION
+from segblocks_jax.experiments import commands
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.training import loop
 
 
 def frozen(file):
@@ -94,12 +95,12 @@ def test_a_run_that_continues_reads_no_file_and_keeps_its_digest(
     config = frozen(file)
     digest = hashlib.sha256(backbone[0].read_bytes()).hexdigest()
     expected = {"file": str(file), "sha256": digest}
-    assert modes.train(config, *sources, workdir) == 0
+    assert commands.train(config, *sources, workdir) == 0
     assert "backbone weights" not in capsys.readouterr().err
     assert pretrained_in(workdir / "eval_2.json") == expected
     assert pretrained_in(workdir / "eval.json") == expected
     (workdir / "eval.json").unlink()
-    modes.evaluate(config, sources[1], workdir, "latest")
+    commands.evaluate(config, sources[1], workdir, "latest")
     assert pretrained_in(workdir / "eval.json") == expected
     check_export(config, workdir, sources[1], capsys)
 
@@ -110,13 +111,13 @@ def check_export(config, workdir, source, capsys):
     spec = sb.load_spec(folder)
     sizes = (spec.name, spec.num_classes, spec.width, spec.features, spec.dataset, spec.policy)
     assert sizes == ("swiftnet_rn18", 19, 8, 12, "street_scenes", None)
-    assert (spec.mean, spec.std) == NORMALISATION["street_scenes"]
+    assert (spec.mean, spec.std) == NORMALIZATION["street_scenes"]
     assert spec.class_names == source.table.classes
     for step in (2, 1):
         expected = golden.variables(loop.load_system(config, 19, workdir, step)[0].net)
         for name, value in golden.variables(sb.load_model(folder)).items():
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
-        assert modes.export(config, workdir, 1) == 0
+        assert commands.export(config, workdir, 1) == 0
         assert "step 1 is in" in capsys.readouterr().out
 
 
@@ -124,9 +125,9 @@ def test_policies_are_exported(tmp_path, sources):
     config = tiny.config()
     system = golden.network(lambda: create_system(config, 19))
     source = sources[1]
-    loop.export(system, config, source.table, source.normalisation, tmp_path / "export")
+    loop.export(system, config, source.table, source.normalization, tmp_path / "export")
     assert sb.load_spec(tmp_path / "export").policy == sb.PolicySpec(
-        "reinforce", block_size=64, target=0.5, quantise_step=0.25, low_factor=2
+        "reinforce", block_size=64, target=0.5, bucket_step=0.25, low_factor=2
     )
     expected = golden.variables(system)
     loaded = golden.variables(sb.load_model(tmp_path / "export"))

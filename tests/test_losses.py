@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import scipy.special
 
-from segblocks_jax.training import losses
+from segblocks_jax.tasks.segmentation import losses
 
 
 def resize_loop(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear interpolation with half-pixel centres and clamped edges, a pixel at a time."""
+    """Bilinear interpolation with half-pixel centers and clamped edges, a pixel at a time."""
     n, h, w, k = logits.shape
     out = np.empty((n, *size, k))
     for i in range(size[0]):
@@ -41,7 +41,7 @@ def golden_inputs(golden: dict[str, np.ndarray], case: str) -> tuple[jax.Array, 
 
 
 @pytest.mark.parametrize("size", [(12, 20), (7, 11), (3, 5), (24, 7)])
-def test_resize_is_bilinear_with_half_pixel_centres(size, rng):
+def test_resize_is_bilinear_with_half_pixel_centers(size, rng):
     logits = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
     resized = losses.resize_logits(jnp.asarray(logits), size)
     np.testing.assert_allclose(resized, resize_loop(logits, size), atol=2e-6)

@@ -17,17 +17,17 @@ from golden import assert_within
 
 import segblocks_jax as sb
 from segblocks_jax import nn
-from segblocks_jax.models.lrnnet import Down, Factorised, FactorisedBlock
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.fields import ConfigError
-from segblocks_jax.training.state import create_system
+from segblocks_jax.systems.lrnnet.network import Down, Factorized, FactorizedBlock
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.training.structured_config import ConfigError
 
 # Dilation 4 pads 4 pixels at stride 8, the side of a low block of 64.
 SIZES = {"num_classes": 5, "width": 8, "features": 6, "dilations": (1, 4)}
 SPEC = sb.ModelSpec(
     "lrnnet",
     **SIZES,
-    policy=sb.PolicySpec(block_size=64, quantise_step=0.25),
+    policy=sb.PolicySpec(block_size=64, bucket_step=0.25),
     mean=(0.3, 0.4, 0.5),
     std=(0.2, 0.25, 0.3),
 )
@@ -133,20 +133,20 @@ def norm(x: jax.Array, layer: nn.BatchNorm) -> jax.Array:
     return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
 
 
-def pair(x: jax.Array, layers: Factorised) -> jax.Array:
+def pair(x: jax.Array, layers: Factorized) -> jax.Array:
     x = jax.nn.relu(norm(conv(x, layers.conv1), layers.bn1))
     return jax.nn.relu(norm(conv(x, layers.conv2), layers.bn2))
 
 
-def test_the_factorised_block(rng: np.random.Generator) -> None:
+def test_the_factorized_block(rng: np.random.Generator) -> None:
     block = golden.network(
-        lambda: FactorisedBlock(8, 3, 0.3, semantics=sb.Semantics(), rngs=nnx.Rngs(0))
+        lambda: FactorizedBlock(8, 3, 0.3, semantics=sb.BlockOptions(), rngs=nnx.Rngs(0))
     )
     block.eval()
     x = jnp.asarray(rng.standard_normal((2, 9, 11, 8)), jnp.float32)
 
     @nnx.jit
-    def expected(block: FactorisedBlock, x: jax.Array) -> jax.Array:
+    def expected(block: FactorizedBlock, x: jax.Array) -> jax.Array:
         y = jnp.concatenate([pair(x[..., :4], block.left), pair(x[..., 4:], block.right)], -1)
         y = jax.nn.relu(norm(conv(y, block.depthwise, dilation=3), block.bn1))
         y = jax.nn.relu(x + norm(conv(y, block.pointwise), block.bn2))
@@ -159,7 +159,7 @@ def test_the_factorised_block(rng: np.random.Generator) -> None:
 
 
 def test_the_down_sampling_unit(rng: np.random.Generator) -> None:
-    down = golden.network(lambda: Down(3, 8, semantics=sb.Semantics(), rngs=nnx.Rngs(0)))
+    down = golden.network(lambda: Down(3, 8, semantics=sb.BlockOptions(), rngs=nnx.Rngs(0)))
     down.eval()
     x = jnp.asarray(rng.standard_normal((2, 6, 10, 3)), jnp.float32)
     pooled = x.reshape(2, 3, 2, 5, 2, 3).max((2, 4))

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.analysis.macs import count_macs
+from segblocks_jax.adaptive.cost import count_macs
 
 FULL = (1, 1024, 2048, 3)
 HALF = (1, 512, 1024, 3)

@@ -11,7 +11,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segblocks_jax.training import metrics
+from segblocks_jax.tasks.segmentation import metrics
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_counts_stay_exact_where_float32_would_not():
 
 
 def test_an_absent_class_is_left_out_and_a_missed_one_is_not():
-    # Class 0: 2 of 3 found; class 1: predicted once, never labelled; class 2: nowhere.
+    # Class 0: 2 of 3 found; class 1: predicted once, never labeled; class 2: nowhere.
     got = metrics.scores(np.asarray([[2, 1, 0], [0, 0, 0], [0, 0, 0]]))
     np.testing.assert_array_equal(got.class_iou, [2 / 3, 0, np.nan])
     assert got.mean_iou == pytest.approx(1 / 3)

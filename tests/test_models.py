@@ -14,7 +14,7 @@ from jax import jit
 import segblocks_jax as sb
 
 
-def build(semantics: sb.Semantics | None = None, **sizes: int) -> nnx.Module:
+def build(semantics: sb.BlockOptions | None = None, **sizes: int) -> nnx.Module:
     """RN18 SwiftNet with the reference's weights."""
     return golden.network(
         lambda: sb.create_model("swiftnet_rn18", semantics=semantics, **sizes, rngs=nnx.Rngs(0))
@@ -75,7 +75,7 @@ def test_all_high_training_equals_the_image(rng: np.random.Generator) -> None:
 
 def test_the_authors_semantics_differ(rng: np.random.Generator) -> None:
     image = jnp.asarray(rng.standard_normal((1, 128, 192, 3)), jnp.float32)
-    net = small(semantics=sb.Semantics.authors())
+    net = small(semantics=sb.BlockOptions.authors())
     net.eval()
     logits, _ = apply(net)(image)
     blocks, _ = apply(net)(sb.split(image, np.ones((1, 2, 3), bool)))
@@ -149,6 +149,6 @@ def test_low_precision_stays_close(evaluated: Callable, rng: np.random.Generator
 def test_create_model() -> None:
     net = nnx.eval_shape(lambda: sb.create_model("swiftnet_rn18", 11, rngs=nnx.Rngs(0)))
     assert (net.num_classes, net.min_block_size) == (11, 64)
-    assert net.semantics == sb.Semantics()
+    assert net.semantics == sb.BlockOptions()
     with pytest.raises(ValueError, match="no model 'rn18'; expected one of swiftnet_rn18"):
         sb.create_model("rn18", rngs=nnx.Rngs(0))

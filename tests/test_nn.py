@@ -18,7 +18,7 @@ from jax.sharding import AxisType, PartitionSpec
 import segblocks_jax as sb
 from segblocks_jax import nn
 
-AUTHORS = sb.Semantics.authors()
+AUTHORS = sb.BlockOptions.authors()
 VARIABLES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
 CASE = CASES["two_images"]
 
@@ -144,10 +144,10 @@ def as_image(blocks: sb.DualRes) -> jax.Array:
         lambda: conv(3, 1, groups=4, dilation=4),
         lambda: Function(lambda x: nn.max_pool(x, window=3, stride=2, padding=1)),
         lambda: Function(lambda x: nn.max_pool(x, window=2, stride=2, padding=0)),
-        lambda: Function(lambda x: nn.upsample2(x, sb.Semantics())),
-        lambda: nn.BatchNorm(4, momentum=0.1, semantics=sb.Semantics()),
+        lambda: Function(lambda x: nn.upsample2(x, sb.BlockOptions())),
+        lambda: nn.BatchNorm(4, momentum=0.1, semantics=sb.BlockOptions()),
         lambda: batch_norm(train=False),
-        lambda: Function(lambda x: nn.map_pixels(jnp.add, x, nn.map_pixels(jax.nn.relu, x))),
+        lambda: Function(lambda x: nn.pointwise(jnp.add, x, nn.pointwise(jax.nn.relu, x))),
     ],
     ids=[
         *(f"conv_k{k}s{s}" for k in (1, 3, 5, 7) for s in (1, 2)),
@@ -160,7 +160,7 @@ def as_image(blocks: sb.DualRes) -> jax.Array:
             "upsample2_halo",
             "batch_norm_train",
             "batch_norm_eval",
-            "map_pixels",
+            "pointwise",
         ),
     ],
 )
@@ -193,7 +193,7 @@ def test_the_authors_upsampling_leaves_seams() -> None:
 def test_upsampling_reads_the_padding() -> None:
     """On a mixed grid: bilinear interpolation of the padded block, clamped at the image's border."""
     blocks = sb.split(CASE.image(), CASE.mask())
-    out = nn.upsample2(blocks, sb.Semantics())
+    out = nn.upsample2(blocks, sb.BlockOptions())
     packing = oracles.Packing(CASE.mask(), CASE.block_size)
     _, gh, gw = CASE.grid
     for high, parts in ((True, out.high), (False, out.low)):
@@ -216,7 +216,7 @@ def test_upsampling_reads_the_padding() -> None:
 
 def test_joint_statistics_are_of_all_pixels() -> None:
     blocks = sb.split(CASE.image() * 3 + 1, CASE.mask())
-    layer = nn.BatchNorm(5, momentum=0.2, eps=1e-3, semantics=sb.Semantics())
+    layer = nn.BatchNorm(5, momentum=0.2, eps=1e-3, semantics=sb.BlockOptions())
     layer.scale[...], layer.bias[...] = jnp.arange(5.0), jnp.full(5, 2.0)
     out = layer(blocks)
     pixels = np.asarray(blocks.pixels, np.float64)
@@ -246,7 +246,7 @@ def test_statistics_per_resolution(share: float) -> None:
 
 
 def test_evaluation_uses_and_keeps_the_running_statistics() -> None:
-    layer = nn.BatchNorm(5, momentum=0.2, semantics=sb.Semantics())
+    layer = nn.BatchNorm(5, momentum=0.2, semantics=sb.BlockOptions())
     layer.mean[...], layer.var[...] = jnp.arange(5.0), jnp.arange(1.0, 6.0)
     layer.eval()
     blocks = sb.split(CASE.image(), CASE.mask())
@@ -262,27 +262,27 @@ def test_statistics_over_devices() -> None:
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     image = jnp.asarray(CASE.image())
 
-    def normalise(
+    def normalize(
         image: jax.Array, axis_name: str | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        layer = nn.BatchNorm(5, momentum=0.2, semantics=sb.Semantics(), axis_name=axis_name)
+        layer = nn.BatchNorm(5, momentum=0.2, semantics=sb.BlockOptions(), axis_name=axis_name)
         return layer(image), layer.mean[...], layer.var[...]
 
     data, everywhere = PartitionSpec("data"), PartitionSpec()
     split = jax.shard_map(
-        lambda x: normalise(x, "data"),
+        lambda x: normalize(x, "data"),
         mesh=mesh,
         in_specs=data,
         out_specs=(data, everywhere, everywhere),
     )
-    for got, expected in zip(jax.jit(split)(image), normalise(image, None), strict=True):
+    for got, expected in zip(jax.jit(split)(image), normalize(image, None), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_types_keep_their_dtype_and_wide_statistics(dtype: str) -> None:
     image = jnp.full((1, 8, 8, 2), 300, dtype) + jnp.arange(8, dtype=dtype)[None, :, None, None]
-    layer = nn.BatchNorm(2, momentum=1.0, semantics=sb.Semantics())
+    layer = nn.BatchNorm(2, momentum=1.0, semantics=sb.BlockOptions())
     assert layer(image).dtype == dtype
     values = np.asarray(image, np.float64)
     assert layer.mean[...].dtype == jnp.float32
@@ -316,25 +316,25 @@ def test_resize_against_loop(size: tuple[int, int], rng: np.random.Generator) ->
 
 def test_upsampling_of_images_is_the_resize(rng: np.random.Generator) -> None:
     image = rng.standard_normal((2, 5, 3, 2)).astype(np.float32)
-    got = nn.upsample2(jnp.asarray(image), sb.Semantics())
+    got = nn.upsample2(jnp.asarray(image), sb.BlockOptions())
     np.testing.assert_allclose(got, oracles.resize_bilinear(image, (10, 6)), atol=1e-6)
 
 
 @pytest.mark.parametrize("low_upsampling", ["bilinear", "nearest"])
 def test_whole_image_runs_on_the_combined_image(low_upsampling: str) -> None:
-    semantics = sb.Semantics(low_upsampling=low_upsampling)
+    semantics = sb.BlockOptions(low_upsampling=low_upsampling)
     blocks = sb.split(CASE.image(), CASE.mask())
 
-    def centre(image: jax.Array) -> jax.Array:
+    def center(image: jax.Array) -> jax.Array:
         return image - image.mean((1, 2), keepdims=True)
 
-    got = nn.whole_image(centre, blocks, semantics)
-    expected = sb.split(centre(sb.combine(blocks, low_upsampling)), blocks.grid)
+    got = nn.on_full_image(center, blocks, semantics)
+    expected = sb.split(center(sb.combine(blocks, low_upsampling)), blocks.grid)
     np.testing.assert_array_equal(got.pixels, expected.pixels)
     image = jnp.asarray(CASE.image())
-    np.testing.assert_array_equal(nn.whole_image(centre, image, semantics), centre(image))
-    high = nn.whole_image(centre, sb.split(image, np.ones(CASE.grid, bool)), semantics)
-    np.testing.assert_array_equal(sb.combine(high), centre(image))
+    np.testing.assert_array_equal(nn.on_full_image(center, image, semantics), center(image))
+    high = nn.on_full_image(center, sb.split(image, np.ones(CASE.grid, bool)), semantics)
+    np.testing.assert_array_equal(sb.combine(high), center(image))
 
 
 def test_random_kernels_follow_the_seed() -> None:
@@ -358,5 +358,7 @@ def test_convolutions_keep_the_size_by_default() -> None:
 
 def test_semantics_errors() -> None:
     for name in ("interpolation", "batch_norm", "low_upsampling", "filling", "ignored"):
-        with pytest.raises(ValueError, match=rf"Semantics: {name} is 'wrong'; expected one of \("):
-            sb.Semantics(**{name: "wrong"})
+        with pytest.raises(
+            ValueError, match=rf"BlockOptions: {name} is 'wrong'; expected one of \("
+        ):
+            sb.BlockOptions(**{name: "wrong"})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.analysis import pictures
+from segblocks_jax.tasks.segmentation import pictures
 
 COLOURS = np.asarray([[10, 20, 30], [200, 100, 50], [0, 0, 255]], np.uint8)
 
@@ -18,8 +18,8 @@ def label(rng: np.random.Generator) -> np.ndarray:
     return label
 
 
-def test_colourise_looks_every_pixel_up(label):
-    picture = pictures.colourise(label, COLOURS)
+def test_colorise_looks_every_pixel_up(label):
+    picture = pictures.colorise(label, COLOURS)
     assert picture.dtype == np.uint8
     for index in np.ndindex(label.shape):
         expected = (0, 0, 0) if label[index] == 255 else COLOURS[label[index]]
@@ -27,11 +27,11 @@ def test_colourise_looks_every_pixel_up(label):
 
 
 @pytest.mark.parametrize("strange", [3, 254, -1])
-def test_a_label_without_a_colour_is_refused(strange, label):
+def test_a_label_without_a_color_is_refused(strange, label):
     label = label.astype(np.int32)
     label[2, 3] = strange
-    with pytest.raises(ValueError, match=f"label {strange} has no colour, expected 0 to 2 or 255"):
-        pictures.colourise(label, COLOURS)
+    with pytest.raises(ValueError, match=f"label {strange} has no color, expected 0 to 2 or 255"):
+        pictures.colorise(label, COLOURS)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
@@ -47,19 +47,19 @@ def test_overlay_mixes_and_leaves_ignored_pixels(alpha, label, rng):
     np.testing.assert_array_equal(image, before)
 
 
-def test_draw_grid_frames_every_block_in_its_colour():
+def test_draw_grid_frames_every_block_in_its_color():
     image = np.full((96, 144, 3), 128, np.uint8)
     mask = np.asarray([[True, False, False], [False, True, True]])
     drawn = pictures.draw_grid(image, mask)
     for row, column in np.ndindex(2, 3):
         block = drawn[48 * row : 48 * row + 48, 48 * column : 48 * column + 48]
-        colour = pictures.HIGH_COLOUR if mask[row, column] else pictures.LOW_COLOUR
+        color = pictures.HIGH_COLOUR if mask[row, column] else pictures.LOW_COLOUR
         border = 2 if mask[row, column] else 1
         inside = block[border:-border, border:-border]
         np.testing.assert_array_equal(inside, 128)
         frame = np.ones((48, 48), bool)
         frame[border:-border, border:-border] = False
-        assert (block[frame] == colour).all()
+        assert (block[frame] == color).all()
     np.testing.assert_array_equal(image, 128)
 
 
@@ -136,7 +136,7 @@ def test_errors_say_what_to_do(label):
     unchecked = inspect.unwrap(pictures.overlay)
     with pytest.raises(ValueError, match="the image is 6x9, the label map 3x9; resize"):
         unchecked(image, label[:3], COLOURS)
-    with pytest.raises(ValueError, match=r"dtype float64, expected .*undo the normalisation"):
+    with pytest.raises(ValueError, match=r"dtype float64, expected .*undo the normalization"):
         unchecked(image * 1.0, label, COLOURS)
     with pytest.raises(ValueError, match="6x9 pixels does not divide into a grid of 4x3"):
         pictures.draw_grid(image, np.ones((4, 3), bool))

@@ -11,18 +11,12 @@ import pytest
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.models import PolicyNet
-from segblocks_jax.policies import (
-    POLICIES,
-    Decision,
-    Reward,
-    advantage,
-    fill_scores,
-    quantise,
-    surrogate_loss,
-    top_fraction,
-)
-from segblocks_jax.training.losses import block_mean
+from segblocks_jax.adaptive.buckets import round_to_bucket
+from segblocks_jax.adaptive.decision import Decision, fill_scores, top_fraction
+from segblocks_jax.adaptive.estimators import surrogate_loss
+from segblocks_jax.systems.segblocks.policies import POLICIES, Reward, advantage
+from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.tasks.segmentation.losses import block_mean
 
 BLOCK = 128
 
@@ -129,9 +123,9 @@ def test_golden_middle(recorded: dict, target: float) -> None:
     np.testing.assert_array_equal(decision.action, recorded[f"middle/gh8_gw2_target{target}"])
 
 
-def test_golden_quantise(recorded: dict) -> None:
+def test_golden_round_to_bucket(recorded: dict) -> None:
     rows = recorded["quantize_rows_total_q_before_after"]
-    got = [quantise(int(before), int(total), q) for total, q, before, _ in rows]
+    got = [round_to_bucket(int(before), int(total), q) for total, q, before, _ in rows]
     assert got == rows[:, 3].astype(int).tolist()
 
 
@@ -347,15 +341,15 @@ def test_every_policy_can_be_created() -> None:
         assert sb.policies.create(name, block_size=64).block_size == 64
 
 
-def test_quantise_properties() -> None:
+def test_round_to_bucket_properties() -> None:
     for total in (1, 2, 5, 10, 15, 16, 17, 126, 128):
         multiple = max(1, total // 16)
         for count in range(total + 1):
-            rounded = quantise(count, total)
+            rounded = round_to_bucket(count, total)
             assert count <= rounded <= total
             assert rounded % multiple == 0 or rounded == total
             assert rounded - count < multiple
-        assert len({quantise(count, total) for count in range(total + 1)}) <= 24
+        assert len({round_to_bucket(count, total) for count in range(total + 1)}) <= 24
 
 
 def test_top_fraction_takes_ties_in_grid_order() -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.data import CITYSCAPES
 from segblocks_jax.inference import files, predict
-from segblocks_jax.inference.segmentation import Segmentation
+from segblocks_jax.tasks.segmentation.labels import CITYSCAPES
+from segblocks_jax.tasks.segmentation.result import Segmentation
 
 SIDE = 64
 
@@ -63,7 +63,7 @@ def run(engine, path, output, **options):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_neighbours_of_one_size_go_together(engine, tmp_path, rng):
+def test_neighbors_of_one_size_go_together(engine, tmp_path, rng):
     sizes = [(64, 96)] * 5 + [(32, 96)] * 2 + [(64, 96)]
     images = [save_image(tmp_path / "in" / f"{i}.png", s, rng) for i, s in enumerate(sizes)]
     assert run(engine, tmp_path / "in", tmp_path / "out", batch_size=3) == []
@@ -71,8 +71,8 @@ def test_neighbours_of_one_size_go_together(engine, tmp_path, rng):
     for i, image in enumerate(images):
         with Image.open(tmp_path / "out" / f"{i}_labels.png") as written:
             np.testing.assert_array_equal(np.asarray(written), image[..., 0] // 15)
-            colours = np.asarray(written.convert("RGB"))
-        np.testing.assert_array_equal(colours, CITYSCAPES.colours[image[..., 0] // 15])
+            colors = np.asarray(written.convert("RGB"))
+        np.testing.assert_array_equal(colors, CITYSCAPES.colors[image[..., 0] // 15])
 
 
 @pytest.mark.usefixtures("unchecked")

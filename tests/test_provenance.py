@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from segblocks_jax.analysis import provenance
+from segblocks_jax.training import provenance
 
 
 @pytest.fixture(autouse=True)

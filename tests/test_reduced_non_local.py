@@ -10,12 +10,13 @@ from jax.test_util import check_grads
 import segblocks_jax as sb
 from segblocks_jax import nn
 from segblocks_jax.nn.scope import counting
+from segblocks_jax.systems.lrnnet import reduced_non_local
 
 
-def layer(in_features: int = 6, channels: int = 4, **options) -> nn.ReducedNonLocal:
+def layer(in_features: int = 6, channels: int = 4, **options) -> reduced_non_local.ReducedNonLocal:
     """A layer in evaluation mode, with norms that are not the initial ones."""
-    built = nn.ReducedNonLocal(
-        in_features, channels=channels, **options, semantics=sb.Semantics(), rngs=nnx.Rngs(0)
+    built = reduced_non_local.ReducedNonLocal(
+        in_features, channels=channels, **options, semantics=sb.BlockOptions(), rngs=nnx.Rngs(0)
     )
     for norm in (built.reduce_norm, built.out_norm):
         values = np.random.default_rng(1).uniform(0.5, 1.5, (4, norm.scale.shape[0]))
@@ -25,30 +26,30 @@ def layer(in_features: int = 6, channels: int = 4, **options) -> nn.ReducedNonLo
 
 
 @nnx.jit
-def run(layer: nn.ReducedNonLocal, image: jax.Array | np.ndarray) -> jax.Array:
+def run(layer: reduced_non_local.ReducedNonLocal, image: jax.Array | np.ndarray) -> jax.Array:
     return layer(image)
 
 
-def normalised(norm: nn.BatchNorm, x: np.ndarray) -> np.ndarray:
+def normalized(norm: nn.BatchNorm, x: np.ndarray) -> np.ndarray:
     scale, bias, mean, var = (
         np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias, norm.mean, norm.var)
     )
     return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
 
 
-def full_attention(layer: nn.ReducedNonLocal, image: np.ndarray) -> np.ndarray:
+def full_attention(layer: reduced_non_local.ReducedNonLocal, image: np.ndarray) -> np.ndarray:
     """From every position to every position, whose features have length 1, in float64."""
     x = image.astype(np.float64).reshape(image.shape[0], -1, image.shape[-1])
     reduce, query, key, value, out = (
         np.asarray(conv.kernel[...], np.float64)[0, 0]
         for conv in (layer.reduce, layer.query, layer.key, layer.value, layer.out)
     )
-    f = np.maximum(normalised(layer.reduce_norm, x @ reduce), 0)
+    f = np.maximum(normalized(layer.reduce_norm, x @ reduce), 0)
     f /= np.linalg.norm(f, axis=-1, keepdims=True)
     scores = (x @ query) @ (f @ key).swapaxes(1, 2)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     attended = weights / weights.sum(-1, keepdims=True) @ (f @ value)
-    return normalised(layer.out_norm, attended @ out).reshape(image.shape)
+    return normalized(layer.out_norm, attended @ out).reshape(image.shape)
 
 
 @pytest.mark.parametrize("regions", [(5, 7), (8, 8)])
@@ -87,7 +88,7 @@ def test_against_the_svd(iterations: int, smooth: bool, rng: np.random.Generator
     noise = rng.standard_normal((2, 16, 24, 64))
     common = rng.standard_normal((2, 2, 3, 64)).repeat(8, 1).repeat(8, 2) if smooth else 0
     image = np.maximum(noise + common, 0).astype(np.float32)
-    got = nn.dominant_vectors(jnp.asarray(image), (2, 3), iterations)
+    got = reduced_non_local.dominant_vectors(jnp.asarray(image), (2, 3), iterations)
     np.testing.assert_allclose(jnp.linalg.norm(got, axis=-1), 1, rtol=1e-5)
     cosine = (np.asarray(got) * singular_vectors(image, 8, 8)).sum(-1)
     assert cosine.min() >= 0.999
@@ -100,7 +101,7 @@ def test_against_the_svd(iterations: int, smooth: bool, rng: np.random.Generator
 def test_regions_that_do_not_divide_the_image(size, regions, cut, rng) -> None:
     """Against loops; the last regions are smaller, none is empty."""
     image = np.abs(rng.standard_normal((2, *size, 3))).astype(np.float32)
-    got = nn.dominant_vectors(jnp.asarray(image), regions, 30)
+    got = reduced_non_local.dominant_vectors(jnp.asarray(image), regions, 30)
     expected = singular_vectors(image, *cut)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-4)
@@ -110,9 +111,9 @@ def test_a_region_of_zeros_has_no_vector_and_a_finite_gradient() -> None:
     image = jnp.ones((1, 4, 4, 3)).at[:, :2, :2].set(0)
 
     def total(image: jax.Array) -> jax.Array:
-        return nn.dominant_vectors(image, (2, 2), 2).sum()
+        return reduced_non_local.dominant_vectors(image, (2, 2), 2).sum()
 
-    vectors = nn.dominant_vectors(image, (2, 2), 2)
+    vectors = reduced_non_local.dominant_vectors(image, (2, 2), 2)
     np.testing.assert_array_equal(vectors[0, 0], 0)
     np.testing.assert_allclose(vectors[0, 1:], 3**-0.5, rtol=1e-6)
     assert jnp.isfinite(jax.grad(total)(image)).all()

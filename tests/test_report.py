@@ -14,11 +14,12 @@ from PIL import Image
 pytest.importorskip("matplotlib")
 
 import segblocks_jax as sb
-from segblocks_jax.analysis import plots, seams
+from segblocks_jax.analysis import plots
 from segblocks_jax.analysis import report as report_module
 from segblocks_jax.analysis.parts import measure_parts
 from segblocks_jax.analysis.records import read_records
 from segblocks_jax.analysis.report import write_report
+from segblocks_jax.systems.segblocks import seams
 
 # Of every sweep: mIoU and operations, classes, curves, shares. Then images, seams (two maps, profiles), parts.
 PLOTS = 4
@@ -80,7 +81,7 @@ def test_the_plots_of_the_same_records_are_the_same_bytes(runs):
 
 
 def test_runs_that_log_less_are_drawn_all_the_same():
-    lines = [{"step": 1, "values": {"train/share_high": 0.5}}, {"step": 2, "values": {}}]
+    lines = [{"step": 1, "values": {"train/high_fraction": 0.5}}, {"step": 2, "values": {}}]
     figure = plots.curves({"a": lines, "b": []})
     titles = {axes.get_title(): axes for axes in figure.axes}
     assert titles["share of high blocks"].lines[0].get_ydata().tolist() == [0.5]
@@ -119,7 +120,7 @@ def test_curves_hold_no_steps_that_were_lost(tmp_path):
 @pytest.mark.usefixtures("unchecked")
 def test_images_of_many_sizes_are_padded_to_the_largest():
     class Source:
-        normalisation = sb.data.NORMALISATION["cityscapes"]
+        normalization = sb.data.NORMALIZATION["cityscapes"]
 
         def __getitem__(self, i):
             return {"image": np.full([(60, 70, 3), (130, 20, 3)][i], i, np.uint8)}
@@ -128,7 +129,7 @@ def test_images_of_many_sizes_are_padded_to_the_largest():
     assert padded.shape == (2, 192, 128, 3)
     assert (padded[0, :60, :70] == 0).all()
     assert (padded[1, :130, :20] == 1).all()
-    assert (padded[0, 60:] == Source.normalisation.fill).all()
+    assert (padded[0, 60:] == Source.normalization.fill).all()
 
 
 def test_distances_from_borders():

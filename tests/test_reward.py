@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from segblocks_jax.policies import Reward, advantage, entropy, surrogate_loss
-from segblocks_jax.training.step import mean_and_spread
+from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
+from segblocks_jax.systems.segblocks.policies import Reward, advantage
+from segblocks_jax.systems.segblocks.step import mean_and_std
 
 SHAPE = (2, 1, 2)
 ACTIONS = np.array(list(itertools.product([False, True], repeat=4))).reshape(-1, *SHAPE)
@@ -19,7 +20,7 @@ LOGITS = np.array([[[0.7, -1.2]], [[0.3, 0.1]]], np.float32)
 VARIANTS = [
     Reward(0.4, 0.5, *fields)
     for fields in itertools.product(
-        ("loss", "gain"), ("plain", "normalised"), ("batch", "image"), ("batch", "image")
+        ("loss", "gain"), ("plain", "normalized"), ("batch", "image"), ("batch", "image")
     )
 ]
 
@@ -38,7 +39,7 @@ def by_loops(reward, loss, valid, mask, low_loss):
     for b in known:
         others = [worth[o] for o in known if reward.baseline == "batch" or o[0] == b[0]]
         task[b] = worth[b] - np.mean(others)
-    if reward.advantage == "normalised" and known:
+    if reward.advantage == "normalized" and known:
         task /= max(np.sqrt(np.mean([task[b] ** 2 for b in known])), 1e-6)
     if gain:
         task *= reward.gain_every
@@ -107,13 +108,13 @@ def run(reward, loss, mask, low_loss=None):
     return advantage(*map(jnp.asarray, (loss, valid, mask)), reward, low_loss=low_loss)
 
 
-def test_the_normalised_task_term_does_not_depend_on_the_size_of_the_losses(losses):
+def test_the_normalized_task_term_does_not_depend_on_the_size_of_the_losses(losses):
     loss, mask = losses[0], ACTIONS[5]
-    terms = run(Reward(0.4, advantage="normalised"), loss, mask)
+    terms = run(Reward(0.4, advantage="normalized"), loss, mask)
     np.testing.assert_allclose(np.square(terms.task).mean(), 1, rtol=1e-5)
-    larger = run(Reward(0.4, advantage="normalised"), 10 * loss, mask)
+    larger = run(Reward(0.4, advantage="normalized"), 10 * loss, mask)
     np.testing.assert_allclose(larger.total, terms.total, rtol=1e-4)
-    alike = run(Reward(0.4, advantage="normalised"), np.ones(SHAPE, np.float32), mask)
+    alike = run(Reward(0.4, advantage="normalized"), np.ones(SHAPE, np.float32), mask)
     assert not alike.task.any()
 
 
@@ -146,7 +147,7 @@ def test_many_devices_give_what_one_gives(reward, rng):
     def watch(loss, valid, mask, low_loss, axis_name):
         terms = advantage(loss, valid, mask, reward, low_loss=low_loss, axis_name=axis_name)
         fields = terms.task, terms.sparsity, terms.total
-        return fields, mean_and_spread("task", terms.task, axis_name)
+        return fields, mean_and_std("task", terms.task, axis_name)
 
     results = []
     for count in (1, devices):

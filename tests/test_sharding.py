@@ -14,7 +14,7 @@ import tiny
 from jax.sharding import Mesh
 
 from segblocks_jax import nn
-from segblocks_jax.training.step import AXIS
+from segblocks_jax.systems.segblocks.step import AXIS
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -58,7 +58,7 @@ def free_port():
 
 def check_same(got, expected):
     assert got.keys() == expected.keys()
-    for name in ("loss", "loss_task", "share_high", "probability_mean"):
+    for name in ("loss", "loss_task", "high_fraction", "probability_mean"):
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, err_msg=name)
     # Before the first ReLU that a rounding turns, gradients agree as losses do.
     np.testing.assert_allclose(got["gradient_norm"][:3], expected["gradient_norm"][:3], rtol=1e-5)

@@ -11,12 +11,11 @@ from flax import nnx
 from tiny import batch, config, trainer
 
 import segblocks_jax as sb
-from segblocks_jax.blocks.buckets import buckets
-from segblocks_jax.data import NORMALISATION, normalize
-from segblocks_jax.nn.remat import rematerialisation
-from segblocks_jax.policies import quantise
-from segblocks_jax.training.counterfactual import uniform_block_loss
-from segblocks_jax.training.step import AXIS
+from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
+from segblocks_jax.data import NORMALIZATION, normalize
+from segblocks_jax.nn.remat import rematerialization
+from segblocks_jax.systems.segblocks.resolution_gain import uniform_block_loss
+from segblocks_jax.systems.segblocks.step import AXIS
 
 
 def mesh(devices):
@@ -60,11 +59,11 @@ def test_one_executable_a_bucket_and_the_loss_falls():
     for _ in range(12):
         state, metrics = step(state, batch())
         losses.append(float(metrics["loss_task"]))
-        counts.append(round(float(metrics["share_high"]) * 16))
+        counts.append(round(float(metrics["high_fraction"]) * 16))
     assert losses[-1] < 0.9 * losses[0]
     assert int(state.step) == 12
     assert step.compiled == set(counts)
-    assert all(count == quantise(count, 16, 0.25) for count in counts)
+    assert all(count == round_to_bucket(count, 16, 0.25) for count in counts)
 
 
 def test_the_policy_gets_its_gradient_only_from_the_surrogate():
@@ -98,12 +97,12 @@ def test_the_low_run_comes_on_a_schedule_in_the_programs_that_there_are():
         else:
             system = step._system(state.params, state.stats, training=True)
             system.set_attributes(axis_name=None, raise_if_not_found=False)
-            image = normalize(batch()["image"], *NORMALISATION["street_scenes"])
+            image = normalize(batch()["image"], *NORMALIZATION["street_scenes"])
             label = jnp.asarray(batch()["label"])
             expected = low_loss(system, image, label)
             np.testing.assert_allclose(decision.low_loss, expected, rtol=1e-3)
         state, metrics = step(state, batch())
-        assert bool(metrics["advantage_task_spread"] > 0) == (number % 2 == 0)
+        assert bool(metrics["advantage_task_std"] > 0) == (number % 2 == 0)
     assert "stablehlo.case" in step.decide.lower(state, batch()).as_text()  # One for all steps.
 
 
@@ -120,7 +119,7 @@ def test_every_policy_takes_a_step(policy):
     state, metrics = step(state, batch())
     assert np.isfinite(float(metrics["loss"]))
     share = {"static": None, "all_low": 0.0}.get(policy, 0.5)
-    assert share is None or float(metrics["share_high"]) == share
+    assert share is None or float(metrics["high_fraction"]) == share
 
 
 def small(report=lambda line: None, **changes):
@@ -130,7 +129,7 @@ def small(report=lambda line: None, **changes):
 
 def test_warm_up_compiles_every_bucket_and_steps_no_more():
     lines = []
-    step, state = small(report=lines.append, policy={"quantise_step": 0.5})
+    step, state = small(report=lines.append, policy={"bucket_step": 0.5})
     step.warm_up(state)
     assert step.compiled == set(buckets(16, 0.5)) == {0, 8, 16}
     assert len(lines) == 3
@@ -154,12 +153,12 @@ def test_bfloat16_is_for_activations_alone():
 
 
 @pytest.mark.parametrize("name", ["swiftnet_rn18", "swiftnet_rn50", "swiftnet_efflite1", "lrnnet"])
-def test_every_network_can_be_rematerialised(name):
+def test_every_network_can_be_rematerialized(name):
     net = nnx.eval_shape(lambda: sb.create_model(name, rngs=nnx.Rngs(0)))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
 
     def loss(params, rest, image):
-        with rematerialisation():
+        with rematerialization():
             return nnx.merge(graphdef, params, rest, copy=True)(image).mean()
 
     image = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
@@ -167,18 +166,18 @@ def test_every_network_can_be_rematerialised(name):
     assert len(re.findall(r"\b(?:checkpoint|remat2?)\[", traced)) >= 9
 
 
-def test_rematerialisation_takes_the_same_step():
+def test_rematerialization_takes_the_same_step():
     # What it saves depends on the compiler: benchmarks/training.py measures it.
     results = []
-    for rematerialise in (False, True):
-        step, state = small(rematerialise=rematerialise)
+    for rematerialize in (False, True):
+        step, state = small(rematerialize=rematerialize)
         traced = str(
             jax.make_jaxpr(lambda *x, f=step.programs: f.function(*x, num_high=8))(
                 *step.arguments(state)
             )
         )
         parts = re.findall(r"\b(?:checkpoint|remat2?)\[", traced)
-        assert len(parts) == 3 * rematerialise  # Two units, and the loss.
+        assert len(parts) == 3 * rematerialize  # Two units, and the loss.
         state, metrics = step(state, batch())
         results.append((jax.device_get((state.params, state.stats)), metrics["gradient_norm"]))
     np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-5)

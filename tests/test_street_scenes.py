@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.data import CITYSCAPES, open_dataset
+from segblocks_jax.data import open_dataset
 from segblocks_jax.data.street_scenes import SceneSet, render, write
 from segblocks_jax.data.street_scenes.canvas import Canvas, View, ground, quad
+from segblocks_jax.tasks.segmentation.labels import CITYSCAPES
 
 SMALL = SceneSet(train=2, val=1, height=24, width=40, seed=3)
 
@@ -90,7 +91,7 @@ def test_later_paint_covers_earlier_paint_and_haze_grows():
     image, label = canvas.finished()
     assert label[58, 5] == 7
     assert label[30, 30] == 26
-    assert label[38, 30] == 26  # unlabelled paint leaves the ids alone
+    assert label[38, 30] == 26  # unlabeled paint leaves the ids alone
     assert image[38, 30, 0] == int(255 * (1 - np.exp(-0.1)))
     assert image[30, 30, 0] == int(255 * (1 - np.exp(-0.2)))
 

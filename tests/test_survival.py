@@ -19,13 +19,14 @@ import take_steps
 import tiny
 from test_sharding import free_port, mesh
 
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training import flat_state, loop
 from segblocks_jax.training.checkpoints import Checkpoints
-from segblocks_jax.training.fields import ConfigError
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.resume import Timing, check_same_config
-from segblocks_jax.training.sources import open_source
-from segblocks_jax.training.state import create_state, create_system
+from segblocks_jax.training.state import create_state
+from segblocks_jax.training.structured_config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS, EVERY = 20, 5
@@ -49,7 +50,7 @@ class Runs:
             "model.width": 8,
             "model.features": 12,
             "policy.block_size": 64,
-            "policy.quantise_step": 1.0,  # One program, or two.
+            "policy.bucket_step": 1.0,  # One program, or two.
             "optim.batch_size": 4,
             "optim.steps": steps,
             "loop.checkpoint_every": EVERY,

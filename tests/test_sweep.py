@@ -13,9 +13,9 @@ from tiny import config
 from segblocks_jax.analysis import records as tables
 from segblocks_jax.experiments import plan as planning
 from segblocks_jax.experiments import runner, sweep
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.fields import ConfigError
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.preemption import Preempted
+from segblocks_jax.training.structured_config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "ablations").glob("*.py"))
@@ -40,7 +40,7 @@ def test_a_record_holds_what_made_it(finished):
         learned = record["config"]["policy"]["name"] == "reinforce"
         assert len(record["shares"]) == (3 if learned else 0)
         if learned:
-            assert record["at_target"]["share_high"] == 0.5  # Three of six blocks.
+            assert record["at_target"]["high_fraction"] == 0.5  # Three of six blocks.
             assert 0 <= record["at_target"]["miou"] <= 1
         else:
             assert record["at_target"] is None
@@ -83,7 +83,7 @@ def test_tables_come_from_the_records_byte_for_byte(finished):
 
 def test_means_over_seeds_with_their_deviation():
     def record(seed, miou):
-        metrics = {"miou": miou, "gmacs": 1.5, "share_high": None}
+        metrics = {"miou": miou, "gmacs": 1.5, "high_fraction": None}
         metrics |= {"boundary_ratio": None, "images_per_second": None}
         head = {
             "key": f"k{seed}",

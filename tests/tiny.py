@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from segblocks_jax.data import NORMALISATION
+from segblocks_jax.data import NORMALIZATION
 from segblocks_jax.experiments.plan import Plan, Sweep, make_plan
 from segblocks_jax.experiments.sweep import sweep
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.training import loop
-from segblocks_jax.training.config import ExperimentConfig
 from segblocks_jax.training.optimizer import create_optimizer
-from segblocks_jax.training.state import create_state, create_system
-from segblocks_jax.training.step import TrainStep
+from segblocks_jax.training.state import create_state
 
 CLASSES = 19
 
@@ -30,7 +31,7 @@ def config(policy_name="reinforce", **changes):
             "scene_size": (128, 192),
         },
         "model": {"width": 8, "features": 12},
-        "policy": {"name": policy_name, "block_size": 64, "target": 0.5, "quantise_step": 0.25},
+        "policy": {"name": policy_name, "block_size": 64, "target": 0.5, "bucket_step": 0.25},
         "optim": {"batch_size": 4, "steps": 4, "learning_rate": 1e-3},
         "loop": {
             "eval_every": 4,
@@ -59,7 +60,7 @@ def trainer(settings, mesh=None):
     """(step, state) of a configuration."""
     optimizer = create_optimizer(settings.optim)
     graphdef, state = create_state(create_system(settings, CLASSES), optimizer, settings.seed)
-    step = TrainStep(graphdef, optimizer, settings, NORMALISATION["street_scenes"], mesh)
+    step = TrainStep(graphdef, optimizer, settings, NORMALIZATION["street_scenes"], mesh)
     return step, step.place(state)
 
 
@@ -85,7 +86,7 @@ def finished_sweep(folder):
         "static, half": {"policy.name": "static", "model.input_scale": 0.5},
         "again": {"policy.target": 0.5},
     }
-    base = config(policy={"quantise_step": 1.0}).to_dict()
+    base = config(policy={"bucket_step": 1.0}).to_dict()
     plan, steps = make_plan("tiny", Sweep("Tiny", rows), base), []
     take_step = loop.TrainStep.__call__
 

@@ -1,4 +1,4 @@
-"""What BlockPad is worth: blocks padded with their neighbours' pixels, with zeros, with their own border.
+"""What BlockPad is worth: blocks padded with their neighbors' pixels, with zeros, with their own border.
 
 python -m segblocks_jax.experiments.sweep --sweep=experiments/ablations/padding.py --runs=DIR
 """

@@ -10,10 +10,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from segblocks_jax.blocks import BlockGrid, combine, label_map, split
+from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import SwiftNet
-from segblocks_jax.nn import whole_image
+from segblocks_jax.nn import on_full_image
+from segblocks_jax.ops.upsample_argmax import upsample_argmax
 
 Function = Callable[[Any], Any]
 
@@ -33,7 +34,7 @@ def measure_parts(
 
     Args:
         system: ``{"net", "policy"}``, in evaluation mode.
-        image: normalised.
+        image: normalized.
         mask: which blocks are high.
         low_factor: of the grid.
         rounds: timed runs, interleaved; the medians are given.
@@ -66,14 +67,14 @@ def _parts(system: nnx.Dict, image: Array, grid: BlockGrid) -> list[tuple[str, F
     blocks = add("split", lambda x: split(x, grid), image)
     if isinstance(net, SwiftNet):
         stages = add("backbone", net.backbone, blocks)
-        x = add("pyramid", lambda x: whole_image(net.spp, x, net.semantics), stages[-1])
+        x = add("pyramid", lambda x: on_full_image(net.spp, x, net.semantics), stages[-1])
         for i, (step, skip) in enumerate(zip(net.upsample, reversed(stages[:-1]), strict=True)):
             x = add(f"decoder {i + 1}", functools.partial(_apply, step), (x, skip))
         logits = add("logits", net.logits, x)
     else:
         logits = add("network", net, blocks)
     combined = add("combine", lambda x: combine(x, upsampling), logits)
-    add("label map", lambda x: label_map(x.astype(jnp.float32), stride), combined)
+    add("label map", lambda x: upsample_argmax(x.astype(jnp.float32), stride), combined)
     return parts
 
 

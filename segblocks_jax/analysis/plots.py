@@ -1,4 +1,4 @@
-"""Figures of sweeps and runs, by Matplotlib, in colours that are told apart with colour blindness.
+"""Figures of sweeps and runs, by Matplotlib, in colors that are told apart with color blindness.
 
 Matplotlib is an optional dependency: ``pip install 'segblocks-jax[report]'``.
 """
@@ -15,18 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from segblocks_jax.analysis.records import Record
-from segblocks_jax.analysis.seams import Seams
+from segblocks_jax.systems.segblocks.seams import Seams
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without yellow, which is faint on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = "osD^vPX"
 _CURVES = {
-    "share_high": "share of high blocks",
+    "high_fraction": "share of high blocks",
     "loss_task": "task loss",
-    "advantage_spread": "advantage, deviation",
+    "advantage_std": "standard deviation of the advantage",
     "probability_mean": "probability of high, mean",
-    "probability_spread": "probability of high, deviation",
+    "probability_std": "standard deviation of the probability of high",
 }
 
 # The same figure gives the same bytes: no random ids, no dates.
@@ -37,7 +37,7 @@ Rows = Mapping[str, Sequence[Record]]
 
 
 def style(index: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the series of this number; colours alone repeat after seven."""
+    """Color, dashes and marker of the series of this number; colors alone repeat after seven."""
     return {
         "color": COLOURS[index % len(COLOURS)],
         "linestyle": _DASHES[index // len(COLOURS) % len(_DASHES)],
@@ -51,12 +51,12 @@ def tradeoff(rows: Rows) -> Figure:
     for label, records in rows.items():
         miou = [100 * record["metrics"]["miou"] for record in records]
         gmacs = np.mean([record["metrics"]["gmacs"] for record in records])
-        spread = statistics.stdev(miou) if len(miou) > 1 else 0.0
-        point = (float(gmacs), statistics.mean(miou), spread, label)
+        std = statistics.stdev(miou) if len(miou) > 1 else 0.0
+        point = (float(gmacs), statistics.mean(miou), std, label)
         groups.setdefault(_family(records[0]), []).append(point)
     for i, points in enumerate(groups.values()):
-        x, y, spread, labels = zip(*sorted(points), strict=True)
-        axes.errorbar(x, y, spread, marker=_MARKERS[i % len(_MARKERS)], capsize=3, **style(i))
+        x, y, std, labels = zip(*sorted(points), strict=True)
+        axes.errorbar(x, y, std, marker=_MARKERS[i % len(_MARKERS)], capsize=3, **style(i))
         for at, text in zip(zip(x, y, strict=True), labels, strict=True):
             axes.annotate(text, at, (5, 4), textcoords="offset points", fontsize=7)
     axes.set(xlabel="GMACs an image", ylabel="mIoU, %")

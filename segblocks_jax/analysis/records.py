@@ -102,7 +102,7 @@ def _cells(found: Sequence[Record]) -> Iterator[str]:
     held = [record["at_target"] for record in found if record["at_target"]]
     yield _percent([m["miou"] for m in metrics])
     yield _mean([m["gmacs"] for m in metrics], ".3f")
-    shares = [m["share_high"] for m in metrics if m["share_high"] is not None]
+    shares = [m["high_fraction"] for m in metrics if m["high_fraction"] is not None]
     yield _percent(shares) if shares else "dense"
     yield _percent([m["miou"] for m in held])
     yield _mean([m["boundary_ratio"] for m in metrics], ".2f")
@@ -114,8 +114,8 @@ def _percent(values: Sequence[float]) -> str:
     scaled = [100 * value for value in values if value is not None]
     if not scaled:
         return ""
-    spread = f" ± {statistics.stdev(scaled):.1f}" if len(scaled) > 1 else ""
-    return f"{statistics.fmean(scaled):.1f}{spread}%"
+    std = f" ± {statistics.stdev(scaled):.1f}" if len(scaled) > 1 else ""
+    return f"{statistics.fmean(scaled):.1f}{std}%"
 
 
 def _mean(values: Sequence[float | None], style: str) -> str:

@@ -20,8 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from segblocks_jax.analysis import plots, seams
-from segblocks_jax.analysis.closeup import look_closely
+from segblocks_jax.analysis import plots
 from segblocks_jax.analysis.records import (
     Record,
     format_markdown,
@@ -29,8 +28,10 @@ from segblocks_jax.analysis.records import (
     read_sweeps,
     run_folder,
 )
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.sources import open_source
+from segblocks_jax.analysis.run_details import inspect_run
+from segblocks_jax.systems.segblocks import seams
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.sources import open_source
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -158,7 +159,7 @@ def _add_closeup(
     config = ExperimentConfig.from_mapping(record["config"])
     try:
         source = open_source(config, config.data.eval_split, data_dir)
-        found = look_closely(runs, record, source, images or seams.spread(len(source), 3))
+        found = inspect_run(runs, record, source, images or seams.evenly_spaced(len(source), 3))
     except (FileNotFoundError, ValueError, IndexError) as error:
         page.add(f"<p>No pictures: {html.escape(str(error))}</p>")
         return

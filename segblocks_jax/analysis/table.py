@@ -20,7 +20,7 @@ def _row(evaluation: dict[str, Any]) -> str:
     kind = (
         "static" if policy == "static" else f"SegBlocks, {policy} {config['policy']['target']:.0%}"
     )
-    share, rate = metrics["share_high"], metrics["images_per_second"]
+    share, rate = metrics["high_fraction"], metrics["images_per_second"]
     cells = [
         f"{config['name']}: {kind}",
         f"{metrics['miou']:.1%}",

@@ -4,7 +4,6 @@ from segblocks_jax.blocks.combine import combine
 from segblocks_jax.blocks.conv import block_conv, image_conv
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.grid import BlockGrid
-from segblocks_jax.blocks.label_map import label_map
 from segblocks_jax.blocks.pad import PaddedBlocks, block_pad
 from segblocks_jax.blocks.split import split
 
@@ -16,6 +15,5 @@ __all__ = [
     "block_pad",
     "combine",
     "image_conv",
-    "label_map",
     "split",
 ]

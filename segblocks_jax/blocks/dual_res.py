@@ -7,8 +7,8 @@ from typing import final
 import jax
 from jaxtyping import Array, Shaped
 
-from segblocks_jax.blocks.checks import no_type_check
 from segblocks_jax.blocks.grid import BlockGrid
+from segblocks_jax.ops.checks import no_type_check
 
 
 @jax.tree_util.register_dataclass

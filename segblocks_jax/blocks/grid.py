@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Num
 
-from segblocks_jax.blocks.checks import no_type_check
+from segblocks_jax.ops.checks import no_type_check
 
 
 @jax.tree_util.register_dataclass

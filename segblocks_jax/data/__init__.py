@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from segblocks_jax.lazy import attach
 
 if TYPE_CHECKING:
-    from segblocks_jax.data.augment import Augmentation
-    from segblocks_jax.data.camvid_labels import CAMVID_FULL
-    from segblocks_jax.data.evaluation import EvalBatch, eval_batches, pad_to_multiple, padded_sizes
-    from segblocks_jax.data.labels import CAMVID, CITYSCAPES, IGNORE, LabelTable
-    from segblocks_jax.data.mapillary_labels import MAPILLARY_V1_2, mapillary_table
-    from segblocks_jax.data.normalisation import NORMALISATION, Normalisation, normalize
+    from segblocks_jax.data.evaluation import (
+        EvalBatch,
+        eval_batches,
+        pad_to_multiple,
+        padded_sizes,
+    )
+    from segblocks_jax.data.normalization import NORMALIZATION, Normalization, normalize
     from segblocks_jax.data.pipeline import TrainBatches, train_batches
     from segblocks_jax.data.source import (
         DATASETS,
@@ -25,24 +26,16 @@ if TYPE_CHECKING:
     from segblocks_jax.data.street_scenes import SceneSet
 
 __all__ = [
-    "CAMVID",
-    "CAMVID_FULL",
-    "CITYSCAPES",
     "DATASETS",
-    "IGNORE",
-    "MAPILLARY_V1_2",
-    "NORMALISATION",
+    "NORMALIZATION",
     "TABLES",
-    "Augmentation",
     "EvalBatch",
-    "LabelTable",
-    "Normalisation",
+    "Normalization",
     "SceneSet",
     "SegmentationSource",
     "TrainBatches",
     "eval_batches",
     "label_table",
-    "mapillary_table",
     "normalize",
     "open_dataset",
     "pad_to_multiple",
@@ -51,27 +44,15 @@ __all__ = [
 ]
 
 _NAMES = {
-    "segblocks_jax.data.augment": ("Augmentation",),
-    "segblocks_jax.data.camvid_labels": ("CAMVID_FULL",),
     "segblocks_jax.data.evaluation": (
         "EvalBatch",
         "eval_batches",
         "pad_to_multiple",
         "padded_sizes",
     ),
-    "segblocks_jax.data.labels": (
-        "CAMVID",
-        "CITYSCAPES",
-        "IGNORE",
-        "LabelTable",
-    ),
-    "segblocks_jax.data.mapillary_labels": (
-        "MAPILLARY_V1_2",
-        "mapillary_table",
-    ),
-    "segblocks_jax.data.normalisation": (
-        "NORMALISATION",
-        "Normalisation",
+    "segblocks_jax.data.normalization": (
+        "NORMALIZATION",
+        "Normalization",
         "normalize",
     ),
     "segblocks_jax.data.pipeline": (

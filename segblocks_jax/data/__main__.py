@@ -13,13 +13,19 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from segblocks_jax.data.augment import Augmentation
 from segblocks_jax.data.folders import check_counts, find_splits
 from segblocks_jax.data.layouts import LAYOUTS
-from segblocks_jax.data.looking import class_frequencies, contact_sheet
 from segblocks_jax.data.pipeline import train_batches
-from segblocks_jax.data.source import DATA_DIR_VARIABLE, DATASETS, ON_ERROR, find_root, open_dataset
+from segblocks_jax.data.source import (
+    DATA_DIR_VARIABLE,
+    DATASETS,
+    ON_ERROR,
+    find_root,
+    open_dataset,
+)
 from segblocks_jax.data.store import Store
+from segblocks_jax.data.summary import class_frequencies, contact_sheet
+from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 
 def prepare(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """TFDS builders. Preparing and reading work without TensorFlow.
 
 A record holds the image's and the label's files as they are on disk (nothing is re-encoded, but labels
-in colours, which become ids) and the pair's name; stored ids become train ids when read. Records keep
+in colors, which become ids) and the pair's name; stored ids become train ids when read. Records keep
 the order of the names. Beside them `index.json` has the images' sizes and what was left out.
 """
 
@@ -19,12 +19,12 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segblocks_jax.data.camvid_labels import camvid_ids
 from segblocks_jax.data.decode import Kind, decode, decode_checked
 from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
-from segblocks_jax.data.labels import LabelTable
 from segblocks_jax.data.layouts import LAYOUTS, Layout
 from segblocks_jax.data.store import Store
+from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
+from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 _INDEX = "index.json"
 
@@ -88,7 +88,7 @@ class _PairsBuilder(  # type: ignore[call-arg]
         sizes = self.index.sizes[name] = []
         for pair, size in _checked(split, kind, table, problems):
             label: bytes = pair.label.read()
-            if kind == "colours":
+            if kind == "colors":
                 label = _as_ids(label, pair.label.where)
             sizes.append(size)
             image = pair.image.read()
@@ -113,7 +113,7 @@ def _checked(split: Split, kind: Kind, table: LabelTable, problems: Problems) ->
 
 
 def _as_ids(content: bytes, where: str) -> bytes:
-    ids = camvid_ids(decode(content, "colours", where), where)
+    ids = camvid_ids(decode(content, "colors", where), where)
     file = io.BytesIO()
     Image.fromarray(ids).save(file, "PNG")
     return file.getvalue()
@@ -144,7 +144,7 @@ class SegblocksCamvid(_PairsBuilder):
 
 
 class SegblocksCamvidFull(_PairsBuilder):
-    """CamVid at 960x720, labels in 32 colours."""
+    """CamVid at 960x720, labels in 32 colors."""
 
     layout = "camvid_full"
 
@@ -246,7 +246,7 @@ def download(layout: Layout, root: pathlib.Path) -> pathlib.Path:
 class Records:
     """Random access to splits of a prepared data set, one after the other.
 
-    Decoded here and not by TFDS, which would turn palette labels into colours where OpenCV is installed.
+    Decoded here and not by TFDS, which would turn palette labels into colors where OpenCV is installed.
 
     Attributes:
         sizes: (height, width) of every image.
@@ -263,7 +263,7 @@ class Records:
         self.sizes = [(h, w) for split in splits for h, w in index["sizes"][split]]
         self.skipped = [text for split in splits for text in index["skipped"][split]]
         kind = LAYOUTS[layout].labels
-        self._label_kind: Kind = "ids" if kind == "colours" else kind
+        self._label_kind: Kind = "ids" if kind == "colors" else kind
 
     def __len__(self) -> int:
         return len(self._source)

@@ -7,19 +7,19 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-Kind = Literal["image", "ids", "palette", "colours"]
+Kind = Literal["image", "ids", "palette", "colors"]
 
 _MODES = {
     "image": ("RGB", "RGBA", "L", "P", "CMYK"),
     "ids": ("L",),
     "palette": ("L", "P"),
-    "colours": ("RGB",),
+    "colors": ("RGB",),
 }
 _EXPECTED = {
     "image": "an image must have 8 bits a channel",
     "ids": "a label must have one 8-bit channel of ids",
     "palette": "a label must have one 8-bit channel of ids or palette indices",
-    "colours": "a label must be an RGB picture in the published colours",
+    "colors": "a label must be an RGB picture in the published colors",
 }
 
 
@@ -29,7 +29,7 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
     Args:
         content: the file.
         kind: "image" for RGB; "ids" for one 8-bit channel of label ids; "palette" for the same, palette
-            indices included; "colours" for labels in colours.
+            indices included; "colors" for labels in colors.
         where: what to call the file in errors.
 
     Returns:
@@ -53,7 +53,7 @@ def decode_checked(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, 
     """`decode` for a file that passed it once: the same pixels, plain PNGs in 0.6 of the time.
 
     OpenCV filters PNG rows with vector instructions. Everything else takes Pillow: OpenCV would turn
-    palettes into colours, and images by their EXIF orientation.
+    palettes into colors, and images by their EXIF orientation.
     """
     import cv2
 
@@ -67,7 +67,7 @@ def decode_checked(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, 
     return decode(content, kind, where)
 
 
-# Signature, then bit depth and colour type of the header chunk.
+# Signature, then bit depth and color type of the header chunk.
 _PLAIN_PNG: dict[tuple[bytes, bytes], Kind] = {
     (b"\x89PNG\r\n\x1a\n", b"\x08\x02"): "image",
     (b"\x89PNG\r\n\x1a\n", b"\x08\x00"): "ids",

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from segblocks_jax.data.labels import IGNORE
-from segblocks_jax.data.pipeline import Source, fill_colour
+from segblocks_jax.data.pipeline import Source, fill_color
+from segblocks_jax.tasks.segmentation.labels import IGNORE
 
 Size = tuple[int, int]
 
@@ -20,7 +20,7 @@ class EvalBatch:
     """A batch of whole images, padded at the bottom and right to a common size.
 
     Attributes:
-        image: uint8 (n, h, w, 3); padding has the mean colour, as have images beyond `count`.
+        image: uint8 (n, h, w, 3); padding has the mean color, as have images beyond `count`.
         label: uint8 (n, h, w) train ids; padding and labels beyond `count` are 255.
         names: of the `count` real images.
         sizes: (height, width) of the real images before padding.
@@ -130,7 +130,7 @@ def _read(
 ) -> Iterator[EvalBatch]:
     import grain
 
-    fill = fill_colour(source)
+    fill = fill_color(source)
     ahead = max(_THREADS, 2 * batch_size)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
     wanted = [i for _, members in groups for i in members]
@@ -158,7 +158,7 @@ def _pad_batch(items: list[dict], batch_size: int, size: Size, fill) -> EvalBatc
 def pad_to_multiple(
     image: UInt8[np.ndarray, "h w 3"], multiple: int, fill: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "ph pw 3"]:
-    """Pads an image at the bottom and right with a colour, up to multiples of `multiple` pixels."""
+    """Pads an image at the bottom and right with a color, up to multiples of `multiple` pixels."""
     height, width = image.shape[:2]
     padded = np.empty(
         (-(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 
 from absl import logging
 
-from segblocks_jax.data.camvid_labels import camvid_ids
 from segblocks_jax.data.decode import Kind, decode
-from segblocks_jax.data.labels import LabelTable
 from segblocks_jax.data.layouts import Folder, Layout
 from segblocks_jax.data.store import File, Store
+from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
+from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 MAX_SKIPPED = 0.01
 """The share of a split that `on_error="skip"` may leave out."""
@@ -161,7 +161,7 @@ def check_pair(pair: Pair, kind: Kind, table: LabelTable) -> tuple[int, int]:
             f"{pair.label.where}: the label is {label.shape[1]}x{label.shape[0]} but its image "
             f"{pair.image.where} is {width}x{height}; take both from the same release."
         )
-    if kind == "colours":
+    if kind == "colors":
         label = camvid_ids(label, pair.label.where)
     table.train_ids(label, pair.label.where)
     return height, width

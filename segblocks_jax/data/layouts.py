@@ -16,11 +16,11 @@ Folders may also lie in zip archives, as published, directly in the data set's f
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from segblocks_jax.data.camvid_labels import CAMVID_FULL, camvid_split
 from segblocks_jax.data.decode import Kind
-from segblocks_jax.data.labels import CAMVID, CITYSCAPES, LabelTable
-from segblocks_jax.data.mapillary_labels import MAPILLARY_V1_2, mapillary_table
 from segblocks_jax.data.store import Store
+from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL, camvid_split
+from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
+from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2, mapillary_table
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -162,7 +162,7 @@ LAYOUTS = {
             "701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png",
             _camvid_full_folders,
             lambda store: CAMVID_FULL,
-            labels="colours",
+            labels="colors",
             counts={"train": 367, "val": 101, "test": 233},
             origin="701_StillsRaw_full.zip and LabeledApproved_full.zip from "
             "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid",

@@ -15,8 +15,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from segblocks_jax.data.augment import Augmentation
-from segblocks_jax.data.normalisation import NORMALISATION
+from segblocks_jax.data.normalization import NORMALIZATION
+from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 # Batches made side by side without worker processes: enough to hide a slow one, few enough for batches
 # of full-size images. A worker makes one at a time, and one more ahead.
@@ -28,7 +28,7 @@ _AHEAD = 2
 class Source(Protocol):
     """Random access to items {"image", "label", "name"}: a list, or what `open_dataset` returns.
 
-    A `normalisation` attribute, if there is one, gives the colour of padding; `sizes` spares
+    A `normalization` attribute, if there is one, gives the color of padding; `sizes` spares
     evaluation from looking at every image.
     """
 
@@ -37,9 +37,9 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict: ...
 
 
-def fill_colour(source: Source) -> tuple[int, int, int]:
-    """The colour of padding: the source's mean, Cityscapes' for sources that don't name one."""
-    return getattr(source, "normalisation", NORMALISATION["cityscapes"]).fill
+def fill_color(source: Source) -> tuple[int, int, int]:
+    """The color of padding: the source's mean, Cityscapes' for sources that don't name one."""
+    return getattr(source, "normalization", NORMALIZATION["cityscapes"]).fill
 
 
 class TrainBatches(Iterator):
@@ -130,9 +130,7 @@ class _Example:
         epoch = position // len(self.source)
         rng = np.random.default_rng((self.seed, epoch, index))
         item = self.source[index]
-        image, label = self.augmentation(
-            item["image"], item["label"], rng, fill_colour(self.source)
-        )
+        image, label = self.augmentation(item["image"], item["label"], rng, fill_color(self.source))
         return {"image": image, "label": label}
 
 

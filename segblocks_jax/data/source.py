@@ -8,15 +8,15 @@ import stat
 
 from absl import logging
 
-from segblocks_jax.data.camvid_labels import CAMVID_FULL
 from segblocks_jax.data.folders import check_counts, find_splits, fingerprint
-from segblocks_jax.data.labels import CAMVID, CITYSCAPES, LabelTable
 from segblocks_jax.data.layouts import LAYOUTS
-from segblocks_jax.data.mapillary_labels import MAPILLARY_V1_2
-from segblocks_jax.data.normalisation import NORMALISATION, Normalisation
+from segblocks_jax.data.normalization import NORMALIZATION, Normalization
 from segblocks_jax.data.pipeline import Source
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.street_scenes import SceneSet, write
+from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL
+from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
+from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2
 
 DATA_DIR_VARIABLE = "SEGBLOCKS_DATA_DIR"
 DATASETS = tuple(LAYOUTS)
@@ -42,7 +42,7 @@ class SegmentationSource:
     Attributes:
         name: the data set, one of `DATASETS`.
         split: such as "train", or "train+train_extra".
-        table: classes, colours and the id mapping.
+        table: classes, colors and the id mapping.
         records: the items, with ids as stored.
         sizes: (height, width) of every image, known without decoding any.
         skipped: why items were left out when the data set was prepared, one text each.
@@ -56,9 +56,9 @@ class SegmentationSource:
     skipped: list[str]
 
     @property
-    def normalisation(self) -> Normalisation:
-        """Mean and deviation to normalise with."""
-        return NORMALISATION[self.name]
+    def normalization(self) -> Normalization:
+        """Mean and deviation to normalize with."""
+        return NORMALIZATION[self.name]
 
     def __len__(self) -> int:
         return len(self.records)

@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from segblocks_jax.training.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
 
 # Fields that may be None, and what they are otherwise.
 _OPTIONAL = {

@@ -8,9 +8,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.fields import ConfigError
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.resume import flat
+from segblocks_jax.training.structured_config import ConfigError
 
 Overrides = Mapping[str, Any]
 """Fields by their names on the command line, such as ``{"policy.target": 0.2}``."""

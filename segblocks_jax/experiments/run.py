@@ -13,16 +13,16 @@ from flax import nnx
 from ml_collections import config_flags
 
 from segblocks_jax.data import SegmentationSource
-from segblocks_jax.experiments import modes
-from segblocks_jax.training import distributed, loop
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.distributed import is_first
-from segblocks_jax.training.fields import ConfigError
+from segblocks_jax.experiments import commands
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.training import loop, sharding
 from segblocks_jax.training.logging import NonFiniteError
 from segblocks_jax.training.preemption import Preempted
-from segblocks_jax.training.sources import open_source
-from segblocks_jax.training.state import create_system
-from segblocks_jax.training.watching import Profile
+from segblocks_jax.training.profiling import Profile
+from segblocks_jax.training.sharding import is_first
+from segblocks_jax.training.structured_config import ConfigError
 
 MODES = ("train", "eval", "speed", "predict", "export")
 
@@ -135,7 +135,7 @@ def _start_distributed() -> None:
         raise ValueError(
             f"--distributed serves --mode=train and eval; run --mode={_MODE.value} in one process"
         )
-    distributed.start(*where)
+    sharding.start(*where)
 
 
 def _run(config: ExperimentConfig) -> int:
@@ -151,7 +151,7 @@ def _run(config: ExperimentConfig) -> int:
         abstract = nnx.eval_shape(lambda: create_system(config, 1))
         loop.load_pretrained(config, abstract, workdir)
         sources = source(config.data.train_split), source(split)
-        return modes.train(config, *sources, workdir, profile)
+        return commands.train(config, *sources, workdir, profile)
 
     checkpoint: Any = _CHECKPOINT.value
     if checkpoint.isdigit():
@@ -159,16 +159,16 @@ def _run(config: ExperimentConfig) -> int:
     split = _SPLIT.value or config.data.eval_split
     actions: dict[str, Callable[[], int]] = {
         "train": train,
-        "eval": lambda: modes.evaluate(config, source(split), workdir, checkpoint),
-        "speed": lambda: modes.speed(config, workdir, _image_size()),
-        "predict": lambda: modes.predict(config, workdir, checkpoint, _prediction(workdir)),
-        "export": lambda: modes.export(config, workdir, checkpoint),
+        "eval": lambda: commands.evaluate(config, source(split), workdir, checkpoint),
+        "speed": lambda: commands.speed(config, workdir, _image_size()),
+        "predict": lambda: commands.predict(config, workdir, checkpoint, _prediction(workdir)),
+        "export": lambda: commands.export(config, workdir, checkpoint),
     }
     return actions[_MODE.value]()
 
 
-def _prediction(workdir: pathlib.Path) -> modes.Prediction:
-    return modes.Prediction(
+def _prediction(workdir: pathlib.Path) -> commands.Prediction:
+    return commands.Prediction(
         source=_INPUT.value,
         output=pathlib.Path(_OUTPUT.value or workdir / "predictions"),
         mode=_SERVE.value,

@@ -13,16 +13,16 @@ from typing import Any
 import jax
 from flax import nnx
 
-from segblocks_jax.analysis.macs import count_macs
+from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.analysis.records import RECORD, run_folder
 from segblocks_jax.interop import load_model
 from segblocks_jax.nn import scaled_multiple, scaled_size
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.evaluation import Evaluation, evaluate
+from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training import loop
 from segblocks_jax.training.checkpoints import Checkpoints
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.evaluate import Evaluation, evaluate
 from segblocks_jax.training.logging import NonFiniteError, write_json
-from segblocks_jax.training.sources import open_source
 
 # Policies whose scores rank blocks, so that all can be held to the same share.
 _RANKING = ("reinforce", "heuristic", "random", "middle")
@@ -128,7 +128,7 @@ def _counts(
     macs = count_macs(
         system.net,
         (1, *shape, 3),
-        result.share_high,
+        result.high_fraction,
         policy=policy,
         low_factor=config.policy.low_factor,
     )

@@ -11,10 +11,11 @@ from flax import nnx
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.export import PLATFORMS, export_programs
 from segblocks_jax.inference.modes import Mode
-from segblocks_jax.inference.programs import EXECUTIONS, Execution, ModelPrograms
 from segblocks_jax.inference.server import Output, Server, Settings, Shape
-from segblocks_jax.interop import ModelSpec, load_model, load_spec
+from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
+from segblocks_jax.systems.segblocks.programs import EXECUTIONS, Execution, ModelPrograms
+from segblocks_jax.systems.segblocks.spec import ModelSpec
 
 DTYPES = ("float32", "bfloat16")
 
@@ -23,7 +24,7 @@ class Engine(Server):
     """Serves a trained network and its policy: uint8 images of any size in, label maps out.
 
     Programs of fixed shapes are compiled when first needed, or all at once by `warm_up`, and kept; after
-    that nothing is compiled. Norms are folded into convolutions, images are normalised, padded to whole
+    that nothing is compiled. Norms are folded into convolutions, images are normalized, padded to whole
     blocks and cropped back inside, and labels are found without logits at full resolution. One engine
     serves several threads.
 
@@ -80,8 +81,8 @@ class Engine(Server):
         self.model_programs = ModelPrograms(net, policy, spec, dtype, _checked(execution))
         settings = Settings(
             block_size=None if policy is None else policy.block_size,
-            quantise_step=1 / 16 if spec.policy is None else spec.policy.quantise_step,
-            fill=self.model_programs.normalisation.fill,
+            bucket_step=1 / 16 if spec.policy is None else spec.policy.bucket_step,
+            fill=self.model_programs.normalization.fill,
             mode=Mode.parse(mode),
             shapes=tuple((n, h, w) for n, h, w in shapes),
             image_multiple=spec.image_multiple,

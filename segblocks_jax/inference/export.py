@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.export
 
-from segblocks_jax.blocks import extension
 from segblocks_jax.inference.exported import MANIFEST, WEIGHTS, Manifest, write_weights
-from segblocks_jax.inference.programs import ModelPrograms
 from segblocks_jax.inference.server import Program, Settings
+from segblocks_jax.ops import extension
+from segblocks_jax.systems.segblocks.programs import ModelPrograms
 
 PLATFORMS = ("cpu", "cuda")
 _CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(\w+)")

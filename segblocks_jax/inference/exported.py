@@ -17,11 +17,11 @@ import jax.export
 import ml_dtypes
 import numpy as np
 
-from segblocks_jax.blocks import extension
 from segblocks_jax.inference.allocator import keep_freed_memory
+from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.modes import Mode
-from segblocks_jax.inference.once import Once
 from segblocks_jax.inference.server import Program, Server, Settings
+from segblocks_jax.ops import extension
 
 MANIFEST = "engine.json"
 WEIGHTS = "weights.npz"
@@ -138,7 +138,7 @@ class _ExportedPrograms:
         self._folder = folder
         self._files = {program: name for name, program in manifest.programs.items()}
         self._weights = _read_weights(folder / WEIGHTS, manifest.dtypes)
-        self._compiled: Once[Program, jax.stages.Compiled] = Once()
+        self._compiled: KeyedCache[Program, jax.stages.Compiled] = KeyedCache()
 
     @property
     def compilations(self) -> int:

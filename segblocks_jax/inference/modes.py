@@ -16,7 +16,7 @@ class Mode:
     - budget: the `value` best-scored blocks of every image, all where it has fewer: constant time.
     - share: like budget, with ``round(value * blocks of the padded image)``.
     - latency: like budget, with the largest number whose measured time (see `Server.latencies`), by the pace
-      of the calls before (see `Pace`), is at most `value` seconds, 0 where none is.
+      of the calls before (see `LatencyTracker`), is at most `value` seconds, 0 where none is.
 
     Attributes:
         kind: one of these.

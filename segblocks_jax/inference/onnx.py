@@ -19,7 +19,7 @@ def export_onnx(
 
     Its inputs are those of `segblocks_jax.inference.server.Program`: images (n, h, w, 3) uint8 and, in
     blocks, valid (3,) int32 and seed () uint32. Its outputs are the logits and, in blocks, mask and
-    scores. Labels are left to the caller: jax2onnx 0.17 writes the loop of `label_map` wrongly.
+    scores. Labels are left to the caller: jax2onnx 0.17 writes the loop of `upsample_argmax` wrongly.
 
     Args:
         engine: with execution "xla", which calls no handlers.

@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from segblocks_jax.analysis import pictures
-from segblocks_jax.blocks.checks import no_type_check
-from segblocks_jax.data import LabelTable, pad_to_multiple
+from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.inference.files import Picture, count_pictures, is_video, read_pictures
 from segblocks_jax.inference.server import Server
-from segblocks_jax.training.logging import Progress
+from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.progress import Progress
+from segblocks_jax.tasks.segmentation import pictures
+from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 _READ_AHEAD = 4  # Pictures beyond a batch.
 _WRITERS = 2
@@ -131,7 +132,7 @@ def _read_ahead(items: Iterable[Picture], most: int) -> Iterator[Picture]:
 
 
 def _batches(items: Iterable[Picture], most: int) -> Iterator[list[Picture]]:
-    """Neighbours of one size together; pictures that couldn't be read each alone."""
+    """Neighbors of one size together; pictures that couldn't be read each alone."""
     batch: list[Picture] = []
     for picture in items:
         fits = (
@@ -184,11 +185,11 @@ def _write(
     image, labels = result.image, result.labels
     stem.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(labels, "L")
-    picture.putpalette(table.colours.tobytes())
+    picture.putpalette(table.colors.tobytes())
     picture.save(f"{stem}_labels.png")
-    pictures.save_png(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colours))
+    pictures.save_png(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colors))
     padded = pad_to_multiple(image, multiple, (0, 0, 0))
-    shown = pictures.panels(padded, labels, table.colours, result.mask, result.scores)
+    shown = pictures.panels(padded, labels, table.colors, result.mask, result.scores)
     *_, last = shown.values()
     if result.mask is not None:
         pictures.save_png(f"{stem}_grid.png", last)

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
-from segblocks_jax.blocks.buckets import buckets, quantise
+from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
+from segblocks_jax.inference.keyed_cache import KeyedCache
+from segblocks_jax.inference.latency_tracker import LatencyTracker
 from segblocks_jax.inference.modes import Mode
-from segblocks_jax.inference.once import Once
-from segblocks_jax.inference.pace import Pace
-from segblocks_jax.inference.segmentation import Segmentation
+from segblocks_jax.tasks.segmentation.result import Segmentation
 
 Shape = tuple[int, int, int]
 Output = Literal["labels", "logits"]
@@ -62,9 +62,9 @@ class Settings:
 
     Attributes:
         block_size: side of a block in pixels; None for a network without blocks.
-        quantise_step: in mode "exact" the number of high blocks is rounded up to a multiple of this
+        bucket_step: in mode "exact" the number of high blocks is rounded up to a multiple of this
             share of all.
-        fill: RGB colour of padding.
+        fill: RGB color of padding.
         mode: see `Mode`; what calls use that don't name one.
         shapes: (n, h, w) that images are padded to: the smallest that holds them.
         image_multiple: without blocks, what sides are padded to multiples of, in pixels.
@@ -72,7 +72,7 @@ class Settings:
     """
 
     block_size: int | None
-    quantise_step: float
+    bucket_step: float
     fill: tuple[int, int, int]
     mode: Mode
     shapes: tuple[Shape, ...] = ()
@@ -103,8 +103,10 @@ class Server:
                 )
         self._programs = programs
         self._settings = settings
-        self._latencies: Once[tuple[Shape, Output], dict[int, float]] = Once()
-        self._paces: dict[tuple[Shape, Output], Pace] = collections.defaultdict(Pace)
+        self._latencies: KeyedCache[tuple[Shape, Output], dict[int, float]] = KeyedCache()
+        self._paces: dict[tuple[Shape, Output], LatencyTracker] = collections.defaultdict(
+            LatencyTracker
+        )
 
     @property
     def block_size(self) -> int | None:
@@ -137,11 +139,11 @@ class Server:
     ) -> Segmentation:
         """Segments images.
 
-        They are padded at the bottom and right with the mean colour, to whole blocks and to the
+        They are padded at the bottom and right with the mean color, to whole blocks and to the
         smallest of the server's shapes that holds them; more images than it has are served in turn.
         Shares and budgets count the blocks of the padded shape; those without a pixel of an image run
         high only after all others. A larger shape than the image needs changes the pixels near its lower
-        and right border a little, as another neighbour than the image's end.
+        and right border a little, as another neighbor than the image's end.
 
         Args:
             images: (n, h, w, 3) uint8 RGB, of any size.
@@ -210,12 +212,12 @@ class Server:
             return [Program("dense", shape, 0, output)]
         blocks = settings.blocks(shape)
         if mode.kind == "exact":
-            counts = buckets(shape[0] * blocks, settings.quantise_step)
+            counts = buckets(shape[0] * blocks, settings.bucket_step)
             segments = [Program("segment", shape, count, output) for count in counts]
             return [Program("decide", shape), *segments]
         measured = mode.kind == "latency"
         counts = (
-            buckets(blocks, settings.quantise_step) if measured else (_fixed_count(mode, blocks),)
+            buckets(blocks, settings.bucket_step) if measured else (_fixed_count(mode, blocks),)
         )
         return [Program("fixed", shape, count, output) for count in counts]
 
@@ -299,7 +301,9 @@ class Server:
             decide, made_decide = self._programs.get(Program("decide", shape))
             action, scores = decide(images, np.asarray(valid, np.int32), seed)
             total = action.size
-            num_high = quantise(int(np.count_nonzero(action)), total, self._settings.quantise_step)
+            num_high = round_to_bucket(
+                int(np.count_nonzero(action)), total, self._settings.bucket_step
+            )
         else:
             grid = (n, h // self.multiple, w // self.multiple)
             action, made_decide = np.zeros(grid, bool), False
@@ -356,7 +360,7 @@ def _check_images(images: np.ndarray) -> None:
     if not hasattr(images, "dtype") or images.dtype != np.uint8:
         raise TypeError(
             f"images are {getattr(images, 'dtype', type(images).__name__)}; expected a uint8 array (n, h, w, 3)"
-            " in 0..255, not normalised"
+            " in 0..255, not normalized"
         )
     if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
         raise ValueError(

@@ -2,13 +2,10 @@
 
 from segblocks_jax.interop.files import SUFFIXES as WEIGHT_SUFFIXES
 from segblocks_jax.interop.folder import check_target, load_model, load_spec, save_model
-from segblocks_jax.interop.spec import ModelSpec, PolicySpec
 from segblocks_jax.interop.torch import load_backbone, load_torch_state_dict, torch_name
 
 __all__ = [
     "WEIGHT_SUFFIXES",
-    "ModelSpec",
-    "PolicySpec",
     "check_target",
     "load_backbone",
     "load_model",

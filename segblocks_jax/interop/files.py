@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-# Keys under which a checkpoint keeps its state dict, beside optimiser, epoch and settings.
+# Keys under which a checkpoint keeps its state dict, beside optimizer, epoch and settings.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _BROKEN = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
 

@@ -11,7 +11,6 @@ import safetensors.numpy
 from flax import nnx
 
 from segblocks_jax.interop import files
-from segblocks_jax.interop.spec import ModelSpec
 from segblocks_jax.interop.torch import (
     named_variables,
     raise_misfits,
@@ -20,6 +19,7 @@ from segblocks_jax.interop.torch import (
     torch_shape,
 )
 from segblocks_jax.models import Network
+from segblocks_jax.systems.segblocks.spec import ModelSpec
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"

@@ -10,16 +10,10 @@ import numpy as np
 from flax import nnx
 
 from segblocks_jax.interop import files
-from segblocks_jax.models import (
-    EfficientNetLite,
-    LRNEncoder,
-    LRNNet,
-    Network,
-    PolicyNet,
-    ResNet,
-    SwiftNet,
-)
-from segblocks_jax.policies import Reinforce
+from segblocks_jax.models import EfficientNetLite, Network, ResNet, SwiftNet
+from segblocks_jax.systems.lrnnet.network import LRNEncoder, LRNNet
+from segblocks_jax.systems.segblocks.policies import Reinforce
+from segblocks_jax.systems.segblocks.policies.network import PolicyNet
 
 # Module path to torch name, in order; the first match of each applies.
 _RENAMES = (

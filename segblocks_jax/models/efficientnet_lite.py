@@ -6,7 +6,7 @@ import math
 import jax
 from flax import nnx
 
-from segblocks_jax.nn import BatchNorm, Conv, Semantics, map_pixels, rematerialised, scope
+from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, pointwise, rematerialized, scope
 from segblocks_jax.nn.regions import Features
 
 _MOMENTUM = 0.01
@@ -40,7 +40,13 @@ class InvertedResidual(nnx.Module):
     """1x1 expansion, depthwise convolution, linear 1x1 projection; a shortcut where the shape stays."""
 
     def __init__(
-        self, in_features: int, stage: _Stage, stride: int, *, semantics: Semantics, rngs: nnx.Rngs
+        self,
+        in_features: int,
+        stage: _Stage,
+        stride: int,
+        *,
+        semantics: BlockOptions,
+        rngs: nnx.Rngs,
     ) -> None:
         """The first block of a stage has its stride, the others 1."""
 
@@ -63,10 +69,10 @@ class InvertedResidual(nnx.Module):
         """(n, h, w, in_features) -> (n, h / stride, w / stride, features)."""
         shortcut = x
         if self.expand_conv is not None and self.bn0 is not None:
-            x = map_pixels(jax.nn.relu6, self.bn0(self.expand_conv(x)))
-        x = map_pixels(jax.nn.relu6, self.bn1(self.depthwise_conv(x)))
+            x = pointwise(jax.nn.relu6, self.bn0(self.expand_conv(x)))
+        x = pointwise(jax.nn.relu6, self.bn1(self.depthwise_conv(x)))
         x = self.bn2(self.project_conv(x))
-        return map_pixels(jax.numpy.add, x, shortcut) if self.has_shortcut else x
+        return pointwise(jax.numpy.add, x, shortcut) if self.has_shortcut else x
 
 
 class EfficientNetLite(nnx.Module):
@@ -78,7 +84,7 @@ class EfficientNetLite(nnx.Module):
 
     min_block_size = 128  # A 5x5 kernel pads by 2, the side of a low block at stride 32.
 
-    def __init__(self, variant: int, *, semantics: Semantics, rngs: nnx.Rngs) -> None:
+    def __init__(self, variant: int, *, semantics: BlockOptions, rngs: nnx.Rngs) -> None:
         """Builds variant 0 to 4."""
         width, depth = _MULTIPLIERS[variant]
         self.stem = nnx.List(
@@ -105,15 +111,15 @@ class EfficientNetLite(nnx.Module):
         self.features = tuple(stages[i].features for i in _OUTPUTS)
 
     def __call__(self, x: Features) -> list[Features]:
-        """(n, h, w, 3), normalised -> four features."""
+        """(n, h, w, 3), normalized -> four features."""
         with scope("stem"):
             conv, norm = self.stem
-            x = map_pixels(jax.nn.relu6, norm(conv(x)))
+            x = pointwise(jax.nn.relu6, norm(conv(x)))
         outputs = []
         for i, stage in enumerate(self.blocks):
             with scope(f"stage{i + 1}"):
                 for block in stage:
-                    x = rematerialised(block, x)
+                    x = rematerialized(block, x)
             if i in _OUTPUTS:
                 outputs.append(x)
         return outputs

@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
-from segblocks_jax.models.lrnnet import DILATIONS, LRNNet
 from segblocks_jax.models.resnet import ResNet, resnet
 from segblocks_jax.models.swiftnet import SwiftNet
-from segblocks_jax.nn import Semantics
+from segblocks_jax.nn import BlockOptions
 
 _RESNETS = {f"swiftnet_rn{n}": functools.partial(resnet, n) for n in (18, 34, 50, 101)}
 _EFFICIENTNETS: dict[str, Callable[..., EfficientNetLite]] = {
@@ -17,7 +17,7 @@ _EFFICIENTNETS: dict[str, Callable[..., EfficientNetLite]] = {
 }
 MODELS = (*_RESNETS, *_EFFICIENTNETS, "lrnnet")
 
-Network = SwiftNet | LRNNet
+Network = Any
 """A network of `create_model`: called with an image or blocks of one, it gives logits."""
 
 
@@ -25,7 +25,7 @@ def create_model(
     name: str,
     num_classes: int = 19,
     *,
-    semantics: Semantics | None = None,
+    semantics: BlockOptions | None = None,
     width: int = 64,
     features: int | None = None,
     dilations: tuple[int, ...] | None = None,
@@ -36,14 +36,14 @@ def create_model(
     Args:
         name: one of `MODELS`.
         num_classes: of the logits.
-        semantics: how it runs in blocks; see `Semantics`.
+        semantics: how it runs in blocks; see `BlockOptions`.
         width: inner channels of a ResNet's first stage, channels of LRNNet's second; the published
             networks have 64.
         features: channels of the decoder; by default as published, 128 for ResNets and 48 for
             EfficientNet-Lites, or 64 in LRNNet's attention.
         dilations: of LRNNet's third stage, one a block; None: `DILATIONS`. The largest bounds the size of
             blocks from below: `LRNNet.smallest_block`.
-        rngs: the stream `params` initialises the weights.
+        rngs: the stream `params` initializes the weights.
 
     Raises:
         ValueError: unknown name, a width for a network that has a fixed one, dilations for one without.
@@ -53,8 +53,10 @@ def create_model(
         >>> net.num_classes
         11
     """
-    semantics = semantics or Semantics()
+    semantics = semantics or BlockOptions()
     if name == "lrnnet":
+        from segblocks_jax.systems.lrnnet.network import DILATIONS, LRNNet
+
         return LRNNet(
             num_classes,
             width=width,

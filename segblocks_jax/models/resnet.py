@@ -5,7 +5,15 @@ import functools
 import jax
 from flax import nnx
 
-from segblocks_jax.nn import BatchNorm, Conv, Semantics, map_pixels, max_pool, rematerialised, scope
+from segblocks_jax.nn import (
+    BatchNorm,
+    BlockOptions,
+    Conv,
+    max_pool,
+    pointwise,
+    rematerialized,
+    scope,
+)
 from segblocks_jax.nn.regions import Features
 
 _STEM_MOMENTUM = 0.1
@@ -18,7 +26,7 @@ class BasicBlock(nnx.Module):
     expansion = 1
 
     def __init__(
-        self, in_features: int, width: int, stride: int, *, semantics: Semantics, rngs: nnx.Rngs
+        self, in_features: int, width: int, stride: int, *, semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """`width` channels inside and out."""
         norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
@@ -31,9 +39,9 @@ class BasicBlock(nnx.Module):
     def __call__(self, x: Features) -> Features:
         """(n, h, w, in_features) -> (n, h / stride, w / stride, width)."""
         shortcut = _shortcut(self.downsample, x)
-        x = map_pixels(jax.nn.relu, self.bn1(self.conv1(x)))
+        x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return map_pixels(lambda a, b: jax.nn.relu(a + b), x, shortcut)
+        return pointwise(lambda a, b: jax.nn.relu(a + b), x, shortcut)
 
 
 class Bottleneck(nnx.Module):
@@ -42,7 +50,7 @@ class Bottleneck(nnx.Module):
     expansion = 4
 
     def __init__(
-        self, in_features: int, width: int, stride: int, *, semantics: Semantics, rngs: nnx.Rngs
+        self, in_features: int, width: int, stride: int, *, semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """`width` channels inside, four times as many out."""
         norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
@@ -58,14 +66,14 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: Features) -> Features:
         """(n, h, w, in_features) -> (n, h / stride, w / stride, 4 width)."""
         shortcut = _shortcut(self.downsample, x)
-        x = map_pixels(jax.nn.relu, self.bn1(self.conv1(x)))
-        x = map_pixels(jax.nn.relu, self.bn2(self.conv2(x)))
+        x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
+        x = pointwise(jax.nn.relu, self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return map_pixels(lambda a, b: jax.nn.relu(a + b), x, shortcut)
+        return pointwise(lambda a, b: jax.nn.relu(a + b), x, shortcut)
 
 
 def _projection(
-    in_features: int, features: int, stride: int, semantics: Semantics, rngs: nnx.Rngs
+    in_features: int, features: int, stride: int, semantics: BlockOptions, rngs: nnx.Rngs
 ) -> nnx.List | None:
     """The shortcut's 1x1 convolution and norm, where stride or width change."""
     if stride == 1 and in_features == features:
@@ -96,7 +104,7 @@ class ResNet(nnx.Module):
         depths: tuple[int, int, int, int],
         *,
         width: int = 64,
-        semantics: Semantics,
+        semantics: BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
         """Builds `depths[i]` blocks of ``width * 2**i`` inner channels in stage i."""
@@ -117,21 +125,21 @@ class ResNet(nnx.Module):
         self.padding_mode = semantics.padding
 
     def __call__(self, x: Features) -> list[Features]:
-        """(n, h, w, 3), normalised -> the stages' outputs, after their last ReLU."""
+        """(n, h, w, 3), normalized -> the stages' outputs, after their last ReLU."""
         stem = functools.partial(_stem, padding_mode=self.padding_mode)
         with scope("stem"):
-            x = rematerialised(stem, self.conv1, self.bn1, x)
+            x = rematerialized(stem, self.conv1, self.bn1, x)
         outputs = []
         for i in range(1, 5):
             with scope(f"layer{i}"):
                 for block in getattr(self, f"layer{i}"):
-                    x = rematerialised(block, x)
+                    x = rematerialized(block, x)
             outputs.append(x)
         return outputs
 
 
 def _stem(conv: Conv, norm: BatchNorm, x: Features, *, padding_mode: str) -> Features:
-    x = map_pixels(jax.nn.relu, norm(conv(x)))
+    x = pointwise(jax.nn.relu, norm(conv(x)))
     return max_pool(x, 3, 2, 1, padding_mode)
 
 
@@ -143,7 +151,7 @@ _VARIANTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, 
 }
 
 
-def resnet(layers: int, *, width: int = 64, semantics: Semantics, rngs: nnx.Rngs) -> ResNet:
+def resnet(layers: int, *, width: int = 64, semantics: BlockOptions, rngs: nnx.Rngs) -> ResNet:
     """ResNet of 18, 34, 50 or 101 layers; `width` inner channels in the first stage."""
     block, depths = _VARIANTS[layers]
     return ResNet(block, depths, width=width, semantics=semantics, rngs=rngs)

@@ -12,15 +12,15 @@ from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.nn import (
     BatchNorm,
+    BlockOptions,
     Conv,
-    Semantics,
     adaptive_average_pool,
-    map_pixels,
-    rematerialised,
+    on_full_image,
+    pointwise,
+    rematerialized,
     resize_bilinear,
     scope,
     upsample2,
-    whole_image,
 )
 from segblocks_jax.nn.conv import set_padding_mode
 from segblocks_jax.nn.regions import Features
@@ -41,7 +41,7 @@ class PreActivation(nnx.Module):
         *,
         momentum: float = _MOMENTUM,
         use_bias: bool = False,
-        semantics: Semantics,
+        semantics: BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
         """Pads so that the size stays."""
@@ -50,14 +50,14 @@ class PreActivation(nnx.Module):
 
     def __call__(self, x: Features) -> Features:
         """(n, h, w, in_features) -> (n, h, w, features)."""
-        return self.conv(map_pixels(jax.nn.relu, self.norm(x)))
+        return self.conv(pointwise(jax.nn.relu, self.norm(x)))
 
 
 class PyramidPooling(nnx.Module):
     """Spatial pyramid pooling over the whole image."""
 
     def __init__(
-        self, in_features: int, features: int, *, semantics: Semantics, rngs: nnx.Rngs
+        self, in_features: int, features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """Pools to grids of 8, 4 and 2 rows with a third of the channels each."""
         unit = functools.partial(
@@ -85,7 +85,7 @@ class Upsample(nnx.Module):
     """One step of the decoder: doubles the size, adds a skip connection, blends."""
 
     def __init__(
-        self, features: int, skip_features: int, *, semantics: Semantics, rngs: nnx.Rngs
+        self, features: int, skip_features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """`skip_features` channels come from the backbone."""
         self.bottleneck = PreActivation(skip_features, features, 1, semantics=semantics, rngs=rngs)
@@ -94,7 +94,7 @@ class Upsample(nnx.Module):
 
     def __call__(self, x: Features, skip: Features) -> Features:
         """(n, h, w, features), (n, 2h, 2w, skip_features) -> (n, 2h, 2w, features)."""
-        x = map_pixels(jnp.add, upsample2(x, self.semantics), self.bottleneck(skip))
+        x = pointwise(jnp.add, upsample2(x, self.semantics), self.bottleneck(skip))
         return self.blend_conv(x)
 
 
@@ -113,7 +113,7 @@ class SwiftNet(nnx.Module):
         num_classes: int,
         *,
         features: int = 128,
-        semantics: Semantics,
+        semantics: BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
         """`features` channels in the decoder."""
@@ -143,7 +143,7 @@ class SwiftNet(nnx.Module):
         return self.block_multiple(low_factor)
 
     def __call__(self, x: Features) -> Features:
-        """Normalised image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4.
+        """Normalized image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4.
 
         Raises:
             ValueError: the blocks are too small, or no multiple of `block_multiple`.
@@ -153,14 +153,14 @@ class SwiftNet(nnx.Module):
         with scope("backbone"):
             stages = self.backbone(x)
         with scope("spp"):
-            x = whole_image(self.spp, stages[-1], self.semantics)
+            x = on_full_image(self.spp, stages[-1], self.semantics)
         for i, (upsample, skip) in enumerate(
             zip(self.upsample, reversed(stages[:-1]), strict=True)
         ):
             with scope(f"upsample{i}"):
-                x = rematerialised(upsample, x, skip)
+                x = rematerialized(upsample, x, skip)
         with scope("logits"):
-            return rematerialised(self.logits, x)
+            return rematerialized(self.logits, x)
 
     def _check_blocks(self, blocks: DualRes) -> None:
         side, factor = blocks.block_size, blocks.grid.low_factor

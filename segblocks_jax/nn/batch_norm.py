@@ -1,4 +1,4 @@
-"""Batch normalisation of images and of blocks, with joint or per-resolution statistics."""
+"""Batch normalization of images and of blocks, with joint or per-resolution statistics."""
 
 import dataclasses
 
@@ -8,17 +8,17 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
+from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.regions import Features
-from segblocks_jax.nn.semantics import Semantics
 
 Moments = tuple[Array, Array]
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over all pixels of a batch; statistics and arithmetic in float32.
+    """Batch normalization over all pixels of a batch; statistics and arithmetic in float32.
 
     In training, ``running = (1 - momentum) * running + momentum * batch``, with the unbiased variance
-    (PyTorch's convention). `Semantics.batch_norm` says what "batch" is for blocks.
+    (PyTorch's convention). `BlockOptions.batch_norm` says what "batch" is for blocks.
 
     Attributes:
         scale, bias: parameters, (features,).
@@ -33,7 +33,7 @@ class BatchNorm(nnx.Module):
         *,
         momentum: float,
         eps: float = 1e-5,
-        semantics: Semantics,
+        semantics: BlockOptions,
         axis_name: str | None = None,
     ) -> None:
         """Starts with scale 1, bias 0, mean 0, var 1."""
@@ -48,24 +48,24 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, features: Features) -> Features:
-        """Normalises every channel."""
+        """Normalizes every channel."""
         if not isinstance(features, DualRes):
             pixels = features.reshape(-1, features.shape[-1])
-            return self._normalise_joint(pixels).reshape(features.shape)
+            return self._normalize_joint(pixels).reshape(features.shape)
         if self.per_resolution and not self.use_running_average:
-            pixels = self._normalise_each(features)
+            pixels = self._normalize_each(features)
         else:
-            pixels = self._normalise_joint(features.pixels)
+            pixels = self._normalize_joint(features.pixels)
         return dataclasses.replace(features, pixels=pixels)
 
-    def _normalise_joint(self, pixels: Float[Array, "p c"]) -> Float[Array, "p c"]:
+    def _normalize_joint(self, pixels: Float[Array, "p c"]) -> Float[Array, "p c"]:
         if self.use_running_average:
             return self._apply(pixels, (self.mean[...], self.var[...]))
         moments = self._moments(pixels)
         self._update(moments, pixels.shape[0])
         return self._apply(pixels, moments)
 
-    def _normalise_each(self, blocks: DualRes) -> Float[Array, "p c"]:
+    def _normalize_each(self, blocks: DualRes) -> Float[Array, "p c"]:
         count = blocks.grid.num_high * blocks.block_size**2
         parts = [part for part in (blocks.pixels[:count], blocks.pixels[count:]) if part.shape[0]]
         moments = [self._moments(part) for part in parts]
@@ -96,6 +96,6 @@ class BatchNorm(nnx.Module):
     def _apply(self, pixels: Float[Array, "p c"], moments: Moments) -> Float[Array, "p c"]:
         mean, var = moments
         factor = self.scale[...] * jax.lax.rsqrt(var + self.eps)
-        # Centred first: folded into one shift, a mean far above the deviation would cancel.
-        centred = pixels.astype(jnp.float32) - mean[None]
-        return (centred * factor[None] + self.bias[...][None]).astype(pixels.dtype)
+        # Centered first: folded into one shift, a mean far above the deviation would cancel.
+        centered = pixels.astype(jnp.float32) - mean[None]
+        return (centered * factor[None] + self.bias[...][None]).astype(pixels.dtype)

@@ -12,7 +12,7 @@ _HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Conv(nnx.Module):
-    """2-D convolution with zero padding around the image and, in blocks, the neighbours' pixels inside.
+    """2-D convolution with zero padding around the image and, in blocks, the neighbors' pixels inside.
 
     Computes in the dtype of its input; parameters stay float32.
 

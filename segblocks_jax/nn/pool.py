@@ -9,8 +9,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes, block_pad
-from segblocks_jax.blocks.indexed_pool import maxima
 from segblocks_jax.nn.regions import Features
+from segblocks_jax.ops.max_pool import maxima
 
 
 @jax.named_scope("max_pool")

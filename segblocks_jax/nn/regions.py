@@ -7,14 +7,14 @@ from typing import TypeVar
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes, combine, split
-from segblocks_jax.nn.scope import whole_image_region
-from segblocks_jax.nn.semantics import Semantics
+from segblocks_jax.nn.block_options import BlockOptions
+from segblocks_jax.nn.scope import full_image_region
 
 Features = TypeVar("Features", Float[Array, "n _h _w _c"], DualRes)
 """An image or blocks; where a function takes one, it gives back the same."""
 
 
-def map_pixels(function: Callable[..., Array], *features: Features) -> Features:
+def pointwise(function: Callable[..., Array], *features: Features) -> Features:
     """Applies a function that treats every pixel alike, e.g. an activation or a sum.
 
     Args:
@@ -26,11 +26,11 @@ def map_pixels(function: Callable[..., Array], *features: Features) -> Features:
     return dataclasses.replace(features[0], pixels=function(*(x.pixels for x in features)))
 
 
-def whole_image(
-    function: Callable[[Array], Array], features: Features, semantics: Semantics
+def on_full_image(
+    function: Callable[[Array], Array], features: Features, semantics: BlockOptions
 ) -> Features:
     """Runs a function of the whole image: blocks are combined before and split again after."""
-    with whole_image_region():
+    with full_image_region():
         if not isinstance(features, DualRes):
             return function(features)
         image = function(combine(features, semantics.low_upsampling))

@@ -1,4 +1,4 @@
-"""Rematerialisation: activations computed twice in place of being kept for the backward pass."""
+"""Rematerialization: activations computed twice in place of being kept for the backward pass."""
 
 import contextlib
 import contextvars
@@ -11,7 +11,7 @@ _active: contextvars.ContextVar[bool] = contextvars.ContextVar("active", default
 
 
 @contextlib.contextmanager
-def rematerialisation(active: bool = True) -> Iterator[None]:
+def rematerialization(active: bool = True) -> Iterator[None]:
     """Of the stages of networks called inside, the backward pass keeps the inputs and runs them again."""
     token = _active.set(active)
     try:
@@ -20,8 +20,8 @@ def rematerialisation(active: bool = True) -> Iterator[None]:
         _active.reset(token)
 
 
-def rematerialised(part: Callable[..., Any], *arguments: Any) -> Any:
-    """``part(*arguments)``: a part of a network whose insides `rematerialisation` need not keep.
+def rematerialized(part: Callable[..., Any], *arguments: Any) -> Any:
+    """``part(*arguments)``: a part of a network whose insides `rematerialization` need not keep.
 
     Running statistics are updated once, however often the part runs.
 

@@ -10,16 +10,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from segblocks_jax.blocks import DualRes, block_pad
-from segblocks_jax.blocks.combine.reference import upsample_bilinear
+from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.regions import Features
-from segblocks_jax.nn.semantics import Semantics
+from segblocks_jax.ops.upsample import upsample_bilinear
 
 
 @jax.named_scope("upsample2")
-def upsample2(features: Features, semantics: Semantics) -> Features:
-    """Bilinear upsampling by 2, half-pixel centres, clamped at the border of the image.
+def upsample2(features: Features, semantics: BlockOptions) -> Features:
+    """Bilinear upsampling by 2, half-pixel centers, clamped at the border of the image.
 
-    In blocks, `Semantics.interpolation` decides whether the neighbours are read or every block is
+    In blocks, `BlockOptions.interpolation` decides whether the neighbors are read or every block is
     clamped at its own border.
     """
     if not isinstance(features, DualRes):
@@ -67,7 +67,7 @@ def _repeat_border(
 def resize_bilinear(
     image: Float[Array, "n h w c"], size: tuple[int, int]
 ) -> Float[Array, "n oh ow c"]:
-    """Bilinear resize: half-pixel centres, clamped at the border, no antialiasing."""
+    """Bilinear resize: half-pixel centers, clamped at the border, no antialiasing."""
     return jax.image.resize(
         image, (image.shape[0], *size, image.shape[3]), "bilinear", antialias=False
     )

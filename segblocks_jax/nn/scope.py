@@ -14,11 +14,11 @@ class Count:
 
     Attributes:
         in_blocks: by part, operations that run in blocks.
-        whole_image: by part, operations of regions that always run on the whole image.
+        on_full_image: by part, operations of regions that always run on the whole image.
     """
 
     in_blocks: dict[str, int] = dataclasses.field(default_factory=dict)
-    whole_image: dict[str, int] = dataclasses.field(default_factory=dict)
+    on_full_image: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 _part: contextvars.ContextVar[str] = contextvars.ContextVar("part", default="")
@@ -39,7 +39,7 @@ def scope(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_image_region() -> Iterator[None]:
+def full_image_region() -> Iterator[None]:
     """Marks the operations inside as running on the whole image at full resolution."""
     token = _whole.set(True)
     try:
@@ -63,5 +63,5 @@ def record(macs: int) -> None:
     """Adds multiply-adds to the current part, where a count is being taken."""
     count = _count.get()
     if count is not None:
-        parts = count.whole_image if _whole.get() else count.in_blocks
+        parts = count.on_full_image if _whole.get() else count.in_blocks
         parts[_part.get()] = parts.get(_part.get(), 0) + macs

@@ -53,7 +53,7 @@ class Checkpoints:
         """Starts to save `state` as `step`; the caller may donate or change `state` at once.
 
         Args:
-          step: number of optimiser steps done.
+          step: number of optimizer steps done.
           state: pytree of jax or numpy arrays, PRNG keys among them.
           extra: whatever JSON can hold: configuration, data iterator state.
           metrics: scores at this step, `best_metric` among them, if there are any.

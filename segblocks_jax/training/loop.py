@@ -14,28 +14,31 @@ import numpy as np
 import rich.console
 from flax import nnx
 
-from segblocks_jax.analysis.provenance import commit, device_name
 from segblocks_jax.data import (
     EvalBatch,
-    LabelTable,
-    Normalisation,
+    Normalization,
     SegmentationSource,
     TrainBatches,
     train_batches,
 )
-from segblocks_jax.inference.segmentation import Segmentation
 from segblocks_jax.interop import check_target, load_backbone, save_model
+from segblocks_jax.progress import Progress, WaitShare
+from segblocks_jax.systems.segblocks.build import complete_spec, create_system
+from segblocks_jax.systems.segblocks.callbacks import EvalPictures
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.evaluation import Evaluation, evaluate
+from segblocks_jax.systems.segblocks.step import Metrics, TrainStep
+from segblocks_jax.tasks.segmentation.labels import LabelTable
+from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training.checkpoints import Checkpoints
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.distributed import is_first, on_one_device
-from segblocks_jax.training.evaluate import Evaluation, evaluate
-from segblocks_jax.training.logging import Progress, RunLog, WaitShare, check_finite, write_json
+from segblocks_jax.training.logging import RunLog, check_finite, write_json
 from segblocks_jax.training.optimizer import create_optimizer, learning_rate
 from segblocks_jax.training.preemption import Preempted, StopRequest
+from segblocks_jax.training.profiling import Profile, Profiler
+from segblocks_jax.training.provenance import commit, device_name
 from segblocks_jax.training.resume import Timing, check_same_config
-from segblocks_jax.training.state import TrainState, complete_spec, create_state, create_system
-from segblocks_jax.training.step import Metrics, TrainStep
-from segblocks_jax.training.watching import EvalPictures, Profile, Profiler
+from segblocks_jax.training.sharding import is_first, on_one_device
+from segblocks_jax.training.state import TrainState, create_state
 
 # Steps that the host may be ahead of the devices: hides its work, and a signal doesn't wait for many.
 _AHEAD = 2
@@ -75,7 +78,7 @@ def train(
         _say("backbone weights from {file}, SHA-256 {sha256}".format(**pretrained))
     optimizer = create_optimizer(config.optim)
     graphdef, state = create_state(system, optimizer, config.seed)
-    step = TrainStep(graphdef, optimizer, config, train_source.normalisation, report=_say)
+    step = TrainStep(graphdef, optimizer, config, train_source.normalization, report=_say)
     batches = train_batches(
         train_source,
         config.data.augmentation(),
@@ -127,7 +130,7 @@ def train(
             state, result = run.steps(state, first)
     if is_first():
         system = nnx.merge(graphdef, *on_one_device((state.params, state.stats)))
-        export(system, config, train_source.table, train_source.normalisation, target)
+        export(system, config, train_source.table, train_source.normalization, target)
     return result
 
 
@@ -245,7 +248,7 @@ class _Run:
         values["data_wait_share"] = data_wait
         values["executables"] = len(self.step.compiled)
         self.log.scalars(number, {f"train/{name}": value for name, value in values.items()})
-        share = f", high {values['share_high']:.0%}" if "share_high" in values else ""
+        share = f", high {values['high_fraction']:.0%}" if "high_fraction" in values else ""
         return f"loss {values['loss_task']:.3f}{share}"
 
     def _evaluate(self, state: TrainState, number: int) -> Evaluation:
@@ -302,7 +305,7 @@ def export(
     system: nnx.Dict,
     config: ExperimentConfig,
     table: LabelTable,
-    normalisation: Normalisation,
+    normalization: Normalization,
     folder: pathlib.Path,
 ) -> None:
     """Writes a trained system to a folder that `load_model` reads.
@@ -310,7 +313,7 @@ def export(
     Raises:
         FileExistsError: the folder holds something else than a saved model.
     """
-    save_model(folder, system, complete_spec(config, table, normalisation))
+    save_model(folder, system, complete_spec(config, table, normalization))
 
 
 def load_system(

@@ -1,14 +1,14 @@
-"""The optimiser: Adam with L2 decay in the gradient, a cosine schedule and a multiplier a part."""
+"""The optimizer: Adam with L2 decay in the gradient, a cosine schedule and a multiplier a part."""
 
 import jax
 import optax
 from flax import nnx
 
-from segblocks_jax.training.config import OptimConfig
+from segblocks_jax.systems.segblocks.config import OptimConfig
 
 
 def create_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Builds the published recipe's optimiser for the parameters of a system.
+    """Builds the published recipe's optimizer for the parameters of a system.
 
     ``g += decay * m * p``, then Adam, then ``p -= rate(step) * m * update``, where m is the multiplier
     of the part (backbone, policy, or 1 for the rest).

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segblocks_jax.training.config import ExperimentConfig
-from segblocks_jax.training.fields import ConfigError
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.training.structured_config import ConfigError
 
 MAY_CHANGE = (
     "name",
-    "rematerialise",
+    "rematerialize",
     "data.data_dir",
     "data.workers",
     "model.conv_implementation",

@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "name": "reinforce",
                 "block_size": 64,
                 "target": 0.4,
-                "quantise_step": 0.125,
+                "bucket_step": 0.125,
             },
             "optim": {"batch_size": 8, "steps": 600, "learning_rate": 2e-3},
             "loop": {"eval_every": 600, "checkpoint_every": 600, "log_every": 20},

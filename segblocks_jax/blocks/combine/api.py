@@ -5,10 +5,10 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Float
 
-from segblocks_jax.blocks import extension
-from segblocks_jax.blocks.checks import check_dtype
 from segblocks_jax.blocks.combine import ffi, reference
 from segblocks_jax.blocks.dual_res import DualRes
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.checks import check_dtype
 
 
 @jax.named_scope("combine")
@@ -20,7 +20,7 @@ def combine(
 ) -> Float[Array, "n h w c"]:
     """Puts blocks back together: high ones are copied, low ones upsampled by the low factor.
 
-    Each low block is upsampled alone: bilinear has half-pixel centres and clamps at the block's own
+    Each low block is upsampled alone: bilinear has half-pixel centers and clamps at the block's own
     border; nearest repeats pixels.
 
     Args:

@@ -1,4 +1,4 @@
-"""block_pad: pads every block with the pixels around it, whatever its neighbours' resolution."""
+"""block_pad: pads every block with the pixels around it, whatever its neighbors' resolution."""
 
 from segblocks_jax.blocks.pad.api import PADDING_MODES, PaddedBlocks, block_pad
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segblocks_jax.blocks import extension
-from segblocks_jax.blocks.checks import check_dtype, no_type_check
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.pad import ffi, reference
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.checks import check_dtype, no_type_check
 
 PADDING_MODES = ("block", "zero", "clamp")
 
@@ -40,15 +40,15 @@ def block_pad(
     """Pads every block on all sides with the pixels that lie there in the image.
 
     A padding pixel outside the image is zero. Any other belongs to the block at its place, at the
-    padded block's own resolution: a high block reads a low neighbour's nearest pixel
-    (position // low_factor), a low one the mean of a high neighbour's pixels. Corners read the diagonal
-    neighbour. So on an all-high grid the padded blocks are windows of the zero-padded image, and on an
+    padded block's own resolution: a high block reads a low neighbor's nearest pixel
+    (position // low_factor), a low one the mean of a high neighbor's pixels. Corners read the diagonal
+    neighbor. So on an all-high grid the padded blocks are windows of the zero-padded image, and on an
     all-low grid windows of the averaged one.
 
     Args:
         blocks: blocks of float32, bfloat16 or float16 pixels.
         padding: pixels on each side, at each block's own resolution; or (vertical, horizontal). At
-            most the side of a high block; beyond a low block's side it reads past the neighbour.
+            most the side of a high block; beyond a low block's side it reads past the neighbor.
         mode: "block", as above; for comparison, blocks that know nothing of each other: "zero" surrounds
             every block with zeros, "clamp" repeats its outermost pixels, at the border of the image too.
         implementation: "ffi", "xla", or None for the compiled handler where there is one.

@@ -4,7 +4,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks.dual_res import block_size
 from segblocks_jax.blocks.grid import BlockGrid
-from segblocks_jax.blocks.linear_call import LinearCall
+from segblocks_jax.ops.linear_call import LinearCall
 
 
 def pad(

@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
-from segblocks_jax.blocks.combine.reference import paste, upsample_nearest
+from segblocks_jax.blocks.combine.reference import paste
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.grid import BlockGrid
 from segblocks_jax.blocks.split.reference import mean_pool
+from segblocks_jax.ops.upsample import upsample_nearest
 
 
 def pad(

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from segblocks_jax.blocks import extension
-from segblocks_jax.blocks.checks import check_dtype
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.grid import BlockGrid
 from segblocks_jax.blocks.split import ffi, reference
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.checks import check_dtype
 
 
 @jax.named_scope("split")

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks.grid import BlockGrid
-from segblocks_jax.blocks.linear_call import LinearCall
+from segblocks_jax.ops.linear_call import LinearCall
 
 
 def split(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:

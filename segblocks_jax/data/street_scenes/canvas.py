@@ -1,6 +1,6 @@
 """A camera and two canvases: painting polygons of a 3-D world into an image and its label map.
 
-World coordinates are metres: x to the right, y up, z ahead of the camera; the ground is y = 0. The
+World coordinates are meters: x to the right, y up, z ahead of the camera; the ground is y = 0. The
 image is painted at twice its size and averaged down, for smooth edges; the labels at their own
 size, because ids can't be averaged. Later paint covers earlier paint.
 """
@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 OVERSAMPLING = 2
-Metres = float | int
-_NEAR = 0.3  # metres; nearer corners are pushed out to here, below the image
+Meters = float | int
+_NEAR = 0.3  # meters; nearer corners are pushed out to here, below the image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +24,15 @@ class View:
     Attributes:
         focal: focal length in image heights.
         horizon: row of the horizon, in image heights from the top.
-        centre: column of the vanishing point, in image heights from the image's middle.
-        eye: the camera's (x, y), metres.
-        haze: colour that distant things take on.
-        visibility: distance in metres at which they have taken on 63 % of it.
+        center: column of the vanishing point, in image heights from the image's middle.
+        eye: the camera's (x, y), meters.
+        haze: color that distant things take on.
+        visibility: distance in meters at which they have taken on 63 % of it.
     """
 
     focal: float
     horizon: float
-    centre: float
+    center: float
     eye: tuple[float, float]
     haze: tuple[int, int, int]
     visibility: float
@@ -55,7 +55,7 @@ class Canvas:
         """Pixel positions column, row, column, row, ... of world points."""
         # Plain floats: most shapes have a handful of corners, where NumPy's calls cost more.
         eye_x, eye_y = self.view.eye
-        left = 0.5 * self.width + self.view.centre * self.height
+        left = 0.5 * self.width + self.view.center * self.height
         top = self.view.horizon * self.height
         focal = self.view.focal * self.height
         flat = []
@@ -65,49 +65,49 @@ class Canvas:
             flat.append(top + (eye_y - y) * scale)
         return flat
 
-    def pixels_per_metre(self, z: Metres) -> float:
-        """Size of a metre at distance z, in pixels of the label map."""
+    def pixels_per_meter(self, z: Meters) -> float:
+        """Size of a meter at distance z, in pixels of the label map."""
         return self.view.focal * self.height / max(z, _NEAR)
 
-    def hazed(self, colour, z: Metres) -> tuple[int, int, int]:
-        """The colour as seen through z metres of air."""
+    def hazed(self, color, z: Meters) -> tuple[int, int, int]:
+        """The color as seen through z meters of air."""
         clear = math.exp(-z / self.view.visibility)
         red, green, blue = (
             min(max(int(c * clear + h * (1 - clear)), 0), 255)
-            for c, h in zip(colour, self.view.haze, strict=True)
+            for c, h in zip(color, self.view.haze, strict=True)
         )
         return red, green, blue
 
-    def polygon(self, points, colour, label: int | None = None) -> None:
+    def polygon(self, points, color, label: int | None = None) -> None:
         """Paints a polygon of world points (k, 3); without a label the ids below it stay."""
         points = points.tolist() if isinstance(points, np.ndarray) else points
         corners = self.project(points)
         if self._in_sight(corners):
             distance = sum(point[2] for point in points) / len(points)
-            self._paint.polygon([OVERSAMPLING * c for c in corners], self.hazed(colour, distance))
+            self._paint.polygon([OVERSAMPLING * c for c in corners], self.hazed(color, distance))
             if label is not None:
                 self._ids.polygon(corners, label)
 
-    def upright(self, x: Metres, z: Metres, outline, colour, label: int | None = None) -> None:
+    def upright(self, x: Meters, z: Meters, outline, color, label: int | None = None) -> None:
         """Paints a flat shape that faces the camera; outline: (dx, y) from the foot (x, 0, z)."""
-        self.polygon([(x + dx, y, z) for dx, y in outline], colour, label)
+        self.polygon([(x + dx, y, z) for dx, y in outline], color, label)
 
-    def disc(self, x, y, z, radius, colour, label: int | None = None, aspect: float = 1.0) -> None:
+    def disc(self, x, y, z, radius, color, label: int | None = None, aspect: float = 1.0) -> None:
         """Paints a disc that faces the camera, `aspect` times as high as wide."""
         high = radius * aspect
         corners = self.project([(x - radius, y + high, z), (x + radius, y - high, z)])
         if self._in_sight(corners):
-            self._paint.ellipse([OVERSAMPLING * c for c in corners], self.hazed(colour, z))
+            self._paint.ellipse([OVERSAMPLING * c for c in corners], self.hazed(color, z))
             if label is not None:
                 self._ids.ellipse(corners, label)
 
-    def line(self, start, end, thickness: Metres, colour, label: int | None = None) -> None:
-        """Paints a bar between world points of about the same distance, thickness in metres."""
+    def line(self, start, end, thickness: Meters, color, label: int | None = None) -> None:
+        """Paints a bar between world points of about the same distance, thickness in meters."""
         (xa, ya, za), (xb, yb, zb) = start, end
         scale = 0.5 * thickness / (math.hypot(xb - xa, yb - ya) or 1.0)
         dx, dy = scale * (yb - ya), scale * (xa - xb)
         bar = [(xa - dx, ya - dy, za), (xa + dx, ya + dy, za), (xb + dx, yb + dy, zb)]
-        self.polygon([*bar, (xb - dx, yb - dy, zb)], colour, label)
+        self.polygon([*bar, (xb - dx, yb - dy, zb)], color, label)
 
     def _in_sight(self, corners: list[float]) -> bool:
         columns, rows = corners[::2], corners[1::2]
@@ -124,22 +124,22 @@ class Canvas:
         self._use(ImageDraw.Draw(image), self._ids)
 
 
-def quad(x0: Metres, x1: Metres, y0: Metres, y1: Metres, z0: Metres, z1: Metres):
+def quad(x0: Meters, x1: Meters, y0: Meters, y1: Meters, z0: Meters, z1: Meters):
     """Corners of a vertical rectangle from (x0, z0) to (x1, z1) between heights y0 and y1."""
     return [(x0, y0, z0), (x0, y1, z0), (x1, y1, z1), (x1, y0, z1)]
 
 
-def ground(x0: Metres, x1: Metres, z0: Metres, z1: Metres):
+def ground(x0: Meters, x1: Meters, z0: Meters, z1: Meters):
     """Corners of a rectangle on the ground."""
     return [(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)]
 
 
-def shade(colour, factor: float | int) -> list[float]:
-    """The colour, lighter or darker."""
-    return [min(max(c * factor, 0.0), 255.0) for c in colour]
+def shade(color, factor: float | int) -> list[float]:
+    """The color, lighter or darker."""
+    return [min(max(c * factor, 0.0), 255.0) for c in color]
 
 
-def varied(rng: np.random.Generator, colour, amount: float) -> list[float]:
-    """The colour, with random brightness and a little random tint."""
+def varied(rng: np.random.Generator, color, amount: float) -> list[float]:
+    """The color, with random brightness and a little random tint."""
     tint = 1 + amount * (rng.uniform(-1, 1) + 0.3 * rng.uniform(-1, 1, 3))
-    return np.clip(np.asarray(colour, float) * tint, 0, 255).tolist()
+    return np.clip(np.asarray(color, float) * tint, 0, 255).tolist()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from segblocks_jax.data.street_scenes import ids
-from segblocks_jax.data.street_scenes.canvas import Canvas, Metres, shade, varied
+from segblocks_jax.data.street_scenes.canvas import Canvas, Meters, shade, varied
 
 _CLOTHES = np.array(
     [
@@ -16,23 +16,23 @@ _HAIR = np.array([(40, 28, 22), (90, 62, 40), (24, 22, 22), (150, 120, 80), (120
 _TYRE = (24, 24, 26)
 
 
-def _pick(rng: np.random.Generator, colours):
-    return varied(rng, colours[rng.integers(len(colours))], 0.2)
+def _pick(rng: np.random.Generator, colors):
+    return varied(rng, colors[rng.integers(len(colors))], 0.2)
 
 
-def person(canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres) -> None:
+def person(canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters) -> None:
     """Paints a standing or walking person of 1.1 to 1.9 m."""
     size = rng.choice([rng.uniform(1.55, 1.9), rng.uniform(1.1, 1.4)], p=[0.88, 0.12])
     top, trousers, skin = _pick(rng, _CLOTHES), _pick(rng, _CLOTHES), _pick(rng, _SKIN)
     step, swing = rng.uniform(-0.16, 0.16) * size, rng.uniform(-0.08, 0.08) * size
 
-    def part(outline, colour):
+    def part(outline, color):
         scaled = [(size * dx, size * y) for dx, y in outline]
-        canvas.upright(x, z, scaled, colour, ids.PERSON)
+        canvas.upright(x, z, scaled, color, ids.PERSON)
 
     canvas.disc(x, 0.01, z, 0.2 * size, (44, 44, 48), aspect=0.15)
-    for foot, colour in ((step / size, shade(trousers, 0.75)), (-step / size, trousers)):
-        part([(foot - 0.045, 0), (foot + 0.05, 0), (0.075, 0.5), (-0.075, 0.5)], colour)
+    for foot, color in ((step / size, shade(trousers, 0.75)), (-step / size, trousers)):
+        part([(foot - 0.045, 0), (foot + 0.05, 0), (0.075, 0.5), (-0.075, 0.5)], color)
     hand = swing / size
     part([(-0.1, 0.8), (-0.15, 0.78), (-0.17 + hand, 0.45), (-0.12 + hand, 0.45)], shade(top, 0.8))
     part([(0.1, 0.8), (0.15, 0.78), (0.17 - hand, 0.45), (0.12 - hand, 0.45)], shade(top, 0.8))
@@ -41,7 +41,7 @@ def person(canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres) -> No
     canvas.disc(x, 0.905 * size, z - 0.01, 0.048 * size, skin, ids.PERSON, aspect=1.2)
 
 
-def bicycle(canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres, across: bool) -> None:
+def bicycle(canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters, across: bool) -> None:
     """Paints a bicycle from the side (across) or from behind."""
     frame = [0.6 * c + 60 for c in _pick(rng, _CLOTHES)]
     if not across:
@@ -63,7 +63,7 @@ def bicycle(canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres, acro
 
 
 def motorcycle(
-    canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres, across: bool
+    canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters, across: bool
 ) -> None:
     """Paints a motorcycle from the side (across) or from behind."""
     paint = _pick(rng, _CLOTHES)
@@ -86,7 +86,7 @@ def motorcycle(
     canvas.line((x + 0.2, 1.08, z), (x + 0.42, 1.04, z), 0.07, (30, 30, 32), ids.MOTORCYCLE)
 
 
-def rider(canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres, motor: bool) -> None:
+def rider(canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters, motor: bool) -> None:
     """Paints a bicycle or a motorcycle with its rider, from behind or from the side."""
     across = bool(rng.random() < 0.3)
     (motorcycle if motor else bicycle)(canvas, rng, x, z, across)
@@ -95,8 +95,8 @@ def rider(canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres, motor:
     head = _pick(rng, _CLOTHES) if helmet else _pick(rng, _HAIR)
     z -= 0.05
 
-    def part(outline, colour):
-        canvas.upright(x, z, outline, colour, ids.RIDER)
+    def part(outline, color):
+        canvas.upright(x, z, outline, color, ids.RIDER)
 
     if across:
         part(

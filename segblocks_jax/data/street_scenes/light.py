@@ -19,12 +19,12 @@ class Weather:
     """Light and air.
 
     Attributes:
-        sky: colour overhead, RGB.
-        haze: colour at the horizon and of distant things.
+        sky: color overhead, RGB.
+        haze: color at the horizon and of distant things.
         cover: amount of clouds, from 0 to about 1.
         sun: brightness of the fronts on the left; those on the right have 2 - sun.
-        gain: the light's colour, a factor a channel.
-        visibility: metres.
+        gain: the light's color, a factor a channel.
+        visibility: meters.
     """
 
     sky: tuple[int, int, int]
@@ -74,7 +74,7 @@ def cast_shadows(canvas: Canvas, rng: np.random.Generator, street: Street, sun: 
 
 
 def expose(image, label, rng: np.random.Generator, gain) -> UInt8[np.ndarray, "h w 3"]:
-    """Adds each material's grain, the light's colour, a vignette and sensor noise."""
+    """Adds each material's grain, the light's color, a vignette and sensor noise."""
     height, width = label.shape
     amount = np.full(256, _OTHER_GRAIN, np.float32)
     amount[list(_GRAIN)] = list(_GRAIN.values())

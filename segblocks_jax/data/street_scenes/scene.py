@@ -6,7 +6,14 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import UInt8
 
-from segblocks_jax.data.street_scenes import figures, furniture, ids, light, surroundings, vehicles
+from segblocks_jax.data.street_scenes import (
+    figures,
+    furniture,
+    ids,
+    light,
+    surroundings,
+    vehicles,
+)
 from segblocks_jax.data.street_scenes.canvas import Canvas, View, varied
 
 _Thing = tuple[float, Callable[[Canvas, np.random.Generator], None]]
@@ -53,7 +60,7 @@ def render(seed: int, height: int, width: int) -> Scene:
     view = View(
         focal=rng.uniform(0.95, 1.35),
         horizon=rng.uniform(0.38, 0.46),
-        centre=rng.uniform(-0.12, 0.12),
+        center=rng.uniform(-0.12, 0.12),
         eye=eye,
         haze=weather.haze,
         visibility=weather.visibility,
@@ -166,12 +173,12 @@ def _moving(rng, x: float, z: float, away: bool):
     if kind == "truck":
         return vehicles.TRUCK_LENGTH, _at(vehicles.truck, x, z, away)
     if kind in ("bus", "train"):
-        body, label, colours = {
+        body, label, colors = {
             "bus": (vehicles.BUS, ids.BUS, vehicles.BUS_COLOURS),
             "train": (vehicles.TRAM, ids.TRAIN, vehicles.TRAM_COLOURS),
         }[kind]
-        colour = varied(rng, colours[rng.integers(len(colours))], 0.12)
-        return body.length, _body(body, x, z, away, colour, label)
+        color = varied(rng, colors[rng.integers(len(colors))], 0.12)
+        return body.length, _body(body, x, z, away, color, label)
     if kind in ("motor", "bicycle"):
         return 2.0, _at(figures.rider, x + 0.8, z, kind == "motor")
     body = vehicles.CARS[rng.integers(len(vehicles.CARS))]
@@ -179,12 +186,12 @@ def _moving(rng, x: float, z: float, away: bool):
 
 
 def _car(rng, body, x, z, away):
-    colour = varied(rng, vehicles.CAR_COLOURS[rng.integers(len(vehicles.CAR_COLOURS))], 0.15)
-    return _body(body, x, z, away, colour, ids.CAR)
+    color = varied(rng, vehicles.CAR_COLOURS[rng.integers(len(vehicles.CAR_COLOURS))], 0.15)
+    return _body(body, x, z, away, color, ids.CAR)
 
 
-def _body(body, x, z, away, colour, label):
-    return lambda canvas, rng: vehicles.vehicle(canvas, body, x, z, away, colour, label)
+def _body(body, x, z, away, color, label):
+    return lambda canvas, rng: vehicles.vehicle(canvas, body, x, z, away, color, label)
 
 
 def _kerbside(rng, street) -> list[_Thing]:
@@ -228,7 +235,7 @@ def _bonnet(canvas: Canvas, rng) -> None:
     """Paints the own car's bonnet at the bottom, as Cityscapes frames have it."""
     z = 1.0
     low = canvas.view.eye[1] - (1 - canvas.view.horizon) * z / canvas.view.focal
-    x = canvas.view.eye[0] - canvas.view.centre * z / canvas.view.focal
+    x = canvas.view.eye[0] - canvas.view.center * z / canvas.view.focal
     rise, half = rng.uniform(0.03, 0.08), rng.uniform(0.6, 0.9)
     across = np.linspace(-half, half, 15)
     top = low + rise * (1 - (across / half) ** 4)

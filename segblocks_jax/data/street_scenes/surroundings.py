@@ -21,7 +21,7 @@ _ROOFS = np.array([(92, 58, 48), (70, 70, 76), (104, 80, 64)])
 
 @dataclasses.dataclass(frozen=True)
 class Street:
-    """The street's cross-section, metres from its middle line.
+    """The street's cross-section, meters from its middle line.
 
     Attributes:
         lanes: lanes in each direction, each `lane` wide.
@@ -44,7 +44,7 @@ class Street:
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator, top, cover: float) -> None:
-    """Fills the canvas with sky: from the colour `top` down to the haze, and clouds."""
+    """Fills the canvas with sky: from the color `top` down to the haze, and clouds."""
     width, height = canvas.image.size
     horizon = max(int(canvas.view.horizon * height), 2)
     blend = np.linspace(0, 1, horizon)[:, None, None] ** 0.8
@@ -69,13 +69,13 @@ def paint_skyline(canvas: Canvas, rng: np.random.Generator) -> None:
         width, z = rng.uniform(10, 30), rng.uniform(170, 300)
         if rng.random() < 0.55:
             height = rng.uniform(8, 26)
-            colour = varied(rng, _FACADES[rng.integers(len(_FACADES))], 0.2)
-            canvas.polygon(quad(x, x + width, 0, height, z, z), colour, ids.BUILDING)
+            color = varied(rng, _FACADES[rng.integers(len(_FACADES))], 0.2)
+            canvas.polygon(quad(x, x + width, 0, height, z, z), color, ids.BUILDING)
         else:
             for dx in np.linspace(0, width, 4).tolist():
                 size = rng.uniform(4, 8)
-                colour = varied(rng, (70, 94, 56), 0.15)
-                canvas.disc(x + dx, 0.6 * size, z, size, colour, ids.VEGETATION)
+                color = varied(rng, (70, 94, 56), 0.15)
+                canvas.disc(x + dx, 0.6 * size, z, size, color, ids.VEGETATION)
         x += width * rng.uniform(0.7, 1.2)
 
 
@@ -101,10 +101,10 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
     _markings(canvas, rng, street)
 
 
-def _strip(canvas, x0, x1, colour, label=None) -> None:
+def _strip(canvas, x0, x1, color, label=None) -> None:
     # In pieces, so that haze can grow with distance.
     for z0, z1 in ((60, FAR), (25, 60), (10, 25), (0, 10)):
-        canvas.polygon(ground(x0, x1, z0, z1), colour, label)
+        canvas.polygon(ground(x0, x1, z0, z1), color, label)
 
 
 def _markings(canvas, rng, street: Street) -> None:
@@ -136,8 +136,8 @@ def building(
     outward = np.sign(x - canvas.view.eye[0])
     floors = int(rng.integers(2, 7))
     height = 3.2 * floors + rng.uniform(0.6, 1.6)
-    colour = varied(rng, _FACADES[rng.integers(len(_FACADES))], 0.16)
-    front, gable = shade(colour, light), shade(colour, 1.5 - 0.7 * light)
+    color = varied(rng, _FACADES[rng.integers(len(_FACADES))], 0.16)
+    front, gable = shade(color, light), shade(color, 1.5 - 0.7 * light)
     canvas.polygon(quad(x, x + outward * 14, 0, height, z0, z0), gable, ids.BUILDING)
     canvas.polygon(quad(x, x, 0, height, z0, z1), front, ids.BUILDING)
     roof = varied(rng, _ROOFS[rng.integers(len(_ROOFS))], 0.15)

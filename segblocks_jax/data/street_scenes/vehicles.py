@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from segblocks_jax.data.street_scenes import ids
-from segblocks_jax.data.street_scenes.canvas import Canvas, Metres, ground, quad, shade, varied
+from segblocks_jax.data.street_scenes.canvas import Canvas, Meters, ground, quad, shade, varied
 
 CAR_COLOURS = np.array(
     [
@@ -28,13 +28,13 @@ class Body:
     """A solid: a side profile drawn out across its width.
 
     Attributes:
-        length: metres.
+        length: meters.
         profile: (t, y, half width) from the lower rear over the roof to the lower front; t runs
-            from 0 (rear) to 1 (front), the rest is metres.
+            from 0 (rear) to 1 (front), the rest is meters.
         glass: positions of the profile's edges that are windows across the whole width.
         windows: side windows, outlines of (t, y).
-        wheels: t of the wheels' centres.
-        radius: of the wheels, metres.
+        wheels: t of the wheels' centers.
+        radius: of the wheels, meters.
     """
 
     length: float
@@ -120,24 +120,24 @@ TRUCK_LENGTH = _CARGO.length + 0.2 + _CAB.length
 
 
 def vehicle(
-    canvas: Canvas, body: Body, x: Metres, z: Metres, away: bool, colour, label: int
+    canvas: Canvas, body: Body, x: Meters, z: Meters, away: bool, color, label: int
 ) -> None:
     """Paints a body with its rear (away) or its front (oncoming) at distance z."""
     _contact_shadow(canvas, x, z, body)
-    _solid(canvas, body, x, z, away, colour, label)
+    _solid(canvas, body, x, z, away, color, label)
     _end(canvas, body, x, z, away, label)
 
 
-def truck(canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres, away: bool) -> None:
+def truck(canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters, away: bool) -> None:
     """Paints a lorry: a cab and a cargo box."""
     box = varied(rng, rng.choice([(215, 215, 210), (70, 100, 150), (150, 60, 50)]), 0.15)
     cab = varied(rng, CAR_COLOURS[rng.integers(len(CAR_COLOURS))], 0.2)
     parts = [(_CARGO, z, box), (_CAB, z + _CARGO.length + 0.2, cab)]
     if not away:
         parts = [(_CAB, z, cab), (_CARGO, z + _CAB.length + 0.2, box)]
-    for body, at, colour in reversed(parts):
+    for body, at, color in reversed(parts):
         _contact_shadow(canvas, x, at, body)
-        _solid(canvas, body, x, at, away, colour, ids.TRUCK)
+        _solid(canvas, body, x, at, away, color, ids.TRUCK)
     _end(canvas, parts[0][0], x, z, away, ids.TRUCK)
     if away:
         gap = shade(box, 0.6)
@@ -145,14 +145,14 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: Metres, z: Metres, away: 
         canvas.polygon(quad(x - 1.15, x + 1.15, 0.45, 0.7, z, z), (60, 60, 62), ids.TRUCK)
 
 
-def _solid(canvas, body, x, z, away, colour, label) -> None:
+def _solid(canvas, body, x, z, away, color, label) -> None:
     """Paints the faces across, far ones first, then the side that is in sight."""
     rings = [(z + _along(t, away) * body.length, y, half) for t, y, half in body.profile]
     faces = [(rings[i], rings[i + 1], i in body.glass) for i in range(len(rings) - 1)]
     faces.sort(key=lambda face: -(face[0][0] + face[1][0]))
     for (za, ya, half_a), (zb, yb, half_b), glass in faces:
         steepness = abs(yb - ya) / (abs(yb - ya) + abs(zb - za) + 1e-6)
-        paint = _GLASS if glass else shade(colour, 1.2 - 0.35 * steepness)
+        paint = _GLASS if glass else shade(color, 1.2 - 0.35 * steepness)
         outline = [(x - half_a, ya, za), (x + half_a, ya, za), (x + half_b, yb, zb)]
         canvas.polygon([*outline, (x - half_b, yb, zb)], paint, label)
     widest = max(half for _, _, half in rings)
@@ -161,7 +161,7 @@ def _solid(canvas, body, x, z, away, colour, label) -> None:
         return
     side = 1 if offset > 0 else -1
     outline = [(x + side * half, y, along) for along, y, half in rings]
-    canvas.polygon(outline, shade(colour, 0.72), label)
+    canvas.polygon(outline, shade(color, 0.72), label)
     roof, roof_half = max((y, half) for _, y, half in rings)
     for window in body.windows:
         outline = []
@@ -180,9 +180,9 @@ def _along(t: float, away: bool) -> float:
 
 
 def _wheel(canvas, x, z, radius, label) -> None:
-    for scale, colour, below in ((1.0, _TYRE, label), (0.58, (128, 130, 134), None)):
+    for scale, color, below in ((1.0, _TYRE, label), (0.58, (128, 130, 134), None)):
         circle = [(x, radius * (1 + scale * s), z + scale * radius * c) for s, c in _CIRCLE]
-        canvas.polygon(circle, colour, below)
+        canvas.polygon(circle, color, below)
 
 
 def _end(canvas, body, x, z, away, label) -> None:

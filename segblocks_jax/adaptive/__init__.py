@@ -1,0 +1,1 @@
+"""What adaptive systems share: decisions, estimators of their gradients, cost, buckets."""

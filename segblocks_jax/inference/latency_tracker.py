@@ -1,0 +1,32 @@
+"""LatencyTracker: how slow calls are against a table of times that was measured before."""
+
+import threading
+
+_MISSED = 0.03  # Share of calls that may take longer than expected.
+_RATE = 0.05  # A call that does raises the expectation by 5%, 32 others lower it as much.
+_BOUNDS = (0.5, 4.0)
+
+
+class LatencyTracker:
+    """Tracks the factor on expected times that 97% of the calls stay below.
+
+    Where the machine slows down it follows within some calls, 15 if it halves its speed; where it speeds up
+    again within hundreds, 450, because only one call in 33 may be late. Several threads may share one.
+    """
+
+    def __init__(self) -> None:
+        """Calls take what is expected."""
+        self._value = 1.0
+        self._lock = threading.Lock()
+
+    @property
+    def value(self) -> float:
+        """The factor."""
+        return self._value
+
+    def observe(self, seconds: float, expected: float) -> None:
+        """Takes a call's time, and what the table said of it."""
+        with self._lock:
+            late = seconds > expected * self._value
+            change = 1 + _RATE * (1 - _MISSED) if late else 1 - _RATE * _MISSED
+            self._value = min(max(self._value * change, _BOUNDS[0]), _BOUNDS[1])

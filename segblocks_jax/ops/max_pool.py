@@ -1,0 +1,59 @@
+"""indexed_max_pool: maxima over windows of pixels that are found by index."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from segblocks_jax.ops import extension, ffi_call
+from segblocks_jax.ops.indexed_conv.reference import gather
+from segblocks_jax.ops.patches import IndexPatches
+
+
+@jax.named_scope("indexed_max_pool")
+def indexed_max_pool(
+    rows: Float[Array, "r c"],
+    patches: IndexPatches,
+    window: int,
+    stride: int,
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "p c"]:
+    """Maximum over windows of patches, whose order `indexed_conv` describes; an index of -1 counts as 0.
+
+    Not differentiable; `segblocks_jax.nn.max_pool` is, and gives the same.
+
+    Args:
+        rows: the pixel list, float32 or bfloat16.
+        patches: where each unit's pixels are.
+        window: side of the window.
+        stride: of the window.
+        implementation: "ffi", "xla", or None for the compiled handler where there is one.
+    """
+    if extension.resolve(implementation) == "xla":
+        parts = [maxima(part, window, stride) for part in gather(rows, patches)]
+        return jnp.concatenate([part.reshape(-1, rows.shape[1]) for part in parts])
+    pixels = patches.num_outputs((window, window), stride)
+    out, _ = ffi_call.call(
+        "segblocks_indexed_max_pool",
+        (rows, patches.means, patches.high, patches.low, patches.counts),
+        [
+            ((pixels, rows.shape[1]), rows.dtype),
+            ((patches.means.shape[0], rows.shape[1]), rows.dtype),
+        ],
+        (("window", window), ("stride", stride)),
+    )
+    return out
+
+
+def maxima(maps: Float[Array, "m h w c"], window: int, stride: int) -> Float[Array, "m ho wo c"]:
+    """Maxima over windows, without padding."""
+    # One axis after the other, by shifted maps: the gradient of XLA's window reduction is thirty
+    # times slower on a CPU than its value.
+    for axis in (1, 2):
+        stop = maps.shape[axis] - window + 1
+        shifted = [lax.slice_in_dim(maps, i, i + stop, stride, axis) for i in range(window)]
+        maps = functools.reduce(jnp.maximum, shifted)
+    return maps

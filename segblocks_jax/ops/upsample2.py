@@ -1,0 +1,68 @@
+"""indexed_upsample2: bilinear upsampling by 2 of pixels that are found by index."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from segblocks_jax.ops import extension, ffi_call
+from segblocks_jax.ops.indexed_conv.reference import gather
+from segblocks_jax.ops.patches import IndexPatches
+from segblocks_jax.ops.upsample import upsample_bilinear
+
+
+@jax.named_scope("indexed_upsample2")
+def indexed_upsample2(
+    rows: Float[Array, "r c"],
+    patches: IndexPatches,
+    residual: Float[Array, "p c"] | None = None,
+    following: tuple[Float[Array, "c"], Float[Array, "c"]] | None = None,
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "p c"]:
+    """Doubles the size of every patch's inside, half-pixel centers; then adds, normalizes, rectifies.
+
+    ``y = upsampled + residual``; with `following`, ``relu(y * following[0] + following[1])``. Not
+    differentiable; `segblocks_jax.nn.upsample2` is.
+
+    Args:
+        rows: the pixel list, float32 or bfloat16.
+        patches: units padded by 1, with indices everywhere: see `index_patches` for the borders.
+        residual: like the output.
+        following: scale and bias in float32.
+        implementation: "ffi", "xla", or None for the compiled handler where there is one.
+    """
+    if extension.resolve(implementation) == "xla":
+        return _reference(rows, patches, residual, following)
+    channels = rows.shape[1]
+    pixels = sum(m * (h - 2) * (w - 2) * 4 for m, h, w in (patches.high.shape, patches.low.shape))
+    nothing = jnp.zeros(0, jnp.float32)
+    out, _ = ffi_call.call(
+        "segblocks_indexed_upsample2",
+        (
+            rows,
+            patches.means,
+            patches.high,
+            patches.low,
+            patches.counts,
+            jnp.zeros((0, channels), rows.dtype) if residual is None else residual,
+            *(following or (nothing, nothing)),
+        ),
+        [((pixels, channels), rows.dtype), ((patches.means.shape[0], channels), rows.dtype)],
+    )
+    return out
+
+
+def _reference(
+    rows: Array,
+    patches: IndexPatches,
+    residual: Array | None,
+    following: tuple[Array, Array] | None,
+) -> Array:
+    wide = (part.astype(jnp.float32) for part in gather(rows, patches))
+    inner = [upsample_bilinear(part, 2)[:, 2:-2, 2:-2] for part in wide]
+    out = jnp.concatenate([part.reshape(-1, rows.shape[1]) for part in inner])
+    if residual is not None:
+        out = out + residual.astype(jnp.float32)
+    if following is not None:
+        out = jax.nn.relu(out * following[0][None] + following[1][None])
+    return out.astype(rows.dtype)

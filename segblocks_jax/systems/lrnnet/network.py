@@ -1,0 +1,231 @@
+"""LRNNet (arXiv 2006.02706): factorized convolutions, dilated depthwise ones, reduced non-local attention.
+
+No code of the authors is public; docs/lrnnet.md says what is theirs and what is our reading.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from segblocks_jax.blocks import DualRes
+from segblocks_jax.nn import (
+    BatchNorm,
+    BlockOptions,
+    Conv,
+    Dropout,
+    max_pool,
+    on_full_image,
+    pointwise,
+    rematerialized,
+    scope,
+)
+from segblocks_jax.nn.conv import set_padding_mode
+from segblocks_jax.nn.regions import Features
+from segblocks_jax.systems.lrnnet.reduced_non_local import ReducedNonLocal
+
+DILATIONS = (1, 2, 5, 9, 2, 5, 9, 17)
+"""Of the third stage's blocks, one each."""
+_DEPTHS = (3, 2)  # Blocks of the first two stages, without dilation.
+_DROPOUT = (0.03, 0.03, 0.3)
+_STRIDE = 8
+_MOMENTUM = 0.1
+
+
+class Down(nnx.Module):
+    """Halves the size: a 3x3 convolution of stride 2 beside the maxima over 2x2; batch norm, ReLU."""
+
+    def __init__(
+        self, in_features: int, features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
+    ) -> None:
+        """The convolution makes the channels that pooling does not."""
+        self.conv = Conv(in_features, features - in_features, 3, stride=2, use_bias=True, rngs=rngs)
+        self.bn = BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)
+
+    def __call__(self, x: Features) -> Features:
+        """(n, h, w, in_features) -> (n, h / 2, w / 2, features)."""
+        pooled = max_pool(x, window=2, stride=2, padding=0)
+        x = pointwise(lambda a, b: jnp.concatenate([a, b], -1), self.conv(x), pooled)
+        return pointwise(jax.nn.relu, self.bn(x))
+
+
+class Factorized(nnx.Module):
+    """Two 1-D convolutions in a row, each followed by batch norm and ReLU."""
+
+    def __init__(
+        self, features: int, vertical_first: bool, *, semantics: BlockOptions, rngs: nnx.Rngs
+    ) -> None:
+        """3x1 then 1x3, or the other way round."""
+        first, second = ((3, 1), (1, 3)) if vertical_first else ((1, 3), (3, 1))
+        norm = functools.partial(BatchNorm, features, momentum=_MOMENTUM, semantics=semantics)
+        self.conv1 = Conv(features, features, first, rngs=rngs)
+        self.bn1 = norm()
+        self.conv2 = Conv(features, features, second, rngs=rngs)
+        self.bn2 = norm()
+
+    def __call__(self, x: Features) -> Features:
+        """(n, h, w, features) -> the same shape."""
+        x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
+        return pointwise(jax.nn.relu, self.bn2(self.conv2(x)))
+
+
+class FactorizedBlock(nnx.Module):
+    """The factorized convolution block (FCB), a residual block.
+
+    Short range: each half of the channels through a pair of 1-D convolutions. Long range: a dilated
+    depthwise 3x3 convolution. Then 1x1, the sum with the input, ReLU and a shuffle of the channels in
+    two groups, so that the next block's halves hold channels of both.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        dilation: int,
+        dropout: float,
+        *,
+        semantics: BlockOptions,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """`dilation` of the depthwise convolution; `dropout` before the sum."""
+        norm = functools.partial(BatchNorm, features, momentum=_MOMENTUM, semantics=semantics)
+        pair = functools.partial(Factorized, features // 2, semantics=semantics, rngs=rngs)
+        self.left = pair(vertical_first=True)
+        self.right = pair(vertical_first=False)
+        self.depthwise = Conv(features, features, 3, groups=features, dilation=dilation, rngs=rngs)
+        self.bn1 = norm()
+        self.pointwise = Conv(features, features, 1, rngs=rngs)
+        self.bn2 = norm()
+        self.dropout = Dropout(dropout)
+        self.half = features // 2
+
+    def __call__(self, x: Features) -> Features:
+        """(n, h, w, features) -> the same shape."""
+        shortcut = x
+        left = self.left(pointwise(lambda a: a[..., : self.half], x))
+        right = self.right(pointwise(lambda a: a[..., self.half :], x))
+        x = pointwise(lambda a, b: jnp.concatenate([a, b], -1), left, right)
+        x = pointwise(jax.nn.relu, self.bn1(self.depthwise(x)))
+        x = self.dropout(self.bn2(self.pointwise(x)))
+        return pointwise(lambda a, b: _shuffle(jax.nn.relu(a + b)), x, shortcut)
+
+
+def _shuffle(pixels: jax.Array) -> jax.Array:
+    """Channels of the two halves in turn."""
+    *around, channels = pixels.shape
+    return pixels.reshape(*around, 2, channels // 2).swapaxes(-1, -2).reshape(pixels.shape)
+
+
+class LRNEncoder(nnx.Module):
+    """Three stages, each a `Down` and factorized blocks.
+
+    Attributes:
+        features: channels of the output, which is at stride 8.
+        dilations: of the third stage's blocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        dilations: tuple[int, ...] = DILATIONS,
+        semantics: BlockOptions,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Stages of half, once and twice `width` channels."""
+        if width % 4 or width < 8:
+            raise ValueError(f"LRNNet: width is {width}; expected a multiple of 4, at least 8")
+        if not dilations or min(dilations) < 1:
+            raise ValueError(
+                f"LRNNet: dilations are {dilations}; expected a number above 0 for every block of the"
+                " third stage"
+            )
+        self.dilations = tuple(dilations)
+        plans = (*((1,) * depth for depth in _DEPTHS), self.dilations)
+        channels = (3, width // 2, width, 2 * width)
+        for i, plan in enumerate(plans):
+            down = Down(channels[i], channels[i + 1], semantics=semantics, rngs=rngs)
+            blocks = [
+                FactorizedBlock(
+                    channels[i + 1], dilation, _DROPOUT[i], semantics=semantics, rngs=rngs
+                )
+                for dilation in plan
+            ]
+            setattr(self, f"stage{i + 1}", nnx.List([down, *blocks]))
+        self.features = channels[-1]
+
+    def __call__(self, x: Features) -> Features:
+        """(n, h, w, 3), normalized -> (n, h / 8, w / 8, features)."""
+        for i in (1, 2, 3):
+            with scope(f"stage{i}"):
+                for block in getattr(self, f"stage{i}"):
+                    x = rematerialized(block, x)
+        return x
+
+
+class LRNNet(nnx.Module):
+    """A light segmentation network that runs on images and on blocks.
+
+    ``net(image)`` gives logits (n, h / 8, w / 8, classes), ``net(split(image, mask))`` a `DualRes` of
+    them. With the default semantics, in evaluation mode, an all-high grid gives the image's logits.
+    The encoder and the logits run in blocks, the attention on the whole image.
+    """
+
+    output_stride = _STRIDE
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        width: int = 64,
+        features: int = 64,
+        dilations: tuple[int, ...] = DILATIONS,
+        semantics: BlockOptions,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """`width` channels in the encoder's second stage, `features` in the attention."""
+        self.semantics = semantics
+        self.num_classes = num_classes
+        self.backbone = LRNEncoder(width=width, dilations=dilations, semantics=semantics, rngs=rngs)
+        deepest = self.backbone.features
+        self.attention = ReducedNonLocal(deepest, channels=features, semantics=semantics, rngs=rngs)
+        self.logits = Conv(deepest, num_classes, 1, use_bias=True, rngs=rngs)
+        set_padding_mode(self, semantics.padding)
+
+    def block_multiple(self, low_factor: int = 2) -> int:
+        """What sides of blocks must be multiples of: 32, and low blocks have whole pixels at stride 8."""
+        return math.lcm(32, _STRIDE * low_factor)
+
+    def smallest_block(self, low_factor: int = 2) -> int:
+        """The smallest side of a block, in image pixels: a low block is as wide as convolutions pad."""
+        multiple = self.block_multiple(low_factor)
+        needed = _STRIDE * low_factor * max(self.backbone.dilations)
+        return -(-needed // multiple) * multiple
+
+    def __call__(self, x: Features) -> Features:
+        """Normalized image (n, h, w, 3), h and w multiples of 8, or blocks of it -> logits at 1/8.
+
+        Raises:
+            ValueError: the blocks are smaller than `smallest_block`, or no multiple of
+                `block_multiple`.
+        """
+        if isinstance(x, DualRes):
+            self._check_blocks(x)
+        with scope("backbone"):
+            x = self.backbone(x)
+        with scope("attention"):
+            attended = on_full_image(self.attention, x, self.semantics)
+        with scope("logits"):
+            return self.logits(pointwise(jnp.add, x, attended))
+
+    def _check_blocks(self, blocks: DualRes) -> None:
+        side, factor = blocks.block_size, blocks.grid.low_factor
+        multiple, smallest = self.block_multiple(factor), self.smallest_block(factor)
+        if blocks.grid.num_blocks and (side % multiple or side < smallest):
+            raise ValueError(
+                f"LRNNet: blocks of {side} x {side} pixels; expected a multiple of {multiple}, and at least"
+                f" {smallest}, so that a low block (1/{factor} of the side) has {max(self.backbone.dilations)}"
+                f" pixels at stride {_STRIDE}, as many as dilation {max(self.backbone.dilations)} pads; use"
+                " larger blocks, or smaller dilations"
+            )

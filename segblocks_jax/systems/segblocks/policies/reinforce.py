@@ -1,0 +1,45 @@
+"""The learned policy and the surrogate loss whose gradient is REINFORCE's."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segblocks_jax.adaptive.decision import Decision
+from segblocks_jax.nn import uniform
+from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+
+
+class Reinforce(nnx.Module):
+    """A policy network whose actions are sampled in training; in evaluation, high where logit > 0.
+
+    Attributes:
+        net: the policy network.
+        block_size: side of a block in image pixels.
+        target: share of high blocks that the reward asks for.
+        deterministic: set by `flax.nnx.Module.train` and `eval`.
+    """
+
+    needs_gain = False
+
+    def __init__(self, block_size: int, target: float, *, rngs: nnx.Rngs) -> None:
+        """Builds the network with random weights."""
+        self.net = PolicyNet(block_size, rngs=rngs)
+        self.block_size = block_size
+        self.target = target
+        self.deterministic = False
+
+    def __call__(
+        self,
+        image: Float[Array, "n h w 3"],
+        key: Array | None = None,
+        gain: Float[Array, "n gh gw"] | None = None,
+    ) -> Decision:
+        """Decides. Training needs a PRNG key to sample with, or a key an image."""
+        logits = self.net(image)
+        if self.deterministic:
+            return Decision(logits > 0, logits)
+        if key is None:
+            raise ValueError(
+                "the reinforce policy samples in training and needs a PRNG key; pass key, or call eval()"
+            )
+        return Decision(uniform(key, logits.shape) < jax.nn.sigmoid(logits), logits)

@@ -1,0 +1,108 @@
+"""Policies without parameters: everywhere high or low, random, middle rows, image content, the oracle."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segblocks_jax.adaptive.decision import Decision, top_fraction
+from segblocks_jax.nn import uniform
+
+
+class Rule(nnx.Module):
+    """A policy that is a rule. Called as ``rule(image, key=None, gain=None) -> Decision``.
+
+    Attributes:
+        block_size: side of a block in image pixels.
+        target: share of blocks to run high.
+    """
+
+    needs_gain = False
+
+    def __init__(self, block_size: int, target: float, threshold: float | None = None) -> None:
+        """With a threshold, blocks that score above it are high, and `target` plays no part."""
+        self.block_size = block_size
+        self.target = target
+        self.threshold = threshold
+
+    def __call__(
+        self,
+        image: Float[Array, "n h w 3"],
+        key: Array | None = None,
+        gain: Float[Array, "n gh gw"] | None = None,
+    ) -> Decision:
+        """Decides; `key` is for random policies, `gain` for the oracle."""
+        scores = self.scores(image, key, gain)
+        if self.threshold is None:
+            return Decision(top_fraction(scores, self.target), scores)
+        return Decision(scores > self.threshold, scores)
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """Scores every block, (n, gh, gw)."""
+        raise NotImplementedError
+
+    def grid_shape(self, image: Array) -> tuple[int, int, int]:
+        """(n, gh, gw) of an image batch."""
+        return image.shape[0], image.shape[1] // self.block_size, image.shape[2] // self.block_size
+
+
+class Constant(Rule):
+    """All blocks alike: high for target 1, low for target 0."""
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """The same score everywhere."""
+        return jnp.zeros(self.grid_shape(image), jnp.float32)
+
+
+class Random(Rule):
+    """A random choice of `target` of every image's blocks."""
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """Uniform random scores."""
+        if key is None:
+            raise ValueError("the random policy needs a PRNG key; pass key=jax.random.key(seed)")
+        return uniform(key, self.grid_shape(image))
+
+
+class Middle(Rule):
+    """Whole rows of blocks around the middle: int(gh (0.5 - t/2)) up to int(gh (0.5 + t/2))."""
+
+    def __call__(
+        self,
+        image: Float[Array, "n h w 3"],
+        key: Array | None = None,
+        gain: Float[Array, "n gh gw"] | None = None,
+    ) -> Decision:
+        """High between the two rows; the score falls with the distance from the middle."""
+        shape = self.grid_shape(image)
+        row = jnp.arange(shape[1])
+        first, last = (int(shape[1] * (0.5 + sign * self.target / 2)) for sign in (-1, 1))
+        scores = -jnp.abs(row.astype(jnp.float32) + (0.5 - shape[1] / 2))
+        action = (row >= first) & (row < last)
+        return Decision(*(jnp.broadcast_to(x[:, None], shape) for x in (action, scores)))
+
+
+class Heuristic(Rule):
+    """Blocks that lose most when they are averaged: mean of |4x4 means, repeated, - image| over RGB."""
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """The change a block would suffer."""
+        n, gh, gw = self.grid_shape(image)
+        parts = image.reshape(n, image.shape[1] // 4, 4, image.shape[2] // 4, 4, 3)
+        change = jnp.abs(parts - parts.mean((2, 4), keepdims=True)).sum((2, 4, 5)) / 16
+        side = self.block_size // 4
+        return change.reshape(n, gh, side, gw, side).mean((2, 4))
+
+
+class Oracle(Rule):
+    """Blocks whose loss falls most when they run high; needs labels, so it is a bound, not a method."""
+
+    needs_gain = True
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """The gain itself: a block's mean loss at low resolution minus that at high."""
+        if gain is None:
+            raise ValueError(
+                "the oracle policy needs the loss that a block gains by high resolution, so it runs only"
+                " where labels are given (train and eval); pass gain=loss_low - loss_high a block"
+            )
+        return gain

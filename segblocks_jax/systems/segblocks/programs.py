@@ -1,0 +1,213 @@
+"""Programs of a model for a server, compiled ahead of time and kept."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+
+from segblocks_jax.adaptive.decision import Decision, fill_scores, top_count
+from segblocks_jax.blocks import BlockGrid, combine, split
+from segblocks_jax.data.normalization import Normalization, normalize
+from segblocks_jax.inference.keyed_cache import KeyedCache
+from segblocks_jax.inference.server import Output, Program, Shape
+from segblocks_jax.models import Network, SwiftNet
+from segblocks_jax.nn import at_scale
+from segblocks_jax.nn.conv import set_implementation
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.upsample_argmax import upsample_argmax
+from segblocks_jax.systems.segblocks.fused import FusedNet, fuse, pays
+from segblocks_jax.systems.segblocks.policies import Policy
+from segblocks_jax.systems.segblocks.spec import ModelSpec
+
+Execution = Literal["fused", "plain", "xla"]
+EXECUTIONS: tuple[Execution, ...] = ("fused", "plain", "xla")
+Images = UInt8[Array, "n h w 3"]
+
+
+class ModelPrograms:
+    """The programs of a network and its policy.
+
+    Attributes:
+        weights: what every program takes as its first argument; a pytree.
+        execution: "fused", "plain" or "xla", see `Engine`.
+        normalization: of the images.
+        spec: of the model.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        policy: nnx.Module | None,
+        spec: ModelSpec,
+        dtype: str,
+        execution: Execution | None,
+    ) -> None:
+        """Takes copies of the weights, in evaluation mode, prepared for the execution."""
+        best: Execution = "fused" if pays(net) else "plain"
+        self.execution = execution or best
+        self.spec, self._dtype, self._stride = spec, dtype, net.output_stride
+        self.normalization = _normalization(spec)
+        policy = nnx.clone(policy)
+        net = nnx.clone(net)
+        for module in (net, policy):
+            if module is not None:
+                module.eval()
+        if self.execution == "xla":
+            set_implementation(net, "pad")
+        self._policy_graph, policy_state = nnx.split(policy)
+        self._net_graph, net_state = nnx.split(net)
+        served = _fused(net, dtype) if self.execution == "fused" else net_state
+        self.weights = jax.block_until_ready((policy_state, served))
+        self._compiled: KeyedCache[Program, jax.stages.Compiled] = KeyedCache()
+
+    @property
+    def compilations(self) -> int:
+        """How many programs were compiled."""
+        return len(self._compiled)
+
+    def get(self, program: Program) -> tuple[Callable[..., Any], bool]:
+        """The compiled program as a function of all but the weights, and whether this call compiled it."""
+        compiled, made = self._compiled.get(program, lambda: self.lower(program).compile())
+        return (lambda *arguments: compiled(self.weights, *arguments)), made
+
+    def lower(self, program: Program) -> jax.stages.Lowered:
+        """The program, lowered for the default platform."""
+        with self.tracing():
+            return jax.jit(self.function(program)).lower(self.weights, *self.arguments(program))
+
+    def memory(self, program: Program) -> dict[str, int]:
+        """Bytes that a compiled program takes: temporaries, arguments (with weights), outputs."""
+        compiled, _ = self._compiled.get(program, lambda: self.lower(program).compile())
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return {
+            "temporary": analysis.temp_size_in_bytes,
+            "arguments": analysis.argument_size_in_bytes,
+            "output": analysis.output_size_in_bytes,
+        }
+
+    def tracing(self) -> contextlib.AbstractContextManager[None]:
+        """The context that programs are traced in."""
+        chosen = {"fused": "ffi", "xla": "xla"}.get(self.execution)
+        return extension.using(chosen) if chosen else contextlib.nullcontext()
+
+    def function(self, program: Program) -> Callable[..., Any]:
+        """The program as a function of weights and arguments, to be traced within `tracing`."""
+        run = getattr(self, f"_{program.kind}")
+        if program.kind == "decide":
+            return run
+        options: dict[str, Any] = {"output": program.output}
+        if program.kind != "dense":
+            options["num_high"] = program.num_high
+
+        def function(*arguments: Any) -> Any:
+            return run(*arguments, **options)
+
+        return function
+
+    def arguments(self, program: Program) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes and dtypes of the arguments behind the weights."""
+        images = jax.ShapeDtypeStruct((*program.shape, 3), jnp.uint8)
+        valid = jax.ShapeDtypeStruct((3,), jnp.int32)
+        seed = jax.ShapeDtypeStruct((), jnp.uint32)
+        if program.kind == "dense":
+            return (images,)
+        if program.kind != "segment":
+            return images, valid, seed
+        grid = self._grid(program.shape)
+        action = jax.ShapeDtypeStruct(grid, jnp.bool_)
+        return images, action, jax.ShapeDtypeStruct(grid, jnp.float32), seed
+
+    def _grid(self, shape: Shape) -> Shape:
+        assert self.spec.policy is not None
+        n, h, w = shape
+        side = self.spec.policy.block_size
+        return n, h // side, w // side
+
+    def _net(self, weights: Any) -> Callable[..., Any]:
+        state = weights[1]
+        return state if self.execution == "fused" else nnx.merge(self._net_graph, state)
+
+    def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
+        image = normalize(images, *self.normalization).astype(self._dtype)
+        scale = self.spec.input_scale
+        logits = at_scale(self._net(weights), image, scale, self._stride)
+        return _finish(logits, output, self._stride)
+
+    def _decide(
+        self, weights: Any, images: Images, valid: Int[Array, "3"], seed: UInt32[Array, ""]
+    ) -> tuple[Bool[Array, "n gh gw"], Float[Array, "n gh gw"]]:
+        policy = cast(Policy, nnx.merge(self._policy_graph, weights[0]))
+        decision = policy(normalize(images, *self.normalization), jax.random.key(seed))
+        n, gh, gw = decision.action.shape
+        side = policy.block_size
+        image, row, column = jnp.ogrid[:n, :gh, :gw]
+        inside = (image < valid[0]) & (row * side < valid[1]) & (column * side < valid[2])
+        scores = jnp.where(inside, decision.scores.astype(jnp.float32), -jnp.inf)
+        return decision.action & inside, scores
+
+    def _segment(
+        self,
+        weights: Any,
+        images: Images,
+        action: Bool[Array, "n gh gw"],
+        scores: Float[Array, "n gh gw"],
+        seed: UInt32[Array, ""],
+        *,
+        num_high: int,
+        output: Output,
+    ) -> tuple[Array, Bool[Array, "n gh gw"]]:
+        spec = self.spec
+        assert spec.policy is not None
+        # The policy drew from the key itself.
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        filling = fill_scores(Decision(action, scores), spec.semantics.filling, key)
+        filling = jnp.where(jnp.isneginf(scores), -jnp.inf, filling)  # Padding comes last.
+        grid = BlockGrid.from_mask(action, num_high, filling, spec.policy.low_factor)
+        image = normalize(images, *self.normalization).astype(self._dtype)
+        logits = combine(self._net(weights)(split(image, grid)), spec.semantics.low_upsampling)
+        return _finish(logits, output, self._stride), grid.mask
+
+    def _fixed(
+        self,
+        weights: Any,
+        images: Images,
+        valid: Int[Array, "3"],
+        seed: UInt32[Array, ""],
+        *,
+        num_high: int,
+        output: Output,
+    ) -> tuple[Array, Bool[Array, "n gh gw"], Float[Array, "n gh gw"]]:
+        _, scores = self._decide(weights, images, valid, seed)
+        action = top_count(scores, num_high)
+        total = num_high * images.shape[0]
+        result, mask = self._segment(
+            weights, images, action, scores, seed, num_high=total, output=output
+        )
+        return result, mask, scores
+
+
+def _fused(net: Network, dtype: str) -> FusedNet:
+    if not isinstance(net, SwiftNet):
+        raise ValueError(
+            f"Engine: execution 'fused' has no {type(net).__name__}, only SwiftNet; use 'plain' or 'xla'"
+        )
+    extension.resolve("ffi")
+    return fuse(net, dtype)
+
+
+def _finish(logits: Float[Array, "n lh lw k"], output: Output, stride: int) -> Array:
+    return logits.astype(jnp.float32) if output == "logits" else upsample_argmax(logits, stride)
+
+
+def _normalization(spec: ModelSpec) -> Normalization:
+    if spec.mean is None or spec.std is None:
+        raise ValueError(
+            "Engine: the spec has no mean and std to normalize images with; give it those of the training"
+            " data: dataclasses.replace(spec, mean=..., std=...)"
+        )
+    return Normalization(spec.mean, spec.std)

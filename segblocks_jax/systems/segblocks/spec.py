@@ -1,0 +1,140 @@
+"""ModelSpec: what builds a network and its policy again, without their weights."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from segblocks_jax import models
+from segblocks_jax.nn import BlockOptions, scaled_multiple
+from segblocks_jax.systems.segblocks import policies
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicySpec:
+    """A policy and how its decisions run.
+
+    Attributes:
+        name: one of `policies.POLICIES`.
+        block_size: side of a block in pixels.
+        target: share of high blocks.
+        threshold: see `policies.create`.
+        bucket_step: the number of high blocks is rounded up to a multiple of this share of all.
+        low_factor: side of a high block over the side of a low one.
+    """
+
+    name: str = "reinforce"
+    block_size: int = 128
+    target: float = 0.4
+    threshold: float | None = None
+    bucket_step: float = 1 / 16
+    low_factor: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A network, perhaps with a policy, and the data that it is for.
+
+    Attributes:
+        name: one of `models.MODELS`.
+        num_classes: of the logits.
+        width, features, dilations: see `create_model`.
+        semantics: how the network runs in blocks.
+        policy: None for a network alone.
+        mean, std: RGB, of images scaled to [0, 1], that inputs are normalized with.
+        dataset: what it was trained on.
+        class_names: in the order of the logits.
+        input_scale: side of what a network without policy sees over that of the image, up to 1; its
+            logits are resized back. A baseline that saves operations everywhere alike.
+    """
+
+    name: str
+    num_classes: int
+    width: int = 64
+    features: int | None = None
+    dilations: tuple[int, ...] | None = None
+    semantics: BlockOptions = dataclasses.field(default_factory=BlockOptions)
+    policy: PolicySpec | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    dataset: str | None = None
+    class_names: tuple[str, ...] | None = None
+    input_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"ModelSpec: {len(self.class_names)} class_names for num_classes {self.num_classes};"
+                " give one a class, in the order of the logits"
+            )
+        if self.policy is not None and self.input_scale != 1:
+            raise ValueError(
+                f"ModelSpec: input_scale is {self.input_scale} beside a policy; only a network without one"
+                " sees a smaller image, set it to 1"
+            )
+        scaled_multiple(self.input_scale)
+
+    @property
+    def image_multiple(self) -> int:
+        """What sides of images must be multiples of, in pixels, where there is no policy."""
+        return scaled_multiple(self.input_scale)
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Dict:
+        """Builds ``{"net", "policy"}``, or ``{"net"}`` without a policy, with random weights.
+
+        Raises:
+            ValueError: the blocks don't fit the network; or see `create_model`, `policies.create`.
+        """
+        net = models.create_model(
+            self.name,
+            self.num_classes,
+            semantics=self.semantics,
+            width=self.width,
+            features=self.features,
+            dilations=self.dilations,
+            rngs=rngs,
+        )
+        if self.policy is None:
+            return nnx.Dict(net=net)
+        self.check_blocks(net)
+        policy = policies.create(
+            self.policy.name,
+            block_size=self.policy.block_size,
+            target=self.policy.target,
+            threshold=self.policy.threshold,
+            rngs=rngs,
+        )
+        return nnx.Dict(net=net, policy=policy)
+
+    def check_blocks(self, net: models.Network) -> None:
+        """Raises ValueError where the policy's blocks are too small for the network."""
+        assert self.policy is not None
+        side, factor = self.policy.block_size, self.policy.low_factor
+        multiple, smallest = net.block_multiple(factor), net.smallest_block(factor)
+        if side % multiple or side < smallest:
+            more = f" from {smallest} on" if smallest > multiple else ""
+            raise ValueError(
+                f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple}{more},"
+                " so that a low block has whole pixels, and as many as are padded, at every layer"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "ModelSpec":
+        """The inverse of `to_dict`, also after a way through JSON.
+
+        Raises:
+            TypeError: an unknown field, or one without default is missing.
+            ValueError: a bad value.
+        """
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in mapping.items()
+        }
+        fields["semantics"] = BlockOptions(**fields.get("semantics", {}))
+        if fields.get("policy") is not None:
+            fields["policy"] = PolicySpec(**fields["policy"])
+        return cls(**fields)

@@ -1,0 +1,246 @@
+"""Speed of a network, dense and in blocks, in one interleaved run, beside its operations."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from segblocks_jax.adaptive.cost import count_macs
+from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
+from segblocks_jax.inference.allocator import keep_freed_memory
+from segblocks_jax.inference.timing import interleaved
+from segblocks_jax.models import Network, ResNet, SwiftNet
+from segblocks_jax.nn.conv import set_implementation
+from segblocks_jax.nn.layout import BlockLayout
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.max_pool import indexed_max_pool
+from segblocks_jax.ops.patches import Border
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.fused import FusedNet, fuse, pays
+from segblocks_jax.training.provenance import commit, device_name
+
+SHARES = (1.0, 0.5, 0.25, 0.0)
+
+
+def measure(
+    config: ExperimentConfig,
+    size: tuple[int, int],
+    num_classes: int = 19,
+    *,
+    rounds: int = 7,
+    shares: tuple[float, ...] = SHARES,
+) -> dict[str, Any]:
+    """Times one image: dense networks, then blocks at each of `shares`, in turn, `rounds` times.
+
+    The timer holds, from a normalized image on the device to the network's logits: split, network,
+    combine; for a dense network only the network. The policy is timed apart. Weights and
+    grids are random. Two dense baselines are timed: `xla_dense`, the network on XLA's convolutions, and
+    `dense`, the network as blocks run it (`FusedNet` where that pays), one unit an image.
+
+    Args:
+        config: its model, block size, semantics and precision are measured; a static one whose network
+            can't run in blocks of that size, dense alone.
+        size: (height, width) of the image, multiples of the block size.
+        num_classes: of the logits.
+        rounds: timed runs of each; the medians are reported.
+        shares: of high blocks.
+
+    Returns:
+        Plain values for JSON: times in seconds, operations in 10^9, ratios to both dense networks of the
+        same run, and what index patches, split, combine and pooling take of a run, timed alone.
+
+    All run with `keep_freed_memory`, as engines do.
+    """
+    keep_freed_memory()
+    system = _system(config, num_classes)
+    if "policy" not in system:
+        shares = ()
+    system.eval()
+    image = jax.random.normal(jax.random.key(0), (1, *size, 3)).astype(config.precision)
+    side, factor = config.policy.block_size, config.policy.low_factor
+    grids = {share: _random_grid(size, side, share, factor) for share in shares}
+    xla, own = (_networks(system.net, config, in_blocks) for in_blocks in (False, True))
+    runs: dict[Any, Callable[[], Any]] = {
+        "xla_dense": lambda: xla(image, None),
+        "dense": lambda: own(image, None),
+    }
+    if "policy" in system:
+        runs["policy"] = functools.partial(_policy(system.policy), image)
+    for share, grid in grids.items():
+        runs[share] = functools.partial(own, image, grid)
+        runs["around", share] = _around(system.net, config, image, grid)
+    times = interleaved(runs, rounds)
+    dense_macs = count_macs(system.net, (1, *size, 3)).total
+    report = _describe(config, size, rounds, pays(system.net))
+    for name in ("xla_dense", "dense"):
+        report[name] = {"seconds": times[name], "gmacs": dense_macs / 1e9}
+    report["policy_seconds"] = times.get("policy")
+    report["blocks"] = []
+    for share, grid in grids.items():
+        real = grid.num_high / grid.num_blocks
+        macs = count_macs(system.net, (1, *size, 3), real, low_factor=factor).total
+        report["blocks"].append(
+            {
+                "high_fraction": real,
+                "seconds": times[share],
+                "gmacs": macs / 1e9,
+                "operation_ratio": dense_macs / macs,
+                "over_xla_dense": times["xla_dense"] / times[share],
+                "over_dense": times["dense"] / times[share],
+                "around_convolutions": times["around", share] / times[share],
+            }
+        )
+    return report
+
+
+def _networks(net: Network, config: ExperimentConfig, fused: bool) -> Callable[..., Any]:
+    """The network as a compiled function of an image and a grid or None."""
+    if fused and isinstance(net, SwiftNet) and pays(net):
+        prepared = jax.block_until_ready(fuse(net, config.precision))
+        return functools.partial(jax.jit(functools.partial(_run, config=config)), prepared)
+    plain = nnx.clone(net)
+    if not fused:
+        set_implementation(plain, "pad")
+    graphdef, state = nnx.split(plain)
+
+    @jax.jit
+    def run(state: nnx.State, image: jax.Array, grid: BlockGrid | None) -> jax.Array:
+        return _run(nnx.merge(graphdef, state), image, grid, config=config)
+
+    return functools.partial(run, state)
+
+
+def _run(
+    net: Network | FusedNet, image: jax.Array, grid: BlockGrid | None, *, config: ExperimentConfig
+) -> jax.Array:
+    if grid is None:
+        return net(image)
+    return combine(net(split(image, grid)), config.semantics.low_upsampling)
+
+
+def _policy(policy: nnx.Module) -> Callable[[jax.Array], jax.Array]:
+    graphdef, state = nnx.split(policy)
+
+    @jax.jit
+    def run(state: nnx.State, image: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, state)(image, jax.random.key(0)).action
+
+    return functools.partial(run, state)
+
+
+def _around(
+    net: Network, config: ExperimentConfig, image: jax.Array, grid: BlockGrid
+) -> Callable[[], Any]:
+    """What a network in blocks does besides convolutions: index patches, split, pooling, combine.
+
+    Of other networks than SwiftNet, split and combine.
+    """
+    side = config.policy.block_size
+    logits = jnp.ones((grid.num_pixels(side // net.output_stride), net.num_classes), image.dtype)
+    upsampling = config.semantics.low_upsampling
+    if not isinstance(net, SwiftNet):
+        around = jax.jit(
+            lambda *a: (split(a[0], a[1]).pixels, combine(DualRes(a[2], a[1]), upsampling))
+        )
+        return functools.partial(around, image, grid, logits)
+    border: Border = "image" if config.semantics.interpolation == "halo" else "block"
+    backbone = net.backbone
+    is_resnet = isinstance(backbone, ResNet)
+    width = backbone.conv1.kernel.shape[-1] if isinstance(backbone, ResNet) else 1
+    stem = jnp.ones((grid.num_pixels(side // 2), width), image.dtype)
+
+    @jax.jit
+    def run(image: jax.Array, grid: BlockGrid, stem: jax.Array, logits: jax.Array) -> list[Any]:
+        layout = BlockLayout(grid, side)
+        results: list[Any] = [split(image, grid).pixels, layout.patches(3 if is_resnet else 1)]
+        for level in range(1, 6):
+            smaller = layout.scaled(1, 2**level)
+            results += [smaller.patches(1), smaller.patches(0 if is_resnet else 2)]
+            if level >= 3:
+                results.append(smaller.patches(1, border))
+        if is_resnet:
+            results.append(indexed_max_pool(stem, layout.scaled(1, 2).patches(1), 3, 2))
+        return [*results, combine(DualRes(logits, grid), upsampling)]
+
+    return functools.partial(run, image, grid, stem, logits)
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report as a text table."""
+    height, width = report["size"]
+    xla, dense = report["xla_dense"], report["dense"]
+    lines = [
+        f"{report['model']}, {height} x {width}, batch 1, {report['precision']},"
+        f" blocks of {report['block_size']} px, {report['device']}, {report['implementation']} block operations",
+        f"{'':14}{'ms':>9}{'GMACs':>9}{'operations':>12}{'/ XLA dense':>13}{'/ dense':>9}{'around':>9}",
+    ]
+    for name, row in (("XLA dense", xla), ("dense", dense)):
+        over_xla, over_dense = (base["seconds"] / row["seconds"] for base in (xla, dense))
+        lines.append(
+            f"{name:14}{row['seconds'] * 1e3:9.1f}{row['gmacs']:9.2f}{1:12.2f}{over_xla:13.2f}{over_dense:9.2f}"
+        )
+    for row in report["blocks"]:
+        lines.append(
+            f"{row['high_fraction']:>5.0%} high    {row['seconds'] * 1e3:9.1f}{row['gmacs']:9.2f}"
+            f"{row['operation_ratio']:12.2f}{row['over_xla_dense']:13.2f}{row['over_dense']:9.2f}"
+            f"{row['around_convolutions']:>9.1%}"
+        )
+    if report["policy_seconds"] is None:
+        return "\n".join([*lines, f"{report['model']} can't run in blocks of that size"])
+    lines.append(
+        f"policy: {report['policy_seconds'] * 1e3:.1f} ms, not contained above; around: index patches, split,"
+        " pooling, combine"
+    )
+    return "\n".join(lines)
+
+
+def _system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
+    """The network and a policy; no policy where a static configuration's network can't run in blocks."""
+    side = config.policy.block_size  # The input's scale and the crop play no part here.
+    dense = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, input_scale=1.0),
+        data=dataclasses.replace(config.data, crop=(side, side)),
+    )
+    policy = dataclasses.replace(config.policy, name="reinforce")
+    try:
+        return create_system(dataclasses.replace(dense, policy=policy), num_classes)
+    except ValueError:
+        if config.policy.name != "static":
+            raise
+        return create_system(dense, num_classes)
+
+
+def _random_grid(size: tuple[int, int], side: int, share: float, low_factor: int) -> BlockGrid:
+    shape = (1, size[0] // side, size[1] // side)
+    scores = np.random.default_rng(0).random(shape)
+    return BlockGrid.from_mask(
+        np.zeros(shape, bool), round(share * scores.size), scores.astype(np.float32), low_factor
+    )
+
+
+def _describe(
+    config: ExperimentConfig, size: tuple[int, int], rounds: int, fused: bool
+) -> dict[str, Any]:
+    return {
+        "model": config.model.name,
+        "width": config.model.width,
+        "features": config.model.features,
+        "size": list(size),
+        "batch": 1,
+        "precision": config.precision,
+        "block_size": config.policy.block_size,
+        "implementation": extension.resolve(),
+        "fused": fused,
+        "timer": "normalized image on the device to logits: split, network, combine;"
+        f" median of {rounds} interleaved runs",
+        "device": device_name(),
+        "jax": jax.__version__,
+        "commit": commit(),
+    }

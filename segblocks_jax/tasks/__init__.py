@@ -1,0 +1,1 @@
+"""Tasks, a package each: losses, metrics, labels, augmentation, evaluation, pictures."""

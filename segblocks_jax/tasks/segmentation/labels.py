@@ -1,0 +1,140 @@
+"""Label tables: class names, colors, and the way from stored ids to train ids.
+
+A data set stores one id a pixel. Training wants the evaluated classes as 0..k-1 and everything
+else as `IGNORE`. The tables here hold that mapping as a 256-entry lookup, and know which stored
+ids the data set defines, so that a file of another data set is an error and not silently void.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+IGNORE = 255
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelTable:
+    """The classes of a data set.
+
+    Attributes:
+        name: the data set's name, as error messages give it.
+        classes: names of the k evaluated classes; position = train id.
+        colors: uint8 (k, 3), RGB, for pictures.
+        to_train: uint8 (256,), stored id -> train id, `IGNORE` for what isn't evaluated.
+        known: bool (256,), the stored ids that the data set defines.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colors: UInt8[np.ndarray, "k 3"]
+    to_train: UInt8[np.ndarray, "256"]
+    known: Bool[np.ndarray, "256"]
+
+    def __post_init__(self):
+        k = len(self.classes)
+        expected = {"colors": (k, 3), "to_train": (256,), "known": (256,)}
+        for field, shape in expected.items():
+            if getattr(self, field).shape != shape:
+                got = getattr(self, field).shape
+                raise ValueError(f"LabelTable {self.name}: {field} has shape {got}, not {shape}")
+            getattr(self, field).setflags(write=False)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of evaluated classes, k."""
+        return len(self.classes)
+
+    def train_ids(
+        self, stored: UInt8[np.ndarray, "*shape"], where: str = "the label"
+    ) -> UInt8[np.ndarray, "*shape"]:
+        """Maps stored ids to train ids: `to_train[stored]`, after a check.
+
+        Args:
+            stored: uint8 ids as the data set stores them.
+            where: what the ids come from (a path), for the error message.
+
+        Raises:
+            ValueError: an id that the data set doesn't define.
+        """
+        if stored.dtype != np.uint8:
+            raise ValueError(f"{where}: label ids must be uint8, got {stored.dtype}")
+        present = np.bincount(stored.reshape(-1), minlength=256) > 0
+        unknown = np.flatnonzero(present & ~self.known)
+        if unknown.size:
+            raise ValueError(
+                f"{where}: holds label {_ranges(unknown)}, which {self.name} doesn't define; "
+                f"allowed are {_ranges(np.flatnonzero(self.known))}. Is this a label file of "
+                f"{self.name}, with ids as published?"
+            )
+        return self.to_train[stored]
+
+    def colorise(self, train_ids: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
+        """Paints train ids with the table's colors; everything that is no class is black."""
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: self.num_classes] = self.colors
+        return palette[train_ids]
+
+
+def _ranges(ids) -> str:
+    """Writes sorted ids compactly: [0, 1, 2, 5] -> "0..2, 5"."""
+    runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
+    return ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]}..{r[-1]}" for r in runs)
+
+
+def make_table(
+    name: str, rows: list[tuple[int, str, tuple[int, int, int]]], void: tuple[int, ...]
+) -> LabelTable:
+    """Builds a table from (stored id, class, color) rows in train-id order and the void ids."""
+    to_train = np.full(256, IGNORE, np.uint8)
+    known = np.zeros(256, bool)
+    for train_id, (stored, _, _) in enumerate(rows):
+        to_train[stored] = train_id
+        known[stored] = True
+    known[list(void)] = True
+    colors = np.array([color for _, _, color in rows], np.uint8)
+    return LabelTable(name, tuple(label for _, label, _ in rows), colors, to_train, known)
+
+
+# Ids, names and colors of the official label list (cityscapesScripts, helpers/labels.py).
+_CITYSCAPES_ROWS = [
+    (7, "road", (128, 64, 128)),
+    (8, "sidewalk", (244, 35, 232)),
+    (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)),
+    (13, "fence", (190, 153, 153)),
+    (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)),
+    (20, "traffic sign", (220, 220, 0)),
+    (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)),
+    (23, "sky", (70, 130, 180)),
+    (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)),
+    (26, "car", (0, 0, 142)),
+    (27, "truck", (0, 0, 70)),
+    (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)),
+    (32, "motorcycle", (0, 0, 230)),
+    (33, "bicycle", (119, 11, 32)),
+]
+# 255 is the license plate (-1) as an 8-bit file stores it.
+_CITYSCAPES_VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255)
+
+# Colors of the SegNet tutorial, the usual source of the 11-class labels.
+_CAMVID_ROWS = [
+    (0, "sky", (128, 128, 128)),
+    (1, "building", (128, 0, 0)),
+    (2, "pole", (192, 192, 128)),
+    (3, "road", (128, 64, 128)),
+    (4, "pavement", (60, 40, 222)),
+    (5, "tree", (128, 128, 0)),
+    (6, "sign symbol", (192, 128, 128)),
+    (7, "fence", (64, 64, 128)),
+    (8, "car", (64, 0, 128)),
+    (9, "pedestrian", (64, 64, 0)),
+    (10, "bicyclist", (0, 128, 192)),
+]
+
+CITYSCAPES = make_table("Cityscapes", _CITYSCAPES_ROWS, _CITYSCAPES_VOID)
+CAMVID = make_table("CamVid", _CAMVID_ROWS, (11,))
