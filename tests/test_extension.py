@@ -99,7 +99,8 @@ def test_modules_register_the_published_targets(module: str) -> None:
     assert len(extension.TARGETS) == 11
 
 
-def test_base_dependencies_suffice():
+@pytest.mark.parametrize("script", ["engine", "serving"])
+def test_base_dependencies_suffice(script):
     """To import all public names, and for the benchmarks that a bare GPU machine runs."""
     extras = ("av", "cv2", "grain", "matplotlib", "ml_collections", "orbax", "PIL", "tensorboardX")
     check = f"""
@@ -110,8 +111,7 @@ assert not {{"flax", "jax", "numpy"}} & set(sys.modules), "imported before it is
 assert set(sb.__all__) <= set(dir(sb))
 for name in sb.__all__:
     getattr(sb, name)
-for script in ("engine", "serving"):
-    runpy.run_path(f"{ROOT}/benchmarks/{{script}}.py", run_name="imported")
+runpy.run_path({str(ROOT / "benchmarks" / f"{script}.py")!r}, run_name="imported")
 """
     ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
