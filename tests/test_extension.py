@@ -102,11 +102,13 @@ def test_modules_register_the_published_targets(module: str) -> None:
 @pytest.mark.parametrize("script", ["engine", "serving"])
 def test_base_dependencies_suffice(script):
     """To import all public names, and for the benchmarks that a bare GPU machine runs."""
-    extras = ("av", "cv2", "grain", "matplotlib", "ml_collections", "PIL", "tensorboardX")
+    extras = ("av", "cv2", "grain", "matplotlib", "ml_collections", "orbax", "PIL", "tensorboardX")
     check = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({(*extras, "tensorflow_datasets", "torch")}))
 import segblocks_jax as sb
+assert not {{"flax", "jax", "numpy"}} & set(sys.modules), "imported before it is used"
+assert set(sb.__all__) <= set(dir(sb))
 for name in sb.__all__:
     getattr(sb, name)
 runpy.run_path({str(ROOT / "benchmarks" / f"{script}.py")!r}, run_name="imported")

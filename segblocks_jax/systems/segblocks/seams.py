@@ -201,7 +201,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     assert spec.policy is not None
-    images = padded_images(source, evenly_spaced(len(source), arguments.images), spec.policy.block_size)
+    images = padded_images(
+        source, evenly_spaced(len(source), arguments.images), spec.policy.block_size
+    )
     report = summary(compare(system, spec, images))
     for grid, modes in report.items():
         line = ", ".join(f"{mode} {modes[mode]['at_borders']:.2e}" for mode in PADDING_MODES)

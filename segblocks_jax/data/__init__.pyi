@@ -1,0 +1,15 @@
+from .evaluation import EvalBatch as EvalBatch
+from .evaluation import eval_batches as eval_batches
+from .evaluation import pad_to_multiple as pad_to_multiple
+from .evaluation import padded_sizes as padded_sizes
+from .normalization import NORMALIZATION as NORMALIZATION
+from .normalization import Normalization as Normalization
+from .normalization import normalize as normalize
+from .pipeline import TrainBatches as TrainBatches
+from .pipeline import train_batches as train_batches
+from .source import DATASETS as DATASETS
+from .source import TABLES as TABLES
+from .source import SegmentationSource as SegmentationSource
+from .source import label_table as label_table
+from .source import open_dataset as open_dataset
+from .street_scenes import SceneSet as SceneSet
