@@ -10,7 +10,7 @@ import pytest
 from test_engine import EXECUTIONS, SPEC, build, pictures
 
 import segblocks_jax as sb
-from segblocks_jax.inference.export import PLATFORMS
+from segblocks_jax.inference.program_files import PLATFORMS
 from segblocks_jax.ops import extension
 
 SHAPE = (1, 128, 192)

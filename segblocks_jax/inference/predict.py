@@ -18,9 +18,9 @@ from PIL import Image
 
 from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.inference.files import Picture, count_pictures, is_video, read_pictures
-from segblocks_jax.inference.server import Server
 from segblocks_jax.ops.checks import no_type_check
 from segblocks_jax.progress import Progress
+from segblocks_jax.systems.segblocks.serving import Server
 from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
