@@ -12,6 +12,7 @@ import jax.export
 import ml_dtypes
 import numpy as np
 
+from segblocks_jax.errors import InvalidInputError, MissingPackageError
 from segblocks_jax.ops import extension
 
 PLATFORMS = ("cpu", "cuda")
@@ -33,7 +34,7 @@ def serialize(
     try:
         import flatbuffers  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             "export needs flatbuffers; pip install 'segblocks-jax[export]'"
         ) from error
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in extension.TARGETS]
@@ -59,7 +60,7 @@ def deserialize(
     except (
         Exception
     ) as error:  # Of flatbuffers, of MLIR, of XLA: whatever a broken or newer file raises.
-        raise ValueError(
+        raise InvalidInputError(
             f"{file} can't be read ({type(error).__name__}: {error}). It was exported by {made_by}, this is"
             f" JAX {jax.__version__}: export it again, or update JAX"
         ) from error
@@ -82,7 +83,7 @@ def read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
         with path.open("rb") as stream, np.load(stream) as file:
             arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+        raise InvalidInputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
     return [
         jax.device_put(a.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else a)
         for a, dtype in zip(arrays, dtypes, strict=True)
@@ -107,7 +108,7 @@ def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[st
     """
     for name in names:
         if not name or pathlib.PurePath(name).name != name or name in (".", ".."):
-            raise ValueError(
+            raise InvalidInputError(
                 f"{folder}: {name!r} is no name of a file in this folder; was it edited?"
             )
         file = folder / name
@@ -127,7 +128,7 @@ def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[st
             )
         else:
             continue
-        raise ValueError(
+        raise InvalidInputError(
             f"{file} can't be read: it {problem}. Copy the folder again, or export it again"
         )
 

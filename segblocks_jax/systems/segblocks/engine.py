@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.program_files import PLATFORMS
 from segblocks_jax.inference.server import Shape, check_fork
@@ -88,9 +89,9 @@ class Engine(Server):
         """
         check_fork()
         if dtype not in DTYPES:
-            raise ValueError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
+            raise InvalidInputError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
         if max_programs < 1:
-            raise ValueError(f"Engine: max_programs is {max_programs}; expected 1 or more")
+            raise InvalidInputError(f"Engine: max_programs is {max_programs}; expected 1 or more")
         net, policy = _parts(model)
         if policy is not None:
             _check_policy(net, policy, spec)
@@ -170,7 +171,7 @@ class Engine(Server):
             mode=self.settings.mode if mode is None else Mode.parse(mode),
         )
         if not settings.shapes:
-            raise ValueError("export: there are no shapes; give some here, or to the engine")
+            raise InvalidInputError("export: there are no shapes; give some here, or to the engine")
         server = Server(self.model_programs, settings)  # Checks the shapes.
         chosen = [
             program
@@ -191,7 +192,7 @@ def _checked(execution: str | None) -> Execution | None:
             return known
     if execution is None:
         return None
-    raise ValueError(f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None")
+    raise InvalidInputError(f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None")
 
 
 def _parts(model: Network | nnx.Dict) -> tuple[Network, Any]:
@@ -202,11 +203,11 @@ def _parts(model: Network | nnx.Dict) -> tuple[Network, Any]:
 
 def _check_policy(net: Network, policy: Any, spec: ModelSpec) -> None:
     if spec.policy is None:
-        raise ValueError(
+        raise InvalidInputError(
             "Engine: the model has a policy, the spec has none; give the spec a PolicySpec, or serve model.net"
         )
     if policy.block_size != spec.policy.block_size:
-        raise ValueError(
+        raise InvalidInputError(
             f"Engine: the policy has blocks of {policy.block_size} pixels, the spec of {spec.policy.block_size}"
         )
     spec.check_blocks(net)

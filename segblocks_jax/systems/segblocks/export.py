@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from segblocks_jax.errors import InvalidInputError, TargetExistsError
 from segblocks_jax.inference.program_files import PLATFORMS, checksums, serialize, write_weights
 from segblocks_jax.systems.segblocks.exported import MANIFEST, WEIGHTS, Manifest
 from segblocks_jax.systems.segblocks.programs import ModelPrograms
@@ -31,9 +32,9 @@ def export_programs(
     """
     folder = pathlib.Path(folder)
     if folder.exists():
-        raise FileExistsError(f"export: {folder} exists; move it away, or give another folder")
+        raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")
     if not platforms or not set(platforms) <= set(PLATFORMS):
-        raise ValueError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
+        raise InvalidInputError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     fresh.mkdir(parents=True)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from segblocks_jax.errors import InvalidInputError, MissingFileError, UnavailableError
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.program_files import (
@@ -77,13 +78,13 @@ class Manifest:
         """
         path = folder / MANIFEST
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{folder} holds no {MANIFEST}; expected a folder of Engine.export"
             )
         try:
             manifest = cls._parse(json.loads(path.read_text(encoding="utf-8")))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+            raise InvalidInputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
         check_files(folder, [*manifest.programs, WEIGHTS], manifest.sha256)
         return manifest
 
@@ -91,7 +92,7 @@ class Manifest:
     def _parse(cls, content: Mapping[str, Any]) -> "Manifest":
         kind, version = content.get("format"), content.get("version")
         if kind != FORMAT or version not in ("1", VERSION):
-            raise ValueError(
+            raise InvalidInputError(
                 f"it says format {kind!r}, version {version!r}; this package reads {FORMAT!r}, versions 1 to"
                 f" {VERSION}; it was exported by JAX {content.get('jax', '?')}, this is JAX {jax.__version__}"
             )
@@ -155,12 +156,12 @@ class _ExportedPrograms:
     def __init__(self, folder: pathlib.Path, manifest: Manifest) -> None:
         platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
         if platform not in manifest.platforms:
-            raise RuntimeError(
+            raise UnavailableError(
                 f"{folder} was exported for {', '.join(manifest.platforms)}, JAX runs on {platform}; export it"
                 f" with platforms=({platform!r},)"
             )
         if manifest.targets and (reason := extension.why_unavailable()):
-            raise RuntimeError(
+            raise UnavailableError(
                 f"{folder} calls {', '.join(manifest.targets)}, but {reason}; or export it with execution='xla'"
             )
         self._folder, self._manifest = folder, manifest
@@ -182,7 +183,7 @@ class _ExportedPrograms:
     def _compile(self, program: Program) -> jax.stages.Compiled:
         if program not in self._files:
             shapes = sorted({known.shape for known in self._files})
-            raise ValueError(
+            raise InvalidInputError(
                 f"{self._folder} has no program for {program}; it was exported for images of {shapes}: give"
                 " the mode and shapes to Engine.export"
             )

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.exact import count_of
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.latency_tracker import LatencyTracker
@@ -147,12 +149,12 @@ class Server(ShapeServer):
         """
         chosen = tuple(self.settings.shapes if shapes is None else shapes)
         if not chosen:
-            raise ValueError("warm_up: there are no shapes; give some here, or to the engine")
+            raise InvalidInputError("warm_up: there are no shapes; give some here, or to the engine")
         padded = sorted({self.shape_for(shape) for shape in chosen})
         programs = [p for s in padded for p in self.programs(s, self.settings.mode, output)]
         devices = self.devices or (None,)
         if len(programs) * len(devices) > self._programs.max_size:
-            raise ValueError(
+            raise InvalidInputError(
                 f"warm_up: {len(padded)} shapes take {len(programs) * len(devices)} programs, and only"
                 f" {self._programs.max_size} are kept; give the engine a larger max_programs, or fewer shapes"
             )
@@ -277,7 +279,7 @@ class Server(ShapeServer):
 
     def _get(self, program: Program, device: jax.Device | None) -> tuple[Callable[..., Any], bool]:
         if self.strict and program not in self._allowed:
-            raise ValueError(
+            raise InvalidInputError(
                 f"{program.num_high} high blocks ({program.kind}) are none of the programs of mode"
                 f" {self.settings.mode.kind!r}, and the engine is strict; use the engine's own mode, and masks"
                 " whose number of blocks is a bucket's"
@@ -302,7 +304,7 @@ class Server(ShapeServer):
 
 def _fixed_count(mode: Mode, blocks: int) -> int:
     if mode.kind == "share":
-        return round(mode.value * blocks)
+        return count_of(mode.value, blocks)
     return min(int(mode.value), blocks)
 
 
@@ -310,17 +312,17 @@ def _checked_output(output: str) -> Output:
     for known in get_args(Output):
         if output == known:
             return known
-    raise ValueError(f"output is {output!r}; expected 'labels' or 'logits'")
+    raise InvalidInputError(f"output is {output!r}; expected 'labels' or 'logits'")
 
 
 def _checked_mask(
     mask: Shaped[np.ndarray, "..."] | Sequence, expected: Shape | None
 ) -> Bool[np.ndarray, "n gh gw"]:
     if expected is None:
-        raise ValueError("mask: this network runs without blocks; serve one with a policy")
+        raise InvalidInputError("mask: this network runs without blocks; serve one with a policy")
     mask = np.asarray(mask)
     if mask.shape != expected or mask.dtype != np.bool_:
-        raise ValueError(
+        raise InvalidInputError(
             f"mask has shape {mask.shape} and dtype {mask.dtype}; expected {expected} and bool"
         )
     return mask
