@@ -83,7 +83,9 @@ def read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
         with path.open("rb") as stream, np.load(stream) as file:
             arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+        raise InvalidInputError(
+            f"{path} can't be read ({type(error).__name__}: {error})"
+        ) from error
     return [
         jax.device_put(a.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else a)
         for a, dtype in zip(arrays, dtypes, strict=True)

@@ -49,7 +49,9 @@ class ShapeServer:
                     f" multiples of {multiple}"
                 )
         if strict and not shapes:
-            raise InvalidInputError("strict: there are no shapes; give the engine those that it may serve")
+            raise InvalidInputError(
+                "strict: there are no shapes; give the engine those that it may serve"
+            )
         check_fork()
         self._process = os.getpid()
         _processes.add(self._process)

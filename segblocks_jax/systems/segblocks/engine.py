@@ -192,7 +192,9 @@ def _checked(execution: str | None) -> Execution | None:
             return known
     if execution is None:
         return None
-    raise InvalidInputError(f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None")
+    raise InvalidInputError(
+        f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None"
+    )
 
 
 def _parts(model: Network | nnx.Dict) -> tuple[Network, Any]:

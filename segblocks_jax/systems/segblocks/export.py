@@ -34,7 +34,9 @@ def export_programs(
     if folder.exists():
         raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")
     if not platforms or not set(platforms) <= set(PLATFORMS):
-        raise InvalidInputError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
+        raise InvalidInputError(
+            f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}"
+        )
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     fresh.mkdir(parents=True)
     try:

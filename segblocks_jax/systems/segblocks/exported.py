@@ -84,7 +84,9 @@ class Manifest:
         try:
             manifest = cls._parse(json.loads(path.read_text(encoding="utf-8")))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InvalidInputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+            raise InvalidInputError(
+                f"{path} can't be read ({type(error).__name__}: {error})"
+            ) from error
         check_files(folder, [*manifest.programs, WEIGHTS], manifest.sha256)
         return manifest
 

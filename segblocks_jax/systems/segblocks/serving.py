@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
+from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.exact import count_of
-from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.latency_tracker import LatencyTracker
 from segblocks_jax.inference.server import Shape, ShapeServer, check_images, checked_seed
@@ -149,7 +149,9 @@ class Server(ShapeServer):
         """
         chosen = tuple(self.settings.shapes if shapes is None else shapes)
         if not chosen:
-            raise InvalidInputError("warm_up: there are no shapes; give some here, or to the engine")
+            raise InvalidInputError(
+                "warm_up: there are no shapes; give some here, or to the engine"
+            )
         padded = sorted({self.shape_for(shape) for shape in chosen})
         programs = [p for s in padded for p in self.programs(s, self.settings.mode, output)]
         devices = self.devices or (None,)
