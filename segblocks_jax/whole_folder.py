@@ -9,6 +9,8 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 
+from segblocks_jax.errors import TargetExistsError, UnwritableError
+
 _PARTIAL = ".segblocks-partial-"
 # Within a folder: files that are complete, on their way to replace its own. Readers look here first.
 _PENDING = ".segblocks-pending"
@@ -27,7 +29,7 @@ def whole_folder(folder: str | os.PathLike[str], replace: bool = False) -> Itera
         replace: whether the folder may exist. The new files lie flat in it then.
 
     Raises:
-        FileExistsError: the folder exists by the end, and `replace` isn't set.
+        TargetExistsError: the folder exists by the end, and `replace` isn't set.
     """
     folder = pathlib.Path(os.path.realpath(folder))
     inside = replace and folder.is_dir()
@@ -41,7 +43,9 @@ def whole_folder(folder: str | os.PathLike[str], replace: bool = False) -> Itera
         except OSError as error:
             if not folder.is_dir():
                 raise
-            raise FileExistsError(f"{folder}: another process has written it meanwhile") from error
+            raise TargetExistsError(
+                f"{folder}: another process has written it meanwhile"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -76,14 +80,16 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     """Checks that a folder can be written, or made, without leaving anything behind.
 
     Raises:
-        OSError: of the kind that the system says (read-only, no permission, not a folder, full).
+        UnwritableError: it can't; the text says what is in the way.
     """
     folder = pathlib.Path(os.path.realpath(folder))
     place = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
     try:
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
-        raise type(error)(f"{folder} can't be written ({place}: {error.strerror})") from error
+        raise UnwritableError(
+            f"{folder} can't be written ({place}: {error.strerror}); give another folder"
+        ) from error
 
 
 def _replace_files(folder: pathlib.Path, fresh: pathlib.Path) -> None:

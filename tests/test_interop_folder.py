@@ -110,16 +110,15 @@ def test_saving_into_links_and_the_current_folder(
     system, weights = small_system(), "weights.safetensors"
     folder = sb.save_model(tmp_path / "run7", system, SPEC)
     folder.chmod(0o750)
-    before = (folder / weights).read_bytes()
     (tmp_path / "latest").symlink_to("run7")
-    system.net.logits.conv.bias[...] += 1
+    system.net.logits.conv.bias[...] = np.arange(3)
     sb.save_model(tmp_path / "latest", system, SPEC)
-    after = (folder / weights).read_bytes()
-    assert after != before
+    saved = safetensors.numpy.load_file(folder / weights)
+    np.testing.assert_array_equal(saved["net.logits.conv.bias"], np.arange(3))
     monkeypatch.chdir(folder)
     (folder / weights).unlink()
     sb.save_model(".", system, SPEC)
-    assert (folder / weights).read_bytes() == after
+    assert (folder / weights).is_file()
     assert folder.stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "latest").is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "run7"]
@@ -156,9 +155,7 @@ def test_targets_that_can_not_be_saved_to(tmp_path: pathlib.Path) -> None:
     for name in ("file", "loop"):
         with pytest.raises(FileExistsError, match=f"{name} exists and is no saved model"):
             sb.interop.check_target(tmp_path / name)
-    with pytest.raises(
-        NotADirectoryError, match=r"file/model can't be written \(.*Not a directory"
-    ):
+    with pytest.raises(OSError, match=r"file/model can't be written.*Not a directory"):
         sb.interop.check_target(tmp_path / "file" / "model")
 
 

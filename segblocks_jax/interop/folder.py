@@ -8,6 +8,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
+from segblocks_jax.errors import InvalidInputError, MissingFileError, TargetExistsError
 from segblocks_jax.interop import files
 from segblocks_jax.interop.torch import (
     named_variables,
@@ -76,8 +77,8 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a folder that `save_model` may write or replace.
 
     Raises:
-        FileExistsError: it holds something that is no saved model.
-        OSError: it can't be made or written.
+        TargetExistsError: it holds something that is no saved model.
+        UnwritableError: it can't be made or written.
     """
     folder = pathlib.Path(folder)
     own = {WEIGHTS, CONFIG}
@@ -86,7 +87,7 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
         folder.exists()
         and not (folder.is_dir() and all(p.name in own or is_own(p.name) for p in folder.iterdir()))
     ):
-        raise FileExistsError(
+        raise TargetExistsError(
             f"save_model: {folder} exists and is no saved model; move it away, or give another folder"
         )
     check_writable(folder)
@@ -126,7 +127,7 @@ def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
     folder = pathlib.Path(folder)
     missing = [name for name in (CONFIG, WEIGHTS) if not current_file(folder, name).is_file()]
     if missing:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"load_model: {folder} holds no {' and no '.join(missing)}; expected a folder that"
             " save_model wrote"
         )
@@ -136,7 +137,7 @@ def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
         _check_format(path, content)
         return ModelSpec.from_mapping(content["model"])
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InvalidInputError(
             f"load_model: {path} can't be read ({type(error).__name__}: {error}); was it edited?"
         ) from error
 
@@ -148,7 +149,7 @@ def _abstract(spec: ModelSpec) -> nnx.Dict:
 def _check_format(path: pathlib.Path, found: dict) -> None:
     got = {key: found.get(key) for key in _FORMAT}
     if got != _FORMAT:
-        raise ValueError(
+        raise InvalidInputError(
             f"load_model: {path} is of format {got['format']!r}, version {got['version']!r}; this"
             f" library reads {_FORMAT['format']!r}, version {_FORMAT['version']!r}. Load a plain file"
             " of weights with load_torch_state_dict"

@@ -8,6 +8,7 @@ import pathlib
 from PIL import Image
 
 from segblocks_jax.data.street_scenes.scene import render
+from segblocks_jax.errors import InvalidInputError, TargetExistsError
 from segblocks_jax.whole_folder import whole_folder
 
 _MARKER = "street_scenes.json"
@@ -36,7 +37,9 @@ class SceneSet:
 
     def __post_init__(self):
         if min(self.train, self.val, self.height, self.width) < 1 or self.seed < 0:
-            raise ValueError(f"SceneSet: counts and sizes must be >= 1, seed >= 0, got {self}")
+            raise InvalidInputError(
+                f"SceneSet: counts and sizes must be >= 1, seed >= 0, got {self}"
+            )
 
     @property
     def folder_name(self) -> str:
@@ -56,7 +59,7 @@ class SceneSet:
         stored = json.loads(marker.read_text())
         edition = stored.pop("edition")
         if edition != _EDITION:
-            raise ValueError(
+            raise InvalidInputError(
                 f"{folder}: holds street scenes of edition {edition}, this is edition {_EDITION}; "
                 "remove the folder to have them written anew"
             )
@@ -100,12 +103,12 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
 def _holds(folder: pathlib.Path, scenes: SceneSet) -> bool:
     stored = SceneSet.stored_in(folder)
     if stored is None and folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
+        raise TargetExistsError(
             f"{folder}: exists, but holds no finished set of street scenes; choose another folder "
             "or empty this one. Nothing was written."
         )
     if stored not in (None, scenes):
-        raise ValueError(
+        raise InvalidInputError(
             f"{folder}: holds {stored}, wanted {scenes}; choose another folder or remove this one. "
             "Nothing was written."
         )
