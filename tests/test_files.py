@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segblocks_jax.data import images
 from segblocks_jax.inference import files
 from segblocks_jax.inference.result_files import save_result
 
@@ -219,7 +220,9 @@ def test_large_images_are_told_which_option_allows_them(tmp_path, monkeypatch):
     assert "2,000 pixels" in error
     assert "--max_pixels=2000" in error
     assert "MAX_IMAGE_PIXELS" in error
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    images.allow_pixels(1998)
+    assert "2,000 pixels" in only_error(path)
+    images.allow_pixels(2000)
     assert files.read_image(path).shape == (40, 50, 3)
 
 

@@ -6,6 +6,7 @@ levels are lost in silence. Transparency is ignored: the colors below it count.
 """
 
 import re
+import warnings
 
 import numpy as np
 from jaxtyping import Num, UInt8
@@ -13,6 +14,12 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 _TOPS = (255, 1023, 4095, 16383, 65535)
 _REMEDY = "save it with 8 bits a channel"
+
+
+def allow_pixels(count: int) -> None:
+    """Sets Pillow's limit, which holds in the whole process: images of more pixels are refused."""
+    Image.MAX_IMAGE_PIXELS = -(-count // 2)  # Pillow warns above it and raises above twice as many.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class PixelError(ValueError):
