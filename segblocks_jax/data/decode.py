@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from segblocks_jax.data import images
+from segblocks_jax.errors import InvalidInputError
 
 Kind = Literal["image", "ids", "palette", "colors"]
 
@@ -46,8 +47,12 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
             if mode in _MODES[kind]:
                 return images.read_rgb(picture) if kind == "image" else np.array(picture)
     except Exception as error:  # Pillow raises many things for broken files.
-        raise ValueError(f"{where}: can't be read as an image: {images.explain(error)}") from error
-    raise ValueError(f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published.")
+        raise InvalidInputError(
+            f"{where}: can't be read as an image: {images.explain(error)}"
+        ) from error
+    raise InvalidInputError(
+        f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published."
+    )
 
 
 def decode_checked(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"]:

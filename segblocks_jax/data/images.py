@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from segblocks_jax.errors import InvalidInputError
+
 _TOPS = (255, 1023, 4095, 16383, 65535)
 _REMEDY = "save it with 8 bits a channel"
 
@@ -22,7 +24,7 @@ def allow_pixels(count: int) -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-class PixelError(ValueError):
+class PixelError(InvalidInputError):
     """Pixels that can't become 8 bits a channel without a guess."""
 
 

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile
 
 from segblocks_jax.data import images
+from segblocks_jax.errors import InvalidInputError, MissingFileError
 from segblocks_jax.inference.result_files import is_result
 from segblocks_jax.ops.checks import no_type_check
 
@@ -54,7 +55,7 @@ def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[p
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such image, video or folder")
+        raise MissingFileError(f"{path}: no such image, video or folder")
     found, left_out = [], collections.Counter[str]()
     for file in sorted(path.rglob("*")):
         if reason := _left_out(file, path, output):
@@ -64,7 +65,7 @@ def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[p
     counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
     if not found:
         known = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path}: no images or videos ({known}) here" + (f", but {counts}" if counts else "")
         )
     if counts:
@@ -107,7 +108,7 @@ def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     picture = next(_read_pages(file))
     if picture.image is None:
-        raise ValueError(picture.error)
+        raise InvalidInputError(picture.error)
     return picture.image
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from segblocks_jax.data import pad_to_multiple
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
 from segblocks_jax.inference.result_files import name_results, save_result
 from segblocks_jax.inference.server import Server
@@ -57,7 +58,7 @@ def predict_files(
         The files that failed, each with the first reason.
     """
     if batch_size < 1:
-        raise ValueError(f"predict: batch_size is {batch_size}; expected 1 or more")
+        raise InvalidInputError(f"predict: batch_size is {batch_size}; expected 1 or more")
     names = name_results(files, output)
     failed: dict[pathlib.Path, str] = {}
     tally = _Tally(files)
