@@ -111,7 +111,7 @@ def test_saving_into_links_and_the_current_folder(
     folder = sb.save_model(tmp_path / "run7", system, SPEC)
     folder.chmod(0o750)
     (tmp_path / "latest").symlink_to("run7")
-    system.net.logits.conv.bias[...] = np.arange(3)
+    system.net.logits.conv.bias[...] = np.arange(3.0, dtype=np.float32)
     sb.save_model(tmp_path / "latest", system, SPEC)
     saved = safetensors.numpy.load_file(folder / weights)
     np.testing.assert_array_equal(saved["net.logits.conv.bias"], np.arange(3))
