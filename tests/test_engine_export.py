@@ -154,13 +154,16 @@ def test_damaged_files_are_named_at_loading(exported, tmp_path, pattern, damage,
         sb.ExportedEngine(folder)
 
 
-@pytest.mark.parametrize("name", ["../x.jax_export", "/etc/passwd", "a/b.jax_export", "", ".."])
+@pytest.mark.parametrize(
+    "name", ["../x.jax_export", "/etc/hostname", "a/b.jax_export", "link", ".."]
+)
 def test_manifests_name_no_files_elsewhere(exported, tmp_path, name):
     folder = shutil.copytree(exported, tmp_path / "copy")
+    (folder / "link").symlink_to(exported / "engine.json")
     manifest = json.loads((folder / "engine.json").read_text())
     ((_, program),) = manifest["programs"].items()
     (folder / "engine.json").write_text(json.dumps({**manifest, "programs": {name: program}}))
-    with pytest.raises(ValueError, match="is no name of a file in this folder"):
+    with pytest.raises(ValueError, match="is, or leads to, a file outside of the folder"):
         sb.ExportedEngine(folder)
 
 

@@ -109,11 +109,11 @@ def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[st
         ValueError: a name outside the folder, or a missing, cut or changed file; names the first.
     """
     for name in names:
-        if not name or pathlib.PurePath(name).name != name or name in (".", ".."):
-            raise InvalidInputError(
-                f"{folder}: {name!r} is no name of a file in this folder; was it edited?"
-            )
         file = folder / name
+        if file.resolve().parent != folder.resolve():
+            raise InvalidInputError(
+                f"{folder}: {name!r} is, or leads to, a file outside of the folder; was it edited?"
+            )
         found = None
         if file.is_file():
             with file.open("rb") as stream:

@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import shutil
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ from segblocks_jax.inference.program_files import PLATFORMS, checksums, serializ
 from segblocks_jax.systems.segblocks.exported import MANIFEST, WEIGHTS, Manifest
 from segblocks_jax.systems.segblocks.programs import ModelPrograms
 from segblocks_jax.systems.segblocks.settings import Program, Settings
+from segblocks_jax.whole_folder import whole_folder
 
 
 def export_programs(
@@ -27,6 +26,7 @@ def export_programs(
 
     Raises:
         FileExistsError: the folder exists.
+        OSError: it can't be written.
         ValueError: an unknown platform.
         ModuleNotFoundError: flatbuffers is missing.
     """
@@ -37,9 +37,7 @@ def export_programs(
         raise InvalidInputError(
             f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}"
         )
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    fresh.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as fresh:
         targets: set[str] = set()
         leaves = jax.tree.leaves(programs.weights)
         for program in chosen:
@@ -56,10 +54,6 @@ def export_programs(
             sha256=checksums(fresh),
         )
         (fresh / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        fresh.rename(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     return folder
 
 
