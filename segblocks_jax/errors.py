@@ -20,6 +20,14 @@ class TargetExistsError(UserError, FileExistsError):
     """Something is where the result would go."""
 
 
+class OutputError(UserError, OSError):
+    """A result can't be written: a read-only or full disk, no permission, a file in place of a folder."""
+
+
+class InUseError(UserError):
+    """Another process works in the folder."""
+
+
 class MissingPackageError(UserError, ModuleNotFoundError):
     """An optional package is needed and not installed."""
 
