@@ -20,8 +20,8 @@ class TargetExistsError(UserError, FileExistsError):
     """Something is where the result would go."""
 
 
-class OutputError(UserError, OSError):
-    """A result can't be written: a read-only or full disk, no permission, a file in place of a folder."""
+class UnwritableError(UserError, OSError):
+    """A file or folder can't be written: read-only, no permission, a full disk, a file in the way."""
 
 
 class InUseError(UserError):

@@ -5,7 +5,7 @@ import pathlib
 import re
 import tempfile
 
-from segblocks_jax.errors import InvalidInputError, OutputError
+from segblocks_jax.errors import InvalidInputError, UnwritableError
 
 
 def expand(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -32,7 +32,7 @@ def check_writable(folder: str | os.PathLike[str]) -> pathlib.Path:
     """The expanded path of a folder in which files can be written, or that can be made; makes nothing.
 
     Raises:
-        OutputError: it can't be written; the text says what is in the way.
+        UnwritableError: it can't be written; the text says what is in the way.
     """
     folder = expand(folder)
     place = folder
@@ -43,7 +43,7 @@ def check_writable(folder: str | os.PathLike[str]) -> pathlib.Path:
             file.write(bytes(4096))
             file.flush()
     except OSError as error:
-        raise OutputError(
+        raise UnwritableError(
             f"{folder}: can't write here ({place}: {error.strerror}); give another folder"
         ) from error
     return folder

@@ -10,9 +10,12 @@ import subprocess
 import numpy as np
 import pytest
 
-from segblocks_jax.errors import OutputError, UserError
+from segblocks_jax.errors import UnwritableError, UserError
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.damage import DamagedCheckpointError, writing
+
+# Where it fails, Orbax leaves coroutines behind.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 STATE = {"weights": np.random.default_rng(0).random(5000), "step": np.ones(1)}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -108,7 +111,9 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(type(checkpoints), "_add_inventory", full)
     with Checkpoints(tmp_path, model="m") as checkpoints, caplog.at_level(logging.ERROR):
         checkpoints.save(2, STATE)
-        with pytest.raises(OutputError, match="No space left on device; the earlier checkpoints"):
+        with pytest.raises(
+            UnwritableError, match="No space left on device; the earlier checkpoints"
+        ):
             checkpoints.wait()
     assert caplog.text == ""
     assert read(tmp_path)[2] == 1
@@ -116,7 +121,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, caplog):
 
 def test_of_tensorstores_text_only_the_reason_is_left(tmp_path):
     text = "RESOURCE_EXHAUSTED: Error writing ...: No space left on device [os_error_code='28']"
-    with pytest.raises(OutputError) as caught, writing(tmp_path):
+    with pytest.raises(UnwritableError) as caught, writing(tmp_path):
         raise ValueError(text)
     assert str(caught.value).startswith(f"{tmp_path}: No space left on device;")
     with pytest.raises(ValueError, match="other"), writing(tmp_path):

@@ -13,19 +13,18 @@
 
 stop() {
     again=$1
-    kill -TERM "$training" 2>/dev/null
+    kill -TERM "$!"
 }
 trap 'stop yes' USR1
 trap 'stop no' TERM
 
-srun "$@" &
-training=$!
 again=no
-wait "$training"
+srun "$@" &
+wait "$!"
 status=$?
 # A trapped signal ends `wait` early, with a status above 128.
-while ((status > 128)) && kill -0 "$training" 2>/dev/null; do
-    wait "$training"
+while ((status > 128)) && kill -0 "$!" 2>/dev/null; do
+    wait "$!"
     status=$?
 done
 

@@ -72,7 +72,7 @@ class Checkpoints:
           FileExistsError: the step is there already.
           ValueError: the folder holds checkpoints of another model, which saving would rotate
             out; or `metrics` lacks `best_metric`.
-          OutputError: the folder can't be written; so do `wait` and `close` where it is found later.
+          UnwritableError: the folder can't be written; so do `wait` and `close` where it is found later.
         """
         entries = flat_state.flatten(state)
         described = flat_state.describe(entries)

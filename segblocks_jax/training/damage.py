@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from segblocks_jax.errors import InvalidInputError, OutputError
+from segblocks_jax.errors import InvalidInputError, UnwritableError
 
 INVENTORY = "state_files.json"
 _NEEDED = ("record/metadata", "state/manifest.ocdbt")
@@ -39,7 +39,7 @@ def write_inventory(step: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
-    """Makes one `OutputError` of a full or read-only disk, whatever Orbax makes of it."""
+    """Makes one `UnwritableError` of a full or read-only disk, whatever Orbax makes of it."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
@@ -47,7 +47,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
         number = int(code[1]) if code else getattr(error, "errno", None)
         if number is None:
             raise
-        raise OutputError(
+        raise UnwritableError(
             f"{folder}: {os.strerror(number)}; the earlier checkpoints are as they were"
         ) from error
 
