@@ -12,18 +12,16 @@
 # TERM, which scancel sends, stops the training in the same way and asks for no other turn.
 
 stop() {
-    again=$1
+    again=$1 signaled=yes
     kill -TERM "$!"
 }
 trap 'stop yes' USR1
 trap 'stop no' TERM
 
-again=no
+again=no signaled=yes
 srun "$@" &
-wait "$!"
-status=$?
-# A trapped signal ends `wait` early, with a status above 128.
-while ((status > 128)) && kill -0 "$!" 2>/dev/null; do
+while [[ $signaled ]]; do # A trapped signal ends `wait` early, with the signal's status.
+    signaled=
     wait "$!"
     status=$?
 done
