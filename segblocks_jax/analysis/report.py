@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
 
 from segblocks_jax.analysis import plots
 from segblocks_jax.analysis.records import (
@@ -29,9 +27,14 @@ from segblocks_jax.analysis.records import (
     run_folder,
 )
 from segblocks_jax.analysis.run_details import inspect_run
+from segblocks_jax.extras import extra
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.sources import open_source
+
+with extra("report", "the report"):
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -11,8 +11,6 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from PIL import Image
-
 from segblocks_jax.data.folders import check_counts, find_splits
 from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.pipeline import train_batches
@@ -25,7 +23,11 @@ from segblocks_jax.data.source import (
 )
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.summary import class_frequencies, contact_sheet
+from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
+
+with extra("train", "a data set"):
+    from PIL import Image
 
 
 def prepare(arguments: argparse.Namespace) -> int:

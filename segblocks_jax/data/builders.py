@@ -16,15 +16,17 @@ import tempfile
 from collections.abc import Iterator
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-from PIL import Image
-
 from segblocks_jax.data.decode import Kind, decode, decode_checked
 from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
 from segblocks_jax.data.layouts import LAYOUTS, Layout
 from segblocks_jax.data.store import Store
+from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
 from segblocks_jax.tasks.segmentation.labels import LabelTable
+
+with extra("train", "a data set"):
+    import tensorflow_datasets as tfds
+    from PIL import Image
 
 _INDEX = "index.json"
 

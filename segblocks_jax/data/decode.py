@@ -5,7 +5,11 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+
+from segblocks_jax.extras import extra
+
+with extra("train", "a data set"):
+    from PIL import Image
 
 Kind = Literal["image", "ids", "palette", "colors"]
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segblocks_jax.data.pipeline import Source, fill_color
+from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 
 Size = tuple[int, int]
@@ -128,7 +129,8 @@ def _group(
 def _read(
     source: Source, batch_size: int, groups: list[tuple[Size, list[int]]]
 ) -> Iterator[EvalBatch]:
-    import grain
+    with extra("train", "eval_batches"):
+        import grain
 
     fill = fill_color(source)
     ahead = max(_THREADS, 2 * batch_size)

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from segblocks_jax.extras import extra
 from segblocks_jax.ops.checks import no_type_check
+
+with extra("images", "reading image files"):
+    from PIL import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")

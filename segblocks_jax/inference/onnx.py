@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from segblocks_jax.extras import extra
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.server import Shape
@@ -43,12 +44,8 @@ def export_onnx(
             f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
             " give mode='budget=K' or 'share=F'"
         )
-    try:
+    with extra("onnx", "export_onnx"):
         import jax2onnx
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "export_onnx needs jax2onnx; pip install 'segblocks-jax[onnx]'"
-        ) from error
     model = engine.model_programs
     run = model.function(programs[0])
     with model.tracing():

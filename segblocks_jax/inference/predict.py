@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
 from segblocks_jax.data import pad_to_multiple
+from segblocks_jax.extras import extra
 from segblocks_jax.inference.files import Picture, count_pictures, is_video, read_pictures
 from segblocks_jax.inference.server import Server
 from segblocks_jax.ops.checks import no_type_check
 from segblocks_jax.progress import Progress
 from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.labels import LabelTable
+
+with extra("images", "prediction on files"):
+    from PIL import Image
 
 _READ_AHEAD = 4  # Pictures beyond a batch.
 _WRITERS = 2

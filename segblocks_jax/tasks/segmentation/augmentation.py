@@ -10,9 +10,12 @@ import math
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.labels import IGNORE
+
+with extra("train", "augmentation"):
+    from PIL import Image
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and OpenCV's gray.
 
