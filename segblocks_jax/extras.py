@@ -4,6 +4,8 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+from segblocks_jax.errors import MissingPackageError
+
 
 @contextlib.contextmanager
 def extra(name: str, user: str) -> Iterator[None]:
@@ -16,7 +18,7 @@ def extra(name: str, user: str) -> Iterator[None]:
         user: what needs the packages, for the message.
 
     Raises:
-        ModuleNotFoundError: a package is missing.
+        MissingPackageError: a package is missing.
     """
     try:
         yield
@@ -28,4 +30,4 @@ def extra(name: str, user: str) -> Iterator[None]:
         if command is not None and command.name.startswith("segblocks_jax."):
             print(f"error: {message}", file=sys.stderr)
             sys.exit(2)
-        raise ModuleNotFoundError(message, name=error.name) from error
+        raise MissingPackageError(message, name=error.name) from error

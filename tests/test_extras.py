@@ -1,50 +1,86 @@
-"""What is said where an extra is not installed."""
+"""Base dependencies alone: what runs, and what is said where an extra is needed. In one process, for time."""
 
-import importlib
-import runpy
+import re
+import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
-COMMANDS = [
-    ("experiments.camvid", "ml_collections", "train"),
-    ("experiments.cityscapes", "ml_collections", "train"),
-    ("experiments.mapillary", "ml_collections", "train"),
-    ("experiments.sweep", "absl", "train"),
-    ("analysis.report", "matplotlib", "report"),
-    ("data.__main__", "PIL", "train"),
-    ("data.street_scenes.__main__", "PIL", "images"),
-]
+from segblocks_jax.errors import MissingPackageError
+from segblocks_jax.extras import extra
+
+EXTRAS = (
+    "array_record",
+    "av",
+    "cv2",
+    "flatbuffers",
+    "grain",
+    "matplotlib",
+    "ml_collections",
+    "PIL",
+    "tensorboardX",
+    "tensorflow_datasets",
+    "torch",
+    "wandb",
+)
+COMMANDS = {
+    "experiments.camvid": "train",
+    "experiments.cityscapes": "train",
+    "experiments.mapillary": "train",
+    "experiments.sweep": "train",
+    "analysis.report": "report",
+    "data": "train",
+    "data.street_scenes": "images",
+}
+SCRIPT = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({EXTRAS}))
+
+import segblocks_jax as sb
+assert not {{"flax", "jax", "numpy"}} & set(sys.modules), "imported before it is used"
+assert set(sb.__all__) <= set(dir(sb))
+for name in sb.__all__:
+    getattr(sb, name)
+
+from absl import flags
+for script in ("engine", "serving"):
+    flags.FLAGS.remove_flag_values(list(flags.FLAGS))
+    runpy.run_path(f"{ROOT}/benchmarks/{{script}}.py", run_name="imported")
+print("public names and benchmarks: imported")
+
+for command in {tuple(COMMANDS)}:
+    try:
+        runpy.run_module(f"segblocks_jax.{{command}}", run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        print(f"{{command}}: exit {{stop.code}}")
+"""
 
 
-@pytest.fixture
-def missing(monkeypatch):
-    """Makes a package fail to import, and this one's modules be imported anew."""
-
-    def remove(package):
-        for name in [n for n in sys.modules if n.startswith("segblocks_jax.")]:
-            if name.split(".")[1] in ("analysis", "data", "experiments", "inference"):
-                monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setitem(sys.modules, package, None)
-
-    return remove
+@pytest.fixture(scope="module")
+def base_only():
+    """What a process without extras prints."""
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran
 
 
-@pytest.mark.parametrize(("command", "package", "name"), COMMANDS)
-def test_commands_name_the_extra_in_one_line(command, package, name, missing, capsys):
-    missing(package)
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_module(f"segblocks_jax.{command}", run_name="__main__", alter_sys=True)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.endswith(f" needs {package}; pip install 'segblocks-jax[{name}]'\n")
-    assert error.count("\n") == 1
+def test_public_names_and_the_benchmarks_of_a_bare_machine_need_no_extra(base_only):
+    assert base_only.stdout.startswith("public names and benchmarks: imported")
 
 
-def test_modules_name_the_extra(missing):
-    missing("PIL")
-    remedy = r"reading image files needs PIL; pip install 'segblocks-jax\[images\]'"
-    with pytest.raises(ModuleNotFoundError, match=remedy) as caught:
-        importlib.import_module("segblocks_jax.inference.predict")
-    assert caught.value.name == "PIL"
+def test_commands_name_the_extra_in_one_line_and_exit_with_2(base_only):
+    assert base_only.stdout.splitlines()[1:] == [f"{command}: exit 2" for command in COMMANDS]
+    errors = base_only.stderr.splitlines()
+    for error, name in zip(errors, COMMANDS.values(), strict=True):
+        assert re.fullmatch(rf"error: .* needs \w+; pip install 'segblocks-jax\[{name}\]'", error)
+
+
+def test_modules_say_so_by_an_exception():
+    with (
+        pytest.raises(MissingPackageError, match=r"it needs nothing_like_it; .*'.*\[train\]'"),
+        extra("train", "it"),
+    ):
+        import nothing_like_it  # noqa: F401

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from segblocks_jax.analysis.records import Record
 from segblocks_jax.extras import extra
-from segblocks_jax.systems.segblocks.seams import Seams
 
 with extra("report", "a figure"):
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+from segblocks_jax.analysis.records import Record
+from segblocks_jax.systems.segblocks.seams import Seams
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without yellow, which is faint on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")

@@ -11,6 +11,11 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from segblocks_jax.extras import extra
+
+with extra("train", "a data set"):
+    from PIL import Image
+
 from segblocks_jax.data.folders import check_counts, find_splits
 from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.pipeline import train_batches
@@ -23,11 +28,8 @@ from segblocks_jax.data.source import (
 )
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.summary import class_frequencies, contact_sheet
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import UserError
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
-
-with extra("train", "a data set"):
-    from PIL import Image
 
 
 def prepare(arguments: argparse.Namespace) -> int:
@@ -116,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (FileNotFoundError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

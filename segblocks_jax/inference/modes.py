@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Literal
 
+from segblocks_jax.errors import InvalidInputError
+
 _EXPECTED = "'exact', 'budget=K' (blocks an image), 'share=F' or 'latency=MS' (milliseconds)"
 
 
@@ -14,7 +16,8 @@ class Mode:
     - exact: those that the policy wants, their number rounded up to the next bucket by the best-scored
       others. Another number an image, another time an image.
     - budget: the `value` best-scored blocks of every image, all where it has fewer: constant time.
-    - share: like budget, with ``round(value * blocks of the padded image)``.
+    - share: like budget, with `value` of the blocks of the padded image, to the nearest whole number (a half
+      to the even one).
     - latency: like budget, with the largest number whose measured time (see `Server.latencies`), by the pace
       of the calls before (see `LatencyTracker`), is at most `value` seconds, 0 where none is.
 
@@ -50,4 +53,4 @@ class Mode:
             return cls("share", number)
         if kind == "latency" and 0 < number < math.inf:
             return cls("latency", number / 1000)
-        raise ValueError(f"mode is {text!r}; expected {_EXPECTED}")
+        raise InvalidInputError(f"mode is {text!r}; expected {_EXPECTED}")

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from segblocks_jax.errors import UserError
 from segblocks_jax.extras import extra
 
 with extra("images", "drawing street scenes"):
@@ -22,7 +23,7 @@ def main() -> None:
     folder = arguments.pop("out")
     try:
         write(folder, SceneSet(**arguments))
-    except (ValueError, FileExistsError) as error:
+    except UserError as error:
         parser.error(str(error))
     print(f"{folder}: complete")
 

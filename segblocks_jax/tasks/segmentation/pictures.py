@@ -5,11 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
-
-from segblocks_jax.extras import extra
-
-with extra("images", "drawing"):
-    from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito's orange and sky blue: told apart with every common color blindness.
 HIGH_COLOUR = (230, 159, 0)

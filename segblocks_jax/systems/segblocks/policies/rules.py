@@ -5,6 +5,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.adaptive.decision import Decision, top_fraction
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.exact import exact
 from segblocks_jax.nn import uniform
 
 
@@ -59,12 +61,14 @@ class Random(Rule):
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """Uniform random scores."""
         if key is None:
-            raise ValueError("the random policy needs a PRNG key; pass key=jax.random.key(seed)")
+            raise InvalidInputError(
+                "the random policy needs a PRNG key; pass key=jax.random.key(seed)"
+            )
         return uniform(key, self.grid_shape(image))
 
 
 class Middle(Rule):
-    """Whole rows of blocks around the middle: int(gh (0.5 - t/2)) up to int(gh (0.5 + t/2))."""
+    """Whole rows of blocks around the middle: floor(gh (1 - t) / 2) up to floor(gh (1 + t) / 2), exactly."""
 
     def __call__(
         self,
@@ -75,7 +79,7 @@ class Middle(Rule):
         """High between the two rows; the score falls with the distance from the middle."""
         shape = self.grid_shape(image)
         row = jnp.arange(shape[1])
-        first, last = (int(shape[1] * (0.5 + sign * self.target / 2)) for sign in (-1, 1))
+        first, last = (int(shape[1] * (1 + sign * exact(self.target)) / 2) for sign in (-1, 1))
         scores = -jnp.abs(row.astype(jnp.float32) + (0.5 - shape[1] / 2))
         action = (row >= first) & (row < last)
         return Decision(*(jnp.broadcast_to(x[:, None], shape) for x in (action, scores)))
@@ -101,7 +105,7 @@ class Oracle(Rule):
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """The gain itself: a block's mean loss at low resolution minus that at high."""
         if gain is None:
-            raise ValueError(
+            raise InvalidInputError(
                 "the oracle policy needs the loss that a block gains by high resolution, so it runs only"
                 " where labels are given (train and eval); pass gain=loss_low - loss_high a block"
             )
