@@ -3,8 +3,6 @@
 import os
 import pathlib
 import re
-import shutil
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ from segblocks_jax.inference.exported import MANIFEST, WEIGHTS, Manifest, write_
 from segblocks_jax.inference.server import Program, Settings
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.programs import ModelPrograms
+from segblocks_jax.whole_folder import whole_folder
 
 PLATFORMS = ("cpu", "cuda")
 _CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(\w+)")
@@ -33,6 +32,7 @@ def export_programs(
 
     Raises:
         FileExistsError: the folder exists.
+        OSError: it can't be written.
         ValueError: an unknown platform.
         ModuleNotFoundError: flatbuffers is missing.
     """
@@ -44,9 +44,7 @@ def export_programs(
             f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}"
         )
     _check_flatbuffers()
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    fresh.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as fresh:
         files, targets = {}, set()
         leaves = jax.tree.leaves(programs.weights)
         for program in chosen:
@@ -64,10 +62,6 @@ def export_programs(
             spec=programs.spec.to_dict(),
         )
         (fresh / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        fresh.rename(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     return folder
 
 
