@@ -75,7 +75,9 @@ def test_commands_name_the_extra_in_one_line_and_exit_with_2(base_only):
     assert base_only.stdout.splitlines()[1:] == [f"{command}: exit 2" for command in COMMANDS]
     errors = base_only.stderr.splitlines()
     for error, name in zip(errors, COMMANDS.values(), strict=True):
-        assert re.fullmatch(rf"error: .* needs [\w.]+; pip install 'segblocks-jax\[{name}\]'", error)
+        assert re.fullmatch(
+            rf"error: .* needs [\w.]+; pip install 'segblocks-jax\[{name}\]'", error
+        )
 
 
 def test_modules_say_so_by_an_exception():
