@@ -12,7 +12,8 @@ import jax.export
 import ml_dtypes
 import numpy as np
 
-from segblocks_jax.errors import InvalidInputError, MissingPackageError
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.extras import extra
 from segblocks_jax.ops import extension
 
 PLATFORMS = ("cpu", "cuda")
@@ -31,12 +32,8 @@ def serialize(
     Raises:
         ModuleNotFoundError: flatbuffers is missing.
     """
-    try:
+    with extra("export", "export"):
         import flatbuffers  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "export needs flatbuffers; pip install 'segblocks-jax[export]'"
-        ) from error
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in extension.TARGETS]
     specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     export = jax.export.export(jax.jit(function), platforms=platforms, disabled_checks=checks)

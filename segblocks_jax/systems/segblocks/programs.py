@@ -182,7 +182,7 @@ class ModelPrograms:
         self, weights: Any, images: Images, valid: Int[Array, "3"], seed: UInt32[Array, ""]
     ) -> tuple[Bool[Array, "n gh gw"], Float[Array, "n gh gw"]]:
         policy = cast(Policy, nnx.merge(self._graphs[1], weights[0]))
-        decision = policy(normalize(images, *self.normalization), jax.random.key(seed))
+        decision = policy(normalize(images, *self.normalization), _key(seed, 0))
         n, gh, gw = decision.action.shape
         side = policy.block_size
         image, row, column = jnp.ogrid[:n, :gh, :gw]
@@ -203,9 +203,7 @@ class ModelPrograms:
     ) -> tuple[Array, Bool[Array, "n gh gw"]]:
         spec = self.spec
         assert spec.policy is not None
-        # The policy drew from the key itself.
-        key = jax.random.fold_in(jax.random.key(seed), 1)
-        filling = fill_scores(Decision(action, scores), spec.semantics.filling, key)
+        filling = fill_scores(Decision(action, scores), spec.semantics.filling, _key(seed, 1))
         filling = jnp.where(jnp.isneginf(scores), -jnp.inf, filling)  # Padding comes last.
         grid = BlockGrid.from_mask(action, num_high, filling, spec.policy.low_factor)
         image = normalize(images, *self.normalization).astype(self._dtype)
@@ -234,6 +232,11 @@ class ModelPrograms:
 def _layout(weights: Any) -> tuple[Any, list[Any]]:
     leaves, structure = jax.tree.flatten(weights)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+def _key(seed: UInt32[Array, ""], purpose: int) -> Array:
+    """0 for the policy's own numbers, 1 for what rounding turns high."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
 def _fused(net: Network, dtype: str) -> FusedNet:
