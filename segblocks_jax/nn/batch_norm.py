@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.nn.block_options import BlockOptions
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.regions import Features
 
 Moments = tuple[Array, Array]
@@ -47,6 +48,7 @@ class BatchNorm(nnx.Module):
         self.axis_name = axis_name
         self.use_running_average = False
 
+    @recordable
     def __call__(self, features: Features) -> Features:
         """Normalizes every channel."""
         if not isinstance(features, DualRes):

@@ -5,6 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes, block_conv, image_conv
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.nn.scope import record
 
@@ -54,6 +55,7 @@ class Conv(nnx.Module):
         self.implementation: str | None = None
         self.padding_mode = "block"
 
+    @recordable
     def __call__(self, features: Features) -> Features:
         """Convolves."""
         if isinstance(features, DualRes):

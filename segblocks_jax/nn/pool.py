@@ -9,10 +9,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes, block_pad
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.ops.max_pool import maxima
 
 
+@recordable
 @jax.named_scope("max_pool")
 def max_pool(
     features: Features, window: int, stride: int, padding: int, padding_mode: str = "block"

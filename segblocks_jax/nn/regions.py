@@ -8,12 +8,14 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes, combine, split
 from segblocks_jax.nn.block_options import BlockOptions
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.scope import full_image_region
 
 Features = TypeVar("Features", Float[Array, "n _h _w _c"], DualRes)
 """An image or blocks; where a function takes one, it gives back the same."""
 
 
+@recordable
 def pointwise(function: Callable[..., Array], *features: Features) -> Features:
     """Applies a function that treats every pixel alike, e.g. an activation or a sum.
 
@@ -26,6 +28,7 @@ def pointwise(function: Callable[..., Array], *features: Features) -> Features:
     return dataclasses.replace(features[0], pixels=function(*(x.pixels for x in features)))
 
 
+@recordable
 def on_full_image(
     function: Callable[[Array], Array], features: Features, semantics: BlockOptions
 ) -> Features:

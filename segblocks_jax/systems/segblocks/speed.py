@@ -18,13 +18,13 @@ from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
 from segblocks_jax.nn.conv import set_implementation
-from segblocks_jax.nn.layout import BlockLayout
+from segblocks_jax.inference.layout import BlockLayout
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.patches import Border
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.systems.segblocks.fused import FusedNet, fuse, pays
+from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.training.provenance import commit, device_name
 
 SHARES = (1.0, 0.5, 0.25, 0.0)
