@@ -19,6 +19,7 @@ import take_steps
 import tiny
 from test_sharding import free_port, mesh
 
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training import flat_state, loop
@@ -26,7 +27,6 @@ from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.resume import Timing, check_same_config
 from segblocks_jax.training.state import create_state
-from segblocks_jax.training.structured_config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS, EVERY = 20, 5

@@ -13,9 +13,9 @@ from tiny import config
 from segblocks_jax.analysis import records as tables
 from segblocks_jax.experiments import plan as planning
 from segblocks_jax.experiments import runner, sweep
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.preemption import Preempted
-from segblocks_jax.training.structured_config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "ablations").glob("*.py"))
