@@ -21,7 +21,7 @@ from segblocks_jax.structured_config import (
     one_of,
 )
 from segblocks_jax.systems.segblocks import migrations
-from segblocks_jax.systems.segblocks.policies import POLICIES, Reward
+from segblocks_jax.systems.segblocks.policies import CHOICES, Policy, Reward, policy_type
 from segblocks_jax.training.config import LoopConfig, OptimConfig
 
 _CHANNELS = Range("a positive number of channels", lambda x: x > 0)
@@ -97,7 +97,7 @@ class PolicyConfig:
         entropy: weight of the mean entropy of the decisions, in nats, which is added to the reward.
     """
 
-    name: str = field("reinforce", one_of(("static", *POLICIES)))
+    name: str = field("reinforce", one_of(CHOICES))
     block_size: int = field(128, _SIDE)
     target: float = field(0.4, SHARE)
     sparsity_weight: float = field(1.0, _WEIGHT)
@@ -113,6 +113,11 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         check_fields(self, "policy.")
         self.full_reward()
+
+    @property
+    def kind(self) -> type[Policy] | None:
+        """The class of the policy, which says what it needs; None for the dense network."""
+        return policy_type(self.name)
 
     def full_reward(self) -> Reward:
         """How the reward of a learned policy is made.
@@ -164,7 +169,7 @@ class ExperimentConfig(Config):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        static, scale = self.policy.name == "static", self.model.input_scale
+        static, scale = self.policy.kind is None, self.model.input_scale
         check(
             static or scale == 1,
             f"model.input_scale is {scale} with policy {self.policy.name}; only policy.name=static sees a"

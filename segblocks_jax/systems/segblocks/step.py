@@ -209,7 +209,7 @@ class TrainStep:
         image = normalize(batch["image"], *self._normalization)
         policy = self._system(state.params, state.stats, training=True).policy
         gain = None
-        if policy.needs_gain:
+        if policy.needs_labels:
             system = self._system(state.params, state.stats, training=False)
             gain = resolution_gain(system, image, batch["label"], self._config)
         decision = policy(image, keys, gain)
