@@ -8,11 +8,12 @@ import difflib
 import math
 import types
 from collections.abc import Callable, Container, Iterator, Mapping
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from segblocks_jax.errors import InvalidInputError, UserError
 
 Affects = Literal["nothing", "rounding", "results"]
+C = TypeVar("C", bound="Config")
 Fields = dict[str, Any]
 """Values by the fields' names on the command line, such as ``{"policy.target": 0.2}``."""
 
@@ -110,7 +111,7 @@ class Config:
     RENAMED: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+    def from_mapping(cls: type[C], mapping: Mapping[str, Any]) -> C:
         """Builds the configuration from nested mappings, e.g. an `ml_collections.ConfigDict`.
 
         Fields that are missing have their defaults, unless the mapping names a schema: then it is as for
@@ -124,7 +125,7 @@ class Config:
         return build(cls, mapping)
 
     @classmethod
-    def from_stored(cls, stored: Mapping[str, Any]) -> Self:
+    def from_stored(cls: type[C], stored: Mapping[str, Any]) -> C:
         """Builds the configuration that `stored` gave, also in an earlier version.
 
         Without a schema it is of version 0.
@@ -182,7 +183,8 @@ def build(cls: Any, mapping: Mapping[str, Any], prefix: str = "", root: Any = No
 
 def check_name(cls: Any, name: str) -> None:
     """Raises a `ConfigError` unless a configuration has a field, or a group of them, of this full name."""
-    kind, prefix = cls, ""
+    kind: Any = cls
+    prefix = ""
     for part in name.split("."):
         if not dataclasses.is_dataclass(kind):
             raise ConfigError(f"unknown field {name}; {prefix[:-1]} is no group of fields")
@@ -206,7 +208,7 @@ def _own(cls: type) -> dict[str, tuple[Any, dataclasses.Field]]:
     return {spec.name: (kinds[spec.name], spec) for spec in dataclasses.fields(cls)}
 
 
-def _kind_of(cls: type, name: str, prefix: str, root: Any) -> Any:
+def _kind_of(cls: Any, name: str, prefix: str, root: Any) -> Any:
     known = _own(cls)
     if name in known:
         return known[name][0]

@@ -72,6 +72,8 @@ class Manifest:
             if given != FORMAT:
                 raise InvalidInputError(f"it says {given}, this package reads {FORMAT}")
             settings = content["settings"]
+            if "quantise_step" in settings:  # Its name up to version 0.1.
+                settings["bucket_step"] = settings.pop("quantise_step")
             return cls(
                 settings=Settings(
                     **{

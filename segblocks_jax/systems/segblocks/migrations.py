@@ -33,6 +33,33 @@ _ADDED_IN_0: Fields = {
     "loop.wandb": None,
 }
 
+_SPEC_IN_0: Fields = {
+    "width": 64,
+    "features": None,
+    "dilations": None,
+    "mean": None,
+    "std": None,
+    "dataset": None,
+    "class_names": None,
+    "input_scale": 1.0,
+}
+_POLICY_IN_0: Fields = {
+    "name": "reinforce",
+    "block_size": 128,
+    "target": 0.4,
+    "threshold": None,
+    "bucket_step": 1 / 16,
+    "low_factor": 2,
+}
+_SEMANTICS_IN_0: Fields = {
+    "interpolation": "halo",
+    "batch_norm": "joint",
+    "low_upsampling": "bilinear",
+    "filling": "best",
+    "ignored": "excluded",
+    "padding": "block",
+}
+
 
 def from_0(fields: Fields) -> Fields:
     """A configuration before schemas: some fields had other names, some came later."""
@@ -42,18 +69,20 @@ def from_0(fields: Fields) -> Fields:
     return fields
 
 
-def current_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Metrics of an evaluation, None where there are none, under today's names."""
-    if metrics is None:
-        return None
-    return {{"share_high": "high_fraction"}.get(name, name): v for name, v in metrics.items()}
+def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run or of an evaluation with today's names of metrics; its configuration stays."""
+    return {
+        group: {{"share_high": "high_fraction"}.get(name, name): v for name, v in values.items()}
+        if group in ("metrics", "at_target") and values
+        else values
+        for group, values in record.items()
+    }
 
 
-def spec_from_1(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """`ModelSpec.to_dict` of a saved model of version 1."""
-    policy = spec.get("policy")
+def spec_from_0(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelSpec.to_dict` before schemas: a field had another name, some came later or were left out."""
+    policy, semantics = spec.get("policy"), spec.get("semantics") or {}
     if policy is not None:
-        policy = {"bucket_step" if k == "quantise_step" else k: v for k, v in policy.items()}
-    added = {"dilations": None, "input_scale": 1.0}
-    semantics = {"padding": "block", **spec.get("semantics", {})}
-    return {**added, **spec, "policy": policy, "semantics": semantics}
+        renamed = {"quantise_step": "bucket_step"}
+        policy = _POLICY_IN_0 | {renamed.get(k, k): v for k, v in policy.items()}
+    return {**_SPEC_IN_0, **spec, "policy": policy, "semantics": _SEMANTICS_IN_0 | semantics}
