@@ -9,10 +9,10 @@ from tiny import config
 
 import segblocks_jax as sb
 from segblocks_jax import nn
-from segblocks_jax.inference.engine import Engine
 from segblocks_jax.nn.conv import set_padding_mode
 from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.fused import fuse, pays
 
 MASK = np.array([[[True, False], [False, True]]])
