@@ -14,6 +14,7 @@ import rich.console
 from events import read_events
 from PIL import Image
 
+from segblocks_jax import progress
 from segblocks_jax.training import logging
 
 
@@ -162,19 +163,19 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(logging, "time", clock)
+    monkeypatch.setattr(progress, "time", clock)
     return clock
 
 
 def test_progress_without_a_terminal_is_a_line_every_ten_seconds(clock):
     stream = io.StringIO()
     plain = rich.console.Console(file=stream, force_terminal=False)
-    with logging.Progress(
+    with progress.Progress(
         "train", 1000, images_per_step=8, first_step=900, console=plain
-    ) as progress:
+    ) as shown:
         clock.now += 60  # The first step compiles, which must not count as speed.
         for step in range(901, 946):
-            progress.update(step, f"loss 0.{step}")
+            shown.update(step, f"loss 0.{step}")
             clock.now += 0.5
     # Updates come at 60.0, 60.5, ... s; lines at the first one, and at 10 s and 20 s after it.
     assert stream.getvalue().splitlines() == [
@@ -188,9 +189,9 @@ def test_progress_without_a_terminal_is_a_line_every_ten_seconds(clock):
 def test_progress_on_a_terminal_is_a_bar():
     stream = io.StringIO()
     terminal = rich.console.Console(file=stream, force_terminal=True, width=120)
-    with logging.Progress("evaluate", 2, images_per_step=4, console=terminal) as progress:
-        progress.update(1, "miou [bold]0.5")
-        progress.update(2, "miou [bold]0.6")
+    with progress.Progress("evaluate", 2, images_per_step=4, console=terminal) as shown:
+        shown.update(1, "miou [bold]0.5")
+        shown.update(2, "miou [bold]0.6")
     text = stream.getvalue()
     assert "\r" in text
     assert "2/2" in text
@@ -199,7 +200,7 @@ def test_progress_on_a_terminal_is_a_bar():
 
 
 def test_the_share_of_waiting_is_that_of_the_time_since_the_last(clock):
-    waiting = logging.WaitShare()
+    waiting = progress.WaitShare()
     for wait, work in ((1, 3), (2, 2)):
         with waiting:
             clock.now += wait
@@ -229,3 +230,13 @@ def test_non_finite_metrics_stop_the_run_and_are_all_named(tmp_path):
     assert "ok" not in text
     assert str(tmp_path / "checkpoints") in text
     assert "lower learning rate" in text
+
+
+def test_progress_never_passes_its_end():
+    text = io.StringIO()
+    console = rich.console.Console(file=text, force_terminal=False)
+    with progress.Progress("predict", 2, images_per_step=1, console=console) as shown:
+        shown.update(1, total=3)
+        shown.update(5)
+    assert "predict: 5/5" in text.getvalue()
+    assert "-" not in text.getvalue()
