@@ -10,9 +10,12 @@ import warnings
 
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.extras import extra
+
+with extra("images", "reading images"):
+    from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 _TOPS = (255, 1023, 4095, 16383, 65535)
 _REMEDY = "save it with 8 bits a channel"
