@@ -172,13 +172,13 @@ def test_what_cannot_run_is_refused(mapping, text):
 @pytest.mark.parametrize(
     ("group", "values"),
     [
-        (PolicyConfig, {"target": "0.4"}),
         (OptimConfig, {"b1": 7.0}),
         (OptimConfig, {"steps": True}),
-        (LoopConfig, {"log_every": 1.5}),
-        (ModelConfig, {"width": None}),
-        (DataConfig, {"crop": 3}),
-        (ExperimentConfig, {"data": 3}),
+        (LoopConfig, {"eval_sizes": 0}),
+        (ModelConfig, {"width": -8}),
+        (PolicyConfig, {"target": 1.5}),
+        (DataConfig, {"workers": -1}),
+        (ExperimentConfig, {"seed": -1}),
     ],
 )
 def test_a_group_made_in_python_is_checked_as_one_from_a_file(group, values):

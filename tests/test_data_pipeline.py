@@ -227,7 +227,7 @@ def test_training_arguments_are_checked():
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-@pytest.mark.parametrize(("batch_size", "hosts"), [(1, 1), (2, 2), (3, 1), (8, 8)])
+@pytest.mark.parametrize(("batch_size", "hosts"), [(1, 1), (2, 2), (3, 1), (3, 3)])
 def test_the_smallest_batches_and_shares(count, batch_size, hosts):
     """One image in all, a batch, or a host's share."""
     source = items(count)
