@@ -29,6 +29,7 @@ from segblocks_jax.analysis.records import (
     run_folder,
 )
 from segblocks_jax.analysis.run_details import inspect_run
+from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.sources import open_source
@@ -82,7 +83,7 @@ def write_report(
     output = output or runs / "report.html"
     records = read_records(runs)
     if not records:
-        raise ValueError(f"report: {runs} has no finished run; run a sweep there first")
+        raise InvalidInputError(f"report: {runs} has no finished run; run a sweep there first")
     page = _Page(output.parent / "plots")
     for sweep in read_sweeps(runs):
         _add_sweep(page, runs, sweep, records)
@@ -160,7 +161,7 @@ def _add_closeup(
     try:
         source = open_source(config, config.data.eval_split, data_dir)
         found = inspect_run(runs, record, source, images or seams.evenly_spaced(len(source), 3))
-    except (FileNotFoundError, ValueError, IndexError) as error:
+    except (UserError, IndexError) as error:
         page.add(f"<p>No pictures: {html.escape(str(error))}</p>")
         return
     for i, panel in enumerate(found.panels):
@@ -180,7 +181,7 @@ def _add_closeup(
 def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
     if run is not None:
         if run not in records:
-            raise ValueError(f"report: no run {run!r}; there are {', '.join(records)}")
+            raise InvalidInputError(f"report: no run {run!r}; there are {', '.join(records)}")
         return records[run]
     learned = (r for r in records.values() if r["config"]["policy"]["name"] == "reinforce")
     return next(learned, None)
@@ -230,7 +231,7 @@ def main() -> None:
         path = write_report(
             given.runs, given.output, run=given.run, images=images, data_dir=given.data_dir
         )
-    except ValueError as error:
+    except UserError as error:
         parser.error(str(error))
     print(path)
 

@@ -25,6 +25,7 @@ from segblocks_jax.data.source import (
 )
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.summary import class_frequencies, contact_sheet
+from segblocks_jax.errors import UserError
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (FileNotFoundError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -23,6 +23,7 @@ from segblocks_jax.data.decode import Kind, decode, decode_checked
 from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
 from segblocks_jax.data.layouts import LAYOUTS, Layout
 from segblocks_jax.data.store import Store
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
@@ -104,7 +105,7 @@ def _checked(split: Split, kind: Kind, table: LabelTable, problems: Problems) ->
             for pair, check in zip(split.pairs, checks, strict=True):
                 try:
                     size = check.result()
-                except ValueError as error:
+                except InvalidInputError as error:
                     problems.add(str(error))
                 else:
                     yield pair, size
@@ -227,7 +228,9 @@ def download(layout: Layout, root: pathlib.Path) -> pathlib.Path:
         ValueError: it has none, or it can't be reached; says where to get it by hand.
     """
     if layout.url is None:
-        raise ValueError(f"{layout.name} can't be downloaded by a program; get {layout.origin}")
+        raise InvalidInputError(
+            f"{layout.name} can't be downloaded by a program; get {layout.origin}"
+        )
     target = root / f"{layout.name}.zip"
     root.mkdir(parents=True, exist_ok=True)
     work = pathlib.Path(tempfile.mkdtemp(prefix=".downloading-", dir=root))
@@ -235,7 +238,7 @@ def download(layout: Layout, root: pathlib.Path) -> pathlib.Path:
         manager = tfds.download.DownloadManager(download_dir=work)
         pathlib.Path(manager.download(layout.url)).rename(target)
     except Exception as error:  # The manager's own, requests' and the operating system's.
-        raise ValueError(
+        raise InvalidInputError(
             f"{layout.url}: can't be downloaded ({error}); put a copy of it into {root}"
         ) from error
     finally:

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from segblocks_jax.errors import InvalidInputError
+
 Kind = Literal["image", "ids", "palette", "colors"]
 
 _MODES = {
@@ -41,12 +43,14 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
     try:
         with Image.open(io.BytesIO(content)) as picture:
             if picture.mode not in _MODES[kind]:
-                raise ValueError(
+                raise InvalidInputError(
                     f"{where}: {_EXPECTED[kind]}, got mode {picture.mode}; take the files as published."
                 )
             return np.array(picture.convert("RGB") if kind == "image" else picture)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where}: can't be read as an image ({error}); copy it again") from error
+        raise InvalidInputError(
+            f"{where}: can't be read as an image ({error}); copy it again"
+        ) from error
 
 
 def decode_checked(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"]:

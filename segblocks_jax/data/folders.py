@@ -12,6 +12,7 @@ from absl import logging
 from segblocks_jax.data.decode import Kind, decode
 from segblocks_jax.data.layouts import Folder, Layout
 from segblocks_jax.data.store import File, Store
+from segblocks_jax.errors import InvalidInputError, MissingFileError
 from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
@@ -47,11 +48,11 @@ class Problems:
             ValueError: it isn't, or more than `MAX_SKIPPED` of the split would be.
         """
         if not self._skip:
-            raise ValueError(f"{message} Nothing was written.")
+            raise InvalidInputError(f"{message} Nothing was written.")
         logging.warning("left out of split %s: %s", self._split, message)
         self.messages.append(message)
         if len(self.messages) > MAX_SKIPPED * self._total:
-            raise ValueError(
+            raise InvalidInputError(
                 f"split {self._split!r}: {len(self.messages)} of {self._total} items are bad, and "
                 f'on_error="skip" leaves out at most {MAX_SKIPPED:.0%}; the last: {message} '
                 "Nothing was written."
@@ -86,14 +87,14 @@ def find_splits(layout: Layout, store: Store) -> dict[str, Split]:
         folders = layout.folders(store, split)
         missing = [folder.path for folder in folders if not store.has(folder.path)]
         if len(missing) == 1:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{store.describe(missing[0])}: missing for split {split!r}. {remedy}"
             )
         if not missing:
             found[split] = _pair_up(store, *folders)
     if not found:
         origin = f" Get {layout.origin}." if layout.origin else ""
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{store.describe('')}: holds none of the splits {layout.splits}. {remedy}{origin}"
         )
     return found
@@ -108,14 +109,14 @@ def _files(store: Store, folder: Folder) -> dict[str, File]:
             continue
         key = name[: -len(ending)]
         if key in found:
-            raise ValueError(
+            raise InvalidInputError(
                 f"{file.where} and {found[key].where} have the same name; remove one of them. "
                 "Nothing was written."
             )
         if folder.keep(key):
             found[key] = file
     if not found:
-        raise ValueError(
+        raise InvalidInputError(
             f"{store.describe(folder.path)}: holds no file {folder.pattern} ending in "
             f"{' or '.join(folder.endings)}; unpack the data set completely. Nothing was written."
         )
@@ -157,7 +158,7 @@ def check_pair(pair: Pair, kind: Kind, table: LabelTable) -> tuple[int, int]:
     height, width, _ = decode(pair.image.read(), "image", pair.image.where).shape
     label = decode(pair.label.read(), kind, pair.label.where)
     if label.shape[:2] != (height, width):
-        raise ValueError(
+        raise InvalidInputError(
             f"{pair.label.where}: the label is {label.shape[1]}x{label.shape[0]} but its image "
             f"{pair.image.where} is {width}x{height}; take both from the same release."
         )

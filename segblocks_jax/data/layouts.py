@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 from segblocks_jax.data.decode import Kind
 from segblocks_jax.data.store import Store
+from segblocks_jax.errors import MissingFileError
 from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL, camvid_split
 from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
 from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2, mapillary_table
@@ -110,7 +111,7 @@ def _mapillary_table(store: Store) -> LabelTable:
 def _mapillary_v2_table(store: Store) -> LabelTable:
     config = store.find("config_v2.0.json")
     if config is None:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{store.describe('config_v2.0.json')}: missing, and only it says which of the 124 labels "
             "are evaluated; copy it from the release. Nothing was written."
         )

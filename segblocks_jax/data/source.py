@@ -14,6 +14,7 @@ from segblocks_jax.data.normalization import NORMALIZATION, Normalization
 from segblocks_jax.data.pipeline import Source
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.street_scenes import SceneSet, write
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL
 from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
 from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2
@@ -104,11 +105,13 @@ def open_dataset(
         FileNotFoundError: the data set or one of its folders isn't there.
     """
     if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
+        raise InvalidInputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if scenes is not None and name != "street_scenes":
-        raise ValueError(f"scenes= is for 'street_scenes' only, got data set {name!r}")
+        raise InvalidInputError(f"scenes= is for 'street_scenes' only, got data set {name!r}")
     if on_error not in ON_ERROR:
-        raise ValueError(f"open_dataset: on_error is {on_error!r}; expected one of {ON_ERROR}")
+        raise InvalidInputError(
+            f"open_dataset: on_error is {on_error!r}; expected one of {ON_ERROR}"
+        )
     layout = LAYOUTS[name]
     root = find_root(name, data_dir, scenes)
     store = Store(root)
@@ -117,7 +120,7 @@ def open_dataset(
     splits = tuple(split.split("+"))
     for one in splits:
         if one not in found:
-            raise ValueError(
+            raise InvalidInputError(
                 f"{root}: {name} has no split {one!r} with labels here, only {', '.join(found)}; it "
                 f"would need {layout.expected}"
             )
@@ -155,7 +158,7 @@ def find_root(name: str, data_dir, scenes: SceneSet | None = None) -> pathlib.Pa
     """
     data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if data_dir is None and name != "street_scenes":
-        raise ValueError(
+        raise InvalidInputError(
             f"open_dataset({name!r}): where is it? Pass data_dir=... or set {DATA_DIR_VARIABLE} to "
             f"the folder that holds {LAYOUTS[name].expected}"
         )

@@ -6,6 +6,8 @@ import re
 import zipfile
 import zlib
 
+from segblocks_jax.errors import InvalidInputError, MissingFileError
+
 
 @dataclasses.dataclass(frozen=True)
 class File:
@@ -34,7 +36,9 @@ class File:
                 return self._path.read_bytes()
             return self._archive.read(self._path.as_posix())
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{self.where}: can't be read ({error}); copy it again") from error
+            raise InvalidInputError(
+                f"{self.where}: can't be read ({error}); copy it again"
+            ) from error
 
 
 class Store:
@@ -52,20 +56,20 @@ class Store:
             ValueError: `root` is a file, or an archive is broken.
         """
         if zipfile.is_zipfile(root):
-            raise ValueError(
+            raise InvalidInputError(
                 f"{root}: is a zip archive where a folder is expected; pass the folder that it lies in"
             )
         if not root.exists():
-            raise FileNotFoundError(f"{root}: no such folder")
+            raise MissingFileError(f"{root}: no such folder")
         if not root.is_dir():
-            raise ValueError(f"{root}: is a file where a folder is expected")
+            raise InvalidInputError(f"{root}: is a file where a folder is expected")
         self.root = root
         self._members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
         for path in sorted(root.glob("*.zip")):
             try:
                 archive = zipfile.ZipFile(path)
             except (OSError, zipfile.BadZipFile) as error:
-                raise ValueError(
+                raise InvalidInputError(
                     f"{path}: can't be read as a zip archive ({error}); download it again"
                 ) from error
             for member in archive.infolist():

@@ -10,6 +10,7 @@ import rich.console
 from absl import logging
 
 from segblocks_jax.data import NORMALIZATION, SegmentationSource, label_table
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
 from segblocks_jax.inference.engine import Engine
@@ -99,7 +100,7 @@ def predict(
 ) -> int:
     """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed."""
     if options.source is None:
-        raise ValueError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
+        raise InvalidInputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
     found = files.find_files(pathlib.Path(options.source), options.output)
     dataset = config.data.dataset
     table = label_table(dataset, config.data.data_dir)

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from segblocks_jax.errors import MissingFileError
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.resume import flat
 from segblocks_jax.training.structured_config import ConfigError
@@ -145,7 +146,7 @@ def _override(base: Mapping[str, Any], overrides: Overrides) -> ExperimentConfig
 
 def _module(file: pathlib.Path) -> Any:
     if not file.is_file():
-        raise FileNotFoundError(f"sweep: no file {file}; run from the root of the repository")
+        raise MissingFileError(f"sweep: no file {file}; run from the root of the repository")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None

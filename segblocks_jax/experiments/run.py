@@ -13,12 +13,12 @@ from flax import nnx
 from ml_collections import config_flags
 
 from segblocks_jax.data import SegmentationSource
+from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.experiments import commands
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training import loop, sharding
-from segblocks_jax.training.logging import NonFiniteError
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.profiling import Profile
 from segblocks_jax.training.sharding import is_first
@@ -105,14 +105,7 @@ def _main(datasets: tuple[str, ...]) -> int:
         if is_first():
             print(stop)
         return 0
-    except (
-        ConfigError,
-        FileExistsError,
-        FileNotFoundError,
-        ModuleNotFoundError,
-        NonFiniteError,
-        ValueError,
-    ) as error:
+    except UserError as error:
         logging.debug("stopped", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -129,10 +122,12 @@ def _start_distributed() -> None:
     where = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     if not _DISTRIBUTED.value:
         if where != (None, None, None):
-            raise ValueError("--coordinator, --num_processes and --process_id need --distributed")
+            raise InvalidInputError(
+                "--coordinator, --num_processes and --process_id need --distributed"
+            )
         return
     if _MODE.value not in ("train", "eval"):
-        raise ValueError(
+        raise InvalidInputError(
             f"--distributed serves --mode=train and eval; run --mode={_MODE.value} in one process"
         )
     sharding.start(*where)
@@ -187,7 +182,7 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 
 def _image_size() -> tuple[int, int]:
-    if len(_SIZE.value) != 2:
-        raise ConfigError(f"--size is {','.join(_SIZE.value)}; expected HEIGHT,WIDTH")
+    if len(_SIZE.value) != 2 or not all(map(str.isdecimal, _SIZE.value)):
+        raise ConfigError(f"--size is {','.join(_SIZE.value)}; expected HEIGHT,WIDTH in pixels")
     height, width = map(int, _SIZE.value)
     return height, width

@@ -7,6 +7,7 @@ import json
 import pathlib
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from flax import nnx
 
 from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.analysis.records import RECORD, run_folder
+from segblocks_jax.errors import UserError
 from segblocks_jax.interop import load_model
 from segblocks_jax.nn import scaled_multiple, scaled_size
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
@@ -22,7 +24,8 @@ from segblocks_jax.systems.segblocks.evaluation import Evaluation, evaluate
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training import loop
 from segblocks_jax.training.checkpoints import Checkpoints
-from segblocks_jax.training.logging import NonFiniteError, write_json
+from segblocks_jax.training.logging import write_json
+from segblocks_jax.training.preemption import Preempted
 
 # Policies whose scores rank blocks, so that all can be held to the same share.
 _RANKING = ("reinforce", "heuristic", "random", "middle")
@@ -56,7 +59,11 @@ def run_all(
                 print(f"sweep: run {number} of {len(configs)}: {key}", file=sys.stderr)
                 try:
                     train_and_record(key, config, folder, data_dir)
-                except (NonFiniteError, ValueError, OSError, RuntimeError) as error:
+                except Preempted:
+                    raise
+                except Exception as error:  # Of this run; the others may do.
+                    if not isinstance(error, UserError):
+                        traceback.print_exception(error)
                     errors[key] = f"{type(error).__name__}: {error}"
             jax.clear_caches()  # Programs of this run; the next may be of another network.
     return errors

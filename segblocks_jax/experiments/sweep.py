@@ -16,6 +16,7 @@ import jax
 from absl import logging
 
 from segblocks_jax.analysis.records import write_tables
+from segblocks_jax.errors import UserError
 from segblocks_jax.experiments.plan import PRESETS, Plan, load_plan
 from segblocks_jax.experiments.runner import run_all
 from segblocks_jax.training.logging import write_json
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         plans = [load_plan(file, given.preset, given.seeds) for file in files]
         if not plans:
             raise ConfigError("no sweeps in experiments/ablations; run from the repository's root")
-    except (ConfigError, FileNotFoundError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not given.no_report and importlib.util.find_spec("matplotlib") is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.export import PLATFORMS, export_programs
 from segblocks_jax.inference.modes import Mode
@@ -73,7 +74,7 @@ class Engine(Server):
             RuntimeError: "fused" without compiled handlers.
         """
         if dtype not in DTYPES:
-            raise ValueError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
+            raise InvalidInputError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
         net, policy = _parts(model) if isinstance(model, nnx.Dict) else (model, None)
         if policy is not None:
             _check_policy(net, policy, spec)
@@ -141,7 +142,7 @@ class Engine(Server):
             mode=self._settings.mode if mode is None else Mode.parse(mode),
         )
         if not settings.shapes:
-            raise ValueError("export: there are no shapes; give some here, or to the engine")
+            raise InvalidInputError("export: there are no shapes; give some here, or to the engine")
         server = Server(self.model_programs, settings)  # Checks the shapes.
         chosen = [
             program
@@ -162,7 +163,9 @@ def _checked(execution: str | None) -> Execution | None:
             return known
     if execution is None:
         return None
-    raise ValueError(f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None")
+    raise InvalidInputError(
+        f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None"
+    )
 
 
 def _parts(system: nnx.Dict) -> tuple[Network, Any]:
@@ -171,11 +174,11 @@ def _parts(system: nnx.Dict) -> tuple[Network, Any]:
 
 def _check_policy(net: Network, policy: Any, spec: ModelSpec) -> None:
     if spec.policy is None:
-        raise ValueError(
+        raise InvalidInputError(
             "Engine: the model has a policy, the spec has none; give the spec a PolicySpec, or serve model.net"
         )
     if policy.block_size != spec.policy.block_size:
-        raise ValueError(
+        raise InvalidInputError(
             f"Engine: the policy has blocks of {policy.block_size} pixels, the spec of {spec.policy.block_size}"
         )
     spec.check_blocks(net)

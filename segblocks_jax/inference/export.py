@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.export
 
+from segblocks_jax.errors import InvalidInputError, MissingPackageError, TargetExistsError
 from segblocks_jax.inference.exported import MANIFEST, WEIGHTS, Manifest, write_weights
 from segblocks_jax.inference.server import Program, Settings
 from segblocks_jax.ops import extension
@@ -36,9 +37,11 @@ def export_programs(
     """
     folder = pathlib.Path(folder)
     if folder.exists():
-        raise FileExistsError(f"export: {folder} exists; move it away, or give another folder")
+        raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")
     if not platforms or not set(platforms) <= set(PLATFORMS):
-        raise ValueError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
+        raise InvalidInputError(
+            f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}"
+        )
     _check_flatbuffers()
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     fresh.mkdir(parents=True)
@@ -101,6 +104,6 @@ def _check_flatbuffers() -> None:
     try:
         import flatbuffers  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             "export needs flatbuffers; pip install 'segblocks-jax[export]'"
         ) from error

@@ -17,6 +17,7 @@ import jax.export
 import ml_dtypes
 import numpy as np
 
+from segblocks_jax.errors import InvalidInputError, MissingFileError, UnavailableError
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.modes import Mode
@@ -62,14 +63,14 @@ class Manifest:
         """
         path = folder / MANIFEST
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{folder} holds no {MANIFEST}; expected a folder of Engine.export"
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             given = {key: content.pop(key, None) for key in FORMAT}
             if given != FORMAT:
-                raise ValueError(f"it says {given}, this package reads {FORMAT}")
+                raise InvalidInputError(f"it says {given}, this package reads {FORMAT}")
             settings = content["settings"]
             return cls(
                 settings=Settings(
@@ -88,7 +89,9 @@ class Manifest:
                 spec=content["spec"],
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+            raise InvalidInputError(
+                f"{path} can't be read ({type(error).__name__}: {error})"
+            ) from error
 
 
 class ExportedEngine(Server):
@@ -127,12 +130,12 @@ class _ExportedPrograms:
     def __init__(self, folder: pathlib.Path, manifest: Manifest) -> None:
         platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
         if platform not in manifest.platforms:
-            raise RuntimeError(
+            raise UnavailableError(
                 f"{folder} was exported for {', '.join(manifest.platforms)}, JAX runs on {platform}; export it"
                 f" with platforms=({platform!r},)"
             )
         if manifest.targets and (reason := extension.why_unavailable()):
-            raise RuntimeError(
+            raise UnavailableError(
                 f"{folder} calls {', '.join(manifest.targets)}, but {reason}; or export it with execution='xla'"
             )
         self._folder = folder
@@ -151,7 +154,7 @@ class _ExportedPrograms:
     def _compile(self, program: Program) -> jax.stages.Compiled:
         if program not in self._files:
             shapes = sorted({known.shape for known in self._files})
-            raise ValueError(
+            raise InvalidInputError(
                 f"{self._folder} has no program for {program}; it was exported for images of {shapes}: give"
                 " the mode and shapes to Engine.export"
             )
@@ -173,7 +176,9 @@ def _read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
         with path.open("rb") as stream, np.load(stream) as file:
             arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+        raise InvalidInputError(
+            f"{path} can't be read ({type(error).__name__}: {error})"
+        ) from error
     return [
         jax.device_put(a.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else a)
         for a, dtype in zip(arrays, dtypes, strict=True)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from segblocks_jax.errors import InvalidInputError, MissingFileError
 from segblocks_jax.ops.checks import no_type_check
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -45,7 +46,7 @@ def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[p
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such image, video or folder")
+        raise MissingFileError(f"{path}: no such image, video or folder")
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     results = None if output is None else output.resolve()
     files = sorted(
@@ -54,7 +55,7 @@ def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[p
         if p.suffix.lower() in suffixes and p.is_file() and results not in p.resolve().parents
     )
     if not files:
-        raise FileNotFoundError(f"{path}: no images or videos ({', '.join(suffixes)}) here")
+        raise MissingFileError(f"{path}: no images or videos ({', '.join(suffixes)}) here")
     return files
 
 
@@ -73,7 +74,9 @@ def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
         with Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"))
     except Exception as error:  # Decoders fail in many ways; none may stop the other files.
-        raise ValueError(f"can't read this image ({error}); is the file complete?") from error
+        raise InvalidInputError(
+            f"can't read this image ({error}); is the file complete?"
+        ) from error
 
 
 def count_pictures(file: pathlib.Path) -> int:

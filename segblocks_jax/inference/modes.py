@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Literal
 
+from segblocks_jax.errors import InvalidInputError
+
 _EXPECTED = "'exact', 'budget=K' (blocks an image), 'share=F' or 'latency=MS' (milliseconds)"
 
 
@@ -50,4 +52,4 @@ class Mode:
             return cls("share", number)
         if kind == "latency" and 0 < number < math.inf:
             return cls("latency", number / 1000)
-        raise ValueError(f"mode is {text!r}; expected {_EXPECTED}")
+        raise InvalidInputError(f"mode is {text!r}; expected {_EXPECTED}")

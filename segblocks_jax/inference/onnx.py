@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from segblocks_jax.errors import InvalidInputError, MissingPackageError
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.server import Shape
@@ -32,21 +33,21 @@ def export_onnx(
         ModuleNotFoundError: jax2onnx is missing.
     """
     if engine.execution != "xla":
-        raise ValueError(
+        raise InvalidInputError(
             f"export_onnx: the engine's execution is {engine.execution!r}; ONNX has no custom calls: build"
             " the engine with execution='xla'"
         )
     chosen = engine.mode if mode is None else Mode.parse(mode)
     programs = engine.programs(shape, chosen, "logits")
     if len(programs) != 1:
-        raise ValueError(
+        raise InvalidInputError(
             f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
             " give mode='budget=K' or 'share=F'"
         )
     try:
         import jax2onnx
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             "export_onnx needs jax2onnx; pip install 'segblocks-jax[onnx]'"
         ) from error
     model = engine.model_programs

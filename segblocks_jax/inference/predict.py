@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from segblocks_jax.data import pad_to_multiple
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.files import Picture, count_pictures, is_video, read_pictures
 from segblocks_jax.inference.server import Server
 from segblocks_jax.ops.checks import no_type_check
@@ -56,7 +57,7 @@ def predict_files(
         The files that failed, with the reason.
     """
     if batch_size < 1:
-        raise ValueError(f"predict: batch_size is {batch_size}; expected 1 or more")
+        raise InvalidInputError(f"predict: batch_size is {batch_size}; expected 1 or more")
     names = _names(files)
     failed: list[tuple[pathlib.Path, str]] = []
     done, total = 0, sum(map(count_pictures, files))
@@ -93,7 +94,7 @@ class _Result:
 def _segment(engine: Server, batch: list[Picture]) -> Iterator[_Result]:
     """Raises ValueError where the picture couldn't be read."""
     if batch[0].error is not None:
-        raise ValueError(batch[0].error)
+        raise InvalidInputError(batch[0].error)
     images = np.stack([p.image for p in batch if p.image is not None])
     result = engine(images)
     assert result.labels is not None

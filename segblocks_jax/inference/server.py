@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.latency_tracker import LatencyTracker
 from segblocks_jax.inference.modes import Mode
@@ -97,7 +98,7 @@ class Server:
         for shape in settings.shapes:
             sides = shape[1:]
             if shape[0] < 1 or any(s < 1 or s % settings.multiple for s in sides):
-                raise ValueError(
+                raise InvalidInputError(
                     f"shapes: {shape} doesn't fit; expected (n, h, w) with n from 1 and sides that are"
                     f" multiples of {settings.multiple}"
                 )
@@ -197,7 +198,9 @@ class Server:
         """
         chosen = tuple(self._settings.shapes if shapes is None else shapes)
         if not chosen:
-            raise ValueError("warm_up: there are no shapes; give some here, or to the engine")
+            raise InvalidInputError(
+                "warm_up: there are no shapes; give some here, or to the engine"
+            )
         for shape in chosen:
             padded = self._shape_for(shape)
             for program in self.programs(padded, self._settings.mode, output):
@@ -363,7 +366,7 @@ def _check_images(images: np.ndarray) -> None:
             " in 0..255, not normalized"
         )
     if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
-        raise ValueError(
+        raise InvalidInputError(
             f"images have shape {images.shape}; expected (n, h, w, 3), none of them 0; one image is image[None]"
         )
 
@@ -372,13 +375,13 @@ def _checked_output(output: str) -> Output:
     for known in get_args(Output):
         if output == known:
             return known
-    raise ValueError(f"output is {output!r}; expected 'labels' or 'logits'")
+    raise InvalidInputError(f"output is {output!r}; expected 'labels' or 'logits'")
 
 
 def _check_mask(mask: np.ndarray, expected: Shape | None) -> None:
     if expected is None:
-        raise ValueError("mask: this network runs without blocks; serve one with a policy")
+        raise InvalidInputError("mask: this network runs without blocks; serve one with a policy")
     if mask.shape != expected or mask.dtype != np.bool_:
-        raise ValueError(
+        raise InvalidInputError(
             f"mask has shape {mask.shape} and dtype {mask.dtype}; expected {expected} and bool"
         )

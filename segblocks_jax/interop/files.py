@@ -16,6 +16,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from segblocks_jax.errors import InvalidInputError, MissingFileError, MissingPackageError
+
 # Keys under which a checkpoint keeps its state dict, beside optimizer, epoch and settings.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
 _BROKEN = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
@@ -33,11 +35,11 @@ def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         state = _READERS[path.suffix](path)
     except (OSError, EOFError, *_BROKEN) as error:
-        raise ValueError(
+        raise InvalidInputError(
             f"{path}: can't be read as a {path.suffix} file ({error}); is it complete?"
         ) from error
     if not isinstance(state, Mapping):
-        raise ValueError(
+        raise InvalidInputError(
             f"{path}: holds a {type(state).__name__}; expected names and their arrays (a state dict)"
         )
     return state
@@ -52,11 +54,11 @@ def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
     """
     path = pathlib.Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(
+        raise InvalidInputError(
             f"{path}: files of weights end in {', '.join(SUFFIXES)}, not in {path.suffix!r}"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of weights")
+        raise MissingFileError(f"{path}: no such file of weights")
     return path
 
 
@@ -106,7 +108,7 @@ def _read_torch(path: pathlib.Path) -> Any:
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             f"{path}: reading a {path.suffix} file needs PyTorch; install it (pip install torch), or"
             " convert the file to .safetensors or .npz where PyTorch is",
             name="torch",
@@ -124,7 +126,7 @@ def _read_torch(path: pathlib.Path) -> Any:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise InvalidInputError(
             f"{path}: PyTorch refuses it as weights only, because it is broken or holds Python objects"
             " that could run code. If you trust it, write its weights alone to another file:"
             " torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)."

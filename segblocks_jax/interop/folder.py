@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
+from segblocks_jax.errors import InvalidInputError, MissingFileError, TargetExistsError
 from segblocks_jax.interop import files
 from segblocks_jax.interop.torch import (
     named_variables,
@@ -87,7 +88,7 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
     folder = pathlib.Path(folder)
     own = {WEIGHTS, CONFIG}
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= own):
-        raise FileExistsError(
+        raise TargetExistsError(
             f"save_model: {folder} exists and is no saved model; move it away, or give another folder"
         )
     return folder
@@ -125,7 +126,7 @@ def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
     folder = pathlib.Path(folder)
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"load_model: {folder} holds no {' and no '.join(missing)}; expected a folder that"
             " save_model wrote"
         )
@@ -135,7 +136,7 @@ def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
         _check_format(path, content)
         return ModelSpec.from_mapping(content["model"])
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InvalidInputError(
             f"load_model: {path} can't be read ({type(error).__name__}: {error}); was it edited?"
         ) from error
 
@@ -147,7 +148,7 @@ def _abstract(spec: ModelSpec) -> nnx.Dict:
 def _check_format(path: pathlib.Path, found: dict) -> None:
     got = {key: found.get(key) for key in _FORMAT}
     if got != _FORMAT:
-        raise ValueError(
+        raise InvalidInputError(
             f"load_model: {path} is of format {got['format']!r}, version {got['version']!r}; this"
             f" library reads {_FORMAT['format']!r}, version {_FORMAT['version']!r}. Load a plain file"
             " of weights with load_torch_state_dict"

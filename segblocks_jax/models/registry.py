@@ -6,6 +6,7 @@ from typing import Any
 
 from flax import nnx
 
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.resnet import ResNet, resnet
 from segblocks_jax.models.swiftnet import SwiftNet
@@ -66,7 +67,7 @@ def create_model(
             rngs=rngs,
         )
     if name in MODELS and dilations is not None:
-        raise ValueError(
+        raise InvalidInputError(
             f"create_model: {name} has no dilations to choose; leave them None (got {dilations})"
         )
     if name in _RESNETS:
@@ -77,8 +78,12 @@ def create_model(
             backbone, num_classes, features=features or 128, semantics=semantics, rngs=rngs
         )
     if name not in _EFFICIENTNETS:
-        raise ValueError(f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}")
+        raise InvalidInputError(
+            f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}"
+        )
     if width != 64:
-        raise ValueError(f"create_model: {name} has a fixed width; leave width at 64 (got {width})")
+        raise InvalidInputError(
+            f"create_model: {name} has a fixed width; leave width at 64 (got {width})"
+        )
     backbone = _EFFICIENTNETS[name](semantics=semantics, rngs=rngs)
     return SwiftNet(backbone, num_classes, features=features or 48, semantics=semantics, rngs=rngs)

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.nn import (
@@ -167,7 +168,7 @@ class SwiftNet(nnx.Module):
         multiple = self.block_multiple(factor)
         if side % multiple:
             # Where this fails, a convolution would pad by more pixels than its block has.
-            raise ValueError(
+            raise InvalidInputError(
                 f"SwiftNet: blocks of {side} x {side} pixels; {type(self.backbone).__name__} needs a"
                 f" multiple of {multiple}, so that at stride 32 a low block (1/{factor} of the side) has"
                 f" {self.min_block_size // 64} pixels or more, as many as its convolutions pad; use a"

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from segblocks_jax.blocks import DualRes, block_pad
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.ops.upsample import upsample_bilinear
@@ -114,7 +115,7 @@ def scaled_multiple(scale: float, multiple: int = 32) -> int:
     """
     ratio = fractions.Fraction(scale).limit_denominator(8)
     if not 0 < ratio <= 1 or abs(float(ratio) - scale) > 1e-6:
-        raise ValueError(
+        raise InvalidInputError(
             f"input_scale is {scale}; expected a fraction above 0, up to 1, with a denominator up to 8,"
             " such as 0.5 or 0.75, so that sides stay whole"
         )

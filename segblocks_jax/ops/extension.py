@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import jax
 
+from segblocks_jax.errors import InvalidInputError, UnavailableError
+
 TARGETS = (
     "segblocks_split",
     "segblocks_split_backward",
@@ -82,12 +84,12 @@ def resolve(implementation: str | None = None) -> str:
     if name is None:
         return "ffi" if available() else "xla"
     if name not in IMPLEMENTATIONS:
-        raise ValueError(
+        raise InvalidInputError(
             f"{source} is {name!r}; expected one of {', '.join(map(repr, IMPLEMENTATIONS))},"
             " or nothing for the compiled handlers where there are some"
         )
     if name == "ffi" and (reason := why_unavailable()):
-        raise RuntimeError(f"{source} is 'ffi', but {reason}; or use 'xla'")
+        raise UnavailableError(f"{source} is 'ffi', but {reason}; or use 'xla'")
     return name
 
 

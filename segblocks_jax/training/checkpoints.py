@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from segblocks_jax.errors import InvalidInputError, MissingFileError, TargetExistsError
 from segblocks_jax.training import flat_state
 
 Step = int | Literal["latest", "best"]
@@ -35,7 +36,9 @@ class Checkpoints:
           best_metric: the metric, larger is better, that tells the best checkpoint.
         """
         if keep < 1:
-            raise ValueError(f"Checkpoints: keep is {keep}, expected at least 1; 3 is the default")
+            raise InvalidInputError(
+                f"Checkpoints: keep is {keep}, expected at least 1; 3 is the default"
+            )
         self.folder = Path(folder).resolve()
         self.model = model
         self.best_metric = best_metric
@@ -68,14 +71,14 @@ class Checkpoints:
         described = flat_state.describe(entries)
         record = {"model": self.model, "entries": described, "extra": _checked_extra(extra)}
         if metrics is not None and self.best_metric not in metrics:
-            raise ValueError(
+            raise InvalidInputError(
                 f"Checkpoints.save: metrics hold {sorted(metrics)}, but not {self.best_metric!r}, "
                 "which tells the best checkpoint; add it or set best_metric"
             )
         manager = self._open()
         self._check_folder_fits(described)
         if step in manager.all_steps():
-            raise FileExistsError(
+            raise TargetExistsError(
                 f"Checkpoints.save: step {step} exists in {self.folder} and is not overwritten; "
                 "continue from the latest step or save to another folder"
             )
@@ -177,12 +180,12 @@ class Checkpoints:
 
     def _resolve(self, step: Step) -> int:
         if not self.folder.is_dir():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"Checkpoints: no folder {self.folder}; check the path, or train first"
             )
         steps = self.steps()
         if not steps:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"Checkpoints: {self.folder} holds no finished checkpoint; check the path, or "
                 "train until the first one is saved"
             )
@@ -191,7 +194,7 @@ class Checkpoints:
         found = self.best_step() if step == "best" else step
         if found not in steps:
             wanted = f"with the metric {self.best_metric!r}" if found is None else str(found)
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"Checkpoints: no step {wanted} in {self.folder}; it holds steps {steps}; ask for "
                 "one of them, or for 'latest'"
             )
@@ -214,7 +217,7 @@ class Checkpoints:
     ) -> None:
         differences = flat_state.differences(record["entries"], wanted)
         if differences:
-            raise ValueError(
+            raise InvalidInputError(
                 f"Checkpoints.{operation}: step {step} in {self.folder} holds model "
                 f"{record['model']!r}, which does not fit model {self.model!r}.\n"
                 + "\n".join(differences)

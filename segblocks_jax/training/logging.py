@@ -13,10 +13,11 @@ import numpy as np
 import tensorboardX
 from jaxtyping import UInt8
 
+from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.training.wandb_log import WandbLog
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(UserError, FloatingPointError):
     """A metric is NaN or infinite, so training on would only waste time."""
 
 
@@ -140,7 +141,7 @@ def check_finite(
 def _number(name: str, value: Any) -> float:
     array = np.asarray(value)
     if array.size != 1:
-        raise ValueError(
+        raise InvalidInputError(
             f"metric {name!r} has shape {array.shape}, expected a single number; reduce it, or log "
             "its entries under names of their own"
         )

@@ -6,8 +6,10 @@ import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from segblocks_jax.errors import InvalidInputError, UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(InvalidInputError):
     """A configuration that can't run; the text names the field, what it is and what it may be."""
 
 
@@ -34,14 +36,14 @@ def build(cls: type, mapping: Mapping[str, Any], prefix: str = "") -> Any:
     for name, value in mapping.items():
         if name not in kinds:
             close = difflib.get_close_matches(name, kinds, 1)
-            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+            hint = f"; did you mean {prefix}{close[0]}?" if close else "."
             raise ConfigError(f"unknown field {prefix}{name}{hint} Known: {', '.join(kinds)}")
         values[name] = _convert(kinds[name], value, prefix + name)
     try:
         return cls(**values)
     except ConfigError:
         raise
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(str(error)) from error
 
 

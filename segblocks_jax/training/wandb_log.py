@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from segblocks_jax.errors import MissingPackageError
+
 
 class WandbLog:
     """A run in a project of Weights & Biases. A restarted run continues the one of its folder."""
@@ -21,7 +23,7 @@ class WandbLog:
         try:
             import wandb
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
+            raise MissingPackageError(
                 f"loop.wandb is {project!r}, but the package wandb is not installed; install it with"
                 " pip install 'segblocks-jax[wandb]', or leave loop.wandb out"
             ) from error

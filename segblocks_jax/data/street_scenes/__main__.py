@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 
 from segblocks_jax.data.street_scenes.files import SceneSet, write
+from segblocks_jax.errors import UserError
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     folder = arguments.pop("out")
     try:
         write(folder, SceneSet(**arguments))
-    except (ValueError, FileExistsError) as error:
+    except UserError as error:
         parser.error(str(error))
     print(f"{folder}: complete")
 

@@ -10,6 +10,7 @@ import tempfile
 from PIL import Image
 
 from segblocks_jax.data.street_scenes.scene import render
+from segblocks_jax.errors import InvalidInputError, TargetExistsError
 
 _MARKER = "street_scenes.json"
 # Raised when the pictures of a seed change, so that sets of an older drawing are seen as such.
@@ -37,7 +38,9 @@ class SceneSet:
 
     def __post_init__(self):
         if min(self.train, self.val, self.height, self.width) < 1 or self.seed < 0:
-            raise ValueError(f"SceneSet: counts and sizes must be >= 1, seed >= 0, got {self}")
+            raise InvalidInputError(
+                f"SceneSet: counts and sizes must be >= 1, seed >= 0, got {self}"
+            )
 
     @property
     def folder_name(self) -> str:
@@ -57,7 +60,7 @@ class SceneSet:
         stored = json.loads(marker.read_text())
         edition = stored.pop("edition")
         if edition != _EDITION:
-            raise ValueError(
+            raise InvalidInputError(
                 f"{folder}: holds street scenes of edition {edition}, this is edition {_EDITION}; "
                 "remove the folder to have them written anew"
             )
@@ -107,12 +110,12 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
 def _holds(folder: pathlib.Path, scenes: SceneSet) -> bool:
     stored = SceneSet.stored_in(folder)
     if stored is None and folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
+        raise TargetExistsError(
             f"{folder}: exists, but holds no finished set of street scenes; choose another folder "
             "or empty this one. Nothing was written."
         )
     if stored not in (None, scenes):
-        raise ValueError(
+        raise InvalidInputError(
             f"{folder}: holds {stored}, wanted {scenes}; choose another folder or remove this one. "
             "Nothing was written."
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax.blocks import DualRes
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.nn import (
     BatchNorm,
     BlockOptions,
@@ -135,9 +136,11 @@ class LRNEncoder(nnx.Module):
     ) -> None:
         """Stages of half, once and twice `width` channels."""
         if width % 4 or width < 8:
-            raise ValueError(f"LRNNet: width is {width}; expected a multiple of 4, at least 8")
+            raise InvalidInputError(
+                f"LRNNet: width is {width}; expected a multiple of 4, at least 8"
+            )
         if not dilations or min(dilations) < 1:
-            raise ValueError(
+            raise InvalidInputError(
                 f"LRNNet: dilations are {dilations}; expected a number above 0 for every block of the"
                 " third stage"
             )
@@ -223,7 +226,7 @@ class LRNNet(nnx.Module):
         side, factor = blocks.block_size, blocks.grid.low_factor
         multiple, smallest = self.block_multiple(factor), self.smallest_block(factor)
         if blocks.grid.num_blocks and (side % multiple or side < smallest):
-            raise ValueError(
+            raise InvalidInputError(
                 f"LRNNet: blocks of {side} x {side} pixels; expected a multiple of {multiple}, and at least"
                 f" {smallest}, so that a low block (1/{factor} of the side) has {max(self.backbone.dilations)}"
                 f" pixels at stride {_STRIDE}, as many as dilation {max(self.backbone.dilations)} pads; use"

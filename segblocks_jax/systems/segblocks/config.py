@@ -8,6 +8,7 @@ from segblocks_jax.blocks.conv import CONV_IMPLEMENTATIONS
 from segblocks_jax.data import DATASETS
 from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.source import ON_ERROR
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
 from segblocks_jax.nn import BlockOptions, scaled_multiple
@@ -83,7 +84,7 @@ class DataConfig:
                 saturation=self.jitter,
                 hue=self.hue,
             )
-        except ValueError as error:
+        except InvalidInputError as error:
             raise ConfigError(f"data: {error}") from error
 
 
@@ -138,7 +139,7 @@ class ModelConfig:
         )
         try:
             scaled_multiple(self.input_scale)
-        except ValueError as error:
+        except InvalidInputError as error:
             raise ConfigError(f"model.{error}") from error
         known = self.pretrained is None or self.pretrained.endswith(WEIGHT_SUFFIXES)
         check(
@@ -213,7 +214,7 @@ class PolicyConfig:
                 target_per=self.target_per,  # type: ignore[arg-type]
                 gain_every=self.gain_every,
             )
-        except ValueError as error:
+        except InvalidInputError as error:
             raise ConfigError(f"policy: {error}") from error
 
 

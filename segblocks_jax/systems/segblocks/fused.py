@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite, InvertedResidual
 from segblocks_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from segblocks_jax.models.swiftnet import PyramidPooling, SwiftNet, Upsample
@@ -281,7 +282,7 @@ def fuse(net: SwiftNet, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
         ValueError: the network pads blocks otherwise than by BlockPad.
     """
     if net.semantics.padding != "block":
-        raise ValueError(
+        raise InvalidInputError(
             f"fuse: semantics.padding is {net.semantics.padding!r}; a fused network finds its neighbors by"
             " index and has only 'block'; serve it with execution='plain'"
         )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 from segblocks_jax.adaptive.decision import Decision, fill_scores, top_count
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data.normalization import Normalization, normalize
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.server import Output, Program, Shape
 from segblocks_jax.models import Network, SwiftNet
@@ -193,7 +194,7 @@ class ModelPrograms:
 
 def _fused(net: Network, dtype: str) -> FusedNet:
     if not isinstance(net, SwiftNet):
-        raise ValueError(
+        raise InvalidInputError(
             f"Engine: execution 'fused' has no {type(net).__name__}, only SwiftNet; use 'plain' or 'xla'"
         )
     extension.resolve("ffi")
@@ -206,7 +207,7 @@ def _finish(logits: Float[Array, "n lh lw k"], output: Output, stride: int) -> A
 
 def _normalization(spec: ModelSpec) -> Normalization:
     if spec.mean is None or spec.std is None:
-        raise ValueError(
+        raise InvalidInputError(
             "Engine: the spec has no mean and std to normalize images with; give it those of the training"
             " data: dataclasses.replace(spec, mean=..., std=...)"
         )

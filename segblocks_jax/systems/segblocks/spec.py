@@ -7,6 +7,7 @@ from typing import Any
 from flax import nnx
 
 from segblocks_jax import models
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.nn import BlockOptions, scaled_multiple
 from segblocks_jax.systems.segblocks import policies
 
@@ -64,12 +65,12 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise ValueError(
+            raise InvalidInputError(
                 f"ModelSpec: {len(self.class_names)} class_names for num_classes {self.num_classes};"
                 " give one a class, in the order of the logits"
             )
         if self.policy is not None and self.input_scale != 1:
-            raise ValueError(
+            raise InvalidInputError(
                 f"ModelSpec: input_scale is {self.input_scale} beside a policy; only a network without one"
                 " sees a smaller image, set it to 1"
             )
@@ -114,7 +115,7 @@ class ModelSpec:
         multiple, smallest = net.block_multiple(factor), net.smallest_block(factor)
         if side % multiple or side < smallest:
             more = f" from {smallest} on" if smallest > multiple else ""
-            raise ValueError(
+            raise InvalidInputError(
                 f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple}{more},"
                 " so that a low block has whole pixels, and as many as are padded, at every layer"
             )

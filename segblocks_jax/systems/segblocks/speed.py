@@ -12,6 +12,7 @@ from flax import nnx
 
 from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
@@ -211,7 +212,7 @@ def _system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     policy = dataclasses.replace(config.policy, name="reinforce")
     try:
         return create_system(dataclasses.replace(dense, policy=policy), num_classes)
-    except ValueError:
+    except InvalidInputError:
         if config.policy.name != "static":
             raise
         return create_system(dense, num_classes)

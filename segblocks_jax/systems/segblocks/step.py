@@ -30,6 +30,7 @@ from segblocks_jax.adaptive.decision import Decision, fill_scores
 from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import Normalization, normalize
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.nn import at_scale, dropout_key, fold_in, image_keys, rematerialization
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import advantage
@@ -87,7 +88,7 @@ class TrainStep:
         self._config, self._normalization = config, normalization
         optim = config.optim
         if optim.batch_size % (self.mesh.size * optim.accumulate):
-            raise ValueError(
+            raise InvalidInputError(
                 f"optim.batch_size is {optim.batch_size}; expected a multiple of the"
                 f" {self.mesh.size} devices"
                 + (f" times optim.accumulate, {optim.accumulate}" if optim.accumulate > 1 else "")

@@ -10,6 +10,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from segblocks_jax.errors import InvalidInputError
+
 IGNORE = 255
 
 
@@ -37,7 +39,9 @@ class LabelTable:
         for field, shape in expected.items():
             if getattr(self, field).shape != shape:
                 got = getattr(self, field).shape
-                raise ValueError(f"LabelTable {self.name}: {field} has shape {got}, not {shape}")
+                raise InvalidInputError(
+                    f"LabelTable {self.name}: {field} has shape {got}, not {shape}"
+                )
             getattr(self, field).setflags(write=False)
 
     @property
@@ -58,11 +62,11 @@ class LabelTable:
             ValueError: an id that the data set doesn't define.
         """
         if stored.dtype != np.uint8:
-            raise ValueError(f"{where}: label ids must be uint8, got {stored.dtype}")
+            raise InvalidInputError(f"{where}: label ids must be uint8, got {stored.dtype}")
         present = np.bincount(stored.reshape(-1), minlength=256) > 0
         unknown = np.flatnonzero(present & ~self.known)
         if unknown.size:
-            raise ValueError(
+            raise InvalidInputError(
                 f"{where}: holds label {_ranges(unknown)}, which {self.name} doesn't define; "
                 f"allowed are {_ranges(np.flatnonzero(self.known))}. Is this a label file of "
                 f"{self.name}, with ids as published?"

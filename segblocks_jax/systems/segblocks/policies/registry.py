@@ -2,6 +2,7 @@
 
 from flax import nnx
 
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.systems.segblocks.policies.reinforce import Reinforce
 from segblocks_jax.systems.segblocks.policies.rules import (
     Constant,
@@ -46,13 +47,17 @@ def create(
         [False, True, True, False]
     """
     if name not in POLICIES:
-        raise ValueError(
+        raise InvalidInputError(
             f"policies.create: no policy {name!r}; expected one of {', '.join(POLICIES)}"
         )
     if not 0 <= target <= 1:
-        raise ValueError(f"policies.create: target is {target}; expected a share from 0 to 1")
+        raise InvalidInputError(
+            f"policies.create: target is {target}; expected a share from 0 to 1"
+        )
     if threshold is not None and name not in ("heuristic", "oracle"):
-        raise ValueError(f"policies.create: {name} has no threshold; only heuristic and oracle do")
+        raise InvalidInputError(
+            f"policies.create: {name} has no threshold; only heuristic and oracle do"
+        )
     if name == "reinforce":
         return Reinforce(block_size, target, rngs=rngs or nnx.Rngs(0))
     if name in _CONSTANTS:

@@ -5,6 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.adaptive.decision import Decision, top_fraction
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.nn import uniform
 
 
@@ -59,7 +60,9 @@ class Random(Rule):
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """Uniform random scores."""
         if key is None:
-            raise ValueError("the random policy needs a PRNG key; pass key=jax.random.key(seed)")
+            raise InvalidInputError(
+                "the random policy needs a PRNG key; pass key=jax.random.key(seed)"
+            )
         return uniform(key, self.grid_shape(image))
 
 
@@ -101,7 +104,7 @@ class Oracle(Rule):
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """The gain itself: a block's mean loss at low resolution minus that at high."""
         if gain is None:
-            raise ValueError(
+            raise InvalidInputError(
                 "the oracle policy needs the loss that a block gains by high resolution, so it runs only"
                 " where labels are given (train and eval); pass gain=loss_low - loss_high a block"
             )

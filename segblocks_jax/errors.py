@@ -1,0 +1,28 @@
+"""Errors that a user can mend. Commands print their text alone; every other error is a bug and keeps its traceback.
+
+Each is the built-in error of its kind as well, so that callers may catch either.
+"""
+
+
+class UserError(Exception):
+    """What was asked for can't be done; the text says what, what was expected, and the remedy."""
+
+
+class InvalidInputError(UserError, ValueError):
+    """A value, a combination of values or the content of a file doesn't fit."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that was named isn't there."""
+
+
+class TargetExistsError(UserError, FileExistsError):
+    """Something is where the result would go."""
+
+
+class MissingPackageError(UserError, ModuleNotFoundError):
+    """An optional package is needed and not installed."""
+
+
+class UnavailableError(UserError, RuntimeError):
+    """This machine or installation lacks what was asked for: compiled handlers, a platform."""
