@@ -23,7 +23,7 @@ def system_type(name: str) -> type[System]:
     return importlib.import_module(f"{systems.__name__}.{name}.system").SYSTEM
 
 
-def create_system(config: Mapping[str, Any], **options: Any) -> System:
+def system_of(config: Mapping[str, Any], **options: Any) -> System:
     """The system of an experiment.
 
     Args:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.structured_config import ConfigError
 
 MAY_CHANGE = (
@@ -21,7 +20,7 @@ MAY_CHANGE = (
 """Fields, and groups of them, that change where or how fast a run computes, or what it reports."""
 
 
-def check_same_config(stored: Mapping[str, Any], config: ExperimentConfig, folder: Path) -> None:
+def check_same_config(stored: Mapping[str, Any], config: Any, folder: Path) -> None:
     """Refuses to continue a run of another configuration; `MAY_CHANGE` may differ.
 
     Args:
@@ -32,7 +31,7 @@ def check_same_config(stored: Mapping[str, Any], config: ExperimentConfig, folde
     Raises:
         ConfigError: they differ; lists every field.
     """
-    defaults = flat(ExperimentConfig().to_dict())
+    defaults = flat(type(config)().to_dict())
     before = flat(stored)
     now = flat(json.loads(json.dumps(config.to_dict())))
     lines = [

@@ -4,14 +4,14 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import optax
 from flax import nnx
 from jaxtyping import Array
 
 from segblocks_jax.training.compilation import Report
-from segblocks_jax.training.config import RunConfig
 from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.optimizer import Multipliers
-from segblocks_jax.training.state import Optimizer, TrainState
+from segblocks_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
 OnBatch = Callable[[Any, Any], None]
@@ -59,22 +59,25 @@ class Evaluation(Protocol):
 class System(Protocol):
     """An experiment of one kind: a configuration, and what it means.
 
-    `segblocks_jax.systems.NAME.system` holds each as `SYSTEM`, made by ``SYSTEM(config)``; data is opened when
-    first needed. Subclasses inherit the methods that have a body here.
+    `segblocks_jax.systems.NAME.system` holds each as `SYSTEM`, made by ``SYSTEM(config, data_dir=None,
+    eval_split=None)``, where both take the place of what the configuration says. Data is opened when first
+    needed. Subclasses inherit the methods that have a body here.
 
     Attributes:
         config_type: dataclass of the configuration, which builds itself by `from_mapping`.
         main_metric: name of the metric, larger is better, that tells the best checkpoint.
-        config: of this experiment.
-        model: name of what is trained, for errors.
+        config: of this experiment. It has `name`, `seed`, `to_dict`, and the groups `optim` and `loop`.
     """
 
-    config_type: ClassVar[type]
+    config_type: ClassVar[Any]
     main_metric: ClassVar[str]
-    config: RunConfig
+    config: Any
+
+    def __init__(self, config: Any, *, data_dir: str | None, eval_split: str | None) -> None: ...
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of what is trained, for errors."""
 
     def build(self) -> nnx.Module:
         """Builds the modules with random weights, by the configuration's seed.
@@ -84,7 +87,7 @@ class System(Protocol):
         """
 
     def multipliers(self) -> Multipliers:
-        """Factors on learning rate and weight decay, by the part's path in the modules: ``{"net/backbone": 0.25}``."""
+        """Factors on learning rate and weight decay, by a part's path in the modules."""
         return {}
 
     def load_pretrained(self, modules: nnx.Module) -> dict[str, str] | None:
@@ -99,23 +102,37 @@ class System(Protocol):
         """
         return None
 
-    def train_step(self, graphdef: nnx.GraphDef, optimizer: Optimizer, report: Report) -> Step:
+    def train_step(
+        self, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, report: Report
+    ) -> Step:
         """What takes the training steps of the modules; `report` gets a line for each compilation."""
 
     def train_batches(self, shard: tuple[int, int]) -> Batches:
-        """Training batches of process `shard[0]` of `shard[1]`. Opens the evaluation data, too: what is missing fails now."""
+        """Training batches of process `shard[0]` of `shard[1]`.
+
+        Opens the evaluation data, too: what is missing fails now.
+        """
 
     def evaluate(self, modules: nnx.Module, *, on_batch: OnBatch | None = None) -> Evaluation:
         """The result on the evaluation data, of all processes together.
 
         Args:
             modules: of `build`.
-            on_batch: called after each batch of this process with the batch and its result.
+            on_batch: called after each batch of this process with the batch, whose `count` is its number of
+                examples, and its result.
         """
 
     def describe(self) -> dict[str, Any]:
         """What says in results which experiment it was: `config`, without the folders of one machine."""
         return {"config": self.config.to_dict()}
+
+    @property
+    def eval_size(self) -> int:
+        """Number of examples that are evaluated."""
+
+    def details(self, modules: nnx.Module, result: Any) -> dict[str, Any]:
+        """What a sweep's record holds beside the last evaluation, for JSON."""
+        return {}
 
     def note(self, metrics: Mapping[str, float]) -> str:
         """What the progress line shows of a step."""
