@@ -13,6 +13,7 @@ from segblocks_jax.data.decode import Kind, decode
 from segblocks_jax.data.layouts import Folder, Layout
 from segblocks_jax.data.store import File, Store
 from segblocks_jax.errors import InvalidInputError, MissingFileError
+from segblocks_jax.exact import exact
 from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
@@ -51,7 +52,7 @@ class Problems:
             raise InvalidInputError(f"{message} Nothing was written.")
         logging.warning("left out of split %s: %s", self._split, message)
         self.messages.append(message)
-        if len(self.messages) > MAX_SKIPPED * self._total:
+        if len(self.messages) > exact(MAX_SKIPPED) * self._total:
             raise InvalidInputError(
                 f"split {self._split!r}: {len(self.messages)} of {self._total} items are bad, and "
                 f'on_error="skip" leaves out at most {MAX_SKIPPED:.0%}; the last: {message} '

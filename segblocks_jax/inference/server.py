@@ -16,6 +16,7 @@ from jaxtyping import Bool, Shaped, UInt8
 
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.exact import count_of
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.latency_tracker import LatencyTracker
 from segblocks_jax.inference.modes import Mode
@@ -355,7 +356,7 @@ class Server:
 
 def _fixed_count(mode: Mode, blocks: int) -> int:
     if mode.kind == "share":
-        return round(mode.value * blocks)
+        return count_of(mode.value, blocks)
     return min(int(mode.value), blocks)
 
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.adaptive.decision import Decision, top_fraction
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.exact import exact
 from segblocks_jax.nn import uniform
 
 
@@ -67,7 +68,7 @@ class Random(Rule):
 
 
 class Middle(Rule):
-    """Whole rows of blocks around the middle: int(gh (0.5 - t/2)) up to int(gh (0.5 + t/2))."""
+    """Whole rows of blocks around the middle: floor(gh (1 - t) / 2) up to floor(gh (1 + t) / 2), exactly."""
 
     def __call__(
         self,
@@ -78,7 +79,7 @@ class Middle(Rule):
         """High between the two rows; the score falls with the distance from the middle."""
         shape = self.grid_shape(image)
         row = jnp.arange(shape[1])
-        first, last = (int(shape[1] * (0.5 + sign * self.target / 2)) for sign in (-1, 1))
+        first, last = (int(shape[1] * (1 + sign * exact(self.target)) / 2) for sign in (-1, 1))
         scores = -jnp.abs(row.astype(jnp.float32) + (0.5 - shape[1] / 2))
         action = (row >= first) & (row < last)
         return Decision(*(jnp.broadcast_to(x[:, None], shape) for x in (action, scores)))
