@@ -26,7 +26,6 @@ from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.training import create_state
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.provenance import commit, device_name
 from segblocks_jax.training.sharding import put_batch

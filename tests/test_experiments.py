@@ -22,6 +22,7 @@ from segblocks_jax.data import TABLES
 from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
+from segblocks_jax.inference.engine import Engine
 from segblocks_jax.systems.segblocks import callbacks, evaluation
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.sources import open_source
@@ -121,8 +122,11 @@ def test_a_run_that_goes_on_behind_its_profile_goes_on(trained, sources, tmp_pat
 
 
 def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
-    class FirstBlockHigh:
+    class FirstBlockHigh(Engine):
         multiple = block_size = 64
+
+        def __init__(self):
+            pass
 
         def __call__(self, images, **_):
             n, h, w, _ = images.shape

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import optax
 from flax import nnx
@@ -17,6 +17,7 @@ Metrics = dict[str, Array]
 OnBatch = Callable[[Any, Any], None]
 
 
+@runtime_checkable
 class Step(Protocol):
     """Takes optimizer steps: ``state, metrics = step(state, batch)``."""
 
@@ -34,6 +35,7 @@ class Step(Protocol):
         """One step; `state` is donated, `batch` is this process's part. The metrics have a `loss`."""
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Endless training batches of this process, which continue where a state was taken."""
 
@@ -49,6 +51,7 @@ class Batches(Protocol):
         """Stops reading ahead."""
 
 
+@runtime_checkable
 class Evaluation(Protocol):
     """The result on a whole data set. Its text, `str(evaluation)`, is a table for people."""
 
@@ -56,6 +59,7 @@ class Evaluation(Protocol):
         """Plain values for JSON: metrics by name, the cost among them, and None for what is unknown."""
 
 
+@runtime_checkable
 class System(Protocol):
     """An experiment of one kind: a configuration, and what it means.
 
