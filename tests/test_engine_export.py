@@ -112,6 +112,16 @@ def test_folders_that_can_not_be_written_or_read(system, tmp_path, monkeypatch):
             sb.ExportedEngine(tmp_path / "there")
 
 
+@pytest.mark.parametrize("name", ["/etc/hostname", "../file", "below/file", "link", ".."])
+def test_an_engine_names_no_files_outside_of_its_folder(tmp_path, name):
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "link").symlink_to(tmp_path / "file")
+    manifest = {"format": "segblocks_jax engine", "version": "1", "programs": {name: {}}}
+    (tmp_path / "engine" / "engine.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"engine.json can't be read .*{name!r} is, or leads to"):
+        sb.ExportedEngine(tmp_path / "engine")
+
+
 def test_a_copy_without_all_its_weights_says_so(system, tmp_path):
     engine = sb.Engine(system, SPEC, execution="xla")
     folder = engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1", platforms=("cpu",))

@@ -9,6 +9,7 @@ import jax
 import rich.console
 from absl import logging
 
+from segblocks_jax.data import images
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
@@ -73,6 +74,7 @@ class Prediction:
         shapes: (n, h, w) that images are padded to, so that many sizes need few programs.
         batch_size: pictures of one size that are segmented together.
         side_by_side: writes input, labels and grid as one picture, too.
+        max_pixels: images of more are refused.
     """
 
     source: str | None
@@ -81,12 +83,14 @@ class Prediction:
     shapes: tuple[tuple[int, int, int], ...] = ()
     batch_size: int = 1
     side_by_side: bool = False
+    max_pixels: int = 2**28
 
 
 def predict(system: SegBlocks, workdir: pathlib.Path, checkpoint: Any, options: Prediction) -> int:
     """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed."""
     if options.source is None:
         raise InvalidInputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
+    images.allow_pixels(options.max_pixels)
     found = files.find_files(pathlib.Path(options.source), options.output)
     modules, _, _ = load_modules(system, workdir, checkpoint)
     engine = system.engine(modules, mode=options.mode, shapes=options.shapes)

@@ -47,6 +47,9 @@ _SHAPES = flags.DEFINE_list(
 )
 _BATCH = flags.DEFINE_integer("batch_size", 1, "predict: pictures of one size taken together.")
 _SIDE_BY_SIDE = flags.DEFINE_bool("side_by_side", False, "predict: input, labels, grid in one PNG.")
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", 2**28, "predict: larger images are refused.", lower_bound=1
+)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "train, eval: one of several processes; under Slurm needs no more flags."
@@ -155,6 +158,7 @@ def _prediction(workdir: pathlib.Path) -> commands.Prediction:
         shapes=tuple(map(_shape, _SHAPES.value)),
         batch_size=_BATCH.value,
         side_by_side=_SIDE_BY_SIDE.value,
+        max_pixels=_MAX_PIXELS.value,
     )
 
 

@@ -87,7 +87,7 @@ class Engine(Server):
             mode=Mode.parse(mode),
             shapes=tuple((n, h, w) for n, h, w in shapes),
             image_multiple=spec.image_multiple,
-            learned=spec.policy is not None and spec.policy.name == "reinforce",
+            learned=policy is not None and policy.learned,
         )
         if keep_memory:
             keep_freed_memory()

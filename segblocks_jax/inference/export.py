@@ -3,19 +3,19 @@
 import os
 import pathlib
 import re
-import shutil
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.export
 
-from segblocks_jax.errors import InvalidInputError, MissingPackageError, TargetExistsError
+from segblocks_jax.errors import InvalidInputError, TargetExistsError
+from segblocks_jax.extras import extra
 from segblocks_jax.inference.exported import MANIFEST, WEIGHTS, Manifest, write_weights
 from segblocks_jax.inference.server import Program, Settings
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.programs import ModelPrograms
+from segblocks_jax.whole_folder import whole_folder
 
 PLATFORMS = ("cpu", "cuda")
 _CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(\w+)")
@@ -32,6 +32,7 @@ def export_programs(
 
     Raises:
         FileExistsError: the folder exists.
+        OSError: it can't be written.
         ValueError: an unknown platform.
         ModuleNotFoundError: flatbuffers is missing.
     """
@@ -43,9 +44,7 @@ def export_programs(
             f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}"
         )
     _check_flatbuffers()
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    fresh.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as fresh:
         files, targets = {}, set()
         leaves = jax.tree.leaves(programs.weights)
         for program in chosen:
@@ -63,10 +62,6 @@ def export_programs(
             spec=programs.spec.to_dict(),
         )
         (fresh / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        fresh.rename(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     return folder
 
 
@@ -101,9 +96,5 @@ def _file_name(program: Program) -> str:
 
 
 def _check_flatbuffers() -> None:
-    try:
+    with extra("export", "export"):
         import flatbuffers  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "export needs flatbuffers; pip install 'segblocks-jax[export]'"
-        ) from error

@@ -71,6 +71,11 @@ class Manifest:
             given = {key: content.pop(key, None) for key in FORMAT}
             if given != FORMAT:
                 raise InvalidInputError(f"it says {given}, this package reads {FORMAT}")
+            for name in (*content["programs"], WEIGHTS):
+                if (folder / name).resolve().parent != folder.resolve():
+                    raise InvalidInputError(
+                        f"{name!r} is, or leads to, a file outside of the folder"
+                    )
             settings = content["settings"]
             return cls(
                 settings=Settings(

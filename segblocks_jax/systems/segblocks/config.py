@@ -12,7 +12,7 @@ from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
 from segblocks_jax.nn import BlockOptions, scaled_multiple
-from segblocks_jax.systems.segblocks.policies import POLICIES, Reward
+from segblocks_jax.systems.segblocks.policies import CHOICES, Policy, Reward, policy_type
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 from segblocks_jax.training.structured_config import ConfigError, build, check
 
@@ -179,8 +179,7 @@ class PolicyConfig:
     entropy: float = 0.0
 
     def __post_init__(self) -> None:
-        names = ("static", *POLICIES)
-        check(self.name in names, f"policy.name is {self.name!r}; expected one of {names}")
+        check(self.name in CHOICES, f"policy.name is {self.name!r}; expected one of {CHOICES}")
         check(
             0 <= self.target <= 1, f"policy.target is {self.target}; expected a share from 0 to 1"
         )
@@ -197,6 +196,11 @@ class PolicyConfig:
             self.entropy >= 0, f"policy.entropy is {self.entropy}; expected a weight of 0 or more"
         )
         self.full_reward()
+
+    @property
+    def kind(self) -> type[Policy] | None:
+        """The class of the policy, which says what it needs; None for the dense network."""
+        return policy_type(self.name)
 
     def full_reward(self) -> Reward:
         """How the reward of a learned policy is made.
@@ -326,7 +330,7 @@ class ExperimentConfig:
             self.precision in precisions,
             f"precision is {self.precision!r}; expected one of {precisions}",
         )
-        static, scale = self.policy.name == "static", self.model.input_scale
+        static, scale = self.policy.kind is None, self.model.input_scale
         check(
             static or scale == 1,
             f"model.input_scale is {scale} with policy {self.policy.name}; only policy.name=static sees a"

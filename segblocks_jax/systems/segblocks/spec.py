@@ -32,6 +32,13 @@ class PolicySpec:
     bucket_step: float = 1 / 16
     low_factor: int = 2
 
+    @property
+    def kind(self) -> type[policies.Policy]:
+        """The class of the policy, which says what it needs."""
+        kind = policies.policy_type(self.name)
+        assert kind is not None
+        return kind
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:

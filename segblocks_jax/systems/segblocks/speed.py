@@ -214,7 +214,7 @@ def _system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     try:
         return create_system(dataclasses.replace(dense, policy=policy), num_classes)
     except InvalidInputError:
-        if config.policy.name != "static":
+        if config.policy.kind is not None:
             raise
         return create_system(dense, num_classes)
 
