@@ -1,5 +1,6 @@
 """System: all that the training loop, sweeps and entry points know of what is trained."""
 
+import abc
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -8,6 +9,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
+from segblocks_jax.errors import TargetExistsError
 from segblocks_jax.training.compilation import Report
 from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.optimizer import Multipliers
@@ -59,8 +61,7 @@ class Evaluation(Protocol):
         """Plain values for JSON: metrics by name, the cost among them, and None for what is unknown."""
 
 
-@runtime_checkable
-class System(Protocol):
+class System(abc.ABC):
     """An experiment of one kind: a configuration, and what it means.
 
     `segblocks_jax.systems.NAME.system` holds each as `SYSTEM`, made by ``SYSTEM(config, data_dir=None,
@@ -77,12 +78,18 @@ class System(Protocol):
     main_metric: ClassVar[str]
     config: Any
 
-    def __init__(self, config: Any, *, data_dir: str | None, eval_split: str | None) -> None: ...
+    @abc.abstractmethod
+    def __init__(
+        self, config: Any, *, data_dir: str | None = None, eval_split: str | None = None
+    ) -> None:
+        """Opens no data yet."""
 
     @property
+    @abc.abstractmethod
     def model(self) -> str:
         """Name of what is trained, for errors."""
 
+    @abc.abstractmethod
     def build(self) -> nnx.Module:
         """Builds the modules with random weights, by the configuration's seed.
 
@@ -106,17 +113,20 @@ class System(Protocol):
         """
         return None
 
+    @abc.abstractmethod
     def train_step(
         self, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, report: Report
     ) -> Step:
         """What takes the training steps of the modules; `report` gets a line for each compilation."""
 
+    @abc.abstractmethod
     def train_batches(self, shard: tuple[int, int]) -> Batches:
         """Training batches of process `shard[0]` of `shard[1]`.
 
         Opens the evaluation data, too: what is missing fails now.
         """
 
+    @abc.abstractmethod
     def evaluate(self, modules: nnx.Module, *, on_batch: OnBatch | None = None) -> Evaluation:
         """The result on the evaluation data, of all processes together.
 
@@ -131,6 +141,7 @@ class System(Protocol):
         return {"config": self.config.to_dict()}
 
     @property
+    @abc.abstractmethod
     def eval_size(self) -> int:
         """Number of examples that are evaluated."""
 
@@ -148,9 +159,13 @@ class System(Protocol):
 
     def check_export(self, folder: Path) -> None:
         """Raises FileExistsError where `export` would not write."""
+        if folder.exists() and not folder.is_dir():
+            raise TargetExistsError(f"export: {folder} is no folder; move it away")
 
+    @abc.abstractmethod
     def export(self, modules: nnx.Module, folder: Path) -> None:
         """Writes the trained modules, and what builds them again, to a folder."""
 
+    @abc.abstractmethod
     def engine(self, modules: nnx.Module, **options: Any) -> Any:
         """What serves the modules: called with a batch of inputs, it returns the results."""
