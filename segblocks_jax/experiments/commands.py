@@ -70,7 +70,7 @@ class Prediction:
     Attributes:
         source: an image, a video, or a folder of both.
         output: folder for the results.
-        mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`.
+        mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`.
         shapes: (n, h, w) that images are padded to, so that many sizes need few programs.
         batch_size: pictures of one size that are segmented together.
         side_by_side: writes input, labels and grid as one picture, too.
@@ -93,7 +93,7 @@ def predict(system: SegBlocks, workdir: pathlib.Path, checkpoint: Any, options: 
     images.allow_pixels(options.max_pixels)
     found = files.find_files(pathlib.Path(options.source), options.output)
     modules, _, _ = load_modules(system, workdir, checkpoint)
-    engine = system.engine(modules, mode=options.mode, shapes=options.shapes)
+    engine = system.engine(modules, mode=options.mode, shapes=options.shapes, keep_memory=True)
     failed = prediction.predict_files(
         engine,
         system.table,

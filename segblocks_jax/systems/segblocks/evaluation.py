@@ -14,9 +14,9 @@ from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.adaptive.decision import Decision, fill_scores
 from segblocks_jax.blocks import BlockGrid
 from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches, normalize
-from segblocks_jax.inference.engine import Engine
 from segblocks_jax.nn import scaled_multiple, scaled_size
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.resolution_gain import resolution_gain
 from segblocks_jax.tasks.segmentation.evaluation import (
     BoundaryDensity,

@@ -17,12 +17,12 @@ from segblocks_jax.data import (
     label_table,
     train_batches,
 )
-from segblocks_jax.inference.engine import Engine
 from segblocks_jax.interop import check_target, load_backbone, save_model
 from segblocks_jax.systems.segblocks import evaluation
 from segblocks_jax.systems.segblocks.build import complete_spec, create_system
 from segblocks_jax.systems.segblocks.callbacks import EvalPictures
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.systems.segblocks.step import TrainStep
