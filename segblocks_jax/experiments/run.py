@@ -12,12 +12,12 @@ from ml_collections import config_flags
 
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.experiments import commands
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.registry import system_of
 from segblocks_jax.training import sharding
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.profiling import Profile
 from segblocks_jax.training.sharding import is_first
-from segblocks_jax.training.structured_config import ConfigError
 from segblocks_jax.training.system import System
 
 MODES = ("train", "eval", "speed", "predict", "export")

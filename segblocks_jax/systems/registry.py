@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segblocks_jax import systems
-from segblocks_jax.training.structured_config import ConfigError
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.training.system import System
 
 SYSTEMS = tuple(package.name for package in pkgutil.iter_modules(systems.__path__) if package.ispkg)

@@ -235,7 +235,7 @@ class _Run:
 
     def _save(self, state: TrainState, number: int, result: Evaluation | None) -> None:
         extra = {
-            "config": self.system.config.to_dict(),
+            "config": self.system.config.stored(),
             "batches": self.batches.get_state(),
             "pretrained": self.pretrained,
             "timing": self.timing.to_dict(),

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import optax
 
+from segblocks_jax.training.config import OptimConfig
+
 Multipliers = Mapping[str, float]
 """Factors by a part's path in the modules, such as "net/backbone"; 1 elsewhere."""
 
 
-def create_optimizer(config: Any, multipliers: Multipliers) -> optax.GradientTransformation:
+def create_optimizer(config: OptimConfig, multipliers: Multipliers) -> optax.GradientTransformation:
     """Builds the published recipe's optimizer for the parameters of modules.
 
     ``g += decay * m * p``, then Adam, then ``p -= rate(step) * m * update``, where m is the multiplier
@@ -35,7 +37,7 @@ def create_optimizer(config: Any, multipliers: Multipliers) -> optax.GradientTra
     return optax.GradientTransformation(chain.init, jax.named_scope("optimizer")(chain.update))
 
 
-def learning_rate(config: Any) -> optax.Schedule:
+def learning_rate(config: OptimConfig) -> optax.Schedule:
     """Cosine from `learning_rate` to `final_learning_rate` over all steps."""
     ratio = config.final_learning_rate / config.learning_rate
     return optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=ratio)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from segblocks_jax.errors import TargetExistsError
+from segblocks_jax.structured_config import Config
 from segblocks_jax.training.compilation import Report
 from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.optimizer import Multipliers
@@ -69,12 +70,12 @@ class System(abc.ABC):
     needed. Subclasses inherit the methods that have a body here.
 
     Attributes:
-        config_type: dataclass of the configuration, which builds itself by `from_mapping`.
+        config_type: of the configuration.
         main_metric: name of the metric, larger is better, that tells the best checkpoint.
-        config: of this experiment. It has `name`, `seed`, `to_dict`, and the groups `optim` and `loop`.
+        config: of this experiment. It has `name`, `seed`, and the groups `optim` and `loop`.
     """
 
-    config_type: ClassVar[Any]
+    config_type: ClassVar[type[Config]]
     main_metric: ClassVar[str]
     config: Any
 
@@ -138,7 +139,7 @@ class System(abc.ABC):
 
     def describe(self) -> dict[str, Any]:
         """What says in results which experiment it was: `config`, without the folders of one machine."""
-        return {"config": self.config.to_dict()}
+        return {"config": self.config.stored()}
 
     @property
     @abc.abstractmethod

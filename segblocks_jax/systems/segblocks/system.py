@@ -140,7 +140,7 @@ class SegBlocks(System):
 
     def describe(self) -> dict[str, Any]:
         """The split that is evaluated, and the configuration."""
-        config = self.config.to_dict()
+        config = self.config.stored()
         config["data"]["data_dir"] = None
         return {"split": f"{self.eval_source.name}/{self.eval_source.split}", "config": config}
 
