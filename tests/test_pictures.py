@@ -36,7 +36,8 @@ def test_a_label_without_a_color_is_refused(strange, label):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_overlay_mixes_and_leaves_ignored_pixels(alpha, label, rng):
-    image = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    label = np.tile(label, (15, 1))
+    image = rng.integers(0, 256, (90, 9, 3)).astype(np.uint8)
     before = image.copy()
     mixed = pictures.overlay(image, label, COLOURS, alpha)
     for index in np.ndindex(label.shape):

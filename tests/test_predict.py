@@ -35,8 +35,7 @@ class FakeEngine:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    monkeypatch.setattr(predict, "Server", FakeEngine)
+def engine() -> FakeEngine:
     return FakeEngine()
 
 
@@ -279,8 +278,7 @@ class FailsInBatches(FakeEngine):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_only_the_bad_file_of_a_batch_fails(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(predict, "Server", FailsInBatches)
+def test_only_the_bad_file_of_a_batch_fails(tmp_path, rng):
     for name in "abcd":
         save_image(tmp_path / "in" / f"{name}.png", (64, 64), rng)
     Image.new("RGB", (64, 64)).save(tmp_path / "in" / "b.png")

@@ -6,6 +6,7 @@ Files are read ahead, and results written, while the engine computes.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import pathlib
 import threading
@@ -152,8 +153,8 @@ def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture,
 
 
 def _results(engine: Segmenter, batch: list[Picture]) -> list[_Result]:
-    images = np.stack([p.image for p in batch if p.image is not None])
-    result = engine(images)
+    images = [p.image for p in batch if p.image is not None]
+    result = engine(np.stack(images))
     assert result.labels is not None
     logits = result.scores if engine.learned else None
     return [
@@ -205,7 +206,6 @@ class _Writers:
         self.failed: list[tuple[pathlib.Path, str]] = []
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._room = threading.Semaphore(most)
-        self._pending: list[tuple[pathlib.Path, concurrent.futures.Future[None]]] = []
 
     def __enter__(self) -> "_Writers":
         return self
@@ -213,19 +213,17 @@ class _Writers:
     def submit(self, file: pathlib.Path, write: Callable[..., None], *arguments: object) -> None:
         self._room.acquire()
         future = self._pool.submit(write, *arguments)
-        future.add_done_callback(lambda _: self._room.release())
-        self._pending = [entry for entry in self._pending if not self._collect(*entry)]
-        self._pending.append((file, future))
+        future.add_done_callback(functools.partial(self._finish, file))
 
-    def _collect(self, file: pathlib.Path, future: concurrent.futures.Future[None]) -> bool:
-        if future.done() and (error := future.exception()) is not None:
-            self.failed.append((file, f"can't write its results ({error})"))
-        return future.done()
+    def _finish(self, file: pathlib.Path, future: concurrent.futures.Future[None]) -> None:
+        self._room.release()
+        if (error := future.exception()) is not None:
+            self.failed.append(
+                (file, f"can't write its results ({str(error) or type(error).__name__})")
+            )
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
-        for entry in self._pending:
-            self._collect(*entry)
 
 
 def _write(

@@ -63,8 +63,13 @@ def overlay(
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"overlay: alpha is {alpha}, expected 0 (image) to 1 (label colors)")
-    mixed = (1 - alpha) * image + alpha * colorise(label, colors, ignore).astype(np.float64)
-    return np.where((label == ignore)[..., None], image, np.rint(mixed).astype(np.uint8))
+    mixed = image.copy()
+    for top in range(0, len(image), 64):  # Strips, as floats of a large image fill memory.
+        rows = slice(top, top + 64)
+        paint = colorise(label[rows], colors, ignore).astype(np.float64)
+        blend = np.rint((1 - alpha) * image[rows] + alpha * paint).astype(np.uint8)
+        np.copyto(mixed[rows], blend, where=(label[rows] != ignore)[..., None])
+    return mixed
 
 
 def draw_grid(
