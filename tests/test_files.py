@@ -265,15 +265,15 @@ def test_what_a_folder_leaves_out_is_counted(tmp_path, caplog):
 def test_results_beside_their_inputs_are_no_input(tmp_path):
     images = [save(tmp_path / name, PAGES[0]) for name in ("a.png", "b_labels.png", "sub/c.png")]
     marked = tmp_path / "a_labels.png"
-    save_result(marked, Image.fromarray(PAGES[0]))
+    save_result(marked, PAGES[0])
     (tmp_path / "clip").mkdir()
-    save_result(tmp_path / "clip/frame_000000_labels.png", Image.fromarray(PAGES[0]))
+    save_result(tmp_path / "clip/frame_000000_labels.png", PAGES[0])
     assert files.find_files(tmp_path, tmp_path) == images
     assert files.find_files(tmp_path / "sub", tmp_path) == images[2:]
     assert marked in files.find_files(tmp_path)
 
 
 def test_only_results_is_an_error(tmp_path):
-    save_result(tmp_path / "a_labels.png", Image.fromarray(PAGES[0]))
+    save_result(tmp_path / "a_labels.png", PAGES[0])
     with pytest.raises(FileNotFoundError, match=r"no images or videos.*results: 1"):
         files.find_files(tmp_path, tmp_path)

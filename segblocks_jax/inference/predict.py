@@ -16,11 +16,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segblocks_jax.extras import extra
-
-with extra("images", "prediction on files"):
-    from PIL import Image
-
 from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
@@ -81,10 +76,11 @@ def predict_files(
         raise InvalidInputError(f"predict: batch_size is {batch_size}; expected 1 or more")
     names = name_results(files, output)
     failed: dict[pathlib.Path, str] = {}
-    tally = _Tally(files)
+    promised = {file: count_pictures(file) for file in files}
+    done, total = 0, sum(promised.values())
     everything = itertools.chain.from_iterable(map(read_pictures, files))
     with (
-        Progress("predict", tally.total, images_per_step=1) as progress,
+        Progress("predict", total, images_per_step=1) as progress,
         _Writers(_WRITERS, most=2 * batch_size + _WRITERS) as writers,
     ):
         for batch in _batches(_read_ahead(everything, batch_size + _READ_AHEAD), batch_size):
@@ -95,31 +91,13 @@ def predict_files(
                     stem = output / _stem(picture, names)
                     arguments = stem, result, table, engine.multiple, side_by_side
                     writers.submit(picture.file, _write, *arguments)
-            tally.add(batch)
-            progress.update(tally.done, total=tally.total)
-        progress.update(tally.done, total=tally.done)
+            done += len(batch)
+            total += sum((p.frame or 0) >= promised[p.file] for p in batch)
+            progress.update(done, total=total)
+        progress.update(done, total=done)
     for file, reason in writers.failed:
         failed.setdefault(file, reason)
     return list(failed.items())
-
-
-class _Tally:
-    """Pictures done, and how many there will be: what files promise until they are read."""
-
-    def __init__(self, files: list[pathlib.Path]) -> None:
-        self._promised = {file: count_pictures(file) for file in files}
-        self._file: pathlib.Path | None = None
-        self._end = 0  # Where the file that is being read ends, as far as is known.
-        self.done, self.total = 0, sum(self._promised.values())
-
-    def add(self, batch: list[Picture]) -> None:
-        for picture in batch:
-            if picture.file != self._file:
-                self.total += self.done - self._end  # The last file held less than it promised.
-                self._file, self._end = picture.file, self.done + self._promised[picture.file]
-            self.done += 1
-            if self.done > self._end:
-                self.total, self._end = self.total + 1, self.done
 
 
 @no_type_check
@@ -230,18 +208,13 @@ def _write(
     stem: pathlib.Path, result: _Result, table: LabelTable, multiple: int, side_by_side: bool
 ) -> None:
     image, labels = result.image, result.labels
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(labels, "L")
-    picture.putpalette(table.colors.tobytes())
-    save_result(f"{stem}_labels.png", picture)
-    save_result(
-        f"{stem}_overlay.png", Image.fromarray(pictures.overlay(image, labels, table.colors))
-    )
+    save_result(f"{stem}_labels.png", labels, table.colors)
+    save_result(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colors))
     padded = pad_to_multiple(image, multiple, (0, 0, 0))
     shown = pictures.panels(padded, labels, table.colors, result.mask, result.scores)
     *_, last = shown.values()
     if result.mask is not None:
-        save_result(f"{stem}_grid.png", Image.fromarray(last))
+        save_result(f"{stem}_grid.png", last)
     if side_by_side:
         row = pictures.side_by_side(list(shown.values()), list(shown))
-        save_result(f"{stem}_side_by_side.png", Image.fromarray(row))
+        save_result(f"{stem}_side_by_side.png", row)

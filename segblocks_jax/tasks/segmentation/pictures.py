@@ -1,7 +1,6 @@
 """Pictures of labels and block grids, as uint8 arrays (h, w, 3) until they are saved."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
@@ -185,13 +184,6 @@ def side_by_side(
         canvas[header : header + h, left : left + w] = image
         left += w + gap
     return canvas
-
-
-def save_png(path: Path | str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Saves a picture as PNG, making folders as needed."""
-    _check_image("save_png", image)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, format="PNG")
 
 
 def _title_bar(title: str, height: int, width: int, size: int) -> np.ndarray:
