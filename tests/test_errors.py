@@ -4,8 +4,8 @@ import pytest
 
 from segblocks_jax import errors
 from segblocks_jax.experiments import run
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.training.logging import NonFiniteError
-from segblocks_jax.training.structured_config import ConfigError
 
 KINDS = {
     errors.InvalidInputError: ValueError,
@@ -23,7 +23,7 @@ def fails(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(run, "_CONFIG", type("Flag", (), {"value": None}))
-    monkeypatch.setattr(run, "read_config", read)
+    monkeypatch.setattr(run, "read_system", read)
     return run._main(("cityscapes",))
 
 

@@ -17,10 +17,10 @@ from golden import assert_within
 
 import segblocks_jax as sb
 from segblocks_jax import nn
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.lrnnet.network import Down, Factorized, FactorizedBlock
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.training.structured_config import ConfigError
 
 # Dilation 4 pads 4 pixels at stride 8, the side of a low block of 64.
 SIZES = {"num_classes": 5, "width": 8, "features": 6, "dilations": (1, 4)}
@@ -348,7 +348,6 @@ def pictures(n: int, h: int, w: int) -> np.ndarray:
 def test_the_engine_serves_and_exports(tmp_path: pathlib.Path) -> None:
     built, images = system(), pictures(1, 64, 128)
     engine = sb.Engine(built, SPEC, mode="budget=1")
-    assert engine.execution == "plain"
     result, logits = engine(images), engine(images, output="logits").logits
     assert int(result.mask.sum()) == 1
     assert logits.shape == (1, 8, 16, 5)
@@ -363,8 +362,3 @@ def test_the_engine_serves_and_exports(tmp_path: pathlib.Path) -> None:
     exported = sb.ExportedEngine(folder)(images)
     np.testing.assert_array_equal(exported.mask, result.mask)
     assert np.mean(exported.labels == result.labels) > 0.999
-
-
-def test_fused_networks_are_swiftnets() -> None:
-    with pytest.raises(ValueError, match="execution 'fused' has no LRNNet, only SwiftNet; use"):
-        sb.Engine(system(), SPEC, execution="fused")

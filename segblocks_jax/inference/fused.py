@@ -21,11 +21,13 @@ from segblocks_jax.inference.steps import Pixels, State, Step, registered
 from segblocks_jax.nn.recording import Call, record_calls
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.ops import extension
+from segblocks_jax.ops.checks import no_type_check
 
 _SIDE = 256  # Of the image that calls are recorded on; its size plays no part in them.
 
 
 @registered
+@no_type_check
 class FusedNet:
     """A network for inference: its `__call__` in evaluation mode, faster, without gradients.
 

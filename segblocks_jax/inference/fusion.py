@@ -70,7 +70,9 @@ class Planner:
     def steps(self) -> list[Step]:
         """The steps in order, with folded statistics and packed kernels."""
         steps: list[Step] = []
-        waiting: dict[int, Step] = {}  # By the last call that a convolution takes: its residual is there then.
+        waiting: dict[
+            int, Step
+        ] = {}  # By the last call that a convolution takes: its residual is there then.
         for i, call in enumerate(self.calls):
             if i in self.taken:
                 steps += [waiting.pop(i)] if i in waiting else []
@@ -87,7 +89,9 @@ class Planner:
     def _convolution(self, i: int) -> tuple[ConvStep, int]:
         """The step of a convolution, and the last call that it takes."""
         call, chain, last = self.calls[i], _Chain(), i
-        while (j := self._only_user(self.calls[last])) is not None and self._takes(chain, i, last, j):
+        while (j := self._only_user(self.calls[last])) is not None and self._takes(
+            chain, i, last, j
+        ):
             self.taken.add(j)
             last = j
         output = self.calls[last].result

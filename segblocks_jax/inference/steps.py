@@ -1,7 +1,7 @@
 """Steps of a fused network: each makes a pixel list, or two, of those that are there."""
 
 import dataclasses
-from typing import Any, Protocol, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.inference.layout import BlockLayout, Layout
+from segblocks_jax.ops.checks import no_type_check
 from segblocks_jax.ops.indexed_conv import Epilogue, PackedKernel, indexed_conv
 from segblocks_jax.ops.indexed_conv.epilogue import Activation
 from segblocks_jax.ops.max_pool import indexed_max_pool
@@ -56,17 +57,8 @@ class State:
         self.pixels[number], self.layouts[number], self.latest = pixels, layout, pixels
 
 
-class Step(Protocol):
-    """A part of the work; `part` is its name in the network, `output` the number of what it makes."""
-
-    part: str
-    output: int
-
-    def run(self, state: State) -> None:
-        """Adds what it makes."""
-
-
 @registered
+@no_type_check
 class ConvStep:
     """A convolution and its epilogue; with `following`, that norm and ReLU of the output are `second`."""
 
@@ -105,6 +97,7 @@ class ConvStep:
 
 
 @registered
+@no_type_check
 class MaxPoolStep:
     """Maxima over windows."""
 
@@ -124,6 +117,7 @@ class MaxPoolStep:
 
 
 @registered
+@no_type_check
 class Upsample2Step:
     """Bilinear upsampling by 2."""
 
@@ -141,6 +135,7 @@ class Upsample2Step:
 
 
 @registered
+@no_type_check
 class PointwiseStep:
     """A function of pixels; with `scaling`, a norm that no convolution takes."""
 
@@ -162,6 +157,7 @@ class PointwiseStep:
 
 
 @registered
+@no_type_check
 class LayerStep:
     """Any other layer, called as the network calls it, on an image or blocks.
 
@@ -189,3 +185,7 @@ class LayerStep:
         pixels = out.pixels if isinstance(out, DualRes) else out.reshape(-1, out.shape[-1])
         layout = state.layouts[self.inputs[0][1]]
         state.add(self.output, pixels, layout.scaled(*self.size))
+
+
+Step = ConvStep | MaxPoolStep | Upsample2Step | PointwiseStep | LayerStep
+"""`part` is its name in the network, `output` the number of what `run` adds."""

@@ -31,7 +31,7 @@ class Call:
 
     function: Callable[..., Any]
     arguments: dict[str, Any]
-    result: Array
+    result: Any
     part: str
 
     @property
@@ -66,7 +66,9 @@ def recordable(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def record_calls(net: nnx.Module, shape: tuple[int, int, int, int]) -> tuple[list[Call], Array, Any]:
+def record_calls(
+    net: nnx.Module, shape: tuple[int, int, int, int]
+) -> tuple[list[Call], Array, Any]:
     """Traces a network on an image of `shape`: the calls of its layers in order, the image, the result.
 
     An array that is no call's result comes from a function that is not recordable.

@@ -13,6 +13,7 @@ from segblocks_jax.adaptive.decision import Decision, fill_scores, top_count
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.models import Network
@@ -20,7 +21,6 @@ from segblocks_jax.nn import at_scale
 from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
-from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.systems.segblocks.policies import Policy
 from segblocks_jax.systems.segblocks.settings import Output, Program
 from segblocks_jax.systems.segblocks.spec import ModelSpec
