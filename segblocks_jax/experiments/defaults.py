@@ -14,7 +14,7 @@ _OPTIONAL = {
     ("model", "features"): int,
     ("model", "dilations"): tuple,
     ("model", "pretrained"): str,
-    ("model", "conv_implementation"): str,
+    ("model", "implementation"): str,
     ("loop", "wandb"): str,
 }
 

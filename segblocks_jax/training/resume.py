@@ -15,7 +15,7 @@ MAY_CHANGE = (
     "rematerialize",
     "data.data_dir",
     "data.workers",
-    "model.conv_implementation",
+    "model.implementation",
     "loop",
 )
 """Fields, and groups of them, that change where or how fast a run computes, or what it reports."""

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from segblocks_jax.blocks.conv import CONV_IMPLEMENTATIONS
 from segblocks_jax.data import DATASETS
 from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.source import ON_ERROR
@@ -12,6 +11,7 @@ from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
 from segblocks_jax.nn import BlockOptions, scaled_multiple
+from segblocks_jax.ops.extension import IMPLEMENTATIONS
 from segblocks_jax.systems.segblocks.policies import CHOICES, Policy, Reward, policy_type
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 from segblocks_jax.training.structured_config import ConfigError, build, check
@@ -100,8 +100,8 @@ class ModelConfig:
         pretrained: a .pth, .pt (both need PyTorch), .safetensors or .npz file of backbone weights that
             training starts from; see `load_backbone`. As published, `optim.backbone_multiplier` is
             0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.
-        conv_implementation: how convolutions run in training: "ffi", "xla" or "pad"; None: what is
-            faster on the machine. See `segblocks_jax.block_conv`.
+        implementation: how operations run in training, see docs/blocks.md; None: what is faster on the
+            machine.
         dropout: factor on the rates of the network's dropout; 0 for none, which short schedules want.
         input_scale: side of what the network sees over the image's, for policy "static": a baseline of
             fewer operations, trained and evaluated at the labels' full size.
@@ -112,7 +112,7 @@ class ModelConfig:
     features: int | None = None
     dilations: tuple[int, ...] | None = None
     pretrained: str | None = None
-    conv_implementation: str | None = None
+    implementation: str | None = None
     dropout: float = 1.0
     input_scale: float = 1.0
 
@@ -128,10 +128,10 @@ class ModelConfig:
             f"model.dilations is {self.dilations} for {self.name}; expected None, or positive numbers for"
             " lrnnet, one a block of its third stage",
         )
-        ways = (None, *CONV_IMPLEMENTATIONS)
+        ways = (None, *IMPLEMENTATIONS)
         check(
-            self.conv_implementation in ways,
-            f"model.conv_implementation is {self.conv_implementation!r}; expected one of {ways}",
+            self.implementation in ways,
+            f"model.implementation is {self.implementation!r}; expected one of {ways}",
         )
         check(
             0 <= self.dropout <= 1,
@@ -343,11 +343,12 @@ class ExperimentConfig:
                 side > 0 and side % multiple == 0,
                 f"data.crop is {self.data.crop}; expected multiples of {multiple} ({why})",
             )
-        way = self.model.conv_implementation
+
+        padding, way = self.semantics.padding, self.model.implementation
         check(
-            self.semantics.padding == "block" or way in (None, "pad"),
-            f"semantics.padding is {self.semantics.padding!r}, which model.conv_implementation {way!r} does"
-            " not have; expected 'pad' or None",
+            padding == "block" or way in (None, "xla"),
+            f"semantics.padding is {padding!r}, which model.implementation {way!r} does not have; expected"
+            " 'xla' or None",
         )
 
     @classmethod
