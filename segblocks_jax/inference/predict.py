@@ -10,7 +10,7 @@ import itertools
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -34,6 +34,7 @@ _READ_AHEAD = 4  # Pictures beyond a batch.
 _WRITERS = 2
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """What segments: an `Engine` or `ExportedEngine`."""
 
