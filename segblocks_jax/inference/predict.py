@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import expand
 
 with extra("images", "prediction on files"):
     from PIL import Image
@@ -77,6 +78,7 @@ def predict_files(
     """
     if batch_size < 1:
         raise InvalidInputError(f"predict: batch_size is {batch_size}; expected 1 or more")
+    output = expand(output)
     names = name_results(files, output)
     failed: dict[pathlib.Path, str] = {}
     tally = _Tally(files)
