@@ -297,3 +297,13 @@ def test_non_finite_metrics_stop_the_run_and_are_all_named(tmp_path):
     assert "ok" not in text
     assert str(tmp_path / "checkpoints") in text
     assert "lower learning rate" in text
+
+
+def test_progress_never_passes_its_end():
+    stream = io.StringIO()
+    plain = rich.console.Console(file=stream, force_terminal=False)
+    with bars.Progress("predict", 2, images_per_step=1, console=plain) as progress:
+        progress.update(1, total=3)
+        progress.update(5)
+    assert "predict: 5/5" in stream.getvalue()
+    assert "-" not in stream.getvalue()

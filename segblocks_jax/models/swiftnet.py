@@ -64,7 +64,12 @@ class PyramidPooling(nnx.Module):
         unit = functools.partial(
             PreActivation, momentum=_PYRAMID_MOMENTUM, semantics=semantics, rngs=rngs
         )
-        level = features // 3
+        level = features // len(_PYRAMID_ROWS)
+        if level < 1:
+            raise InvalidInputError(
+                f"SwiftNet: features is {features}; expected at least {len(_PYRAMID_ROWS)}, one channel for"
+                " each grid of the pyramid"
+            )
         self.reduce = unit(in_features, features, 1)
         self.levels = nnx.List([unit(features, level, 1) for _ in _PYRAMID_ROWS])
         fused = features + level * len(_PYRAMID_ROWS)
