@@ -65,14 +65,18 @@ class Progress:
         else:
             self._print_line("")
 
-    def update(self, step: int, note: str = "") -> None:
-        """Says that `step` steps are done; `note` is shown behind, such as "loss 0.41"."""
+    def update(self, step: int, note: str = "", total: int | None = None) -> None:
+        """Says that `step` steps are done; `note` is shown behind, such as "loss 0.41".
+
+        `total` replaces the number of steps, where it was a guess; it never falls behind `step`.
+        """
         self._step = step
+        self._total = max(self._total if total is None else total, step)
         if self._timed_from is None:
             self._timed_from = (step, time.monotonic())
         if self._bar is not None:
             speed = f"{self.images_per_second:.1f} images/s"
-            self._bar.update(self._task, completed=step, speed=speed, note=note)
+            self._bar.update(self._task, completed=step, total=self._total, speed=speed, note=note)
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._print_line(note)
 

@@ -67,6 +67,17 @@ def bomb(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + crc)
 
 
+def colors_of_16_bits():
+    cv2 = pytest.importorskip("cv2")
+    return cv2.imencode(".png", np.zeros((*SIZE, 3), np.uint16))[1].tobytes()
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
 def fill(value, size=SIZE, dtype=np.uint8):
     return lambda root: save(label(root), np.full(size, value, dtype))
 
@@ -84,6 +95,14 @@ ITEMS = {
     "image of 16 bits": (
         lambda r: save(image(r), np.zeros(SIZE, np.uint16)),
         r"val/p007.png: an image must have 8 bits a channel, got mode I;16",
+    ),
+    "image of 16-bit colors": (
+        lambda r: image(r).write_bytes(colors_of_16_bits()),
+        r"val/p007.png: an image must have 8 bits a channel, got mode RGB;16",
+    ),
+    "image upside down": (
+        lambda r: save(image(r), np.zeros((*SIZE, 3), np.uint8), exif=exif(3)),
+        r"val/p007.png: its EXIF orientation is 3, and the label .*; save the image upright",
     ),
     "missing image": (
         lambda r: image(r).unlink(),
@@ -216,3 +235,18 @@ def test_skipping_nothing_gives_the_whole_data_set(camvid, tmp_path):
 def test_what_else_on_error_may_be(camvid):
     with pytest.raises(ValueError, match=r"on_error is 'ignore'; expected one of"):
         open_dataset("camvid", camvid, "val", on_error="ignore")
+
+
+@pytest.mark.parametrize(
+    ("stored", "orientation", "turn"),
+    [(SIZE[::-1], 6, lambda x: np.rot90(x, -1)), (SIZE, 6, lambda x: x)],
+    ids=["label as shown", "label as stored"],
+)
+def test_images_are_turned_as_their_labels(stored, orientation, turn, camvid):
+    pixels = np.arange(72, dtype=np.uint8).reshape(*stored, 3)
+    save(image(camvid), pixels, exif=exif(orientation))
+    source = open_dataset("camvid", camvid, "val")
+    item = source[7]
+    assert item["name"] == ITEM
+    assert source.sizes[7] == item["label"].shape == SIZE
+    np.testing.assert_array_equal(item["image"], turn(pixels))

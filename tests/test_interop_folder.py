@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import golden
@@ -101,6 +102,61 @@ def test_saving_replaces_whole_folders_and_only_saved_models(
     with pytest.raises(FileExistsError, match="model exists and is no saved model"):
         sb.save_model(folder, system, SPEC)
     assert (folder / "notes.txt").exists()
+
+
+def test_saving_into_links_and_the_current_folder(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, weights = small_system(), "weights.safetensors"
+    folder = sb.save_model(tmp_path / "run7", system, SPEC)
+    folder.chmod(0o750)
+    (tmp_path / "latest").symlink_to("run7")
+    system.net.logits.conv.bias[...] = np.arange(3.0, dtype=np.float32)
+    sb.save_model(tmp_path / "latest", system, SPEC)
+    saved = safetensors.numpy.load_file(folder / weights)
+    np.testing.assert_array_equal(saved["net.logits.conv.bias"], np.arange(3))
+    monkeypatch.chdir(folder)
+    (folder / weights).unlink()
+    sb.save_model(".", system, SPEC)
+    assert (folder / weights).is_file()
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "latest").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "run7"]
+
+
+def test_a_save_that_stops_half_way_is_found(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = small_system()
+    folder = sb.save_model(tmp_path / "model", system, SPEC)
+    new = dataclasses.replace(SPEC, dataset="another")
+    for stop, found in ((1, SPEC), (2, new)):
+        moves = iter(range(1, 9))
+
+        def move(*paths: str, stop: int = stop, moves=moves, function=os.rename) -> None:
+            if next(moves) == stop:
+                raise KeyboardInterrupt
+            function(*paths)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", move)
+            patch.setattr(os, "replace", move)
+            with pytest.raises(KeyboardInterrupt):
+                sb.save_model(folder, system, new)
+        assert sb.load_spec(folder) == found
+    sb.load_model(folder)
+    sb.save_model(folder, system, SPEC)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_targets_that_can_not_be_saved_to(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "loop"):
+        with pytest.raises(FileExistsError, match=f"{name} exists and is no saved model"):
+            sb.interop.check_target(tmp_path / name)
+    with pytest.raises(OSError, match=r"file/model can't be written.*Not a directory"):
+        sb.interop.check_target(tmp_path / "file" / "model")
 
 
 def test_a_spec_of_another_model_is_not_saved(tmp_path: pathlib.Path) -> None:

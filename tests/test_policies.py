@@ -311,7 +311,7 @@ def test_heuristic_is_zero_on_flat_and_grows_with_detail() -> None:
 
 def test_oracle_needs_gain() -> None:
     policy = sb.policies.create("oracle", block_size=8)
-    assert policy.needs_gain
+    assert policy.needs_labels
     with pytest.raises(ValueError, match="oracle policy needs the loss that a block gains"):
         policy(jnp.zeros((1, 16, 16, 3)))
 
@@ -339,6 +339,19 @@ def test_create_errors(name: str, options: dict, text: str) -> None:
 def test_every_policy_can_be_created() -> None:
     for name in POLICIES:
         assert sb.policies.create(name, block_size=64).block_size == 64
+
+
+def test_policies_say_what_they_are() -> None:
+    def those(fact: str) -> set[str]:
+        return {name for name in POLICIES if getattr(sb.policies.policy_type(name), fact)}
+
+    assert those("learned") == {"reinforce"}
+    assert those("needs_labels") == {"oracle"}
+    assert those("options") == {"heuristic", "oracle"}
+    assert set(POLICIES) - those("ranks_blocks") == {"all_high", "all_low"}
+    assert sb.policies.policy_type("static") is None
+    with pytest.raises(ValueError, match="no policy 'best'; expected one of static, reinforce"):
+        sb.policies.policy_type("best")
 
 
 def test_round_to_bucket_properties() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.inference import files, predict
+from segblocks_jax.inference import files, predict, result_files
 from segblocks_jax.tasks.segmentation.labels import CITYSCAPES
 from segblocks_jax.tasks.segmentation.result import Segmentation
 
@@ -214,3 +214,101 @@ def test_bad_batch_size(engine, tmp_path, rng):
     save_image(tmp_path / "a.png", (64, 64), rng)
     with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
         run(engine, tmp_path / "a.png", tmp_path / "out", batch_size=0)
+
+
+def names_of(root: pathlib.Path, paths: list[str]) -> list[str]:
+    found = result_files.name_results([root / path for path in paths], root / "out")
+    return [found[root / path] for path in paths]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("a/b_c.png", "a_b/c.png", "x/b_c.png", "y/c.png"),
+        ("a.png", "a.jpg", "a.mp4", "a.png.png", "a.png.jpg"),
+        ("A.png", "a.png", "b/a.PNG"),
+        ("a.png", "a_labels.png", "a_labels.png.mp4", "a_overlay.png.gif"),
+        ("a_2.png", "a.png", "b/a.png", "b_a.png", "b_a.png.png"),
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        (f"{'n' * 250}.png", f"{'n' * 245}/{'n' * 250}.png"),
+        ("out/a.png", "a.png", "out/a_labels.png", "out/b.gif", "b.gif"),
+        ("clip.mp4", "out/clip/frame_000000_labels.png"),
+    ],
+)
+def test_no_result_overwrites_another_nor_an_input(paths, tmp_path):
+    written = [
+        result_files.fold(path)
+        for name, path in zip(names_of(tmp_path, paths), paths, strict=True)
+        for path in (
+            *(f"{name}_{kind}.png" for kind in ("labels", "overlay", "grid", "side_by_side")),
+            *([name, f"{name}/frame_000000_labels.png"] if path.endswith(("gif", "mp4")) else ()),
+        )
+    ]
+    inputs = [path.removeprefix("out/") for path in paths if path.startswith("out/")]
+    assert len({*written, *inputs}) == len(written) + len(inputs)
+    assert max(len(path.encode()) for path in written) <= 255
+
+
+def test_names_stay_simple_where_they_are_unique(tmp_path):
+    assert names_of(tmp_path, ["a/b.png", "a/c.mp4", "d.png"]) == ["b", "c", "d"]
+    assert names_of(tmp_path, ["a/b.png", "c/b.png", "d.png"]) == ["a_b.png", "c_b.png", "d"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_results_beside_the_inputs(engine, tmp_path, rng):
+    for name in ("a.png", "b.png", "b_labels.png"):
+        save_image(tmp_path / name, (64, 64), rng)
+    label = (tmp_path / "b_labels.png").read_bytes()
+    inputs = files.find_files(tmp_path, tmp_path)
+    assert len(inputs) == 3
+    for _ in range(2):
+        assert predict.predict_files(engine, CITYSCAPES, inputs, tmp_path) == []
+        assert files.find_files(tmp_path, tmp_path) == inputs
+        assert len(list(tmp_path.iterdir())) == 3 + 3 * 3
+    assert (tmp_path / "b_labels.png").read_bytes() == label
+    assert (tmp_path / "a_labels.png").is_file()
+
+
+class FailsInBatches(FakeEngine):
+    """Fails for every batch that holds a black image."""
+
+    def __call__(self, images: np.ndarray) -> Segmentation:
+        if not images.reshape(len(images), -1).any(1).all():
+            raise RuntimeError("no memory")
+        return super().__call__(images)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_the_bad_file_of_a_batch_fails(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(predict, "Server", FailsInBatches)
+    for name in "abcd":
+        save_image(tmp_path / "in" / f"{name}.png", (64, 64), rng)
+    Image.new("RGB", (64, 64)).save(tmp_path / "in" / "b.png")
+    failed = run(FailsInBatches(), tmp_path / "in", tmp_path / "out", batch_size=4)
+    assert [(path.name, reason) for path, reason in failed] == [
+        ("b.png", "can't be segmented (no memory)")
+    ]
+    assert len(list((tmp_path / "out").glob("*_labels.png"))) == 3
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_pages_get_results_of_their_own(engine, tmp_path, rng):
+    pages = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(3)]
+    (tmp_path / "in").mkdir()
+    pages[0].save(tmp_path / "in/scan.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "in/one.tif")
+    assert run(engine, tmp_path / "in", tmp_path / "out", batch_size=2) == []
+    assert (tmp_path / "out/one_labels.png").is_file()
+    assert len(list((tmp_path / "out/scan").glob("frame_00000?_labels.png"))) == 3
+
+
+def test_progress_ends_at_its_end(tmp_path, monkeypatch):
+    a, b, c = (tmp_path / name for name in "abc")
+    promised = {a: 2, b: 5, c: 1}
+    monkeypatch.setattr(predict, "count_pictures", promised.get)
+    tally, shown = predict._Tally([a, b, c]), []
+    for file, count in ((a, 3), (b, 2), (c, 4)):
+        for frame in range(count):
+            tally.add([files.Picture(file, frame)])
+            shown.append((tally.done, tally.total))
+    assert shown == [(1, 8), (2, 8), (3, 9), (4, 9), (5, 9), (6, 6), (7, 7), (8, 8), (9, 9)]

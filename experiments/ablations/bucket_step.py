@@ -1,6 +1,6 @@
 """How the number of high blocks is rounded up in training, and which blocks fill it.
 
-python -m segblocks_jax.experiments.sweep --sweep=experiments/ablations/rounding to a bucket.py --runs=DIR
+python -m segblocks_jax.experiments.sweep --sweep=experiments/ablations/bucket_step.py --runs=DIR
 """
 
 from segblocks_jax.experiments.plan import Sweep

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from segblocks_jax.exact import count_of
 from segblocks_jax.nn import uniform
 from segblocks_jax.ops.checks import no_type_check
 
@@ -39,9 +40,9 @@ def top_count(scores: Float[Array, "n gh gw"], count: int) -> Bool[Array, "n gh 
 
 
 def top_fraction(scores: Float[Array, "n gh gw"], fraction: float) -> Bool[Array, "n gh gw"]:
-    """True for the ``round(fraction * gh * gw)`` best-scored blocks of every image."""
+    """True for the ``count_of(fraction, gh * gw)`` best-scored blocks of every image."""
     _, gh, gw = scores.shape
-    return top_count(scores, round(fraction * gh * gw))
+    return top_count(scores, count_of(fraction, gh * gw))
 
 
 def fill_scores(

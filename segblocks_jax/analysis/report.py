@@ -17,8 +17,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
+
+from segblocks_jax.extras import extra
+
+with extra("report", "the report"):
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 from segblocks_jax.analysis import plots
 from segblocks_jax.analysis.records import (
@@ -32,6 +36,7 @@ from segblocks_jax.analysis.run_details import inspect_run
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.policies import policy_type
 from segblocks_jax.systems.segblocks.sources import open_source
 
 _PAGE = """<!DOCTYPE html>
@@ -157,7 +162,7 @@ def _add_closeup(
     data_dir: str | None,
 ) -> None:
     page.add(f"<h2>A close look at {html.escape(record['key'])}</h2>")
-    config = ExperimentConfig.from_mapping(record["config"])
+    config = ExperimentConfig.from_stored(record["config"])
     try:
         source = open_source(config, config.data.eval_split, data_dir)
         found = inspect_run(runs, record, source, images or seams.evenly_spaced(len(source), 3))
@@ -183,8 +188,8 @@ def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
         if run not in records:
             raise InvalidInputError(f"report: no run {run!r}; there are {', '.join(records)}")
         return records[run]
-    learned = (r for r in records.values() if r["config"]["policy"]["name"] == "reinforce")
-    return next(learned, None)
+    kinds = ((r, policy_type(r["config"]["policy"]["name"])) for r in records.values())
+    return next((r for r, kind in kinds if kind is not None and kind.learned), None)
 
 
 def _metrics(runs: pathlib.Path, key: str) -> list[dict[str, Any]]:

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from segblocks_jax.systems.segblocks.migrations import current_record
+from segblocks_jax.systems.segblocks.policies import policy_type
+
 _HEAD = "| run | mIoU | GMACs an image | share of high blocks | images/s |\n|---|---|---|---|---|"
 
 
@@ -17,9 +20,8 @@ def format_table(evaluations: Sequence[dict[str, Any]]) -> str:
 def _row(evaluation: dict[str, Any]) -> str:
     metrics, config = evaluation["metrics"], evaluation["config"]
     policy = config["policy"]["name"]
-    kind = (
-        "static" if policy == "static" else f"SegBlocks, {policy} {config['policy']['target']:.0%}"
-    )
+    in_blocks = policy_type(policy) is not None
+    kind = f"SegBlocks, {policy} {config['policy']['target']:.0%}" if in_blocks else policy
     share, rate = metrics["high_fraction"], metrics["images_per_second"]
     cells = [
         f"{config['name']}: {kind}",
@@ -32,4 +34,8 @@ def _row(evaluation: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(format_table([json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:]]))
+    print(
+        format_table(
+            [current_record(json.loads(pathlib.Path(path).read_text())) for path in sys.argv[1:]]
+        )
+    )

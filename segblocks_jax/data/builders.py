@@ -16,10 +16,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-from PIL import Image
+from segblocks_jax.extras import extra
 
-from segblocks_jax.data.decode import Kind, decode, decode_checked
+with extra("train", "a data set"):
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+from segblocks_jax.data.decode import Kind, decode, decode_checked, turn_to_label
 from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
 from segblocks_jax.data.layouts import LAYOUTS, Layout
 from segblocks_jax.data.store import Store
@@ -274,8 +277,6 @@ class Records:
     def __getitem__(self, index: int) -> dict:
         record = self._source[index]
         name = record["name"].decode()
-        return {
-            "image": decode_checked(record["image"], "image", name),
-            "label": decode_checked(record["label"], self._label_kind, name),
-            "name": name,
-        }
+        image = decode_checked(record["image"], "image", name)
+        label = decode_checked(record["label"], self._label_kind, name)
+        return {"image": turn_to_label(image, record["image"], label), "label": label, "name": name}

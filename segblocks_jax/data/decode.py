@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from segblocks_jax.data import images
 from segblocks_jax.errors import InvalidInputError
 
 Kind = Literal["image", "ids", "palette", "colors"]
@@ -42,15 +43,16 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
     """
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            if picture.mode not in _MODES[kind]:
-                raise InvalidInputError(
-                    f"{where}: {_EXPECTED[kind]}, got mode {picture.mode}; take the files as published."
-                )
-            return np.array(picture.convert("RGB") if kind == "image" else picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            mode = images.stored_mode(picture)
+            if mode in _MODES[kind]:
+                return images.read_rgb(picture) if kind == "image" else np.array(picture)
+    except Exception as error:  # Pillow raises many things for broken files.
         raise InvalidInputError(
-            f"{where}: can't be read as an image ({error}); copy it again"
+            f"{where}: can't be read as an image: {images.explain(error)}"
         ) from error
+    raise InvalidInputError(
+        f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published."
+    )
 
 
 def decode_checked(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"]:
@@ -69,6 +71,22 @@ def decode_checked(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, 
         if pixels is not None:
             return pixels
     return decode(content, kind, where)
+
+
+def orientation(content: bytes) -> int:
+    """The EXIF orientation of a file that passed `decode`, 1 to 8."""
+    with Image.open(io.BytesIO(content)) as picture:
+        return images.orientation(picture)
+
+
+def turn_to_label(
+    image: UInt8[np.ndarray, "h w 3"], content: bytes, label: UInt8[np.ndarray, "_ _ *c"]
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A decoded image as stored, or as its EXIF orientation shows it where only that can fit the label."""
+    if image.shape[:2] == label.shape[:2]:
+        return image
+    turned = images.as_shown(image, orientation(content))
+    return turned if turned.shape[:2] == label.shape[:2] else image
 
 
 # Signature, then bit depth and color type of the header chunk.

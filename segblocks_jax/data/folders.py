@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 
 from absl import logging
 
-from segblocks_jax.data.decode import Kind, decode
+from segblocks_jax.data.decode import Kind, decode, orientation, turn_to_label
 from segblocks_jax.data.layouts import Folder, Layout
 from segblocks_jax.data.store import File, Store
 from segblocks_jax.errors import InvalidInputError, MissingFileError
+from segblocks_jax.exact import exact
 from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
@@ -51,7 +52,7 @@ class Problems:
             raise InvalidInputError(f"{message} Nothing was written.")
         logging.warning("left out of split %s: %s", self._split, message)
         self.messages.append(message)
-        if len(self.messages) > MAX_SKIPPED * self._total:
+        if len(self.messages) > exact(MAX_SKIPPED) * self._total:
             raise InvalidInputError(
                 f"split {self._split!r}: {len(self.messages)} of {self._total} items are bad, and "
                 f'on_error="skip" leaves out at most {MAX_SKIPPED:.0%}; the last: {message} '
@@ -152,15 +153,23 @@ def check_pair(pair: Pair, kind: Kind, table: LabelTable) -> tuple[int, int]:
         (height, width).
 
     Raises:
-        ValueError: unreadable, of different sizes, not a label image, or ids that the table
-            doesn't know; the message names the file.
+        ValueError: unreadable, of different sizes, turned in two possible ways, not a label image, or
+            ids that the table doesn't know; the message names the file.
     """
-    height, width, _ = decode(pair.image.read(), "image", pair.image.where).shape
+    content = pair.image.read()
+    image = decode(content, "image", pair.image.where)
     label = decode(pair.label.read(), kind, pair.label.where)
+    height, width, _ = turn_to_label(image, content, label).shape
     if label.shape[:2] != (height, width):
         raise InvalidInputError(
             f"{pair.label.where}: the label is {label.shape[1]}x{label.shape[0]} but its image "
             f"{pair.image.where} is {width}x{height}; take both from the same release."
+        )
+    turned = orientation(content)
+    if turned > 1 and (turned < 5 or height == width):
+        raise InvalidInputError(
+            f"{pair.image.where}: its EXIF orientation is {turned}, and the label {pair.label.where} fits the "
+            "image as stored and as shown; save the image upright, without that tag."
         )
     if kind == "colors":
         label = camvid_ids(label, pair.label.where)

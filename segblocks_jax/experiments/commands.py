@@ -9,16 +9,16 @@ import jax
 import rich.console
 from absl import logging
 
-from segblocks_jax.data import NORMALIZATION, SegmentationSource, label_table
+from segblocks_jax.data import NORMALIZATION, SegmentationSource, images, label_table
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
-from segblocks_jax.inference.engine import Engine
 from segblocks_jax.progress import Progress
 from segblocks_jax.systems.segblocks import evaluation
 from segblocks_jax.systems.segblocks import speed as timing
 from segblocks_jax.systems.segblocks.build import complete_spec
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.training import loop
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.profiling import Profile
@@ -81,10 +81,11 @@ class Prediction:
     Attributes:
         source: an image, a video, or a folder of both.
         output: folder for the results.
-        mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`.
+        mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`.
         shapes: (n, h, w) that images are padded to, so that many sizes need few programs.
         batch_size: pictures of one size that are segmented together.
         side_by_side: writes input, labels and grid as one picture, too.
+        max_pixels: images of more are refused.
     """
 
     source: str | None
@@ -93,6 +94,7 @@ class Prediction:
     shapes: tuple[tuple[int, int, int], ...] = ()
     batch_size: int = 1
     side_by_side: bool = False
+    max_pixels: int = 2**28
 
 
 def predict(
@@ -101,6 +103,7 @@ def predict(
     """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed."""
     if options.source is None:
         raise InvalidInputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
+    images.allow_pixels(options.max_pixels)
     found = files.find_files(pathlib.Path(options.source), options.output)
     dataset = config.data.dataset
     table = label_table(dataset, config.data.data_dir)
@@ -111,6 +114,7 @@ def predict(
         dtype=config.precision,
         mode=options.mode,
         shapes=options.shapes,
+        keep_memory=True,
     )
     failed = prediction.predict_files(
         engine,

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from segblocks_jax.data import SegmentationSource
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.experiments import commands
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.sources import open_source
@@ -22,7 +23,6 @@ from segblocks_jax.training import loop, sharding
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.profiling import Profile
 from segblocks_jax.training.sharding import is_first
-from segblocks_jax.training.structured_config import ConfigError
 
 MODES = ("train", "eval", "speed", "predict", "export")
 
@@ -51,6 +51,9 @@ _SHAPES = flags.DEFINE_list(
 )
 _BATCH = flags.DEFINE_integer("batch_size", 1, "predict: pictures of one size taken together.")
 _SIDE_BY_SIDE = flags.DEFINE_bool("side_by_side", False, "predict: input, labels, grid in one PNG.")
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", 2**28, "predict: larger images are refused.", lower_bound=1
+)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "train, eval: one of several processes; under Slurm needs no more flags."
@@ -170,6 +173,7 @@ def _prediction(workdir: pathlib.Path) -> commands.Prediction:
         shapes=tuple(map(_shape, _SHAPES.value)),
         batch_size=_BATCH.value,
         side_by_side=_SIDE_BY_SIDE.value,
+        max_pixels=_MAX_PIXELS.value,
     )
 
 

@@ -7,30 +7,48 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+
+from segblocks_jax.extras import extra
+
+with extra("images", "prediction on files"):
+    from PIL import Image
 
 from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.errors import InvalidInputError
-from segblocks_jax.inference.files import Picture, count_pictures, is_video, read_pictures
-from segblocks_jax.inference.server import Server
+from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
+from segblocks_jax.inference.result_files import name_results, save_result
 from segblocks_jax.ops.checks import no_type_check
 from segblocks_jax.progress import Progress
 from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.labels import LabelTable
+from segblocks_jax.tasks.segmentation.result import Segmentation
 
 _READ_AHEAD = 4  # Pictures beyond a batch.
 _WRITERS = 2
 
 
+class Segmenter(Protocol):
+    """What segments: an `Engine` or `ExportedEngine`."""
+
+    multiple: int
+
+    @property
+    def learned(self) -> bool:
+        """Whether scores are a learned policy's logits."""
+
+    def __call__(self, images: UInt8[np.ndarray, "n h w 3"], /) -> Segmentation:
+        """Segments images of one size."""
+
+
 def predict_files(
-    engine: Server,
+    engine: Segmenter,
     table: LabelTable,
     files: list[pathlib.Path],
     output: pathlib.Path,
@@ -42,8 +60,9 @@ def predict_files(
 
     Writes ``NAME_labels.png`` (train ids with the data set's palette, of the image's size),
     ``NAME_overlay.png`` and, in blocks, ``NAME_grid.png`` (the blocks with the policy's
-    probabilities); of a video, ``NAME/frame_000000_labels.png`` and so on. A file that can't be read
-    or segmented doesn't stop the others.
+    probabilities); of a video or an image of several pages, ``NAME/frame_000000_labels.png`` and so on.
+    NAME is the file's without its suffix, longer where two would have one. A file that can't be read or
+    segmented doesn't stop the others.
 
     Args:
         engine: an `Engine` or `ExportedEngine`.
@@ -54,69 +73,97 @@ def predict_files(
         side_by_side: writes ``NAME_side_by_side.png`` too: input, labels, grid.
 
     Returns:
-        The files that failed, with the reason.
+        The files that failed, each with the first reason.
     """
     if batch_size < 1:
         raise InvalidInputError(f"predict: batch_size is {batch_size}; expected 1 or more")
-    names = _names(files)
-    failed: list[tuple[pathlib.Path, str]] = []
-    done, total = 0, sum(map(count_pictures, files))
+    names = name_results(files, output)
+    failed: dict[pathlib.Path, str] = {}
+    tally = _Tally(files)
     everything = itertools.chain.from_iterable(map(read_pictures, files))
     with (
-        Progress("predict", total, images_per_step=1) as progress,
+        Progress("predict", tally.total, images_per_step=1) as progress,
         _Writers(_WRITERS, most=2 * batch_size + _WRITERS) as writers,
     ):
         for batch in _batches(_read_ahead(everything, batch_size + _READ_AHEAD), batch_size):
-            try:
-                for result in _segment(engine, batch):
-                    stem = output / _stem(result.picture, names)
+            for picture, result in _segment(engine, batch):
+                if result is None:
+                    failed.setdefault(picture.file, picture.error or "")
+                else:
+                    stem = output / _stem(picture, names)
                     arguments = stem, result, table, engine.multiple, side_by_side
-                    writers.submit(result.picture.file, _write, *arguments)
-            except (ValueError, RuntimeError, MemoryError) as error:
-                failed += [(file, str(error)) for file in {p.file for p in batch}]
-            done += len(batch)
-            progress.update(done)
-    return list(dict(failed + writers.failed).items())
+                    writers.submit(picture.file, _write, *arguments)
+            tally.add(batch)
+            progress.update(tally.done, total=tally.total)
+        progress.update(tally.done, total=tally.done)
+    for file, reason in writers.failed:
+        failed.setdefault(file, reason)
+    return list(failed.items())
+
+
+class _Tally:
+    """Pictures done, and how many there will be: what files promise until they are read."""
+
+    def __init__(self, files: list[pathlib.Path]) -> None:
+        self._promised = {file: count_pictures(file) for file in files}
+        self._file: pathlib.Path | None = None
+        self._end = 0  # Where the file that is being read ends, as far as is known.
+        self.done, self.total = 0, sum(self._promised.values())
+
+    def add(self, batch: list[Picture]) -> None:
+        for picture in batch:
+            if picture.file != self._file:
+                self.total += self.done - self._end  # The last file held less than it promised.
+                self._file, self._end = picture.file, self.done + self._promised[picture.file]
+            self.done += 1
+            if self.done > self._end:
+                self.total, self._end = self.total + 1, self.done
 
 
 @no_type_check
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Result:
-    """A picture, its labels, what the policy chose, None without blocks, and its logits if it is learned."""
+    """An image, its labels, what the policy chose, None without blocks, and its logits if it is learned."""
 
-    picture: Picture
     image: UInt8[np.ndarray, "h w 3"]
     labels: UInt8[np.ndarray, "h w"]
     mask: Bool[np.ndarray, "gh gw"] | None
     scores: Float[np.ndarray, "gh gw"] | None
 
 
-def _segment(engine: Server, batch: list[Picture]) -> Iterator[_Result]:
-    """Raises ValueError where the picture couldn't be read."""
-    if batch[0].error is not None:
-        raise InvalidInputError(batch[0].error)
+def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture, _Result | None]]:
+    """Each picture with its result, or None and the picture's error."""
+    if batch[0].image is None:
+        yield batch[0], None
+        return
+    try:
+        results = _results(engine, batch)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        if len(batch) == 1:
+            frame = "" if batch[0].frame is None else f"frame {batch[0].frame}: "
+            reason = f"{frame}can't be segmented ({str(error) or type(error).__name__})"
+            yield dataclasses.replace(batch[0], image=None, error=reason), None
+            return
+        for picture in batch:  # So that only those fail that can't be segmented alone.
+            yield from _segment(engine, [picture])
+        return
+    yield from zip(batch, results, strict=True)
+
+
+def _results(engine: Segmenter, batch: list[Picture]) -> list[_Result]:
     images = np.stack([p.image for p in batch if p.image is not None])
     result = engine(images)
     assert result.labels is not None
-    for i, picture in enumerate(batch):
-        logits = result.scores if engine.learned else None
-        mask, scores = (None if x is None else x[i] for x in (result.mask, logits))
-        yield _Result(picture, images[i], result.labels[i], mask, scores)
-
-
-def _names(files: list[pathlib.Path]) -> dict[pathlib.Path, str]:
-    """Equal stems keep their folders and suffixes, so that no result overwrites another."""
-    stems = collections.Counter(file.stem for file in files)
-    root = os.path.commonpath([file.parent for file in files])
-    return {
-        file: file.stem if stems[file.stem] == 1 else "_".join(file.relative_to(root).parts)
-        for file in files
-    }
+    logits = result.scores if engine.learned else None
+    return [
+        _Result(image, labels, *(None if x is None else x[i] for x in (result.mask, logits)))
+        for i, (image, labels) in enumerate(zip(images, result.labels, strict=True))
+    ]
 
 
 def _stem(picture: Picture, names: dict[pathlib.Path, str]) -> str:
     name = names[picture.file]
-    return f"{name}/frame_{picture.frame:06}" if is_video(picture.file) else name
+    return name if picture.frame is None else f"{name}/frame_{picture.frame:06}"
 
 
 def _read_ahead(items: Iterable[Picture], most: int) -> Iterator[Picture]:
@@ -187,13 +234,15 @@ def _write(
     stem.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(labels, "L")
     picture.putpalette(table.colors.tobytes())
-    picture.save(f"{stem}_labels.png")
-    pictures.save_png(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colors))
+    save_result(f"{stem}_labels.png", picture)
+    save_result(
+        f"{stem}_overlay.png", Image.fromarray(pictures.overlay(image, labels, table.colors))
+    )
     padded = pad_to_multiple(image, multiple, (0, 0, 0))
     shown = pictures.panels(padded, labels, table.colors, result.mask, result.scores)
     *_, last = shown.values()
     if result.mask is not None:
-        pictures.save_png(f"{stem}_grid.png", last)
+        save_result(f"{stem}_grid.png", Image.fromarray(last))
     if side_by_side:
         row = pictures.side_by_side(list(shown.values()), list(shown))
-        pictures.save_png(f"{stem}_side_by_side.png", row)
+        save_result(f"{stem}_side_by_side.png", Image.fromarray(row))

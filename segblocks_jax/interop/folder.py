@@ -3,8 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
-import uuid
 
 import safetensors
 import safetensors.numpy
@@ -21,6 +19,7 @@ from segblocks_jax.interop.torch import (
 )
 from segblocks_jax.models import Network
 from segblocks_jax.systems.segblocks.spec import ModelSpec
+from segblocks_jax.whole_folder import check_writable, current_file, is_own, whole_folder
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
@@ -35,11 +34,12 @@ def save_model(
     `weights.safetensors` holds all parameters and running statistics under the names of the authors'
     checkpoints (`net.backbone.conv1.weight`, `policy.policy_net.layers.0.weight`), kernels in OIHW;
     PyTorch reads it with `safetensors.torch.load_file` and ``load_state_dict(..., strict=False)``.
-    `config.json` holds the spec. Both are written to a folder beside this one, which then takes its
-    place, so that an interrupted save leaves the old one as it was.
+    `config.json` holds the spec. Both are written to a temporary folder first: whatever stops a save, the
+    folder holds the old model or the new one, and what a killed save left is cleaned up by the next.
 
     Args:
-        folder: made, with its parents; an older save in it is replaced.
+        folder: made, with its parents; an older save in it is replaced. It may be a symbolic link, a mount
+            point or the current folder, and keeps its mode.
         model: what `spec` describes.
         spec: what builds the model again.
 
@@ -48,7 +48,7 @@ def save_model(
 
     Raises:
         ValueError: the spec builds another model; lists every name that differs.
-        FileExistsError: the folder holds something that is no saved model.
+        FileExistsError, OSError: as `check_target`.
     """
     folder = check_target(folder)
     arrays = torch_arrays(model)
@@ -66,16 +66,10 @@ def save_model(
             },
         },
     )
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    fresh.mkdir(parents=True)
-    try:
+    with whole_folder(folder, replace=True) as fresh:
         safetensors.numpy.save_file(arrays, fresh / WEIGHTS, metadata=_FORMAT)
         text = json.dumps({**_FORMAT, "model": spec.to_dict()}, indent=2, allow_nan=False)
         (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
-        _replace(folder, fresh)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     return folder
 
 
@@ -83,14 +77,20 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a folder that `save_model` may write or replace.
 
     Raises:
-        FileExistsError: it holds something that is no saved model.
+        TargetExistsError: it holds something that is no saved model.
+        UnwritableError: it can't be made or written.
     """
     folder = pathlib.Path(folder)
     own = {WEIGHTS, CONFIG}
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= own):
+    is_link = os.path.islink(os.path.realpath(folder))  # One that leads back to itself.
+    if is_link or (
+        folder.exists()
+        and not (folder.is_dir() and all(p.name in own or is_own(p.name) for p in folder.iterdir()))
+    ):
         raise TargetExistsError(
             f"save_model: {folder} exists and is no saved model; move it away, or give another folder"
         )
+    check_writable(folder)
     return folder
 
 
@@ -107,11 +107,12 @@ def load_model(folder: str | os.PathLike[str]) -> Network | nnx.Dict:
     """
     folder = pathlib.Path(folder)
     spec = load_spec(folder)
-    state = files.read_state(folder / WEIGHTS)
-    with safetensors.safe_open(folder / WEIGHTS, framework="np") as file:
-        _check_format(folder / WEIGHTS, file.metadata() or {})
+    weights = current_file(folder, WEIGHTS)
+    state = files.read_state(weights)
+    with safetensors.safe_open(weights, framework="np") as file:
+        _check_format(weights, file.metadata() or {})
     system = _abstract(spec)
-    title = f"load_model: {folder / WEIGHTS} doesn't fit {CONFIG} ({spec.name})"
+    title = f"load_model: {weights} doesn't fit {CONFIG} ({spec.name})"
     set_arrays(system, state, title, strict=True)
     system.eval()
     return system.net if spec.policy is None else system
@@ -124,13 +125,13 @@ def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
         FileNotFoundError, ValueError: as `load_model`.
     """
     folder = pathlib.Path(folder)
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    missing = [name for name in (CONFIG, WEIGHTS) if not current_file(folder, name).is_file()]
     if missing:
         raise MissingFileError(
             f"load_model: {folder} holds no {' and no '.join(missing)}; expected a folder that"
             " save_model wrote"
         )
-    path = folder / CONFIG
+    path = current_file(folder, CONFIG)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         _check_format(path, content)
@@ -153,18 +154,3 @@ def _check_format(path: pathlib.Path, found: dict) -> None:
             f" library reads {_FORMAT['format']!r}, version {_FORMAT['version']!r}. Load a plain file"
             " of weights with load_torch_state_dict"
         )
-
-
-def _replace(folder: pathlib.Path, fresh: pathlib.Path) -> None:
-    """Puts a folder in the place of another; the old one comes back where that fails."""
-    if not folder.exists():
-        fresh.rename(folder)
-        return
-    old = fresh.with_name(f"{fresh.name}.old")
-    folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)

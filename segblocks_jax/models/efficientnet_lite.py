@@ -6,6 +6,7 @@ import math
 import jax
 from flax import nnx
 
+from segblocks_jax.exact import exact
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, pointwise, rematerialized, scope
 from segblocks_jax.nn.regions import Features
 
@@ -136,9 +137,9 @@ class EfficientNetLite(nnx.Module):
 def _scale(index: int, stage: _Stage, width: float, depth: float) -> _Stage:
     # Channels are rounded to multiples of 8, never more than 10% down; the first and last stage keep
     # their depth.
-    wanted = stage.features * width
+    wanted = stage.features * exact(width)
     features = max(8, int(wanted + 4) // 8 * 8)
-    features += 8 * (features < 0.9 * wanted)
+    features += 8 * (10 * features < 9 * wanted)
     inner = 0 < index < len(_STAGES) - 1
-    repeat = math.ceil(stage.repeat * depth) if inner else stage.repeat
+    repeat = math.ceil(stage.repeat * exact(depth)) if inner else stage.repeat
     return dataclasses.replace(stage, features=features, repeat=repeat)

@@ -1,7 +1,6 @@
 """Upsampling of images and of blocks."""
 
 import dataclasses
-import fractions
 from collections.abc import Callable
 
 import jax
@@ -11,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from segblocks_jax.blocks import DualRes, block_pad
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.exact import exact
 from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.ops.upsample import upsample_bilinear
@@ -113,8 +113,8 @@ def scaled_multiple(scale: float, multiple: int = 32) -> int:
         >>> scaled_multiple(0.75)
         128
     """
-    ratio = fractions.Fraction(scale).limit_denominator(8)
-    if not 0 < ratio <= 1 or abs(float(ratio) - scale) > 1e-6:
+    ratio = exact(scale).limit_denominator(8) if 0 < scale <= 1 else None
+    if not ratio or abs(float(ratio) - scale) > 1e-6:
         raise InvalidInputError(
             f"input_scale is {scale}; expected a fraction above 0, up to 1, with a denominator up to 8,"
             " such as 0.5 or 0.75, so that sides stay whole"

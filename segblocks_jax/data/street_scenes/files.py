@@ -4,13 +4,12 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 
 from PIL import Image
 
 from segblocks_jax.data.street_scenes.scene import render
 from segblocks_jax.errors import InvalidInputError, TargetExistsError
+from segblocks_jax.whole_folder import whole_folder
 
 _MARKER = "street_scenes.json"
 # Raised when the pictures of a seed change, so that sets of an older drawing are seen as such.
@@ -88,22 +87,16 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
     folder = pathlib.Path(folder)
     if _holds(folder, scenes):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
-        for split in _SPLITS:
-            for index in range(getattr(scenes, split)):
-                _write_scene(work, split, index, scenes)
-        marker = dataclasses.asdict(scenes) | {"edition": _EDITION}
-        (work / _MARKER).write_text(json.dumps(marker, indent=1) + "\n")
-        work.chmod(0o755)
-        try:
-            work.rename(folder)
-        except OSError:
-            if not _holds(folder, scenes):  # otherwise another process was faster
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with whole_folder(folder) as work:
+            for split in _SPLITS:
+                for index in range(getattr(scenes, split)):
+                    _write_scene(work, split, index, scenes)
+            marker = dataclasses.asdict(scenes) | {"edition": _EDITION}
+            (work / _MARKER).write_text(json.dumps(marker, indent=1) + "\n")
+    except FileExistsError:
+        if not _holds(folder, scenes):  # otherwise another process was faster
+            raise
     return folder
 
 

@@ -23,7 +23,7 @@ def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
         dilations=config.model.dilations,
         semantics=config.semantics,
         policy=None
-        if policy.name == "static"
+        if policy.kind is None
         else PolicySpec(
             name=policy.name,
             block_size=policy.block_size,

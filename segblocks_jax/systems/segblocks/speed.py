@@ -13,6 +13,7 @@ from flax import nnx
 from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.exact import count_of
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
@@ -213,7 +214,7 @@ def _system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     try:
         return create_system(dataclasses.replace(dense, policy=policy), num_classes)
     except InvalidInputError:
-        if config.policy.name != "static":
+        if config.policy.kind is not None:
             raise
         return create_system(dense, num_classes)
 
@@ -222,7 +223,7 @@ def _random_grid(size: tuple[int, int], side: int, share: float, low_factor: int
     shape = (1, size[0] // side, size[1] // side)
     scores = np.random.default_rng(0).random(shape)
     return BlockGrid.from_mask(
-        np.zeros(shape, bool), round(share * scores.size), scores.astype(np.float32), low_factor
+        np.zeros(shape, bool), count_of(share, scores.size), scores.astype(np.float32), low_factor
     )
 
 

@@ -1,10 +1,17 @@
 """Policies: who decides which blocks run at high resolution, and how a learned one is trained."""
 
-from segblocks_jax.systems.segblocks.policies.registry import POLICIES, Policy, create
+from segblocks_jax.systems.segblocks.policies.policy import Policy
+from segblocks_jax.systems.segblocks.policies.registry import (
+    CHOICES,
+    POLICIES,
+    create,
+    policy_type,
+)
 from segblocks_jax.systems.segblocks.policies.reinforce import Reinforce
 from segblocks_jax.systems.segblocks.policies.reward import Advantage, Reward, advantage
 
 __all__ = [
+    "CHOICES",
     "POLICIES",
     "Advantage",
     "Policy",
@@ -12,4 +19,5 @@ __all__ = [
     "Reward",
     "advantage",
     "create",
+    "policy_type",
 ]

@@ -1,23 +1,47 @@
 """create: policies by name."""
 
+from typing import Any
+
 from flax import nnx
 
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.systems.segblocks.policies.policy import Policy
 from segblocks_jax.systems.segblocks.policies.reinforce import Reinforce
 from segblocks_jax.systems.segblocks.policies.rules import (
-    Constant,
+    AllHigh,
+    AllLow,
     Heuristic,
     Middle,
     Oracle,
     Random,
-    Rule,
 )
 
-_RULES = {"random": Random, "middle": Middle, "heuristic": Heuristic, "oracle": Oracle}
-_CONSTANTS = {"all_high": 1.0, "all_low": 0.0}
-POLICIES = ("reinforce", *_RULES, *_CONSTANTS)
+_TYPES: dict[str, type[Policy]] = {
+    "reinforce": Reinforce,
+    "random": Random,
+    "middle": Middle,
+    "heuristic": Heuristic,
+    "oracle": Oracle,
+    "all_high": AllHigh,
+    "all_low": AllLow,
+}
+_NONE = "static"  # How a configuration says that there is no policy, nor blocks.
+POLICIES = tuple(_TYPES)
+CHOICES = (_NONE, *POLICIES)
+"""What a configuration may name."""
 
-Policy = Reinforce | Rule
+
+def policy_type(name: str) -> type[Policy] | None:
+    """The class of a policy, which says what it needs; None for "static", the network without one.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in CHOICES:
+        raise InvalidInputError(
+            f"policies: no policy {name!r}; expected one of {', '.join(CHOICES)}"
+        )
+    return _TYPES.get(name)
 
 
 def create(
@@ -46,7 +70,7 @@ def create(
         >>> middle(jnp.zeros((1, 256, 64, 3))).action[0, :, 0].tolist()
         [False, True, True, False]
     """
-    if name not in POLICIES:
+    if name not in _TYPES:
         raise InvalidInputError(
             f"policies.create: no policy {name!r}; expected one of {', '.join(POLICIES)}"
         )
@@ -54,12 +78,11 @@ def create(
         raise InvalidInputError(
             f"policies.create: target is {target}; expected a share from 0 to 1"
         )
-    if threshold is not None and name not in ("heuristic", "oracle"):
-        raise InvalidInputError(
-            f"policies.create: {name} has no threshold; only heuristic and oracle do"
-        )
-    if name == "reinforce":
-        return Reinforce(block_size, target, rngs=rngs or nnx.Rngs(0))
-    if name in _CONSTANTS:
-        return Constant(block_size, _CONSTANTS[name])
-    return _RULES[name](block_size, target, threshold)
+    kind = _TYPES[name]
+    options: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
+    for option in options.keys() - set(kind.options):
+        known = " and ".join(name for name, other in _TYPES.items() if option in other.options)
+        raise InvalidInputError(f"policies.create: {name} has no {option}; only {known} do")
+    if kind.learned:
+        options["rngs"] = rngs or nnx.Rngs(0)
+    return kind(block_size, target, **options)

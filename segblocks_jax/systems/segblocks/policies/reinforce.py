@@ -8,25 +8,24 @@ from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.nn import uniform
 from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.systems.segblocks.policies.policy import Policy
 
 
-class Reinforce(nnx.Module):
+class Reinforce(Policy):
     """A policy network whose actions are sampled in training; in evaluation, high where logit > 0.
 
     Attributes:
         net: the policy network.
-        block_size: side of a block in image pixels.
         target: share of high blocks that the reward asks for.
         deterministic: set by `flax.nnx.Module.train` and `eval`.
     """
 
-    needs_gain = False
+    learned = True
 
     def __init__(self, block_size: int, target: float, *, rngs: nnx.Rngs) -> None:
         """Builds the network with random weights."""
+        super().__init__(block_size, target)
         self.net = PolicyNet(block_size, rngs=rngs)
-        self.block_size = block_size
-        self.target = target
         self.deterministic = False
 
     def __call__(

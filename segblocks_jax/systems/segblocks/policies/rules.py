@@ -1,28 +1,21 @@
 """Policies without parameters: everywhere high or low, random, middle rows, image content, the oracle."""
 
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.adaptive.decision import Decision, top_fraction
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.exact import exact
 from segblocks_jax.nn import uniform
+from segblocks_jax.systems.segblocks.policies.policy import Policy
 
 
-class Rule(nnx.Module):
-    """A policy that is a rule. Called as ``rule(image, key=None, gain=None) -> Decision``.
-
-    Attributes:
-        block_size: side of a block in image pixels.
-        target: share of blocks to run high.
-    """
-
-    needs_gain = False
+class Rule(Policy):
+    """A policy without parameters, by the scores of its blocks."""
 
     def __init__(self, block_size: int, target: float, threshold: float | None = None) -> None:
         """With a threshold, blocks that score above it are high, and `target` plays no part."""
-        self.block_size = block_size
-        self.target = target
+        super().__init__(block_size, target)
         self.threshold = threshold
 
     def __call__(
@@ -46,12 +39,25 @@ class Rule(nnx.Module):
         return image.shape[0], image.shape[1] // self.block_size, image.shape[2] // self.block_size
 
 
-class Constant(Rule):
-    """All blocks alike: high for target 1, low for target 0."""
+class AllHigh(Rule):
+    """All blocks high, whatever the target."""
+
+    ranks_blocks = False
+    share = 1.0
+
+    def __init__(self, block_size: int, target: float = 1.0) -> None:
+        """`target` plays no part."""
+        super().__init__(block_size, self.share)
 
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """The same score everywhere."""
         return jnp.zeros(self.grid_shape(image), jnp.float32)
+
+
+class AllLow(AllHigh):
+    """All blocks low, whatever the target."""
+
+    share = 0.0
 
 
 class Random(Rule):
@@ -67,7 +73,7 @@ class Random(Rule):
 
 
 class Middle(Rule):
-    """Whole rows of blocks around the middle: int(gh (0.5 - t/2)) up to int(gh (0.5 + t/2))."""
+    """Whole rows of blocks around the middle: floor(gh (1 - t) / 2) up to floor(gh (1 + t) / 2), exactly."""
 
     def __call__(
         self,
@@ -78,7 +84,7 @@ class Middle(Rule):
         """High between the two rows; the score falls with the distance from the middle."""
         shape = self.grid_shape(image)
         row = jnp.arange(shape[1])
-        first, last = (int(shape[1] * (0.5 + sign * self.target / 2)) for sign in (-1, 1))
+        first, last = (int(shape[1] * (1 + sign * exact(self.target)) / 2) for sign in (-1, 1))
         scores = -jnp.abs(row.astype(jnp.float32) + (0.5 - shape[1] / 2))
         action = (row >= first) & (row < last)
         return Decision(*(jnp.broadcast_to(x[:, None], shape) for x in (action, scores)))
@@ -86,6 +92,8 @@ class Middle(Rule):
 
 class Heuristic(Rule):
     """Blocks that lose most when they are averaged: mean of |4x4 means, repeated, - image| over RGB."""
+
+    options = ("threshold",)
 
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """The change a block would suffer."""
@@ -99,7 +107,8 @@ class Heuristic(Rule):
 class Oracle(Rule):
     """Blocks whose loss falls most when they run high; needs labels, so it is a bound, not a method."""
 
-    needs_gain = True
+    needs_labels = True
+    options = ("threshold",)
 
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """The gain itself: a block's mean loss at low resolution minus that at high."""

@@ -3,10 +3,11 @@
 import os
 import pathlib
 
-from segblocks_jax.errors import InvalidInputError, MissingPackageError
-from segblocks_jax.inference.engine import Engine
-from segblocks_jax.inference.modes import Mode
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.extras import extra
 from segblocks_jax.inference.server import Shape
+from segblocks_jax.systems.segblocks.engine import Engine
+from segblocks_jax.systems.segblocks.modes import Mode
 
 
 def export_onnx(
@@ -18,7 +19,7 @@ def export_onnx(
 ) -> pathlib.Path:
     """Writes the program of a mode, weights included, as one ONNX file that gives logits.
 
-    Its inputs are those of `segblocks_jax.inference.server.Program`: images (n, h, w, 3) uint8 and, in
+    Its inputs are those of `segblocks_jax.systems.segblocks.settings.Program`: images (n, h, w, 3) uint8 and, in
     blocks, valid (3,) int32 and seed () uint32. Its outputs are the logits and, in blocks, mask and
     scores. Labels are left to the caller: jax2onnx 0.17 writes the loop of `upsample_argmax` wrongly.
 
@@ -44,12 +45,8 @@ def export_onnx(
             f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
             " give mode='budget=K' or 'share=F'"
         )
-    try:
+    with extra("onnx", "export_onnx"):
         import jax2onnx
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "export_onnx needs jax2onnx; pip install 'segblocks-jax[onnx]'"
-        ) from error
     model = engine.model_programs
     run = model.function(programs[0])
     with model.tracing():

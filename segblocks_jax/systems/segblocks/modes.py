@@ -16,7 +16,8 @@ class Mode:
     - exact: those that the policy wants, their number rounded up to the next bucket by the best-scored
       others. Another number an image, another time an image.
     - budget: the `value` best-scored blocks of every image, all where it has fewer: constant time.
-    - share: like budget, with ``round(value * blocks of the padded image)``.
+    - share: like budget, with `value` of the blocks of the padded image, to the nearest whole number (a half
+      to the even one).
     - latency: like budget, with the largest number whose measured time (see `Server.latencies`), by the pace
       of the calls before (see `LatencyTracker`), is at most `value` seconds, 0 where none is.
 

@@ -1,0 +1,132 @@
+"""Image files as 8-bit RGB: the one place that asks Pillow for pixels.
+
+Deeper pixels are scaled to 8 bits from the smallest of 8, 10, 12, 14 and 16 bits that holds the largest
+value of their image; fractions up to 1 are scaled from 1. What has no such scale is refused, so that no
+levels are lost in silence. Transparency is ignored: the colors below it count.
+"""
+
+import re
+import warnings
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from segblocks_jax.errors import InvalidInputError
+
+_TOPS = (255, 1023, 4095, 16383, 65535)
+_REMEDY = "save it with 8 bits a channel"
+
+
+def allow_pixels(count: int) -> None:
+    """Sets Pillow's limit, which holds in the whole process: images of more pixels are refused."""
+    Image.MAX_IMAGE_PIXELS = -(-count // 2)  # Pillow warns above it and raises above twice as many.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+class PixelError(InvalidInputError):
+    """Pixels that can't become 8 bits a channel without a guess."""
+
+
+def stored_mode(image: ImageFile.ImageFile) -> str:
+    """Pillow's mode; with ";16" behind it where Pillow drops the lower half of 16-bit colors."""
+    deep = any(";16" in str(tile[3]) for tile in image.tile) and len(image.getbands()) > 1
+    return f"{image.mode};16" if deep else image.mode
+
+
+def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes the page that an opened image is at, turned as stored.
+
+    Raises:
+        PixelError: its pixels have no scale.
+        Exception: whatever Pillow raises for a broken file.
+    """
+    mode = stored_mode(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.stack([_scale(np.asarray(image), mode)] * 3, axis=-1)
+    # Pillow warns where a palette loses its transparency on the direct way.
+    whole = image.convert("RGBA") if "transparency" in image.info else image
+    pixels = np.array(whole.convert("RGB"))
+    if mode.endswith(";16") and pixels.max(initial=0) < 64:
+        raise PixelError(
+            f"mode {mode}: of its 16 bits a channel the upper two are empty, so that few levels would "
+            f"be left of it; {_REMEDY}"
+        )
+    return pixels
+
+
+def _scale(values: Num[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w"]:
+    low, high = values.min(initial=0), values.max(initial=0)
+    if not np.isfinite([low, high]).all():
+        raise PixelError(f"mode {mode}: some pixels are not finite numbers; {_REMEDY}")
+    if low < 0 or high > _TOPS[-1]:
+        raise PixelError(
+            f"mode {mode}: pixels go from {low} to {high}, which tells no scale (negative, or above "
+            f"{_TOPS[-1]}); {_REMEDY}"
+        )
+    tops = (1, *_TOPS) if mode == "F" else _TOPS
+    top = next(top for top in tops if high <= top)
+    return np.rint(values * np.float32(255 / top)).astype(np.uint8)
+
+
+def orientation(image: ImageFile.ImageFile) -> int:
+    """The EXIF orientation in which an image is to be shown, 1 to 8; 1 where it has none."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises many things for broken tags; the pixels may be whole.
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def turn(
+    pixels: UInt8[np.ndarray, "_ _ *c"], swap: bool, across: bool, down: bool
+) -> UInt8[np.ndarray, "_ _ *c"]:
+    """Swaps rows and columns, then mirrors across the width and down the height."""
+    pixels = pixels.swapaxes(0, 1) if swap else pixels
+    return np.ascontiguousarray(pixels[:: -1 if down else 1, :: -1 if across else 1])
+
+
+def as_shown(pixels: UInt8[np.ndarray, "_ _ *c"], orientation: int) -> UInt8[np.ndarray, "_ _ *c"]:
+    """Turns stored pixels by an EXIF orientation."""
+    return turn(pixels, orientation > 4, orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8))
+
+
+def pages(image: ImageFile.ImageFile) -> tuple[list[int], int]:
+    """The pages of an opened image to read, and how many pictures beside them are none.
+
+    None are smaller copies in a TIFF, and what cameras put behind a JPEG: previews, depth maps.
+    """
+    if image.format != "TIFF":
+        count = getattr(image, "n_frames", 1)
+        return ([0], count - 1) if image.format == "MPO" else (list(range(count)), 0)
+    found, page, left_out = [], 0, 0
+    try:
+        while True:
+            image.seek(page)
+            smaller = image.tag_v2.get(254, 0) & 1  # type: ignore[attr-defined]  # NewSubfileType
+            left_out += smaller
+            found += [] if smaller else [page]
+            page += 1
+    except EOFError:
+        pass
+    except Exception:  # What is wrong with this page is said when it is read.
+        found.append(page)
+    return found or [0], left_out
+
+
+def explain(error: Exception) -> str:
+    """Why an image can't be read, and what helps."""
+    if isinstance(error, PixelError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        found = re.search(r"\d+", str(error))
+        count = int(found.group()) if found else 0
+        return (
+            f"it has {count:,} pixels, more than are allowed; predict with --max_pixels={count}, or in "
+            f"Python set PIL.Image.MAX_IMAGE_PIXELS = {count}, if there is memory for it"
+        )
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    if isinstance(error, UnidentifiedImageError):
+        return "it holds nothing that Pillow reads; copy it again, or convert it to PNG"
+    return f"{str(error) or type(error).__name__}; is the file complete?"
