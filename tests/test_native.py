@@ -13,11 +13,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # So that one process builds, where tests run in several.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("native")]
 
+# CMake and Ninja are those of the environment, where it has them.
+PATHS = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
 SANITIZED = ("-DSEGBLOCKS_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
 
 
 def run(*command: str | pathlib.Path, timeout: int = 900) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    environment = os.environ | {"PATH": PATHS}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=timeout
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
