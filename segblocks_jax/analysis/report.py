@@ -7,10 +7,8 @@ Needs Matplotlib: ``pip install 'segblocks-jax[report]'``.
 
 import argparse
 import base64
-import contextlib
 import html
 import io
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import expand
 
 with extra("report", "the report"):
     from matplotlib.figure import Figure
@@ -38,6 +37,7 @@ from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import policy_type
 from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.training.logging import read_log
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -85,7 +85,8 @@ def write_report(
     Raises:
         ValueError: no such run, or the folder has no finished one.
     """
-    output = output or runs / "report.html"
+    runs = expand(runs)
+    output = expand(output or runs / "report.html")
     records = read_records(runs)
     if not records:
         raise InvalidInputError(f"report: {runs} has no finished run; run a sweep there first")
@@ -193,17 +194,7 @@ def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
 
 
 def _metrics(runs: pathlib.Path, key: str) -> list[dict[str, Any]]:
-    """What a run logged; of steps that it took again after it was killed, the last account."""
-    path = run_folder(runs, key) / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    entries: list[dict[str, Any]] = []
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):  # Cut off where the run was killed.
-            entry = json.loads(line)
-            while entries and entries[-1]["step"] > entry["step"]:
-                entries.pop()
-            entries.append(entry)
-    return entries
+    return read_log(run_folder(runs, key))
 
 
 def _table(markdown: str) -> str:
@@ -225,8 +216,8 @@ def _unlinked(cell: str) -> str:
 def main() -> None:
     """Writes the report and says where."""
     parser = argparse.ArgumentParser(prog="python -m segblocks_jax.analysis.report")
-    parser.add_argument("--runs", required=True, type=pathlib.Path, help="folder of the runs")
-    parser.add_argument("--output", type=pathlib.Path, help="default: report.html in the folder")
+    parser.add_argument("--runs", required=True, type=expand, help="folder of the runs")
+    parser.add_argument("--output", type=expand, help="default: report.html in the folder")
     parser.add_argument("--run", help="the run to look at closely; default: the first learned one")
     parser.add_argument("--images", default="", help="numbers of its images, such as 0,7")
     parser.add_argument("--data_dir", help="folder of the data set")

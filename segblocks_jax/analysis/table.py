@@ -1,11 +1,11 @@
 """A Markdown table of evaluations: ``python -m segblocks_jax.analysis.table RUN/eval.json ...``."""
 
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.migrations import current_record
 from segblocks_jax.systems.segblocks.policies import policy_type
 
@@ -13,7 +13,7 @@ _HEAD = "| run | mIoU | GMACs an image | share of high blocks | images/s |\n|---
 
 
 def format_table(evaluations: Sequence[dict[str, Any]]) -> str:
-    """One row an evaluation, as `segblocks_jax.training.loop.describe` gives it."""
+    """One row an evaluation, as `segblocks_jax.training.workdir.describe` gives it."""
     return "\n".join([_HEAD, *map(_row, evaluations)])
 
 
@@ -36,6 +36,6 @@ def _row(evaluation: dict[str, Any]) -> str:
 if __name__ == "__main__":
     print(
         format_table(
-            [current_record(json.loads(pathlib.Path(path).read_text())) for path in sys.argv[1:]]
+            [current_record(json.loads(expand(path).read_text())) for path in sys.argv[1:]]
         )
     )

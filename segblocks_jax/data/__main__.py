@@ -6,12 +6,14 @@ python -m segblocks_jax.data frequencies camvid --data_dir=DIR --split=val
 """
 
 import argparse
+import contextlib
 import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import expand
 
 with extra("train", "a data set"):
     from PIL import Image
@@ -67,8 +69,8 @@ def sheet(arguments: argparse.Namespace) -> int:
     source = _open(arguments)
     augmentation = Augmentation((arguments.crop, arguments.crop))
     batches = train_batches(source, augmentation, arguments.columns, arguments.seed)
-    picture = contact_sheet(itertools.islice(batches, arguments.batches), source.table)
-    batches.close()
+    with contextlib.closing(batches):
+        picture = contact_sheet(itertools.islice(batches, arguments.batches), source.table)
     Image.fromarray(picture).save(arguments.output)
     print(f"{arguments.output}: {arguments.batches} batches of {arguments.columns}")
     return 0
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--split", default="train")
     add = commands.choices["sheet"].add_argument
-    add("--output", required=True, help="picture file")
+    add("--output", required=True, type=expand, help="picture file")
     for name, default in (("crop", 512), ("columns", 4), ("batches", 3), ("seed", 0)):
         add(f"--{name}", type=int, default=default, help="%(default)s")
     return parser
