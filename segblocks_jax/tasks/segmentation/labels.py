@@ -8,7 +8,7 @@ ids the data set defines, so that a file of another data set is an error and not
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from segblocks_jax.errors import InvalidInputError
 
