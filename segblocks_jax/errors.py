@@ -24,6 +24,10 @@ class UnwritableError(UserError, OSError):
     """A file or folder can't be written: read-only, no permission, a full disk, a file in the way."""
 
 
+class InUseError(UserError):
+    """Another process works in the folder."""
+
+
 class MissingPackageError(UserError, ModuleNotFoundError):
     """An optional package is needed and not installed."""
 

@@ -6,7 +6,6 @@ import sys
 
 import jax
 import pytest
-from conftest import ROOT
 
 from segblocks_jax.ops import extension
 
@@ -97,21 +96,3 @@ def test_modules_register_the_published_targets(module: str) -> None:
         assert set(operations[operation]) == targets
     assert {t for targets in operations.values() for t in targets} == set(extension.TARGETS)
     assert len(extension.TARGETS) == 11
-
-
-@pytest.mark.parametrize("script", ["engine", "serving"])
-def test_base_dependencies_suffice(script):
-    """To import all public names, and for the benchmarks that a bare GPU machine runs."""
-    extras = ("av", "cv2", "grain", "matplotlib", "ml_collections", "orbax", "PIL", "tensorboardX")
-    check = f"""
-import runpy, sys
-sys.modules.update(dict.fromkeys({(*extras, "tensorflow_datasets", "torch")}))
-import segblocks_jax as sb
-assert not {{"flax", "jax", "numpy"}} & set(sys.modules), "imported before it is used"
-assert set(sb.__all__) <= set(dir(sb))
-for name in sb.__all__:
-    getattr(sb, name)
-runpy.run_path({str(ROOT / "benchmarks" / f"{script}.py")!r}, run_name="imported")
-"""
-    ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr

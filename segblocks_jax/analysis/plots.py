@@ -8,11 +8,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from segblocks_jax.extras import extra
+
+with extra("report", "a figure"):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 from segblocks_jax.analysis.records import Record
 from segblocks_jax.systems.segblocks.seams import Seams

@@ -17,8 +17,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
+
+from segblocks_jax.extras import extra
+
+with extra("report", "the report"):
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 from segblocks_jax.analysis import plots
 from segblocks_jax.analysis.records import (

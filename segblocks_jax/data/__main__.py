@@ -11,7 +11,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from PIL import Image
+from segblocks_jax.extras import extra
+
+with extra("train", "a data set"):
+    from PIL import Image
 
 from segblocks_jax.data.folders import check_counts, find_splits
 from segblocks_jax.data.layouts import LAYOUTS

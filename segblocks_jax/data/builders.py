@@ -16,8 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-from PIL import Image
+from segblocks_jax.extras import extra
+
+with extra("train", "a data set"):
+    import tensorflow_datasets as tfds
+    from PIL import Image
 
 from segblocks_jax.data.decode import Kind, decode, decode_checked, turn_to_label
 from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits

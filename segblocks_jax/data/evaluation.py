@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from segblocks_jax.data.pipeline import Source, fill_color
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 
 Size = tuple[int, int]
@@ -131,7 +132,8 @@ def _group(
 def _read(
     source: Source, batch_size: int, groups: list[tuple[Size, list[int]]]
 ) -> Iterator[EvalBatch]:
-    import grain
+    with extra("train", "eval_batches"):
+        import grain
 
     fill = fill_color(source)
     ahead = max(_THREADS, 2 * batch_size)

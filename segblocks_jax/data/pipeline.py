@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 
 from segblocks_jax.data.datasets import NORMALIZATION
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 # Batches made side by side without worker processes: enough to hide a slow one, few enough for batches
@@ -92,7 +93,8 @@ class TrainBatches(Iterator):
         self._stop()
 
     def _start(self) -> Iterator:
-        import grain
+        with extra("train", "train_batches"):
+            import grain
 
         threads, ahead = (1, _AHEAD) if self._workers else (_THREADS, _THREADS)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
@@ -161,7 +163,8 @@ def train_batches(
         ValueError: no items, a negative seed or number of workers, a batch size below 1 or no multiple
             of the hosts, or no such host.
     """
-    import grain
+    with extra("train", "train_batches"):
+        import grain
 
     host, hosts = shard
     if len(source) == 0 or batch_size < 1 or seed < 0 or workers < 0:

@@ -4,7 +4,10 @@ python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/r
     --data_dir=FOLDER --workdir=DIR [--mode=train|eval|speed|predict|export]
 """
 
-from segblocks_jax.experiments.run import main
+from segblocks_jax.extras import extra
+
+with extra("train", "an experiment"):
+    from segblocks_jax.experiments.run import main
 
 DATASETS = ("camvid", "camvid_full")
 

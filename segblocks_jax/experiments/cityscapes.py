@@ -4,7 +4,10 @@ python -m segblocks_jax.experiments.cityscapes --config=experiments/configs/city
     --workdir=DIR [--mode=train|eval|speed|predict|export] [--config.policy.target=0.2]
 """
 
-from segblocks_jax.experiments.run import main
+from segblocks_jax.extras import extra
+
+with extra("train", "an experiment"):
+    from segblocks_jax.experiments.run import main
 
 DATASETS = ("cityscapes", "cityscapes_coarse", "street_scenes")
 

@@ -4,7 +4,10 @@ python -m segblocks_jax.experiments.mapillary --config=FILE --data_dir=FOLDER --
     [--mode=train|eval|speed|predict|export]
 """
 
-from segblocks_jax.experiments.run import main
+from segblocks_jax.extras import extra
+
+with extra("train", "an experiment"):
+    from segblocks_jax.experiments.run import main
 
 DATASETS = ("mapillary", "mapillary_v2")
 

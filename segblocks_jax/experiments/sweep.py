@@ -13,15 +13,19 @@ import pathlib
 import sys
 
 import jax
-from absl import logging
 
-from segblocks_jax.analysis.records import write_tables
 from segblocks_jax.errors import UserError
-from segblocks_jax.experiments.plan import PRESETS, Plan, load_plan
-from segblocks_jax.experiments.runner import run_all
-from segblocks_jax.training.logging import write_json
-from segblocks_jax.training.preemption import Preempted
-from segblocks_jax.training.structured_config import ConfigError
+from segblocks_jax.extras import extra
+
+with extra("train", "a sweep"):
+    from absl import logging
+
+    from segblocks_jax.analysis.records import write_tables
+    from segblocks_jax.experiments.plan import PRESETS, Plan, load_plan
+    from segblocks_jax.experiments.runner import run_all
+    from segblocks_jax.training.logging import write_json
+    from segblocks_jax.training.preemption import Preempted
+    from segblocks_jax.training.structured_config import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:

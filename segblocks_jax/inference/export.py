@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.export
 
-from segblocks_jax.errors import InvalidInputError, MissingPackageError, TargetExistsError
+from segblocks_jax.errors import InvalidInputError, TargetExistsError
+from segblocks_jax.extras import extra
 from segblocks_jax.inference.exported import MANIFEST, WEIGHTS, Manifest, write_weights
 from segblocks_jax.inference.server import Program, Settings
 from segblocks_jax.ops import extension
@@ -95,9 +96,5 @@ def _file_name(program: Program) -> str:
 
 
 def _check_flatbuffers() -> None:
-    try:
+    with extra("export", "export"):
         import flatbuffers  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "export needs flatbuffers; pip install 'segblocks-jax[export]'"
-        ) from error

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 from jaxtyping import UInt8
-from PIL import Image, ImageFile
+
+from segblocks_jax.extras import extra
+
+with extra("images", "reading image files"):
+    from PIL import Image, ImageFile
 
 from segblocks_jax.data import images
 from segblocks_jax.errors import InvalidInputError, MissingFileError

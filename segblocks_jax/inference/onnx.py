@@ -3,7 +3,8 @@
 import os
 import pathlib
 
-from segblocks_jax.errors import InvalidInputError, MissingPackageError
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.extras import extra
 from segblocks_jax.inference.engine import Engine
 from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.server import Shape
@@ -44,12 +45,8 @@ def export_onnx(
             f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
             " give mode='budget=K' or 'share=F'"
         )
-    try:
+    with extra("onnx", "export_onnx"):
         import jax2onnx
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "export_onnx needs jax2onnx; pip install 'segblocks-jax[onnx]'"
-        ) from error
     model = engine.model_programs
     run = model.function(programs[0])
     with model.tracing():

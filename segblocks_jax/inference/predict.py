@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+
+from segblocks_jax.extras import extra
+
+with extra("images", "prediction on files"):
+    from PIL import Image
 
 from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.errors import InvalidInputError

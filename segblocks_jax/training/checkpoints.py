@@ -4,7 +4,9 @@ Beside the arrays lies a record of every entry's shape and dtype. So a state is 
 model that asks for it before any array is read, and what differs is told all at once.
 """
 
+import contextlib
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from segblocks_jax.errors import InvalidInputError, MissingFileError, TargetExistsError
+from segblocks_jax.paths import expand
 from segblocks_jax.training import flat_state
+from segblocks_jax.training.damage import is_complete, reading, write_inventory, writing
+from segblocks_jax.training.logging import write_json
+from segblocks_jax.training.sharding import gather, is_first
 
 Step = int | Literal["latest", "best"]
 
@@ -39,7 +45,7 @@ class Checkpoints:
             raise InvalidInputError(
                 f"Checkpoints: keep is {keep}, expected at least 1; 3 is the default"
             )
-        self.folder = Path(folder).resolve()
+        self.folder = expand(folder)
         self.model = model
         self.best_metric = best_metric
         self._keep = keep
@@ -66,6 +72,7 @@ class Checkpoints:
           FileExistsError: the step is there already.
           ValueError: the folder holds checkpoints of another model, which saving would rotate
             out; or `metrics` lacks `best_metric`.
+          UnwritableError: the folder can't be written; so do `wait` and `close` where it is found later.
         """
         entries = flat_state.flatten(state)
         described = flat_state.describe(entries)
@@ -82,16 +89,29 @@ class Checkpoints:
                 f"Checkpoints.save: step {step} exists in {self.folder} and is not overwritten; "
                 "continue from the latest step or save to another folder"
             )
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(flat_state.storable(entries)),
-                record=ocp.args.JsonSave(record),
-            ),
-            metrics={name: float(value) for name, value in (metrics or {}).items()},
-            force=True,
-        )
+        with writing(self.folder):
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(flat_state.storable(entries)),
+                    record=ocp.args.JsonSave(record),
+                ),
+                metrics={name: float(value) for name, value in (metrics or {}).items()},
+                force=True,
+            )
         self._known_to_fit = True
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Gives scores to a checkpoint that was saved without; of several processes, all call it."""
+        self.wait()
+        if is_first():
+            write_json(self.folder / str(step) / "metrics" / "metrics", metrics)
+        gather(None)  # Until it is written.
+        self._open().reload()
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The scores that a checkpoint was saved with, if any."""
+        return self._open().metrics(step) or {}
 
     def restore(self, template: Any, step: Step = "latest") -> tuple[Any, dict[str, Any], int]:
         """Reads a checkpoint into the structure, devices and shardings of `template`.
@@ -106,6 +126,7 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: no such folder or step, or no finished checkpoint at all.
+          DamagedCheckpointError: a file is not what was written; names it, and a step that is whole.
           ValueError: names, shapes or dtypes differ from the template's; lists all differences.
         """
         step = self._resolve(step)
@@ -113,7 +134,8 @@ class Checkpoints:
         entries = flat_state.flatten(template)
         self._check_fits("restore", step, record, flat_state.describe(entries))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(flat_state.targets(entries)))
-        arrays = self._open().restore(step, args=args)["state"]
+        with reading(self.folder, step):
+            arrays = self._open().restore(step, args=args)["state"]
         self._known_to_fit = True
         return flat_state.rebuild(template, arrays), record["extra"], step
 
@@ -126,7 +148,11 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         self.wait()
-        return [step for step in sorted(self._open().all_steps()) if self._is_whole(step)]
+        return [
+            step
+            for step in sorted(self._open().all_steps())
+            if is_complete(self.folder / str(step))
+        ]
 
     def latest_step(self) -> int | None:
         """The last step that can be restored, or None."""
@@ -134,26 +160,33 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the largest `best_metric`, or None where no step has one."""
-        ranks = {step: self._rank(self._open().metrics(step) or {}) for step in self.steps()}
+        ranks = {step: self._rank(self.metrics(step)) for step in self.steps()}
         best = max(ranks, key=ranks.__getitem__, default=None)
         return None if best is None or ranks[best] == -math.inf else best
 
     def wait(self) -> None:
         """Waits until every save is on disk; raises what went wrong in the background."""
         if self._manager is not None:
-            self._manager.wait_until_finished()
+            with writing(self.folder):
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        manager, self._manager = self._manager, None
+        try:
+            with writing(self.folder):
+                if manager is not None:
+                    manager.close()
+        finally:
+            logging.getLogger("absl").removeFilter(self._log)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What went wrong first is told, not what that breaks here.
+        with contextlib.suppress(*((Exception,) if kind else ())):
+            self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -164,15 +197,31 @@ class Checkpoints:
                     checkpoint_managers.BestN(get_metric_fn=self._rank, n=1),
                 ]
             )
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                options=ocp.CheckpointManagerOptions(best_fn=self._rank, preservation_policy=keep),
-                item_handlers={
-                    "state": ocp.StandardCheckpointHandler(),
-                    "record": ocp.JsonCheckpointHandler(),
-                },
+            options = ocp.CheckpointManagerOptions(
+                best_fn=self._rank,
+                preservation_policy=keep,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._add_inventory),
             )
+            handlers = {
+                "state": ocp.StandardCheckpointHandler(),
+                "record": ocp.JsonCheckpointHandler(),
+            }
+            with reading(self.folder), writing(self.folder):
+                self._manager = ocp.CheckpointManager(
+                    self.folder, options=options, item_handlers=handlers
+                )
+            logging.getLogger("absl").addFilter(self._log)
         return self._manager
+
+    def _add_inventory(self) -> None:
+        """Before Orbax gives a checkpoint its final name."""
+        if is_first():
+            for step in self.folder.glob("*.orbax-checkpoint-tmp"):
+                write_inventory(step)
+
+    def _log(self, record: logging.LogRecord) -> bool:
+        """Not what Orbax raises as well; it logs it for every thread and layer, with a traceback."""
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
         value = metrics.get(self.best_metric, -math.inf)
@@ -200,12 +249,10 @@ class Checkpoints:
             )
         return found
 
-    def _is_whole(self, step: int) -> bool:
-        return all((self.folder / str(step) / item).is_dir() for item in ("state", "record"))
-
     def _record(self, step: int) -> dict[str, Any]:
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        return self._open().restore(step, args=args)["record"]
+        with reading(self.folder, step):
+            return self._open().restore(step, args=args)["record"]
 
     def _check_folder_fits(self, wanted: Mapping[str, str]) -> None:
         latest = None if self._known_to_fit else self.latest_step()

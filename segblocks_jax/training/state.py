@@ -10,6 +10,9 @@ from jaxtyping import Array, Int
 
 from segblocks_jax.ops.checks import no_type_check
 
+# The seed's key folded with 0, 1, ... gives the weights; this number they never reach.
+_STEPS = 2**32 - 1
+
 
 @jax.tree_util.register_dataclass
 @no_type_check
@@ -43,6 +46,6 @@ def create_state(
         params=params,
         stats=stats,
         opt_state=optimizer.init(params),
-        key=jax.random.key(seed),
+        key=jax.random.fold_in(jax.random.key(seed), _STEPS),
     )
     return graphdef, state

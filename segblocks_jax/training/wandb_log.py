@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from segblocks_jax.errors import MissingPackageError
+from segblocks_jax.extras import extra
 
 
 class WandbLog:
@@ -20,13 +20,8 @@ class WandbLog:
         Raises:
           ModuleNotFoundError: wandb is not installed.
         """
-        try:
+        with extra("wandb", f"loop.wandb={project!r}"):
             import wandb
-        except ModuleNotFoundError as error:
-            raise MissingPackageError(
-                f"loop.wandb is {project!r}, but the package wandb is not installed; install it with"
-                " pip install 'segblocks-jax[wandb]', or leave loop.wandb out"
-            ) from error
         self._image = wandb.Image
         known = folder / "wandb_id"
         if not known.exists():

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Shaped
 
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.grid import BlockGrid
+from segblocks_jax.ops.upsample import upsample_bilinear, upsample_nearest
 
 
 def combine(

@@ -4,7 +4,6 @@
 reader reads. Needs NumPy and Pillow only.
 """
 
-from segblocks_jax.data.street_scenes.files import SceneSet, write
-from segblocks_jax.data.street_scenes.scene import Scene, render
+import lazy_loader
 
-__all__ = ["Scene", "SceneSet", "render", "write"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

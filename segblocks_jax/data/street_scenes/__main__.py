@@ -3,8 +3,11 @@
 import argparse
 import dataclasses
 
-from segblocks_jax.data.street_scenes.files import SceneSet, write
 from segblocks_jax.errors import UserError
+from segblocks_jax.extras import extra
+
+with extra("images", "drawing street scenes"):
+    from segblocks_jax.data.street_scenes.files import SceneSet, write
 
 
 def main() -> None:

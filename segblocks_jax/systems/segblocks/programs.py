@@ -143,7 +143,7 @@ class ModelPrograms:
         self, weights: Any, images: Images, valid: Int[Array, "3"], seed: UInt32[Array, ""]
     ) -> tuple[Bool[Array, "n gh gw"], Float[Array, "n gh gw"]]:
         policy = cast(Policy, nnx.merge(self._policy_graph, weights[0]))
-        decision = policy(normalize(images, *self.normalization), jax.random.key(seed))
+        decision = policy(normalize(images, *self.normalization), _key(seed, 0))
         n, gh, gw = decision.action.shape
         side = policy.block_size
         image, row, column = jnp.ogrid[:n, :gh, :gw]
@@ -164,9 +164,7 @@ class ModelPrograms:
     ) -> tuple[Array, Bool[Array, "n gh gw"]]:
         spec = self.spec
         assert spec.policy is not None
-        # The policy drew from the key itself.
-        key = jax.random.fold_in(jax.random.key(seed), 1)
-        filling = fill_scores(Decision(action, scores), spec.semantics.filling, key)
+        filling = fill_scores(Decision(action, scores), spec.semantics.filling, _key(seed, 1))
         filling = jnp.where(jnp.isneginf(scores), -jnp.inf, filling)  # Padding comes last.
         grid = BlockGrid.from_mask(action, num_high, filling, spec.policy.low_factor)
         image = normalize(images, *self.normalization).astype(self._dtype)
@@ -190,6 +188,11 @@ class ModelPrograms:
             weights, images, action, scores, seed, num_high=total, output=output
         )
         return result, mask, scores
+
+
+def _key(seed: UInt32[Array, ""], purpose: int) -> Array:
+    """0 for the policy's own numbers, 1 for what rounding turns high."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
 def _fused(net: Network, dtype: str) -> FusedNet:

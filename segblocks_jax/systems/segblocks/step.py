@@ -50,6 +50,9 @@ from segblocks_jax.training.compilation import Programs, Report
 from segblocks_jax.training.sharding import AXIS, data_mesh, put_batch, put_on_all
 from segblocks_jax.training.state import TrainState
 
+# What an image's key is folded with, by purpose. The key itself draws nothing.
+_ACTIONS, _FILLING, _DROPOUT, _LOW_DROPOUT = range(4)
+
 Batch = Mapping[str, UInt8[Array | np.ndarray, "n ..."]]
 TracedBatch = Mapping[str, UInt8[Array, "n ..."]]
 Metrics = dict[str, Array]
@@ -212,9 +215,9 @@ class TrainStep:
         if policy.needs_labels:
             system = self._system(state.params, state.stats, training=False)
             gain = resolution_gain(system, image, batch["label"], self._config)
-        decision = policy(image, keys, gain)
+        decision = policy(image, fold_in(keys, _ACTIONS), gain)
         if self._config.policy.name == "reinforce" and self._config.policy.reward == "gain":
-            low_loss = self._low_loss(state, image, batch["label"], fold_in(keys, 3))
+            low_loss = self._low_loss(state, image, batch["label"], fold_in(keys, _LOW_DROPOUT))
             decision = dataclasses.replace(decision, low_loss=low_loss)
         return decision
 
@@ -294,9 +297,9 @@ class TrainStep:
         features = image.astype(config.precision)
         grid = None
         if decision is not None:
-            scores = fill_scores(decision, semantics.filling, fold_in(keys, 1))
+            scores = fill_scores(decision, semantics.filling, fold_in(keys, _FILLING))
             grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
-        logits = self._logits(system, features, grid, fold_in(keys, 2))
+        logits = self._logits(system, features, grid, fold_in(keys, _DROPOUT))
         # Logits at full size are the largest arrays of all.
         losses = jax.checkpoint(cross_entropy_map) if config.rematerialize else cross_entropy_map
         loss_map, valid = losses(logits, batch["label"])
@@ -305,7 +308,7 @@ class TrainStep:
         if grid is not None:
             metrics["high_fraction"] = grid.mask.mean(dtype=jnp.float32)
         if decision is not None and grid is not None and config.policy.name == "reinforce":
-            logits = system.policy(image, keys).scores
+            logits = system.policy(image, fold_in(keys, _ACTIONS)).scores
             policy_loss, policy_metrics = self._policy_loss(
                 logits, decision, grid.mask, loss_map, valid
             )
