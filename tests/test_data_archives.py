@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segblocks_jax.data import DATASETS, open_dataset
 from segblocks_jax.data import __main__ as command
-from segblocks_jax.data import open_dataset
-from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.tasks.segmentation.camvid_labels import (
     CAMVID_COLOURS,
     CAMVID_FULL,
@@ -226,7 +225,7 @@ def test_frames_of_no_drive_are_refused():
 def camvid_archive(tmp_path, rng):
     """An imitation of the public archive: folder CamVid within a repository's folder, all 701 frames."""
     root = tmp_path / "repository"
-    for split, count in LAYOUTS["camvid"].counts.items():
+    for split, count in DATASETS["camvid"].counts.items():
         for i in range(count):
             pixel = rng.integers(0, 12, (1, 1), np.uint8)
             save(
@@ -257,7 +256,7 @@ def serve(monkeypatch):
         servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
         threading.Thread(target=servers[0].serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{servers[0].server_port}/{name}"
-        monkeypatch.setitem(LAYOUTS, "camvid", dataclasses.replace(LAYOUTS["camvid"], url=url))
+        monkeypatch.setitem(DATASETS, "camvid", dataclasses.replace(DATASETS["camvid"], url=url))
 
     yield start
     for server in servers:

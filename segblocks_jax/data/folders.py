@@ -196,4 +196,3 @@ def check_counts(
         for split, count in dataset.counts.items()
         if have[split] != count and (splits is None or split in splits)
     ]
-

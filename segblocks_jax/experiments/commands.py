@@ -9,7 +9,7 @@ import jax
 import rich.console
 from absl import logging
 
-from segblocks_jax.data import NORMALIZATION, SegmentationSource, images, label_table
+from segblocks_jax.data import DATASETS, SegmentationSource, images, label_table
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
@@ -110,7 +110,7 @@ def predict(
     system, _ = loop.load_system(config, len(table.classes), workdir, checkpoint)
     engine = Engine(
         system,
-        complete_spec(config, table, NORMALIZATION[dataset]),
+        complete_spec(config, table, DATASETS[dataset].normalization),
         dtype=config.precision,
         mode=options.mode,
         shapes=options.shapes,
@@ -135,7 +135,7 @@ def export(config: ExperimentConfig, workdir: pathlib.Path, checkpoint: Any) -> 
     dataset = config.data.dataset
     table = label_table(dataset, config.data.data_dir)
     system, step = loop.load_system(config, len(table.classes), workdir, checkpoint)
-    loop.export(system, config, table, NORMALIZATION[dataset], workdir / "export")
+    loop.export(system, config, table, DATASETS[dataset].normalization, workdir / "export")
     print(f"step {step} is in {workdir / 'export'}")
     return 0
 

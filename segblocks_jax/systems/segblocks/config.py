@@ -6,7 +6,6 @@ from typing import Any
 
 from segblocks_jax.blocks.conv import CONV_IMPLEMENTATIONS
 from segblocks_jax.data import DATASETS
-from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.source import ON_ERROR
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.interop import WEIGHT_SUFFIXES
@@ -53,14 +52,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         check(
             self.dataset in DATASETS,
-            f"data.dataset is {self.dataset!r}; expected one of {DATASETS}",
+            f"data.dataset is {self.dataset!r}; expected one of {tuple(DATASETS)}",
         )
         check(
             self.on_error in ON_ERROR,
             f"data.on_error is {self.on_error!r}; expected one of {ON_ERROR}",
         )
         for field in ("train_split", "eval_split"):
-            value, known = getattr(self, field), LAYOUTS[self.dataset].splits
+            value, known = getattr(self, field), DATASETS[self.dataset].splits
             check(
                 set(value.split("+")) <= set(known),
                 f"data.{field} is {value!r}; expected some of {known}, joined by +",
