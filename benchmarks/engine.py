@@ -102,7 +102,9 @@ class Case:
     def engine(self, execution: str | None, dense: bool = False) -> sb.Engine:
         """An engine of the network, alone or with its policy."""
         model = self.system.net if dense else self.system
-        return sb.Engine(model, self.spec, dtype=_DTYPE.value, execution=execution)
+        return sb.Engine(
+            model, self.spec, dtype=_DTYPE.value, execution=execution, keep_memory=True
+        )
 
 
 def dense_xla(case: Case) -> Callable[[], Any]:

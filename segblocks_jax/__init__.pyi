@@ -6,8 +6,6 @@ from .blocks import block_conv as block_conv
 from .blocks import block_pad as block_pad
 from .blocks import combine as combine
 from .blocks import split as split
-from .inference.engine import Engine as Engine
-from .inference.exported import ExportedEngine as ExportedEngine
 from .interop import load_backbone as load_backbone
 from .interop import load_model as load_model
 from .interop import load_spec as load_spec
@@ -17,6 +15,8 @@ from .models import create_model as create_model
 from .nn import BlockOptions as BlockOptions
 from .nn import Semantics as Semantics
 from .systems.segblocks import policies as policies
+from .systems.segblocks.engine import Engine as Engine
+from .systems.segblocks.exported import ExportedEngine as ExportedEngine
 from .systems.segblocks.spec import ModelSpec as ModelSpec
 from .systems.segblocks.spec import PolicySpec as PolicySpec
 from .tasks.segmentation.result import Segmentation as Segmentation

@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.inference import allocator, engine
+from segblocks_jax.inference import allocator
+from segblocks_jax.systems.segblocks import engine
 
 FEWEST_FAULTS = """
     import itertools
@@ -59,11 +60,11 @@ def test_no_page_of_a_kept_block_is_cleared_again():
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_an_engine_asks_for_it_unless_told_not_to(monkeypatch, keep):
+def test_an_engine_asks_for_it_only_where_told_to(monkeypatch, keep):
     asked = []
     monkeypatch.setattr(engine, "keep_freed_memory", lambda: asked.append(1))
     spec = sb.ModelSpec("swiftnet_rn18", 3, width=8, mean=(0.5,) * 3, std=(0.2,) * 3)
-    sb.Engine(spec.build(nnx.Rngs(0)), spec, keep_memory=keep)
+    sb.Engine(spec.build(nnx.Rngs(0)), spec, **({"keep_memory": True} if keep else {}))
     assert len(asked) == keep
 
 

@@ -13,10 +13,10 @@ from flax import nnx
 from segblocks_jax import BlockOptions, create_model, split
 from segblocks_jax.experiments import camvid, cityscapes, mapillary
 from segblocks_jax.experiments.run import read_config
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.lrnnet.network import DILATIONS
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.training.structured_config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "experiments" / "configs").glob("*/*.py"))

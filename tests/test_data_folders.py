@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from segblocks_jax.data import DATASETS, NORMALIZATION, SceneSet, label_table, open_dataset
+from segblocks_jax.data.config import DataConfig
 from segblocks_jax.data.datasets import family
 from segblocks_jax.data.store import File
-from segblocks_jax.systems.segblocks.config import DataConfig
 from segblocks_jax.tasks.segmentation.labels import CITYSCAPES
 
 SIZE = (6, 10)

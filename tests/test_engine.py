@@ -18,10 +18,10 @@ from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import normalize
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.latency_tracker import LatencyTracker
-from segblocks_jax.inference.modes import Mode
-from segblocks_jax.inference.server import Program
 from segblocks_jax.nn import resize_bilinear
 from segblocks_jax.ops import extension
+from segblocks_jax.systems.segblocks.modes import Mode
+from segblocks_jax.systems.segblocks.settings import Program
 
 SIDE = 64
 SPEC = sb.ModelSpec(
@@ -217,7 +217,7 @@ def test_images_take_the_smallest_shape_that_holds_them(system):
         (1, 200, 64): (1, 256, 64),
     }
     for given, expected in shapes.items():
-        assert engine._shape_for(given) == expected
+        assert engine.shape_for(given) == expected
 
 
 def test_padding_to_a_shape_runs_low_and_batches_are_cut(system):

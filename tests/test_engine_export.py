@@ -1,6 +1,7 @@
 """Exported engines: the same answers, in a process without the model's code."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from test_engine import EXECUTIONS, SPEC, build, pictures
 
 import segblocks_jax as sb
-from segblocks_jax.inference.export import PLATFORMS
+from segblocks_jax.inference.program_files import PLATFORMS
 from segblocks_jax.ops import extension
 
 SHAPE = (1, 128, 192)
@@ -112,16 +113,6 @@ def test_folders_that_can_not_be_written_or_read(system, tmp_path, monkeypatch):
             sb.ExportedEngine(tmp_path / "there")
 
 
-@pytest.mark.parametrize("name", ["/etc/hostname", "../file", "below/file", "link", ".."])
-def test_an_engine_names_no_files_outside_of_its_folder(tmp_path, name):
-    (tmp_path / "engine").mkdir()
-    (tmp_path / "engine" / "link").symlink_to(tmp_path / "file")
-    manifest = {"format": "segblocks_jax engine", "version": "1", "programs": {name: {}}}
-    (tmp_path / "engine" / "engine.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=f"engine.json can't be read .*{name!r} is, or leads to"):
-        sb.ExportedEngine(tmp_path / "engine")
-
-
 def test_a_copy_without_all_its_weights_says_so(system, tmp_path):
     engine = sb.Engine(system, SPEC, execution="xla")
     folder = engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1", platforms=("cpu",))
@@ -130,8 +121,77 @@ def test_a_copy_without_all_its_weights_says_so(system, tmp_path):
     with pytest.raises(ValueError, match=r"weights\.npz can't be read"):
         sb.ExportedEngine(folder)
     weights.unlink()
-    with pytest.raises(ValueError, match=r"weights\.npz can't be read"):
+    with pytest.raises(ValueError, match=r"weights\.npz can't be read: it is missing"):
         sb.ExportedEngine(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(system, tmp_path_factory):
+    engine = sb.Engine(system, SPEC, execution="xla", mode="budget=1")
+    return engine.export(
+        tmp_path_factory.mktemp("exported") / "engine", [(1, 64, 64)], platforms=("cpu",)
+    )
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize("pattern", ["*.jax_export", "weights.npz"])
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda content: b"", "is empty"),
+        (lambda content: content[:-1], "SHA-256 differs"),
+        (lambda content: content[:900] + bytes([content[900] ^ 1]) + content[901:], "SHA-256"),
+        (lambda content: LFS_POINTER, "is a Git LFS pointer"),
+    ],
+)
+def test_damaged_files_are_named_at_loading(exported, tmp_path, pattern, damage, text):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    (file,) = folder.glob(pattern)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=rf"{file.name} can't be read: it .*{text}"):
+        sb.ExportedEngine(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.jax_export", "/etc/hostname", "a/b.jax_export", "link", ".."]
+)
+def test_manifests_name_no_files_elsewhere(exported, tmp_path, name):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    (folder / "link").symlink_to(exported / "engine.json")
+    manifest = json.loads((folder / "engine.json").read_text())
+    ((_, program),) = manifest["programs"].items()
+    (folder / "engine.json").write_text(json.dumps({**manifest, "programs": {name: program}}))
+    with pytest.raises(ValueError, match="is, or leads to, a file outside of the folder"):
+        sb.ExportedEngine(folder)
+
+
+def test_exports_of_other_versions_name_both(exported, tmp_path, monkeypatch):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    manifest = json.loads((folder / "engine.json").read_text())
+    assert manifest["jax"] == jax.__version__
+    (folder / "engine.json").write_text(json.dumps({**manifest, "jax": "0.99"}))
+
+    def fail(*_):
+        raise ValueError("Failed to deserialize StableHLO")
+
+    monkeypatch.setattr(jax.export, "deserialize", fail)
+    both = f"jax_export can't be read .*exported by JAX 0.99, this is JAX {jax.__version__}"
+    with pytest.raises(ValueError, match=both):
+        sb.ExportedEngine(folder)(pictures(1, 64, 64))
+
+
+def test_the_first_version_of_the_format_is_read(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    manifest = json.loads((folder / "engine.json").read_text())
+    settings = manifest["settings"]
+    settings["quantise_step"] = settings.pop("bucket_step")
+    del settings["strict"], manifest["sha256"], manifest["jax"]
+    (folder / "engine.json").write_text(json.dumps({**manifest, "version": "1"}))
+    served = sb.ExportedEngine(folder)
+    images = pictures(1, 64, 64)
+    np.testing.assert_array_equal(served(images).labels, sb.ExportedEngine(exported)(images).labels)
 
 
 def test_a_failed_export_leaves_nothing(system, tmp_path, monkeypatch):

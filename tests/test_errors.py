@@ -4,8 +4,8 @@ import pytest
 
 from segblocks_jax import errors
 from segblocks_jax.experiments import run
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.training.logging import NonFiniteError
-from segblocks_jax.training.structured_config import ConfigError
 
 KINDS = {
     errors.InvalidInputError: ValueError,

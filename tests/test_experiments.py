@@ -21,9 +21,9 @@ from segblocks_jax.data import TABLES
 from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
-from segblocks_jax.inference.engine import Engine
 from segblocks_jax.systems.segblocks import callbacks, evaluation
 from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training import loop

@@ -17,10 +17,10 @@ from golden import assert_within
 
 import segblocks_jax as sb
 from segblocks_jax import nn
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.lrnnet.network import Down, Factorized, FactorizedBlock
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.training.structured_config import ConfigError
 
 # Dilation 4 pads 4 pixels at stride 8, the side of a low block of 64.
 SIZES = {"num_classes": 5, "width": 8, "features": 6, "dilations": (1, 4)}

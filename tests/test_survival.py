@@ -19,6 +19,7 @@ import take_steps
 import tiny
 from test_sharding import free_port, mesh
 
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training import flat_state, loop
@@ -26,7 +27,6 @@ from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.resume import Timing, check_same_config
 from segblocks_jax.training.state import create_state
-from segblocks_jax.training.structured_config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS, EVERY = 20, 5
@@ -238,11 +238,32 @@ def test_another_configuration_is_refused_with_every_field(tmp_path):
     assert "\n  policy.name: 'reinforce' there, 'middle' now\n" in text
     assert text.count(" there, ") == 3
     assert "Use another workdir, or put these fields back; these may differ: name," in text
-    # A field that did not exist then had the value that is now its default.
+
+
+def test_a_stored_field_that_is_missing_is_no_default_of_today(tmp_path):
+    now = tiny.config()
+    stored = json.loads(json.dumps(now.stored()))
+    check_same_config(stored, now, tmp_path)
     del stored["optim"]["accumulate"]
-    check_same_config(stored, before, tmp_path)
+    with pytest.raises(ConfigError, match=r"can't be continued: .* lacks optim\.accumulate"):
+        check_same_config(stored, now, tmp_path)
+    # Before schemas it had one value, whatever its default has become.
+    del stored["schema"]
+    check_same_config(stored, now, tmp_path)
     with pytest.raises(ConfigError, match=r"accumulate: 1 there, 2 now"):
         check_same_config(stored, tiny.config(optim={"accumulate": 2}), tmp_path)
+    stored = {**now.stored(), "schema": 99}
+    with pytest.raises(
+        ConfigError, match=r"schema 99, which can't be read; expected one of \(0, 1\)"
+    ):
+        check_same_config(stored, now, tmp_path)
+
+
+def test_how_a_run_is_evaluated_may_not_change_within_it(tmp_path):
+    stored = tiny.config().stored()
+    for field in ("eval_batch_size", "eval_sizes"):
+        with pytest.raises(ConfigError, match=rf"loop\.{field}: \d there, 5 now"):
+            check_same_config(stored, tiny.config(loop={field: 5}), tmp_path)
 
 
 def test_a_run_of_another_configuration_is_left_alone(tmp_path):

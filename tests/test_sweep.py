@@ -13,9 +13,9 @@ from tiny import config
 from segblocks_jax.analysis import records as tables
 from segblocks_jax.experiments import plan as planning
 from segblocks_jax.experiments import runner, sweep
+from segblocks_jax.structured_config import ConfigError, fields_affecting, leaves
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.preemption import Preempted
-from segblocks_jax.training.structured_config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "ablations").glob("*.py"))
@@ -188,11 +188,25 @@ def test_a_key_names_what_a_result_depends_on():
     assert planning.run_key(config(semantics={"padding": "zero"})) != key
 
 
-def test_a_new_field_at_its_default_renames_no_run(monkeypatch):
-    before = planning.run_key(config())
-    to_dict = ExperimentConfig.to_dict
-    monkeypatch.setattr(ExperimentConfig, "to_dict", lambda self: {**to_dict(self), "new": 0.5})
-    assert planning.run_key(config()) == before
+def test_a_key_holds_every_field_and_the_schema(monkeypatch):
+    """What a default was when a run was made is part of its name: a new default is another run."""
+    key = planning.run_key(config())
+    assert planning.run_key(config(loop={"eval_batch_size": 3})) != key
+    assert planning.run_key(config(loop={"eval_sizes": 3})) != key
+    with monkeypatch.context() as patch:
+        patch.setattr(ExperimentConfig, "SCHEMA", ExperimentConfig.SCHEMA + 1)
+        assert planning.run_key(config()) != key
+    stored = ExperimentConfig.stored
+    with monkeypatch.context() as patch:
+        patch.setattr(ExperimentConfig, "stored", lambda self: {**stored(self), "new": 0.5})
+        assert planning.run_key(config()) != key
+    hashed = []
+    monkeypatch.setattr(planning.json, "dumps", lambda fields, **_: hashed.append(fields) or "")
+    planning.run_key(config())
+    free = fields_affecting(ExperimentConfig, "nothing")
+    assert hashed[0].keys() == {name for name, _, _ in leaves(ExperimentConfig)} - {*free} | {
+        "schema"
+    }
 
 
 def test_a_row_that_cannot_run_is_named():

@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from segblocks_jax.systems.segblocks.migrations import current_record
+
 RECORD = "run.json"
 Record = dict[str, Any]
 
@@ -37,7 +39,7 @@ def run_folder(runs: pathlib.Path, key: str) -> pathlib.Path:
 def read_records(runs: pathlib.Path) -> dict[str, Record]:
     """All finished runs, by key, in order of their keys."""
     files = sorted((runs / "runs").glob(f"*/{RECORD}"))
-    return {file.parent.name: json.loads(file.read_text()) for file in files}
+    return {file.parent.name: current_record(json.loads(file.read_text())) for file in files}
 
 
 def read_sweeps(runs: pathlib.Path) -> list[dict[str, Any]]:

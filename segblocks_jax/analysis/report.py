@@ -162,7 +162,7 @@ def _add_closeup(
     data_dir: str | None,
 ) -> None:
     page.add(f"<h2>A close look at {html.escape(record['key'])}</h2>")
-    config = ExperimentConfig.from_mapping(record["config"])
+    config = ExperimentConfig.from_stored(record["config"])
     try:
         source = open_source(config, config.data.eval_split, data_dir)
         found = inspect_run(runs, record, source, images or seams.evenly_spaced(len(source), 3))

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from segblocks_jax.analysis.parts import measure_parts
 from segblocks_jax.analysis.records import Record, run_folder
 from segblocks_jax.data import SegmentationSource
-from segblocks_jax.inference.engine import Engine
 from segblocks_jax.systems.segblocks import seams
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 

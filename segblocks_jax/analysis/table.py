@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from segblocks_jax.systems.segblocks.migrations import current_record
 from segblocks_jax.systems.segblocks.policies import policy_type
 
 _HEAD = "| run | mIoU | GMACs an image | share of high blocks | images/s |\n|---|---|---|---|---|"
@@ -33,4 +34,8 @@ def _row(evaluation: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(format_table([json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:]]))
+    print(
+        format_table(
+            [current_record(json.loads(pathlib.Path(path).read_text())) for path in sys.argv[1:]]
+        )
+    )

@@ -13,12 +13,12 @@ from segblocks_jax.data import DATASETS, SegmentationSource, images, label_table
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
-from segblocks_jax.inference.engine import Engine
 from segblocks_jax.progress import Progress
 from segblocks_jax.systems.segblocks import evaluation
 from segblocks_jax.systems.segblocks import speed as timing
 from segblocks_jax.systems.segblocks.build import complete_spec
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.training import loop
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.profiling import Profile
@@ -81,7 +81,7 @@ class Prediction:
     Attributes:
         source: an image, a video, or a folder of both.
         output: folder for the results.
-        mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`.
+        mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`.
         shapes: (n, h, w) that images are padded to, so that many sizes need few programs.
         batch_size: pictures of one size that are segmented together.
         side_by_side: writes input, labels and grid as one picture, too.
@@ -114,6 +114,7 @@ def predict(
         dtype=config.precision,
         mode=options.mode,
         shapes=options.shapes,
+        keep_memory=True,
     )
     failed = prediction.predict_files(
         engine,

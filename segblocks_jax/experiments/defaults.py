@@ -1,22 +1,13 @@
 """`config`: what a configuration file returns; every field can be overridden from the command line."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_origin
 
 import ml_collections
 from ml_collections import config_dict
 
+from segblocks_jax.structured_config import leaves, optional
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-
-# Fields that may be None, and what they are otherwise.
-_OPTIONAL = {
-    ("data", "data_dir"): str,
-    ("model", "features"): int,
-    ("model", "dilations"): tuple,
-    ("model", "pretrained"): str,
-    ("model", "conv_implementation"): str,
-    ("loop", "wandb"): str,
-}
 
 
 def config(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -27,8 +18,12 @@ def config(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
         0.2
     """
     full = ml_collections.ConfigDict(ExperimentConfig().to_dict())
-    for (group, field), kind in _OPTIONAL.items():
-        full[group][field] = config_dict.placeholder(kind)
+    for name, kind, _ in leaves(ExperimentConfig):
+        if (inner := optional(kind)) is not None:
+            group, _, field = name.rpartition(".")
+            (full[group] if group else full)[field] = config_dict.placeholder(
+                get_origin(inner) or inner
+            )
     for name, value in changes.items():
         if isinstance(value, Mapping) and name in full:
             with full[name].unlocked():

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from segblocks_jax.errors import MissingFileError
+from segblocks_jax.structured_config import ConfigError, fields_affecting, flat
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.training.resume import flat
-from segblocks_jax.training.structured_config import ConfigError
 
 Overrides = Mapping[str, Any]
 """Fields by their names on the command line, such as ``{"policy.target": 0.2}``."""
@@ -42,8 +41,6 @@ class Preset:
     config: str
     seeds: tuple[int, ...]
 
-
-_NO_PART = ("name", "data.data_dir", "data.workers")
 
 PRESETS = {
     "street_scenes": Preset("experiments/configs/cityscapes/ablations.py", (0,)),
@@ -124,14 +121,12 @@ def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | No
 def run_key(config: ExperimentConfig) -> str:
     """Names a run by all that its result depends on: equal runs of several sweeps are trained once.
 
-    Fields at their defaults leave no trace, so that new ones don't rename runs that are done.
+    Every field has a part, and the schema, but for those that affect nothing: after a default or the schema
+    has changed, a run has another name and is trained anew.
     """
-    fields, defaults = flat(config.to_dict()), flat(ExperimentConfig().to_dict())
-    chosen = {
-        name: value
-        for name, value in fields.items()
-        if value != defaults.get(name) and name not in _NO_PART and not name.startswith("loop.")
-    }
+    chosen = flat(config.stored())
+    for name in fields_affecting(type(config), "nothing"):
+        del chosen[name]
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
     return f"{config.model.name}_{config.policy.name}_{digest[:12]}"
 

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from segblocks_jax.data import SegmentationSource
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.experiments import commands
+from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.sources import open_source
@@ -22,7 +23,6 @@ from segblocks_jax.training import loop, sharding
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.profiling import Profile
 from segblocks_jax.training.sharding import is_first
-from segblocks_jax.training.structured_config import ConfigError
 
 MODES = ("train", "eval", "speed", "predict", "export")
 

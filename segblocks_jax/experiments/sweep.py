@@ -16,6 +16,7 @@ import jax
 
 from segblocks_jax.errors import UserError
 from segblocks_jax.extras import extra
+from segblocks_jax.structured_config import ConfigError
 
 with extra("train", "a sweep"):
     from absl import logging
@@ -25,7 +26,6 @@ with extra("train", "a sweep"):
     from segblocks_jax.experiments.runner import run_all
     from segblocks_jax.training.logging import write_json
     from segblocks_jax.training.preemption import Preempted
-    from segblocks_jax.training.structured_config import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import itertools
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -23,18 +24,31 @@ from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
 from segblocks_jax.inference.result_files import name_results, save_result
-from segblocks_jax.inference.server import Server
 from segblocks_jax.ops.checks import no_type_check
 from segblocks_jax.progress import Progress
 from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.labels import LabelTable
+from segblocks_jax.tasks.segmentation.result import Segmentation
 
 _READ_AHEAD = 4  # Pictures beyond a batch.
 _WRITERS = 2
 
 
+class Segmenter(Protocol):
+    """What segments: an `Engine` or `ExportedEngine`."""
+
+    multiple: int
+
+    @property
+    def learned(self) -> bool:
+        """Whether scores are a learned policy's logits."""
+
+    def __call__(self, images: UInt8[np.ndarray, "n h w 3"], /) -> Segmentation:
+        """Segments images of one size."""
+
+
 def predict_files(
-    engine: Server,
+    engine: Segmenter,
     table: LabelTable,
     files: list[pathlib.Path],
     output: pathlib.Path,
@@ -117,7 +131,7 @@ class _Result:
     scores: Float[np.ndarray, "gh gw"] | None
 
 
-def _segment(engine: Server, batch: list[Picture]) -> Iterator[tuple[Picture, _Result | None]]:
+def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture, _Result | None]]:
     """Each picture with its result, or None and the picture's error."""
     if batch[0].image is None:
         yield batch[0], None
@@ -136,7 +150,7 @@ def _segment(engine: Server, batch: list[Picture]) -> Iterator[tuple[Picture, _R
     yield from zip(batch, results, strict=True)
 
 
-def _results(engine: Server, batch: list[Picture]) -> list[_Result]:
+def _results(engine: Segmenter, batch: list[Picture]) -> list[_Result]:
     images = np.stack([p.image for p in batch if p.image is not None])
     result = engine(images)
     assert result.labels is not None

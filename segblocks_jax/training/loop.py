@@ -284,7 +284,7 @@ class _Run:
 
     def _save(self, state: TrainState, number: int, result: Evaluation | None) -> None:
         extra = {
-            "config": self.config.to_dict(),
+            "config": self.config.stored(),
             "batches": self.batches.get_state(),
             "pretrained": self.pretrained,
             "timing": self.timing.to_dict(),
@@ -351,7 +351,7 @@ def describe(
         "metrics": result.to_dict(source.table.classes),
         # Without the folder of one machine's data.
         "config": {
-            **dataclasses.asdict(config),
+            **config.stored(),
             "data": {**dataclasses.asdict(config.data), "data_dir": None},
         },
         "pretrained": pretrained,

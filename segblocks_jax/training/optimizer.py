@@ -4,7 +4,7 @@ import jax
 import optax
 from flax import nnx
 
-from segblocks_jax.systems.segblocks.config import OptimConfig
+from segblocks_jax.training.config import OptimConfig
 
 
 def create_optimizer(config: OptimConfig) -> optax.GradientTransformation:

@@ -1,67 +1,42 @@
 """Continuing a run: with its own configuration, and knowing how long it has taken."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.training.structured_config import ConfigError
-
-MAY_CHANGE = (
-    "name",
-    "rematerialize",
-    "data.data_dir",
-    "data.workers",
-    "model.conv_implementation",
-    "loop",
-)
-"""Fields, and groups of them, that change where or how fast a run computes, or what it reports."""
+from segblocks_jax.structured_config import Config, ConfigError, fields_affecting, flat
 
 
-def check_same_config(stored: Mapping[str, Any], config: ExperimentConfig, folder: Path) -> None:
-    """Refuses to continue a run of another configuration; `MAY_CHANGE` may differ.
+def check_same_config(stored: Mapping[str, Any], config: Config, folder: Path) -> None:
+    """Refuses to continue a run of another configuration; fields that don't affect results may differ.
 
     Args:
-        stored: the run's, as its checkpoints hold it. Fields that it lacks had their defaults.
+        stored: the run's, as its checkpoints hold it, of any schema that can be migrated.
         config: what to continue with.
         folder: of the checkpoints, for the error.
 
     Raises:
         ConfigError: they differ; lists every field.
     """
-    defaults = flat(ExperimentConfig().to_dict())
-    before = flat(stored)
-    now = flat(json.loads(json.dumps(config.to_dict())))
+    try:
+        before = flat(config.from_stored(stored).to_dict())
+    except ConfigError as error:
+        raise ConfigError(f"{folder} can't be continued: {error}") from error
+    now, free = flat(config.to_dict()), fields_affecting(type(config), "nothing", "rounding")
     lines = [
-        f"  {name}: {before.get(name, defaults.get(name))!r} there, {now.get(name)!r} now"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name, defaults.get(name)) != now.get(name) and not _may_change(name)
+        f"  {name}: {before[name]!r} there, {now[name]!r} now"
+        for name in sorted(now)
+        if before[name] != now[name] and name not in free
     ]
     if lines:
         raise ConfigError(
             f"{folder} holds a run of another configuration:\n"
             + "\n".join(lines)
             + "\nNothing was changed. Use another workdir, or put these fields back; these may differ: "
-            + ", ".join(MAY_CHANGE)
+            + ", ".join(free)
         )
-
-
-def _may_change(name: str) -> bool:
-    return any(name == free or name.startswith(free + ".") for free in MAY_CHANGE)
-
-
-def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Fields of nested mappings by their names on the command line; tuples as lists."""
-    fields: dict[str, Any] = {}
-    for name, value in mapping.items():
-        if isinstance(value, Mapping):
-            fields |= flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return fields
 
 
 @dataclasses.dataclass

@@ -14,10 +14,10 @@ from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.adaptive.decision import Decision, fill_scores
 from segblocks_jax.blocks import BlockGrid
 from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches, normalize
-from segblocks_jax.inference.engine import Engine
 from segblocks_jax.nn import scaled_size
 from segblocks_jax.systems.segblocks.build import complete_spec
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.resolution_gain import resolution_gain
 from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal, Scores, scores
 from segblocks_jax.tasks.segmentation.result import Segmentation
@@ -79,7 +79,7 @@ def evaluate(
         system: of `create_system`.
         source: of `segblocks_jax.data.open_dataset`.
         config: of the experiment.
-        mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`; not for the oracle.
+        mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`; not for the oracle.
         seed: of random policies.
         on_batch: called after each batch of this process, e.g. for progress or pictures.
     """

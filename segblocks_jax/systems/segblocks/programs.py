@@ -14,7 +14,7 @@ from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.keyed_cache import KeyedCache
-from segblocks_jax.inference.server import Output, Program, Shape
+from segblocks_jax.inference.server import Shape
 from segblocks_jax.models import Network, SwiftNet
 from segblocks_jax.nn import at_scale
 from segblocks_jax.nn.conv import set_implementation
@@ -22,6 +22,7 @@ from segblocks_jax.ops import extension
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
 from segblocks_jax.systems.segblocks.fused import FusedNet, fuse, pays
 from segblocks_jax.systems.segblocks.policies import Policy
+from segblocks_jax.systems.segblocks.settings import Output, Program
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 
 Execution = Literal["fused", "plain", "xla"]
@@ -46,43 +47,81 @@ class ModelPrograms:
         spec: ModelSpec,
         dtype: str,
         execution: Execution | None,
+        *,
+        max_size: int = 128,
     ) -> None:
-        """Takes copies of the weights, in evaluation mode, prepared for the execution."""
+        """Takes copies of the weights, in evaluation mode, prepared for the execution.
+
+        At most `max_size` programs are kept; the least recently used ones are dropped.
+        """
         best: Execution = "fused" if pays(net) else "plain"
         self.execution = execution or best
         self.spec, self._dtype, self._stride = spec, dtype, net.output_stride
         self.normalization = _normalization(spec)
-        policy = nnx.clone(policy)
-        net = nnx.clone(net)
+        self.max_size = max_size
+        self._compiled: KeyedCache[tuple[Program, jax.Device | None], jax.stages.Compiled]
+        self._compiled = KeyedCache(max_size)
+        self._graphs, self.weights = self._prepare(net, policy)
+        self._placed: dict[jax.Device | None, Any] = {None: self.weights}
+
+    def replace_weights(self, net: Network, policy: nnx.Module | None) -> None:
+        """Takes copies of other weights of the same network and policy; nothing is compiled again.
+
+        Raises:
+            ValueError: another network or policy.
+        """
+        _, weights = self._prepare(net, policy)
+        if _layout(weights) != _layout(self.weights):
+            raise ValueError(
+                "replace_weights: these are the weights of another network or policy; build another engine"
+            )
+        self.weights = weights
+        self._placed = {None: weights}
+
+    def _prepare(
+        self, net: Network, policy: nnx.Module | None
+    ) -> tuple[tuple[nnx.GraphDef, nnx.GraphDef], Any]:
+        """Structure of network and policy, and their weights as programs take them."""
+        net, policy = nnx.clone(net), nnx.clone(policy)
         for module in (net, policy):
             if module is not None:
                 module.eval()
         if self.execution == "xla":
             set_implementation(net, "pad")
-        self._policy_graph, policy_state = nnx.split(policy)
-        self._net_graph, net_state = nnx.split(net)
-        served = _fused(net, dtype) if self.execution == "fused" else net_state
-        self.weights = jax.block_until_ready((policy_state, served))
-        self._compiled: KeyedCache[Program, jax.stages.Compiled] = KeyedCache()
+        (net_graph, net_state), (policy_graph, policy_state) = nnx.split(net), nnx.split(policy)
+        served = _fused(net, self._dtype) if self.execution == "fused" else net_state
+        return (net_graph, policy_graph), jax.block_until_ready((policy_state, served))
+
+    def _weights_on(self, device: jax.Device | None) -> Any:
+        placed = self._placed
+        if device not in placed:
+            placed[device] = jax.device_put(placed[None], device)
+        return placed[device]
 
     @property
     def compilations(self) -> int:
         """How many programs were compiled."""
-        return len(self._compiled)
+        return self._compiled.made
 
-    def get(self, program: Program) -> tuple[Callable[..., Any], bool]:
+    def get(
+        self, program: Program, device: jax.Device | None = None
+    ) -> tuple[Callable[..., Any], bool]:
         """The compiled program as a function of all but the weights, and whether this call compiled it."""
-        compiled, made = self._compiled.get(program, lambda: self.lower(program).compile())
-        return (lambda *arguments: compiled(self.weights, *arguments)), made
+        weights = self._weights_on(device)
+        compiled, made = self._compiled.get(
+            (program, device), lambda: self.lower(program, device).compile()
+        )
+        return (lambda *arguments: compiled(weights, *arguments)), made
 
-    def lower(self, program: Program) -> jax.stages.Lowered:
-        """The program, lowered for the default platform."""
+    def lower(self, program: Program, device: jax.Device | None = None) -> jax.stages.Lowered:
+        """The program, lowered for a device."""
         with self.tracing():
-            return jax.jit(self.function(program)).lower(self.weights, *self.arguments(program))
+            function, arguments = self.function(program), self.arguments(program)
+            return jax.jit(function).lower(self._weights_on(device), *arguments)
 
     def memory(self, program: Program) -> dict[str, int]:
         """Bytes that a compiled program takes: temporaries, arguments (with weights), outputs."""
-        compiled, _ = self._compiled.get(program, lambda: self.lower(program).compile())
+        compiled, _ = self._compiled.get((program, None), lambda: self.lower(program).compile())
         analysis = compiled.memory_analysis()
         assert analysis is not None
         return {
@@ -131,7 +170,7 @@ class ModelPrograms:
 
     def _net(self, weights: Any) -> Callable[..., Any]:
         state = weights[1]
-        return state if self.execution == "fused" else nnx.merge(self._net_graph, state)
+        return state if self.execution == "fused" else nnx.merge(self._graphs[0], state)
 
     def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
         image = normalize(images, *self.normalization).astype(self._dtype)
@@ -142,7 +181,7 @@ class ModelPrograms:
     def _decide(
         self, weights: Any, images: Images, valid: Int[Array, "3"], seed: UInt32[Array, ""]
     ) -> tuple[Bool[Array, "n gh gw"], Float[Array, "n gh gw"]]:
-        policy = cast(Policy, nnx.merge(self._policy_graph, weights[0]))
+        policy = cast(Policy, nnx.merge(self._graphs[1], weights[0]))
         decision = policy(normalize(images, *self.normalization), _key(seed, 0))
         n, gh, gw = decision.action.shape
         side = policy.block_size
@@ -188,6 +227,11 @@ class ModelPrograms:
             weights, images, action, scores, seed, num_high=total, output=output
         )
         return result, mask, scores
+
+
+def _layout(weights: Any) -> tuple[Any, list[Any]]:
+    leaves, structure = jax.tree.flatten(weights)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def _key(seed: UInt32[Array, ""], purpose: int) -> Array:

@@ -10,6 +10,10 @@ from segblocks_jax import models
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.nn import BlockOptions, scaled_multiple
 from segblocks_jax.systems.segblocks import policies
+from segblocks_jax.systems.segblocks.migrations import spec_from_0
+
+SCHEMA = 1
+"""Version of the names below in files; `migrations` has the earlier ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,21 +132,37 @@ class ModelSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, for JSON."""
-        return dataclasses.asdict(self)
+        """Nested plain values and the version of their names, for JSON."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "ModelSpec":
-        """The inverse of `to_dict`, also after a way through JSON.
+        """The inverse of `to_dict`, also after a way through JSON, and of earlier versions'.
 
         Raises:
-            TypeError: an unknown field, or one without default is missing.
-            ValueError: a bad value.
+            TypeError: an unknown field, or one is missing.
+            ValueError: a later version, or a bad value.
         """
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in mapping.items()
         }
-        fields["semantics"] = BlockOptions(**fields.get("semantics", {}))
+        version = fields.pop("schema", 0)
+        if version == 0:
+            fields = spec_from_0(fields)
+        elif version != SCHEMA:
+            raise InvalidInputError(
+                f"ModelSpec: schema is {version!r}, expected up to {SCHEMA}; use the version of the package"
+                " that wrote it"
+            )
+        fields["semantics"] = _complete(BlockOptions, fields.get("semantics", {}))
         if fields.get("policy") is not None:
-            fields["policy"] = PolicySpec(**fields["policy"])
-        return cls(**fields)
+            fields["policy"] = _complete(PolicySpec, fields["policy"])
+        return _complete(cls, fields)
+
+
+def _complete(cls: Any, fields: Mapping[str, Any]) -> Any:
+    """Builds a dataclass of all its fields: what a file lacks isn't today's default."""
+    missing = [spec.name for spec in dataclasses.fields(cls) if spec.name not in fields]
+    if missing:
+        raise TypeError(f"{cls.__name__} lacks {', '.join(missing)}")
+    return cls(**fields)

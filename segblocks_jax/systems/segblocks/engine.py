@@ -6,16 +6,20 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from flax import nnx
 
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.allocator import keep_freed_memory
-from segblocks_jax.inference.export import PLATFORMS, export_programs
-from segblocks_jax.inference.modes import Mode
-from segblocks_jax.inference.server import Output, Server, Settings, Shape
+from segblocks_jax.inference.program_files import PLATFORMS
+from segblocks_jax.inference.server import Shape, check_fork
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
+from segblocks_jax.systems.segblocks.export import export_programs
+from segblocks_jax.systems.segblocks.modes import Mode
 from segblocks_jax.systems.segblocks.programs import EXECUTIONS, Execution, ModelPrograms
+from segblocks_jax.systems.segblocks.serving import Server
+from segblocks_jax.systems.segblocks.settings import Output, Settings
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 
 DTYPES = ("float32", "bfloat16")
@@ -24,8 +28,8 @@ DTYPES = ("float32", "bfloat16")
 class Engine(Server):
     """Serves a trained network and its policy: uint8 images of any size in, label maps out.
 
-    Programs of fixed shapes are compiled when first needed, or all at once by `warm_up`, and kept; after
-    that nothing is compiled. Norms are folded into convolutions, images are normalized, padded to whole
+    Programs of fixed shapes are compiled when first needed, or all at once by `warm_up`, and kept, up to
+    `max_programs` of them. Norms are folded into convolutions, images are normalized, padded to whole
     blocks and cropped back inside, and labels are found without logits at full resolution. One engine
     serves several threads.
 
@@ -50,7 +54,10 @@ class Engine(Server):
         mode: str = "exact",
         shapes: Sequence[Shape] = (),
         execution: str | None = None,
-        keep_memory: bool = True,
+        strict: bool = False,
+        max_programs: int = 128,
+        devices: Sequence[jax.Device] = (),
+        keep_memory: bool = False,
     ) -> None:
         """Takes a copy of the weights.
 
@@ -58,28 +65,40 @@ class Engine(Server):
             model: a network, which runs whole images, or a system ``{"net", "policy"}``, which runs blocks.
             spec: what describes it, with `mean` and `std`; `load_spec` reads it from a saved model.
             dtype: "float32" or "bfloat16".
-            mode: how many blocks run high, see `segblocks_jax.inference.modes.Mode`.
+            mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`.
             shapes: (n, h, w) that images are padded to, the smallest that holds them, so that images of
                 many sizes need few programs. Images that none holds are padded to whole blocks.
             execution: "fused", folded SwiftNets on the compiled handlers; "plain", the network as it is
                 trained; "xla", the same without any custom call. None: "fused" for SwiftNets on CPUs
                 with compiled handlers, else "plain".
+            strict: refuses images that none of `shapes` holds, and whatever else would need a program that
+                `mode` doesn't ask for.
+            max_programs: how many programs are kept; beyond, the least recently used one is dropped, and
+                compiled again when it is needed.
+            devices: that calls take in turn, so that as many run at the same time; default: JAX's own
+                default device, for all calls.
             keep_memory: calls `segblocks_jax.inference.allocator.keep_freed_memory`, for the whole
                 process: calls are faster, and resident memory stays at its highest.
 
         Raises:
             ValueError: an unknown dtype, mode or execution, "fused" for a network that has none, shapes
-                that are no whole blocks, blocks that are too small for the network, or a spec without
-                what serving needs.
-            RuntimeError: "fused" without compiled handlers.
+                that are no whole blocks, strict without shapes, no program to keep, blocks that are too
+                small for the network, or a spec without what serving needs.
+            RuntimeError: "fused" without compiled handlers; or the process was forked from one that had an
+                engine.
         """
+        check_fork()
         if dtype not in DTYPES:
             raise InvalidInputError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
-        net, policy = _parts(model) if isinstance(model, nnx.Dict) else (model, None)
+        if max_programs < 1:
+            raise InvalidInputError(f"Engine: max_programs is {max_programs}; expected 1 or more")
+        net, policy = _parts(model)
         if policy is not None:
             _check_policy(net, policy, spec)
         self.spec, self.dtype = spec, dtype
-        self.model_programs = ModelPrograms(net, policy, spec, dtype, _checked(execution))
+        self.model_programs = ModelPrograms(
+            net, policy, spec, dtype, _checked(execution), max_size=max_programs
+        )
         settings = Settings(
             block_size=None if policy is None else policy.block_size,
             bucket_step=1 / 16 if spec.policy is None else spec.policy.bucket_step,
@@ -88,15 +107,25 @@ class Engine(Server):
             shapes=tuple((n, h, w) for n, h, w in shapes),
             image_multiple=spec.image_multiple,
             learned=policy is not None and policy.learned,
+            strict=strict,
         )
         if keep_memory:
             keep_freed_memory()
-        super().__init__(self.model_programs, settings)
+        super().__init__(self.model_programs, settings, devices)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **options: Any) -> "Engine":
         """An engine of a folder that `segblocks_jax.save_model` wrote; `options` as for the engine."""
+        check_fork()
         return cls(load_model(folder), load_spec(folder), **options)
+
+    def replace_weights(self, model: Network | nnx.Dict) -> None:
+        """Serves other weights of the same network and policy from now on; nothing is compiled again.
+
+        Raises:
+            ValueError: another network or policy.
+        """
+        self.model_programs.replace_weights(*_parts(model))
 
     @property
     def execution(self) -> Execution:
@@ -135,11 +164,11 @@ class Engine(Server):
             ModuleNotFoundError: flatbuffers is missing.
         """
         settings = dataclasses.replace(
-            self._settings,
-            shapes=self._settings.shapes
+            self.settings,
+            shapes=self.settings.shapes
             if shapes is None
             else tuple((n, h, w) for n, h, w in shapes),
-            mode=self._settings.mode if mode is None else Mode.parse(mode),
+            mode=self.settings.mode if mode is None else Mode.parse(mode),
         )
         if not settings.shapes:
             raise InvalidInputError("export: there are no shapes; give some here, or to the engine")
@@ -168,8 +197,10 @@ def _checked(execution: str | None) -> Execution | None:
     )
 
 
-def _parts(system: nnx.Dict) -> tuple[Network, Any]:
-    return system.net, system.policy if "policy" in system else None
+def _parts(model: Network | nnx.Dict) -> tuple[Network, Any]:
+    if not isinstance(model, nnx.Dict):
+        return model, None
+    return model.net, model.policy if "policy" in model else None
 
 
 def _check_policy(net: Network, policy: Any, spec: ModelSpec) -> None:

@@ -5,9 +5,9 @@ import pathlib
 
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.extras import extra
-from segblocks_jax.inference.engine import Engine
-from segblocks_jax.inference.modes import Mode
 from segblocks_jax.inference.server import Shape
+from segblocks_jax.systems.segblocks.engine import Engine
+from segblocks_jax.systems.segblocks.modes import Mode
 
 
 def export_onnx(
@@ -19,7 +19,7 @@ def export_onnx(
 ) -> pathlib.Path:
     """Writes the program of a mode, weights included, as one ONNX file that gives logits.
 
-    Its inputs are those of `segblocks_jax.inference.server.Program`: images (n, h, w, 3) uint8 and, in
+    Its inputs are those of `segblocks_jax.systems.segblocks.settings.Program`: images (n, h, w, 3) uint8 and, in
     blocks, valid (3,) int32 and seed () uint32. Its outputs are the logits and, in blocks, mask and
     scores. Labels are left to the caller: jax2onnx 0.17 writes the loop of `upsample_argmax` wrongly.
 

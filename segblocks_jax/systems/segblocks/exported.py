@@ -8,25 +8,30 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.export
-import ml_dtypes
-import numpy as np
 
 from segblocks_jax.errors import InvalidInputError, MissingFileError, UnavailableError
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.keyed_cache import KeyedCache
-from segblocks_jax.inference.modes import Mode
-from segblocks_jax.inference.server import Program, Server, Settings
+from segblocks_jax.inference.program_files import (
+    check_files,
+    deserialize,
+    read_weights,
+)
+from segblocks_jax.inference.server import check_fork
 from segblocks_jax.ops import extension
+from segblocks_jax.systems.segblocks.modes import Mode
+from segblocks_jax.systems.segblocks.serving import Server
+from segblocks_jax.systems.segblocks.settings import Program, Settings
 
 MANIFEST = "engine.json"
 WEIGHTS = "weights.npz"
-FORMAT = {"format": "segblocks_jax engine", "version": "1"}
+FORMAT = "segblocks_jax engine"
+VERSION = "2"
+_RENAMED = {"1": {"quantise_step": "bucket_step"}}  # Settings of earlier versions.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Manifest:
         platforms: that the programs run on, "cpu" and "cuda".
         targets: names of the custom calls to this package's handlers; none: jax alone runs the programs.
         spec: `ModelSpec.to_dict` of the model.
+        sha256: of the files, by name; empty in version 1.
+        jax: version that exported them; None in version 1.
     """
 
     settings: Settings
@@ -48,18 +55,26 @@ class Manifest:
     platforms: tuple[str, ...]
     targets: tuple[str, ...]
     spec: dict[str, Any]
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict)
+    jax: str | None = jax.__version__
+
+    @property
+    def made_by(self) -> str:
+        """The version of JAX that exported it, in words."""
+        return "an earlier version of JAX" if self.jax is None else f"JAX {self.jax}"
 
     def to_json(self) -> str:
         """As text."""
-        return json.dumps({**FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
+        content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+        return json.dumps(content, indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> "Manifest":
-        """Reads it.
+        """Reads it, and checks that the files it names are those that were written.
 
         Raises:
             FileNotFoundError: no exported engine.
-            ValueError: another version of the format, or a broken file.
+            ValueError: another version of the format, or a broken file; names it.
         """
         path = folder / MANIFEST
         if not path.is_file():
@@ -67,36 +82,42 @@ class Manifest:
                 f"{folder} holds no {MANIFEST}; expected a folder of Engine.export"
             )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            given = {key: content.pop(key, None) for key in FORMAT}
-            if given != FORMAT:
-                raise InvalidInputError(f"it says {given}, this package reads {FORMAT}")
-            for name in (*content["programs"], WEIGHTS):
-                if (folder / name).resolve().parent != folder.resolve():
-                    raise InvalidInputError(
-                        f"{name!r} is, or leads to, a file outside of the folder"
-                    )
-            settings = content["settings"]
-            return cls(
-                settings=Settings(
-                    **{
-                        **settings,
-                        "fill": tuple(settings["fill"]),
-                        "mode": Mode(**settings["mode"]),
-                        "shapes": tuple(map(tuple, settings["shapes"])),
-                    }
-                ),
-                programs={
-                    name: Program(**{**program, "shape": tuple(program["shape"])})
-                    for name, program in content["programs"].items()
-                },
-                **{key: tuple(content[key]) for key in ("dtypes", "platforms", "targets")},
-                spec=content["spec"],
-            )
+            manifest = cls._parse(json.loads(path.read_text(encoding="utf-8")))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InvalidInputError(
                 f"{path} can't be read ({type(error).__name__}: {error})"
             ) from error
+        check_files(folder, [*manifest.programs, WEIGHTS], manifest.sha256)
+        return manifest
+
+    @classmethod
+    def _parse(cls, content: Mapping[str, Any]) -> "Manifest":
+        kind, version = content.get("format"), content.get("version")
+        if kind != FORMAT or version not in ("1", VERSION):
+            raise InvalidInputError(
+                f"it says format {kind!r}, version {version!r}; this package reads {FORMAT!r}, versions 1 to"
+                f" {VERSION}; it was exported by JAX {content.get('jax', '?')}, this is JAX {jax.__version__}"
+            )
+        renamed = _RENAMED.get(version, {})
+        settings = {renamed.get(name, name): v for name, v in content["settings"].items()}
+        return cls(
+            settings=Settings(
+                **{
+                    **settings,
+                    "fill": tuple(settings["fill"]),
+                    "mode": Mode(**settings["mode"]),
+                    "shapes": tuple(map(tuple, settings["shapes"])),
+                }
+            ),
+            programs={
+                name: Program(**{**program, "shape": tuple(program["shape"])})
+                for name, program in content["programs"].items()
+            },
+            **{key: tuple(content[key]) for key in ("dtypes", "platforms", "targets")},
+            spec=content["spec"],
+            sha256=dict(content.get("sha256", {})),
+            jax=content.get("jax"),
+        )
 
 
 class ExportedEngine(Server):
@@ -106,8 +127,8 @@ class ExportedEngine(Server):
         manifest: what the folder holds.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep_memory: bool = True) -> None:
-        """Reads the weights; programs are read and compiled when first needed, or by `warm_up`.
+    def __init__(self, folder: str | os.PathLike[str], *, keep_memory: bool = False) -> None:
+        """Reads the weights and checks all files; programs are compiled when first needed, or by `warm_up`.
 
         Args:
             folder: of `Engine.export`.
@@ -115,9 +136,11 @@ class ExportedEngine(Server):
 
         Raises:
             FileNotFoundError: no exported engine.
-            ValueError: a broken folder.
-            RuntimeError: it was exported for other platforms, or needs handlers that aren't here.
+            ValueError: a broken folder; names the file.
+            RuntimeError: it was exported for other platforms, or needs handlers that aren't here; or see
+                `segblocks_jax.Engine`.
         """
+        check_fork()
         folder = pathlib.Path(folder)
         self.manifest = Manifest.read(folder)
         self._exported = _ExportedPrograms(folder, self.manifest)
@@ -143,16 +166,19 @@ class _ExportedPrograms:
             raise UnavailableError(
                 f"{folder} calls {', '.join(manifest.targets)}, but {reason}; or export it with execution='xla'"
             )
-        self._folder = folder
+        self._folder, self._manifest = folder, manifest
         self._files = {program: name for name, program in manifest.programs.items()}
-        self._weights = _read_weights(folder / WEIGHTS, manifest.dtypes)
+        self._weights = read_weights(folder / WEIGHTS, manifest.dtypes)
         self._compiled: KeyedCache[Program, jax.stages.Compiled] = KeyedCache()
+        self.max_size = len(self._files)
 
     @property
     def compilations(self) -> int:
-        return len(self._compiled)
+        return self._compiled.made
 
-    def get(self, program: Program) -> tuple[Callable[..., Any], bool]:
+    def get(
+        self, program: Program, device: jax.Device | None = None
+    ) -> tuple[Callable[..., Any], bool]:
         compiled, made = self._compiled.get(program, lambda: self._compile(program))
         return (lambda *arguments: compiled(self._weights, *arguments)), made
 
@@ -163,28 +189,5 @@ class _ExportedPrograms:
                 f"{self._folder} has no program for {program}; it was exported for images of {shapes}: give"
                 " the mode and shapes to Engine.export"
             )
-        content = bytearray((self._folder / self._files[program]).read_bytes())
-        exported = jax.export.deserialize(content)
-        _, *arguments = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
-        return jax.jit(exported.call).lower(self._weights, *arguments).compile()
-
-
-def write_weights(path: pathlib.Path, leaves: Sequence[jax.Array]) -> tuple[str, ...]:
-    """Writes arrays; returns their dtypes, which npz files can't all name."""
-    arrays = [np.asarray(leaf) for leaf in leaves]
-    np.savez(path, *[a.view(np.uint16) if a.dtype == ml_dtypes.bfloat16 else a for a in arrays])
-    return tuple(str(a.dtype) for a in arrays)
-
-
-def _read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
-    try:
-        with path.open("rb") as stream, np.load(stream) as file:
-            arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InvalidInputError(
-            f"{path} can't be read ({type(error).__name__}: {error})"
-        ) from error
-    return [
-        jax.device_put(a.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else a)
-        for a, dtype in zip(arrays, dtypes, strict=True)
-    ]
+        file = self._folder / self._files[program]
+        return deserialize(file, self._weights, self._manifest.made_by)

@@ -1,0 +1,137 @@
+"""Programs as files: StableHLO by `jax.export`, and weights, every file known by its SHA-256."""
+
+import hashlib
+import pathlib
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import ml_dtypes
+import numpy as np
+
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.extras import extra
+from segblocks_jax.ops import extension
+
+PLATFORMS = ("cpu", "cuda")
+_CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @(\w+)")
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def serialize(
+    function: Callable[..., Any],
+    leaves: Sequence[jax.Array],
+    arguments: Sequence[jax.ShapeDtypeStruct],
+    platforms: Sequence[str],
+) -> tuple[bytes, set[str]]:
+    """A program of weights and arguments as bytes, and the names of this package's handlers it calls.
+
+    Raises:
+        ModuleNotFoundError: flatbuffers is missing.
+    """
+    with extra("export", "export"):
+        import flatbuffers  # noqa: F401
+    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in extension.TARGETS]
+    specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    export = jax.export.export(jax.jit(function), platforms=platforms, disabled_checks=checks)
+    exported = export(specs, *arguments)
+    called = set(_CUSTOM_CALL.findall(exported.mlir_module())) & set(extension.TARGETS)
+    return bytes(exported.serialize()), called
+
+
+def deserialize(
+    file: pathlib.Path, weights: Sequence[jax.Array], made_by: str
+) -> jax.stages.Compiled:
+    """Reads and compiles a program of `serialize`.
+
+    Raises:
+        ValueError: it can't be read; names the file, `made_by` and this version of JAX.
+    """
+    try:
+        exported = jax.export.deserialize(bytearray(file.read_bytes()))
+        _, *arguments = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
+        return jax.jit(exported.call).lower(weights, *arguments).compile()
+    except (
+        Exception
+    ) as error:  # Of flatbuffers, of MLIR, of XLA: whatever a broken or newer file raises.
+        raise InvalidInputError(
+            f"{file} can't be read ({type(error).__name__}: {error}). It was exported by {made_by}, this is"
+            f" JAX {jax.__version__}: export it again, or update JAX"
+        ) from error
+
+
+def write_weights(path: pathlib.Path, leaves: Sequence[jax.Array]) -> tuple[str, ...]:
+    """Writes arrays; returns their dtypes, which npz files can't all name."""
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    np.savez(path, *[a.view(np.uint16) if a.dtype == ml_dtypes.bfloat16 else a for a in arrays])
+    return tuple(str(a.dtype) for a in arrays)
+
+
+def read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
+    """The arrays of `write_weights`.
+
+    Raises:
+        ValueError: the file can't be read; names it.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream) as file:
+            arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidInputError(
+            f"{path} can't be read ({type(error).__name__}: {error})"
+        ) from error
+    return [
+        jax.device_put(a.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else a)
+        for a, dtype in zip(arrays, dtypes, strict=True)
+    ]
+
+
+def checksums(folder: pathlib.Path) -> dict[str, str]:
+    """The SHA-256 of every file of a folder, in hexadecimal, by its name."""
+    return {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+
+
+def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[str, str]) -> None:
+    """Refuses a folder whose files are not those that were written.
+
+    Args:
+        folder: that the names are relative to.
+        names: of the files, as the folder's manifest gives them.
+        expected: SHA-256 by name; of a file that it lacks, only what is plain to see is checked.
+
+    Raises:
+        ValueError: a name outside the folder, or a missing, cut or changed file; names the first.
+    """
+    for name in names:
+        file = folder / name
+        if file.resolve().parent != folder.resolve():
+            raise InvalidInputError(
+                f"{folder}: {name!r} is, or leads to, a file outside of the folder; was it edited?"
+            )
+        found = None
+        if file.is_file():
+            with file.open("rb") as stream:
+                found = stream.read(64)
+        if found is None:
+            problem = "is missing"
+        elif not found:
+            problem = "is empty"
+        elif found.startswith(_LFS_POINTER):
+            problem = "is a Git LFS pointer, not the file itself; run git lfs pull"
+        elif name in expected and _sha256(file) != expected[name]:
+            problem = (
+                "is not the file that was exported (its SHA-256 differs); was it cut or edited?"
+            )
+        else:
+            continue
+        raise InvalidInputError(
+            f"{file} can't be read: it {problem}. Copy the folder again, or export it again"
+        )
+
+
+def _sha256(file: pathlib.Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

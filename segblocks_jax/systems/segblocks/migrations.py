@@ -1,0 +1,88 @@
+"""What earlier versions stored, in today's names: configurations, records of runs, saved models.
+
+Values of fields that a version didn't have yet are written out here. Today's defaults may change.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segblocks_jax.structured_config import Fields
+
+RENAMED = {"policy.quantise_step": "policy.bucket_step", "rematerialise": "rematerialize"}
+
+_ADDED_IN_0: Fields = {
+    "rematerialize": False,
+    "data.on_error": "raise",
+    "model.dilations": None,
+    "model.pretrained": None,
+    "model.conv_implementation": None,
+    "model.dropout": 1.0,
+    "model.input_scale": 1.0,
+    "policy.reward": "loss",
+    "policy.advantage": "plain",
+    "policy.baseline": "batch",
+    "policy.target_per": "batch",
+    "policy.gain_every": 1,
+    "policy.entropy": 0.0,
+    "semantics.padding": "block",
+    "optim.accumulate": 1,
+    "optim.sync_batch_norm": True,
+    "loop.eval_sizes": 8,
+    "loop.warm_up": False,
+    "loop.eval_pictures": 4,
+    "loop.wandb": None,
+}
+
+_SPEC_IN_0: Fields = {
+    "width": 64,
+    "features": None,
+    "dilations": None,
+    "mean": None,
+    "std": None,
+    "dataset": None,
+    "class_names": None,
+    "input_scale": 1.0,
+}
+_POLICY_IN_0: Fields = {
+    "name": "reinforce",
+    "block_size": 128,
+    "target": 0.4,
+    "threshold": None,
+    "bucket_step": 1 / 16,
+    "low_factor": 2,
+}
+_SEMANTICS_IN_0: Fields = {
+    "interpolation": "halo",
+    "batch_norm": "joint",
+    "low_upsampling": "bilinear",
+    "filling": "best",
+    "ignored": "excluded",
+    "padding": "block",
+}
+
+
+def from_0(fields: Fields) -> Fields:
+    """A configuration before schemas: some fields had other names, some came later."""
+    fields = _ADDED_IN_0 | {RENAMED.get(name, name): value for name, value in fields.items()}
+    if fields["policy.advantage"] == "normalised":
+        fields["policy.advantage"] = "normalized"
+    return fields
+
+
+def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run or of an evaluation with today's names of metrics; its configuration stays."""
+    return {
+        group: {{"share_high": "high_fraction"}.get(name, name): v for name, v in values.items()}
+        if group in ("metrics", "at_target") and values
+        else values
+        for group, values in record.items()
+    }
+
+
+def spec_from_0(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelSpec.to_dict` before schemas: a field had another name, some came later or were left out."""
+    policy, semantics = spec.get("policy"), spec.get("semantics") or {}
+    if policy is not None:
+        renamed = {"quantise_step": "bucket_step"}
+        policy = _POLICY_IN_0 | {renamed.get(k, k): v for k, v in policy.items()}
+    return {**_SPEC_IN_0, **spec, "policy": policy, "semantics": _SEMANTICS_IN_0 | semantics}

@@ -1,0 +1,93 @@
+"""The parts of a configuration that training of any system has: the optimizer and the loop."""
+
+import dataclasses
+
+from segblocks_jax.structured_config import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Range,
+    check,
+    check_fields,
+    field,
+    one_of,
+)
+
+_DECAY = Range("a decay from 0 to below 1", lambda x: 0 <= x < 1)
+_STEPS = Range("a positive number below 2**31", lambda x: 0 < x < 2**31)  # Counted in int32.
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Adam with L2 weight decay in the gradient and a cosine schedule, as published.
+
+    Attributes:
+        batch_size: images a step, over all devices.
+        steps: optimizer steps; the schedule ends there.
+        learning_rate, final_learning_rate: at the start and at the end.
+        b1, b2: decay of Adam's moments.
+        weight_decay: added to the gradient as ``weight_decay * parameter``.
+        backbone_multiplier: of the backbone's learning rate and decay; as published, 0.25 with
+            `model.pretrained` and 1 without.
+        policy_multiplier: of the policy's learning rate and decay.
+        loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
+        accumulate: parts that a step's batch is run in, one after the other; see the system's step.
+        sync_batch_norm: batch norms normalize by the images of all devices; False: each device by its own,
+            and running statistics are the devices' mean.
+    """
+
+    batch_size: int = field(8, POSITIVE)
+    steps: int = field(130_000, _STEPS)
+    learning_rate: float = field(4e-4, POSITIVE)
+    final_learning_rate: float = field(1e-6, NOT_NEGATIVE)
+    b1: float = field(0.5, _DECAY)
+    b2: float = field(0.999, _DECAY)
+    weight_decay: float = field(1e-4, NOT_NEGATIVE)
+    backbone_multiplier: float = field(1.0, NOT_NEGATIVE)
+    policy_multiplier: float = field(1.0, NOT_NEGATIVE)
+    loss: str = field("cross_entropy", one_of(("cross_entropy", "bootstrapped")))
+    accumulate: int = field(1, COUNT)
+    sync_batch_norm: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, "optim.")
+        check(
+            self.final_learning_rate <= self.learning_rate,
+            f"optim.final_learning_rate is {self.final_learning_rate}; expected at most"
+            f" optim.learning_rate, {self.learning_rate}",
+        )
+        check(
+            self.batch_size % self.accumulate == 0,
+            f"optim.accumulate is {self.accumulate}; expected a divisor of optim.batch_size,"
+            f" {self.batch_size}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How often the training loop does what.
+
+    Attributes:
+        eval_every, checkpoint_every, log_every: in steps; the last step does all three.
+        eval_batch_size: images a batch in evaluation. High blocks are counted by the batch, so it affects
+            which blocks run.
+        eval_sizes: how many sizes evaluation may pad images to; each takes programs of its own. Padding
+            affects the pixels near it and the number of blocks.
+        keep_checkpoints: how many of the latest to keep, besides the best.
+        warm_up: compiles the step for every number of high blocks at the start, not when first needed.
+        eval_pictures: how many images, the first, each evaluation shows in TensorBoard; 0 for none.
+        wandb: project of Weights & Biases that gets the logs too; needs the extra `wandb`.
+    """
+
+    eval_every: int = field(5_000, COUNT, affects="nothing")
+    checkpoint_every: int = field(5_000, COUNT, affects="nothing")
+    log_every: int = field(50, COUNT, affects="nothing")
+    eval_batch_size: int = field(1, COUNT)
+    eval_sizes: int = field(8, COUNT)
+    keep_checkpoints: int = field(2, COUNT, affects="nothing")
+    warm_up: bool = field(False, affects="nothing")
+    eval_pictures: int = field(4, NOT_NEGATIVE, affects="nothing")
+    wandb: str | None = field(None, affects="nothing")
+
+    def __post_init__(self) -> None:
+        check_fields(self, "loop.")
