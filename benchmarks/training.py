@@ -23,16 +23,13 @@ from absl import app, flags
 
 from segblocks_jax.adaptive.buckets import buckets
 from segblocks_jax.adaptive.decision import Decision
-from segblocks_jax.data import NORMALIZATION
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.ops import extension
-from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.systems.segblocks.step import TrainStep
-from segblocks_jax.training import create_state
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.provenance import commit, device_name
 from segblocks_jax.training.sharding import put_batch
+from segblocks_jax.training.state import create_state
 
 _MODEL = flags.DEFINE_string("model", "swiftnet_rn18", "Network.")
 _PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "Of activations.")
@@ -70,16 +67,11 @@ class Step:
                 "optim": {"batch_size": _BATCH.value},
             }
         )
-        optimizer = create_optimizer(self.config.optim)
-        system = create_system(self.config, _CLASSES)
-        graphdef, state = create_state(system, optimizer, 0)
-        normalization = NORMALIZATION["camvid"]
-        self.step = TrainStep(
-            graphdef,
-            optimizer,
-            self.config,
-            normalization,
-            report=functools.partial(print, flush=True),
+        system = SegBlocks(self.config)
+        optimizer = create_optimizer(self.config.optim, system.multipliers())
+        graphdef, state = create_state(system.build(), optimizer, 0)
+        self.step = system.train_step(
+            graphdef, optimizer, report=functools.partial(print, flush=True)
         )
         self.state = self.step.place(state)
         self.blocks = _BATCH.value * (crop // block_size) ** 2

@@ -62,7 +62,7 @@ def trainer(config, mesh, report=lambda line: None):
         system["policy"] = create(
             config.policy.name, block_size=config.policy.block_size, target=config.policy.target
         )
-    optimizer = create_optimizer(config.optim)
+    optimizer = create_optimizer(config.optim, tiny.system(config).multipliers())
     graphdef, state = create_state(system, optimizer, config.seed)
     step = TrainStep(graphdef, optimizer, config, NORMALIZATION["street_scenes"], mesh, report)
     return step, step.place(state)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from segblocks_jax import BlockOptions, create_model, split
 from segblocks_jax.experiments import camvid, cityscapes, mapillary
-from segblocks_jax.experiments.run import read_config
+from segblocks_jax.experiments.run import read_system
 from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.lrnnet.network import DILATIONS
 from segblocks_jax.systems.segblocks.build import create_system
@@ -37,7 +37,7 @@ def test_there_are_config_files():
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_every_config_file_builds_and_tells_how_it_is_run(file):
     module = load(file)
-    config = read_config(module.get_config(), ENTRY_POINTS[file.parent.name].DATASETS)
+    config = read_system(module.get_config(), ENTRY_POINTS[file.parent.name].DATASETS).config
     assert config.name
     command = (
         f"python -m segblocks_jax.experiments.{file.parent.name} --config={file.relative_to(ROOT)}"
@@ -126,7 +126,7 @@ def test_another_entry_points_data_set_is_refused():
     with pytest.raises(
         ConfigError, match=r"data.dataset is 'camvid'; this entry point serves cityscapes"
     ):
-        read_config(mapping, cityscapes.DATASETS)
+        read_system(mapping, cityscapes.DATASETS)
 
 
 def test_blocks_too_small_for_the_network_are_refused():

@@ -4,6 +4,8 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -241,6 +243,18 @@ def test_evaluation_visits_all_in_order_and_fills_the_last_batch():
         assert (batch.image[:, 5:] == fill).all()
     assert (batches[-1].label[1:] == 255).all()
     assert (batches[-1].image[1:] == fill).all()
+
+
+def test_evaluation_batches_that_are_closed_leave_no_threads():
+    before = threading.active_count()
+    batches = eval_batches(items(50), 2, 8)
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    end = time.monotonic() + 10  # They end one after the other.
+    while threading.active_count() > before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_images_of_equal_padded_size_share_a_batch():

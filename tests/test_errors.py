@@ -23,7 +23,7 @@ def fails(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(run, "_CONFIG", type("Flag", (), {"value": None}))
-    monkeypatch.setattr(run, "read_config", read)
+    monkeypatch.setattr(run, "read_system", read)
     return run._main(("cityscapes",))
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from segblocks_jax.inference.modes import Mode
 
 import segblocks_jax as sb
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.adaptive.decision import top_fraction
 from segblocks_jax.exact import count_of, exact
 from segblocks_jax.inference.server import _fixed_count
+from segblocks_jax.systems.segblocks.modes import Mode
 
 TOTALS = st.integers(1, 5000)
 PERCENT = st.integers(0, 100)

@@ -10,12 +10,13 @@ import subprocess
 import sys
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from events import read_events
 from flax import nnx
 from PIL import Image
-from tiny import config
+from tiny import config, system
 
 from segblocks_jax.data import TABLES
 from segblocks_jax.data.evaluation import EvalBatch
@@ -25,10 +26,12 @@ from segblocks_jax.systems.segblocks import callbacks, evaluation
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training import loop
 from segblocks_jax.training.logging import NonFiniteError, RunLog
 from segblocks_jax.training.profiling import Profile
+from segblocks_jax.training.workdir import load_modules
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "experiments/configs/cityscapes/quickstart.py"
@@ -47,7 +50,7 @@ def sources(scenes):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, sources):
     workdir = tmp_path_factory.mktemp("run")
-    assert commands.train(config(), *sources, workdir, Profile(3, 2)) == 0
+    assert commands.train(system(config(), *sources), workdir, Profile(3, 2)) == 0
     return workdir
 
 
@@ -109,20 +112,20 @@ def test_a_profile_that_is_none(text):
 
 def test_a_profile_of_steps_that_do_not_come(tmp_path, sources):
     with pytest.raises(ValueError, match=r"asks for steps 4 to 5; this run has 1 to 4"):
-        loop.train(config(), *sources, tmp_path, Profile.parse("4:2"))
+        loop.train(system(config(), *sources), tmp_path, Profile.parse("4:2"))
 
 
 def test_a_run_that_goes_on_behind_its_profile_goes_on(trained, sources, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "run")
-    loop.train(config(), *sources, tmp_path / "run", Profile.parse("1:2"))
+    loop.train(system(config(), *sources), tmp_path / "run", Profile.parse("1:2"))
     assert "--profile: step 1 is past" in "".join(capsys.readouterr())
 
 
 def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
-    class FirstBlockHigh:
+    class FirstBlockHigh(Engine):
         multiple = block_size = 64
 
-        def __init__(self, *_, **__):
+        def __init__(self):
             pass
 
         def __call__(self, images, **_):
@@ -138,10 +141,9 @@ def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
         for s in sizes
     ]
     source = dataclasses.replace(sources[1], records=records, sizes=sizes)
-    monkeypatch.setattr(evaluation, "Engine", FirstBlockHigh)
     monkeypatch.setattr(evaluation, "_gmacs", lambda *_: (1.0, 5.0))
     settings = config("all_high", loop={"eval_sizes": 1, "eval_batch_size": 1})
-    result = evaluation.evaluate(nnx.Dict(), source, settings)
+    result = evaluation.evaluate(FirstBlockHigh(), nnx.Dict(), source, settings)
     assert sorted(result.shares) == [0.25, 1.0]
     assert result.gmacs == 2.0  # Both ran as four blocks, one of them high.
 
@@ -165,14 +167,14 @@ def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monke
 def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, sources):
     before = json.loads((trained / "eval.json").read_text())["metrics"]
     elsewhere = config(data={"data_dir": "of this machine"})
-    assert commands.evaluate(elsewhere, sources[1], trained, "latest") == 0
+    assert commands.evaluate(system(elsewhere, *sources), trained, "latest") == 0
     after = json.loads((trained / "eval.json").read_text())
     for name in ("miou", "gmacs", "high_fraction", "boundary_ratio"):
         assert after["metrics"][name] == before[name]
     assert after["config"]["data"]["data_dir"] is None
 
 
-def test_many_sizes_compile_a_bounded_number_of_programs(sources, monkeypatch, rng):
+def test_many_sizes_compile_a_bounded_number_of_programs(sources, rng):
     sizes = [(60 + 23 * i, 250 - 31 * i) for i in range(6)]
     records = [
         {
@@ -184,11 +186,8 @@ def test_many_sizes_compile_a_bounded_number_of_programs(sources, monkeypatch, r
     ]
     source = dataclasses.replace(sources[1], records=records, sizes=sizes)
     settings = config("static", loop={"eval_sizes": 2, "eval_batch_size": 2})
-    engines, shapes, seen = [], set(), []
-
-    def engine(*arguments, **options):
-        engines.append(Engine(*arguments, **options))
-        return engines[0]
+    modules = create_system(settings, 19)
+    engine, shapes, seen = system(settings, source, source).engine(modules), set(), []
 
     def record(batch, result):
         shapes.add(batch.image.shape)
@@ -196,11 +195,10 @@ def test_many_sizes_compile_a_bounded_number_of_programs(sources, monkeypatch, r
             predicted = np.asarray(result.labels[i])[:height, :width]
             seen.append((source[int(batch.names[i])]["label"].ravel(), predicted.ravel()))
 
-    monkeypatch.setattr(evaluation, "Engine", engine)
-    result = evaluation.evaluate(create_system(settings, 19), source, settings, on_batch=record)
+    result = evaluation.evaluate(engine, modules, source, settings, on_batch=record)
     assert result.images == 6
     assert len(shapes) == 2
-    assert engines[0].compilations == 2
+    assert engine.compilations == 2
     labels, predicted = (np.concatenate(x) for x in zip(*seen, strict=True))
     # Cropped to the images' own sizes the labels give the same scores.
     valid = labels != 255
@@ -211,7 +209,7 @@ def test_many_sizes_compile_a_bounded_number_of_programs(sources, monkeypatch, r
 def predict(trained, source, output, **options):
     source = None if source is None else str(source)
     return commands.predict(
-        config(), trained, "latest", commands.Prediction(source, output, **options)
+        system(config()), trained, "latest", commands.Prediction(source, output, **options)
     )
 
 
@@ -261,7 +259,7 @@ def test_predicting_nothing_is_an_error(trained, tmp_path):
 
 def test_the_host_is_at_most_two_steps_ahead(sources, tmp_path, monkeypatch):
     running, ahead = [], []
-    wait, take_step = jax.block_until_ready, loop.TrainStep.__call__
+    wait, take_step = jax.block_until_ready, TrainStep.__call__
 
     def step(self, state, batch):
         ahead.append(len(running))
@@ -273,26 +271,26 @@ def test_the_host_is_at_most_two_steps_ahead(sources, tmp_path, monkeypatch):
         running[:] = [metrics for metrics in running if metrics is not values]
         return wait(values)
 
-    monkeypatch.setattr(loop.TrainStep, "__call__", step)
+    monkeypatch.setattr(TrainStep, "__call__", step)
     monkeypatch.setattr(jax, "block_until_ready", waited)
-    loop.train(config("static", optim={"steps": 5}), *sources, tmp_path)
+    loop.train(system(config("static", optim={"steps": 5}), *sources), tmp_path)
     assert ahead == [0, 1, 2, 2, 2]
 
 
 def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, sources):
     other = config(model={"width": 16})
     with pytest.raises(ValueError, match=r"model.width: 8 there, 16 now"):
-        loop.train(other, *sources, trained)
+        loop.train(system(other, *sources), trained)
     with pytest.raises(ValueError, match=r"missing|shape"):
-        loop.load_system(other, 19, trained)
-    _, step = loop.load_system(config(), 19, trained)
+        load_modules(system(other), trained)
+    _, step, _ = load_modules(system(config()), trained)
     assert step == 4
 
 
 def test_a_non_finite_loss_stops_with_its_name_and_step(tmp_path, sources):
     wild = config(optim={"learning_rate": 1e30}, loop={"log_every": 50, "checkpoint_every": 1})
     with pytest.raises(NonFiniteError, match=r"step [1-4]\b") as caught:
-        loop.train(wild, *sources, tmp_path)
+        loop.train(system(wild, *sources), tmp_path)
     (number,) = re.findall(r"step (\d)\b", str(caught.value))
     saved = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert sorted(saved) == list(map(str, range(1, int(number))))[-len(saved) :]
@@ -300,7 +298,7 @@ def test_a_non_finite_loss_stops_with_its_name_and_step(tmp_path, sources):
 
 def test_speed_reports_times_beside_operations(tmp_path, capsys):
     dense = config("static", model={"input_scale": 0.5})  # Which plays no part.
-    assert commands.speed(dense, tmp_path, (128, 128)) == 0
+    assert commands.speed(system(dense), tmp_path, (128, 128)) == 0
     report = json.loads((tmp_path / "speed.json").read_text())
     assert [row["high_fraction"] for row in report["blocks"]] == [1.0, 0.5, 0.25, 0.0]
     ratios = [row["operation_ratio"] for row in report["blocks"]]
@@ -317,7 +315,7 @@ def test_speed_reports_times_beside_operations(tmp_path, capsys):
 def test_speed_of_a_network_that_has_no_such_blocks_is_that_of_the_dense_one(tmp_path, capsys):
     model = {"name": "lrnnet", "width": 8, "features": None, "dilations": (5,)}
     static = config("static", model=model, policy={"block_size": 32})
-    assert commands.speed(static, tmp_path, (64, 64)) == 0
+    assert commands.speed(system(static), tmp_path, (64, 64)) == 0
     report = json.loads((tmp_path / "speed.json").read_text())
     assert report["blocks"] == []
     assert report["policy_seconds"] is None
@@ -326,9 +324,10 @@ def test_speed_of_a_network_that_has_no_such_blocks_is_that_of_the_dense_one(tmp
 
 
 def test_the_folder_of_the_command_line_reaches_every_mode(tmp_path):
-    given = run_module._with_data_dir(config(data={"data_dir": "a"}), str(tmp_path))
-    assert given.data.data_dir == str(tmp_path)
-    assert run_module._with_data_dir(config(data={"data_dir": "a"}), None).data.data_dir == "a"
+    fields = ml_collections.ConfigDict(config(data={"data_dir": "a"}).to_dict())
+    for folder in (str(tmp_path), None):
+        given = run_module.read_system(fields, ("street_scenes",), data_dir=folder)
+        assert given.config.data.data_dir == (folder or "a")
 
 
 def run(*arguments):

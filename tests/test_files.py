@@ -56,16 +56,19 @@ def test_wide_numbers_are_scaled(pixels, tmp_path):
     np.testing.assert_array_equal(read, np.dstack([RAMP] * 3))
 
 
-def test_big_endian_pixels_are_scaled(tmp_path):
-    header = b"MM\0*\0\0\0\x08\0\x08" + b"".join(
-        tag.to_bytes(2, "big") + b"\0\x04\0\0\0\x01" + value.to_bytes(4, "big")
-        for tag, value in zip(
-            (256, 257, 258, 259, 262, 273, 278, 279), (256, 8, 16, 1, 1, 110, 8, 4096), strict=True
-        )
-    )
-    content = header + bytes(110 - len(header)) + (RAMP.astype(">u2") * 257).tobytes()
-    (tmp_path / "big.tif").write_bytes(content)
-    np.testing.assert_array_equal(files.read_image(tmp_path / "big.tif")[..., 0], RAMP)
+@pytest.mark.parametrize(
+    ("order", "mark", "white"), [("big", b"MM\0*", 1), ("little", b"II*\0", 0)]
+)
+def test_pixels_of_either_byte_order_and_polarity(order, mark, white, tmp_path):
+    tags = {256: 256, 257: 8, 258: 16, 259: 1, 262: white, 273: 110, 278: 8, 279: 4096}
+    header = mark + (8).to_bytes(4, order) + len(tags).to_bytes(2, order)
+    for tag, value in tags.items():
+        for number, size in ((tag, 2), (4, 2), (1, 4), (value, 4)):
+            header += number.to_bytes(size, order)
+    pixels = (RAMP.astype(np.uint16) * 257).astype(">u2" if order == "big" else "<u2")
+    (tmp_path / "gray.tif").write_bytes(header + bytes(110 - len(header)) + pixels.tobytes())
+    read = files.read_image(tmp_path / "gray.tif")[..., 0]
+    np.testing.assert_array_equal(read, RAMP if white else RAMP[:, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -262,15 +265,15 @@ def test_what_a_folder_leaves_out_is_counted(tmp_path, caplog):
 def test_results_beside_their_inputs_are_no_input(tmp_path):
     images = [save(tmp_path / name, PAGES[0]) for name in ("a.png", "b_labels.png", "sub/c.png")]
     marked = tmp_path / "a_labels.png"
-    save_result(marked, Image.fromarray(PAGES[0]))
+    save_result(marked, PAGES[0])
     (tmp_path / "clip").mkdir()
-    save_result(tmp_path / "clip/frame_000000_labels.png", Image.fromarray(PAGES[0]))
+    save_result(tmp_path / "clip/frame_000000_labels.png", PAGES[0])
     assert files.find_files(tmp_path, tmp_path) == images
     assert files.find_files(tmp_path / "sub", tmp_path) == images[2:]
     assert marked in files.find_files(tmp_path)
 
 
 def test_only_results_is_an_error(tmp_path):
-    save_result(tmp_path / "a_labels.png", Image.fromarray(PAGES[0]))
+    save_result(tmp_path / "a_labels.png", PAGES[0])
     with pytest.raises(FileNotFoundError, match=r"no images or videos.*results: 1"):
         files.find_files(tmp_path, tmp_path)

@@ -19,7 +19,9 @@ from segblocks_jax.data import NORMALIZATION
 from segblocks_jax.experiments import commands
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.training import loop
+from segblocks_jax.training.workdir import load_modules
 
 
 def frozen(file):
@@ -55,7 +57,7 @@ def stopped(tmp_path_factory, backbone, sources):
     folder = tmp_path_factory.mktemp("stopped")
     file = folder / "moved.npz"
     file.write_bytes(backbone[0].read_bytes())
-    take_step = loop.TrainStep.__call__
+    take_step = TrainStep.__call__
 
     def interrupted(self, state, batch):
         if int(state.step) == 1:
@@ -64,9 +66,9 @@ def stopped(tmp_path_factory, backbone, sources):
 
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
-        patch.setattr(loop.TrainStep, "__call__", interrupted)
+        patch.setattr(TrainStep, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(frozen(file), *sources, folder / "run")
+            loop.train(tiny.system(frozen(file), *sources), folder / "run")
     assert not (folder / "run" / "export").exists()
     file.unlink()
     return folder / "run", file, said.getvalue()
@@ -78,7 +80,7 @@ def pretrained_in(file):
 
 def test_training_begins_with_the_backbones_weights(stopped, backbone):
     workdir, file, said = stopped
-    system, step = loop.load_system(frozen(file), 19, workdir)
+    system, step, _ = load_modules(tiny.system(frozen(file)), workdir)
     assert step == 1
     got = golden.variables(nnx.state(system.net.backbone, nnx.Param))
     assert len(got) == 60
@@ -95,12 +97,12 @@ def test_a_run_that_continues_reads_no_file_and_keeps_its_digest(
     config = frozen(file)
     digest = hashlib.sha256(backbone[0].read_bytes()).hexdigest()
     expected = {"file": str(file), "sha256": digest}
-    assert commands.train(config, *sources, workdir) == 0
+    assert commands.train(tiny.system(config, *sources), workdir) == 0
     assert "backbone weights" not in capsys.readouterr().err
     assert pretrained_in(workdir / "eval_2.json") == expected
     assert pretrained_in(workdir / "eval.json") == expected
     (workdir / "eval.json").unlink()
-    commands.evaluate(config, sources[1], workdir, "latest")
+    commands.evaluate(tiny.system(config, *sources), workdir, "latest")
     assert pretrained_in(workdir / "eval.json") == expected
     check_export(config, workdir, sources[1], capsys)
 
@@ -114,18 +116,17 @@ def check_export(config, workdir, source, capsys):
     assert (spec.mean, spec.std) == NORMALIZATION["street_scenes"]
     assert spec.class_names == source.table.classes
     for step in (2, 1):
-        expected = golden.variables(loop.load_system(config, 19, workdir, step)[0].net)
+        expected = golden.variables(load_modules(tiny.system(config), workdir, step)[0].net)
         for name, value in golden.variables(sb.load_model(folder)).items():
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
-        assert commands.export(config, workdir, 1) == 0
+        assert commands.export(tiny.system(config), workdir, 1) == 0
         assert "step 1 is in" in capsys.readouterr().out
 
 
-def test_policies_are_exported(tmp_path, sources):
+def test_policies_are_exported(tmp_path):
     config = tiny.config()
     system = golden.network(lambda: create_system(config, 19))
-    source = sources[1]
-    loop.export(system, config, source.table, source.normalization, tmp_path / "export")
+    tiny.system(config).export(system, tmp_path / "export")
     assert sb.load_spec(tmp_path / "export").policy == sb.PolicySpec(
         "reinforce", block_size=64, target=0.5, bucket_step=0.25, low_factor=2
     )
@@ -140,16 +141,16 @@ def test_what_cannot_start_leaves_nothing(tmp_path, backbone, sources):
     file, _ = backbone
     config, workdir = frozen(tmp_path / "none.npz"), tmp_path / "run"
     with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file of weights"):
-        loop.train(config, *sources, workdir)
+        loop.train(tiny.system(config, *sources), workdir)
     other = dataclasses.replace(frozen(file), model=dataclasses.replace(config.model, width=16))
     other = dataclasses.replace(other, model=dataclasses.replace(other.model, pretrained=str(file)))
     with pytest.raises(ValueError, match=r"misshapen: bn1\.bias: got \(8,\), expected \(16,\)"):
-        loop.train(other, *sources, workdir)
+        loop.train(tiny.system(other, *sources), workdir)
     assert not workdir.exists()
     (workdir / "export").mkdir(parents=True)
     (workdir / "export" / "notes.txt").touch()
     with pytest.raises(FileExistsError, match="is no saved model"):
-        loop.train(frozen(file), *sources, workdir)
+        loop.train(tiny.system(frozen(file), *sources), workdir)
     assert [path.name for path in workdir.iterdir()] == ["export"]
 
 

@@ -14,6 +14,7 @@ import rich.console
 from events import read_events
 from PIL import Image
 
+from segblocks_jax import progress as bars
 from segblocks_jax.training import logging
 
 
@@ -96,6 +97,75 @@ def test_a_restarted_run_appends(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+def logged(folder):
+    """Steps with what was logged at them."""
+    return [(line["step"], *line["values"].items()) for line in logging.read_log(folder)]
+
+
+def test_a_killed_run_that_goes_on_has_no_lost_steps(tmp_path):
+    with logging.RunLog(tmp_path, step=0) as log:
+        for step in (10, 20, 30, 40):
+            log.scalars(step, {"loss": 0.1})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "ti')
+    with logging.RunLog(tmp_path, step=20) as log:
+        # Where it logs less often, its next line doesn't show which steps were lost.
+        assert logged(tmp_path) == [(10, ("loss", 0.1)), (20, ("loss", 0.1))]
+        log.scalars(60, {"loss": 0.2})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [10, 20, 60]
+    starts = [e.step for e in read_events(tmp_path) if e.HasField("session_log")]
+    assert starts[-1] == 21  # TensorBoard hides what it has of later steps.
+
+
+def test_the_line_behind_a_cut_one_can_be_read(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "values": {"a": 1}}\n{"step": 2, "va')
+    with logging.RunLog(tmp_path) as log:
+        log.scalars(3, {"a": 3})
+    assert logged(tmp_path) == [(1, ("a", 1)), (3, ("a", 3.0))]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "\n\n",
+        "version https://git-lfs.github.com/spec/v1\noid 1\n",
+        "[]\n",
+        '{"step": 1}\n',
+        "\0\n",
+    ],
+)
+def test_broken_lines_alone_are_passed_over(tmp_path, damage):
+    assert logging.read_log(tmp_path / "nowhere") == []
+    (tmp_path / "metrics.jsonl").write_text(damage)
+    with logging.RunLog(tmp_path) as log:
+        log.scalars(3, {"a": 3})
+    assert logged(tmp_path) == [(3, ("a", 3.0))]
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ("10t 20t 20e 30t", "10t 20t 20e 30t"),
+        ("10t 20t 20e 30t 40t 30t 40t", "10t 20t 20e 30t 40t"),
+        ("10t 20t 20t 30t", "10t 20t 30t"),  # Killed at 20, its checkpoint before.
+        ("10t 20t 20e 20t 20e", "10t 20t 20e"),
+        ("10t 20t 20e 20e", "10t 20t 20e"),  # Evaluated again.
+        ("10t 20t 30t 5t", "5t"),
+    ],
+)
+def test_logs_that_do_not_say_where_a_run_was_resumed(tmp_path, lines, kept):
+    entries = [{"step": int(x[:-1]), "values": {x[-1]: i}} for i, x in enumerate(lines.split())]
+    text = "\n".join(map(json.dumps, entries))
+    (tmp_path / "metrics.jsonl").write_text(text)
+    found = logging.read_log(tmp_path)
+    assert " ".join(f"{e['step']}{next(iter(e['values']))}" for e in found) == kept
+    numbers = [next(iter(e["values"].values())) for e in found]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == len(entries) - 1
+
+
 def test_an_array_is_no_scalar(tmp_path):
     with (
         logging.RunLog(tmp_path) as log,
@@ -162,16 +232,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(logging, "time", clock)
+    monkeypatch.setattr(bars, "time", clock)
     return clock
 
 
 def test_progress_without_a_terminal_is_a_line_every_ten_seconds(clock):
     stream = io.StringIO()
     plain = rich.console.Console(file=stream, force_terminal=False)
-    with logging.Progress(
-        "train", 1000, images_per_step=8, first_step=900, console=plain
-    ) as progress:
+    with bars.Progress("train", 1000, images_per_step=8, first_step=900, console=plain) as progress:
         clock.now += 60  # The first step compiles, which must not count as speed.
         for step in range(901, 946):
             progress.update(step, f"loss 0.{step}")
@@ -188,7 +256,7 @@ def test_progress_without_a_terminal_is_a_line_every_ten_seconds(clock):
 def test_progress_on_a_terminal_is_a_bar():
     stream = io.StringIO()
     terminal = rich.console.Console(file=stream, force_terminal=True, width=120)
-    with logging.Progress("evaluate", 2, images_per_step=4, console=terminal) as progress:
+    with bars.Progress("evaluate", 2, images_per_step=4, console=terminal) as progress:
         progress.update(1, "miou [bold]0.5")
         progress.update(2, "miou [bold]0.6")
     text = stream.getvalue()
@@ -199,7 +267,7 @@ def test_progress_on_a_terminal_is_a_bar():
 
 
 def test_the_share_of_waiting_is_that_of_the_time_since_the_last(clock):
-    waiting = logging.WaitShare()
+    waiting = bars.WaitShare()
     for wait, work in ((1, 3), (2, 2)):
         with waiting:
             clock.now += wait
@@ -229,3 +297,13 @@ def test_non_finite_metrics_stop_the_run_and_are_all_named(tmp_path):
     assert "ok" not in text
     assert str(tmp_path / "checkpoints") in text
     assert "lower learning rate" in text
+
+
+def test_progress_never_passes_its_end():
+    stream = io.StringIO()
+    plain = rich.console.Console(file=stream, force_terminal=False)
+    with bars.Progress("predict", 2, images_per_step=1, console=plain) as progress:
+        progress.update(1, total=3)
+        progress.update(5)
+    assert "predict: 5/5" in stream.getvalue()
+    assert "-" not in stream.getvalue()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segblocks_jax.inference.result_files import save_result
 from segblocks_jax.tasks.segmentation import pictures
 
 COLOURS = np.asarray([[10, 20, 30], [200, 100, 50], [0, 0, 255]], np.uint8)
@@ -36,7 +37,8 @@ def test_a_label_without_a_color_is_refused(strange, label):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_overlay_mixes_and_leaves_ignored_pixels(alpha, label, rng):
-    image = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    label = np.tile(label, (15, 1))
+    image = rng.integers(0, 256, (90, 9, 3)).astype(np.uint8)
     before = image.copy()
     mixed = pictures.overlay(image, label, COLOURS, alpha)
     for index in np.ndindex(label.shape):
@@ -123,7 +125,7 @@ def test_panels_are_as_large_as_the_labels(label, rng):
 def test_a_saved_picture_is_read_back_unchanged(tmp_path, rng):
     image = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
     path = tmp_path / "deep" / "a.png"
-    pictures.save_png(path, image)
+    save_result(path, image)
     with Image.open(path) as read:
         assert read.format == "PNG"
         np.testing.assert_array_equal(np.asarray(read), image)

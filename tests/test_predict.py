@@ -35,8 +35,7 @@ class FakeEngine:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    monkeypatch.setattr(predict, "Server", FakeEngine)
+def engine() -> FakeEngine:
     return FakeEngine()
 
 
@@ -279,8 +278,7 @@ class FailsInBatches(FakeEngine):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_only_the_bad_file_of_a_batch_fails(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(predict, "Server", FailsInBatches)
+def test_only_the_bad_file_of_a_batch_fails(tmp_path, rng):
     for name in "abcd":
         save_image(tmp_path / "in" / f"{name}.png", (64, 64), rng)
     Image.new("RGB", (64, 64)).save(tmp_path / "in" / "b.png")
@@ -302,13 +300,18 @@ def test_pages_get_results_of_their_own(engine, tmp_path, rng):
     assert len(list((tmp_path / "out/scan").glob("frame_00000?_labels.png"))) == 3
 
 
-def test_progress_ends_at_its_end(tmp_path, monkeypatch):
-    a, b, c = (tmp_path / name for name in "abc")
-    promised = {a: 2, b: 5, c: 1}
-    monkeypatch.setattr(predict, "count_pictures", promised.get)
-    tally, shown = predict._Tally([a, b, c]), []
-    for file, count in ((a, 3), (b, 2), (c, 4)):
-        for frame in range(count):
-            tally.add([files.Picture(file, frame)])
-            shown.append((tally.done, tally.total))
-    assert shown == [(1, 8), (2, 8), (3, 9), (4, 9), (5, 9), (6, 6), (7, 7), (8, 8), (9, 9)]
+@pytest.mark.usefixtures("unchecked")
+def test_progress_follows_what_files_hold(engine, tmp_path, monkeypatch):
+    held = {
+        name: [files.Picture(tmp_path / name, i, np.zeros((8, 8, 3), np.uint8)) for i in range(n)]
+        for name, n in (("a", 3), ("b", 2), ("c", 4))
+    }
+    promised, shown = {"a": 2, "b": 5, "c": 1}, []
+    monkeypatch.setattr(predict, "count_pictures", lambda file: promised[file.name])
+    monkeypatch.setattr(predict, "read_pictures", lambda file: iter(held[file.name]))
+    monkeypatch.setattr(
+        predict.Progress, "update", lambda _, step, total: shown.append((step, total))
+    )
+    predict.predict_files(engine, CITYSCAPES, [tmp_path / name for name in held], tmp_path / "out")
+    assert shown[:3] == [(1, 8), (2, 8), (3, 9)]
+    assert shown[-2:] == [(9, 12), (9, 9)]

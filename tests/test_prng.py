@@ -114,7 +114,7 @@ def test_a_served_program_that_decides_and_fills():
 
 
 def test_weights_and_steps_have_no_key_in_common():
-    _, state = create_state(nnx.Dict(), take_steps.create_optimizer(tiny.config().optim), 3)
+    _, state = create_state(nnx.Dict(), take_steps.create_optimizer(tiny.config().optim, {}), 3)
     rngs = nnx.Rngs(3)
     weights = {jax.random.key_data(rngs.params()).tobytes() for _ in range(200)}
     steps = {jax.random.key_data(jax.random.fold_in(state.key, i)).tobytes() for i in range(200)}

@@ -114,7 +114,7 @@ def test_curves_hold_no_steps_that_were_lost(tmp_path):
     lines = [json.dumps({"step": step, "values": {}}) for step in steps]
     (folder / "metrics.jsonl").write_text("\n".join(lines))
     found = [entry["step"] for entry in report_module._metrics(tmp_path, "k")]
-    assert found == [10, 20, 20, 30, 30, 40, 50]
+    assert found == [10, 20, 20, 30, 40, 50]
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -20,13 +20,10 @@ import tiny
 from test_sharding import free_port, mesh
 
 from segblocks_jax.structured_config import ConfigError
-from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training import flat_state, loop
 from segblocks_jax.training.checkpoints import Checkpoints
-from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.resume import Timing, check_same_config
-from segblocks_jax.training.state import create_state
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS, EVERY = 20, 5
@@ -104,8 +101,7 @@ def wait_for(program, workdir, step):
 def a_state(policy):
     """Of the experiment, before any step."""
     settings = tiny.config(policy)
-    system = create_system(settings, tiny.CLASSES)
-    return create_state(system, create_optimizer(settings.optim), 1)[1]
+    return tiny.trainer(settings)[1]
 
 
 def saved(workdir, step="latest", policy="reinforce"):
@@ -272,8 +268,9 @@ def test_a_run_of_another_configuration_is_left_alone(tmp_path):
         checkpoints.save(1, {"x": np.ones(1)}, {"config": settings.to_dict(), "batches": {}})
     before = sorted(tmp_path.rglob("*"))
     source = open_source(settings, "val", str(tmp_path / "data"))
+    other = tiny.system(tiny.config("static", optim={"steps": 9}), source, source)
     with pytest.raises(ConfigError, match=r"optim.steps: 8 there, 9 now"):
-        loop.train(tiny.config("static", optim={"steps": 9}), source, source, tmp_path / "run")
+        loop.train(other, tmp_path / "run")
     assert [path for path in sorted(tmp_path.rglob("*")) if "data" not in path.parts] == before
 
 

@@ -13,7 +13,7 @@ from segblocks_jax.experiments.sweep import sweep
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.step import TrainStep
-from segblocks_jax.training import loop
+from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.state import create_state
 
@@ -56,9 +56,14 @@ def batch(images=4, seed=0):
     return {"image": image, "label": label}
 
 
+def system(settings, *sources):
+    """The system of a configuration, with sources to train on and to evaluate on if they are given."""
+    return SegBlocks(settings, sources=sources or None)
+
+
 def trainer(settings, mesh=None):
     """(step, state) of a configuration."""
-    optimizer = create_optimizer(settings.optim)
+    optimizer = create_optimizer(settings.optim, system(settings).multipliers())
     graphdef, state = create_state(create_system(settings, CLASSES), optimizer, settings.seed)
     step = TrainStep(graphdef, optimizer, settings, NORMALIZATION["street_scenes"], mesh)
     return step, step.place(state)
@@ -88,7 +93,7 @@ def finished_sweep(folder):
     }
     base = config(policy={"bucket_step": 1.0}).to_dict()
     plan, steps = make_plan("tiny", Sweep("Tiny", rows), base), []
-    take_step = loop.TrainStep.__call__
+    take_step = TrainStep.__call__
 
     def counted(self, state, batch):
         steps.append(int(state.step))
@@ -100,7 +105,7 @@ def finished_sweep(folder):
     jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop.TrainStep, "__call__", counted)
+            patch.setattr(TrainStep, "__call__", counted)
             with pytest.raises(KeyboardInterrupt):
                 sweep([plan], folder, str(folder / "data"))
             assert not list(folder.glob("runs/*/run.json"))

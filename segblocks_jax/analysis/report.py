@@ -7,10 +7,8 @@ Needs Matplotlib: ``pip install 'segblocks-jax[report]'``.
 
 import argparse
 import base64
-import contextlib
 import html
 import io
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -38,6 +36,7 @@ from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import policy_type
 from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.training.logging import read_log
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -193,17 +192,7 @@ def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
 
 
 def _metrics(runs: pathlib.Path, key: str) -> list[dict[str, Any]]:
-    """What a run logged; of steps that it took again after it was killed, the last account."""
-    path = run_folder(runs, key) / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    entries: list[dict[str, Any]] = []
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):  # Cut off where the run was killed.
-            entry = json.loads(line)
-            while entries and entries[-1]["step"] > entry["step"]:
-                entries.pop()
-            entries.append(entry)
-    return entries
+    return read_log(run_folder(runs, key))
 
 
 def _table(markdown: str) -> str:

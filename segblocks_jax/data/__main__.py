@@ -6,6 +6,7 @@ python -m segblocks_jax.data frequencies camvid --data_dir=DIR --split=val
 """
 
 import argparse
+import contextlib
 import itertools
 import pathlib
 import sys
@@ -62,8 +63,8 @@ def sheet(arguments: argparse.Namespace) -> int:
     source = _open(arguments)
     augmentation = Augmentation((arguments.crop, arguments.crop))
     batches = train_batches(source, augmentation, arguments.columns, arguments.seed)
-    picture = contact_sheet(itertools.islice(batches, arguments.batches), source.table)
-    batches.close()
+    with contextlib.closing(batches):
+        picture = contact_sheet(itertools.islice(batches, arguments.batches), source.table)
     Image.fromarray(picture).save(arguments.output)
     print(f"{arguments.output}: {arguments.batches} batches of {arguments.columns}")
     return 0

@@ -1,8 +1,9 @@
 """Evaluation batches: whole images, padded to a few sizes, in batches that are always full."""
 
+import contextlib
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -81,12 +82,13 @@ def eval_batches(
     multiple: int,
     max_sizes: int = 8,
     shard: tuple[int, int] = (0, 1),
-) -> Iterator[EvalBatch]:
+) -> Generator[EvalBatch, None, None]:
     """All items once, in batches that all have `batch_size` images, of at most `max_sizes` sizes.
 
     Images of equal padded size share a batch, in order; those of one size alone come in the order of the
     source. The last batch of every size is filled up with ignored images. So a whole data set takes at most
-    `max_sizes` shapes, however many sizes its images have.
+    `max_sizes` shapes, however many sizes its images have. Threads read ahead until the generator ends or is
+    closed, so use `contextlib.closing` where a loop over it may fail.
 
     Args:
         source: items {"image", "label", "name"} with random access.
@@ -131,7 +133,7 @@ def _group(
 
 def _read(
     source: Source, batch_size: int, groups: list[tuple[Size, list[int]]]
-) -> Iterator[EvalBatch]:
+) -> Generator[EvalBatch, None, None]:
     with extra("train", "eval_batches"):
         import grain
 
@@ -139,9 +141,10 @@ def _read(
     ahead = max(_THREADS, 2 * batch_size)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
     wanted = [i for _, members in groups for i in members]
-    items = iter(grain.MapDataset.source(wanted).map(source.__getitem__).to_iter_dataset(options))
-    for size, members in groups:
-        yield _pad_batch([next(items) for _ in members], batch_size, size, fill)
+    items = grain.MapDataset.source(wanted).map(source.__getitem__).to_iter_dataset(options)
+    with contextlib.closing(iter(items)) as reading:
+        for size, members in groups:
+            yield _pad_batch([next(reading) for _ in members], batch_size, size, fill)
 
 
 def _pad_batch(items: list[dict], batch_size: int, size: Size, fill) -> EvalBatch:

@@ -10,9 +10,12 @@ import warnings
 
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.extras import extra
+
+with extra("images", "reading images"):
+    from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 _TOPS = (255, 1023, 4095, 16383, 65535)
 _REMEDY = "save it with 8 bits a channel"
@@ -43,7 +46,10 @@ def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     """
     mode = stored_mode(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.stack([_scale(np.asarray(image), mode)] * 3, axis=-1)
+        gray = _scale(np.asarray(image), mode)
+        # A TIFF may store black as the largest value; Pillow heeds that in 8 bits only.
+        white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
+        return np.stack([255 - gray if white_is_zero else gray] * 3, axis=-1)
     # Pillow warns where a palette loses its transparency on the direct way.
     whole = image.convert("RGBA") if "transparency" in image.info else image
     pixels = np.array(whole.convert("RGB"))
@@ -127,6 +133,8 @@ def explain(error: Exception) -> str:
         )
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
+    if isinstance(error, OSError) and error.errno is not None:
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
         return "it holds nothing that Pillow reads; copy it again, or convert it to PNG"
     return f"{str(error) or type(error).__name__}; is the file complete?"

@@ -1,6 +1,5 @@
 """What the entry points share: flags, configuration, data, modes."""
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable
@@ -9,20 +8,17 @@ from typing import Any
 import jax
 import ml_collections
 from absl import app, flags, logging
-from flax import nnx
 from ml_collections import config_flags
 
-from segblocks_jax.data import SegmentationSource
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.experiments import commands
 from segblocks_jax.structured_config import ConfigError
-from segblocks_jax.systems.segblocks.build import create_system
-from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.systems.segblocks.sources import open_source
-from segblocks_jax.training import loop, sharding
+from segblocks_jax.systems.registry import system_of
+from segblocks_jax.training import sharding
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.profiling import Profile
 from segblocks_jax.training.sharding import is_first
+from segblocks_jax.training.system import System
 
 MODES = ("train", "eval", "speed", "predict", "export")
 
@@ -83,27 +79,31 @@ def _parse(argv: list[str]) -> list[str]:
     sys.exit(2)
 
 
-def read_config(mapping: ml_collections.ConfigDict, datasets: tuple[str, ...]) -> ExperimentConfig:
-    """Turns a ConfigDict into a checked configuration.
+def read_system(
+    mapping: ml_collections.ConfigDict, datasets: tuple[str, ...], **options: Any
+) -> System:
+    """Turns a ConfigDict into a system with a checked configuration; `options` as for `system_of`.
 
     Raises:
         ConfigError: a field is unknown or has a bad value, or the data set belongs to another entry point.
     """
-    config = ExperimentConfig.from_mapping(mapping.to_dict())
-    if config.data.dataset not in datasets:
+    system = system_of(mapping.to_dict(), **options)
+    dataset = system.config.data.dataset
+    if dataset not in datasets:
         raise ConfigError(
-            f"data.dataset is {config.data.dataset!r}; this entry point serves {', '.join(datasets)}"
+            f"data.dataset is {dataset!r}; this entry point serves {', '.join(datasets)}"
         )
-    return config
+    return system
 
 
 def _main(datasets: tuple[str, ...]) -> int:
     if not any(argument.startswith(("--verbosity", "-v")) for argument in sys.argv):
         logging.set_verbosity(logging.WARNING)  # absl.app says INFO; Orbax then tells every file.
     try:
-        config = _with_data_dir(read_config(_CONFIG.value, datasets), _DATA_DIR.value)
+        options = {"data_dir": _DATA_DIR.value, "eval_split": _SPLIT.value}
+        system = read_system(_CONFIG.value, datasets, **options)
         _start_distributed()
-        return _run(config)
+        return _run(system)
     except Preempted as stop:
         if is_first():
             print(stop)
@@ -112,12 +112,6 @@ def _main(datasets: tuple[str, ...]) -> int:
         logging.debug("stopped", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _with_data_dir(config: ExperimentConfig, folder: str | None) -> ExperimentConfig:
-    if folder is None:
-        return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=folder))
 
 
 def _start_distributed() -> None:
@@ -136,33 +130,24 @@ def _start_distributed() -> None:
     sharding.start(*where)
 
 
-def _run(config: ExperimentConfig) -> int:
+def _run(system: Any) -> int:
     workdir = pathlib.Path(_WORKDIR.value)
     jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
-
-    def source(split: str) -> SegmentationSource:
-        return open_source(config, split)
-
-    def train() -> int:
-        profile = None if _PROFILE.value is None else Profile.parse(_PROFILE.value)
-        # What can't start fails before data is opened; the number of classes plays no part here.
-        abstract = nnx.eval_shape(lambda: create_system(config, 1))
-        loop.load_pretrained(config, abstract, workdir)
-        sources = source(config.data.train_split), source(split)
-        return commands.train(config, *sources, workdir, profile)
-
     checkpoint: Any = _CHECKPOINT.value
     if checkpoint.isdigit():
         checkpoint = int(checkpoint)
-    split = _SPLIT.value or config.data.eval_split
     actions: dict[str, Callable[[], int]] = {
-        "train": train,
-        "eval": lambda: commands.evaluate(config, source(split), workdir, checkpoint),
-        "speed": lambda: commands.speed(config, workdir, _image_size()),
-        "predict": lambda: commands.predict(config, workdir, checkpoint, _prediction(workdir)),
-        "export": lambda: commands.export(config, workdir, checkpoint),
+        "train": lambda: commands.train(system, workdir, _profile()),
+        "eval": lambda: commands.evaluate(system, workdir, checkpoint),
+        "speed": lambda: commands.speed(system, workdir, _image_size()),
+        "predict": lambda: commands.predict(system, workdir, checkpoint, _prediction(workdir)),
+        "export": lambda: commands.export(system, workdir, checkpoint),
     }
     return actions[_MODE.value]()
+
+
+def _profile() -> Profile | None:
+    return None if _PROFILE.value is None else Profile.parse(_PROFILE.value)
 
 
 def _prediction(workdir: pathlib.Path) -> commands.Prediction:

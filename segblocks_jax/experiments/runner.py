@@ -9,26 +9,17 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
-from flax import nnx
 
-from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.analysis.records import RECORD, run_folder
 from segblocks_jax.errors import UserError
-from segblocks_jax.interop import load_model
-from segblocks_jax.nn import scaled_multiple, scaled_size
+from segblocks_jax.systems.registry import system_of
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.systems.segblocks.evaluation import Evaluation, evaluate
-from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training import loop
-from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.preemption import Preempted
-
-# Policies whose scores rank blocks, so that all can be held to the same share.
-_RANKING = ("reinforce", "heuristic", "random", "middle")
+from segblocks_jax.training.workdir import describe, load_modules, open_checkpoints
 
 
 def run_all(
@@ -89,30 +80,15 @@ def train_and_record(
     key: str, config: ExperimentConfig, folder: pathlib.Path, data_dir: str | None
 ) -> None:
     """Trains a run, from its last checkpoint where it was interrupted, and writes its record last."""
-    splits = config.data.train_split, config.data.eval_split
-    train_source, source = (open_source(config, split, data_dir) for split in splits)
-    with Checkpoints(folder / "checkpoints", model=config.model.name) as checkpoints:
+    system = system_of(config.to_dict(), data_dir=data_dir)
+    with open_checkpoints(system, folder) as checkpoints:
         first = checkpoints.latest_step() or 0
-    result = loop.train(config, train_source, source, folder)
+    result = loop.train(system, folder)
     trained = time.perf_counter()
-    model = load_model(folder / "export")
-    system = model if isinstance(model, nnx.Dict) else nnx.Dict(net=model)
-    steps = config.optim.steps
-    pretrained = loop.read_pretrained(config, folder)
-    record = loop.describe(result, source, config, steps, pretrained)
-    record |= {
-        "key": key,
-        "at_target": None,
-        "shares": list(result.shares),
-        "data": {
-            s.split: {"images": len(s), "skipped": len(s.skipped)} for s in (train_source, source)
-        },
-        "counts": _counts(system, config, result, source.sizes[0]),
-    }
-    if config.policy.name in _RANKING:
-        held = evaluate(system, source, config, mode=f"share={config.policy.target}")
-        record["at_target"] = held.to_dict(source.table.classes)
-    timing = json.loads((folder / f"eval_{steps}.json").read_text())["timing"]
+    modules, step, pretrained = load_modules(system, folder)
+    record = describe(system, result, step, pretrained)
+    record |= {"key": key, **system.details(modules, result)}
+    timing = json.loads((folder / f"eval_{step}.json").read_text())["timing"]
     record["time"] = {
         "train_seconds": timing["seconds"],
         "starts": timing["starts"],
@@ -121,27 +97,3 @@ def train_and_record(
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_json(folder / RECORD, record)
-
-
-def _counts(
-    system: nnx.Dict, config: ExperimentConfig, result: Evaluation, size: tuple[int, int]
-) -> dict[str, Any]:
-    """Parameters, and multiply-adds by part of one image at the mean share of high blocks."""
-    policy = system.policy if "policy" in system else None
-    scale = config.model.input_scale
-    multiple = scaled_multiple(scale) if policy is None else policy.block_size
-    height, width = (-(-side // multiple) * multiple for side in size)
-    shape = scaled_size((height, width), scale)
-    macs = count_macs(
-        system.net,
-        (1, *shape, 3),
-        result.high_fraction,
-        policy=policy,
-        low_factor=config.policy.low_factor,
-    )
-    leaves = jax.tree.leaves(nnx.state(system, nnx.Param))
-    return {
-        "parameters": sum(leaf.size for leaf in leaves),
-        "gmacs_by_part": {name: value / 1e9 for name, value in macs.by_part.items()},
-        "size": list(shape),
-    }

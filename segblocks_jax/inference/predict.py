@@ -6,19 +6,15 @@ Files are read ahead, and results written, while the engine computes.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-
-from segblocks_jax.extras import extra
-
-with extra("images", "prediction on files"):
-    from PIL import Image
 
 from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.errors import InvalidInputError
@@ -34,6 +30,7 @@ _READ_AHEAD = 4  # Pictures beyond a batch.
 _WRITERS = 2
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """What segments: an `Engine` or `ExportedEngine`."""
 
@@ -79,10 +76,11 @@ def predict_files(
         raise InvalidInputError(f"predict: batch_size is {batch_size}; expected 1 or more")
     names = name_results(files, output)
     failed: dict[pathlib.Path, str] = {}
-    tally = _Tally(files)
+    promised = {file: count_pictures(file) for file in files}
+    done, total = 0, sum(promised.values())
     everything = itertools.chain.from_iterable(map(read_pictures, files))
     with (
-        Progress("predict", tally.total, images_per_step=1) as progress,
+        Progress("predict", total, images_per_step=1) as progress,
         _Writers(_WRITERS, most=2 * batch_size + _WRITERS) as writers,
     ):
         for batch in _batches(_read_ahead(everything, batch_size + _READ_AHEAD), batch_size):
@@ -93,31 +91,13 @@ def predict_files(
                     stem = output / _stem(picture, names)
                     arguments = stem, result, table, engine.multiple, side_by_side
                     writers.submit(picture.file, _write, *arguments)
-            tally.add(batch)
-            progress.update(tally.done, total=tally.total)
-        progress.update(tally.done, total=tally.done)
+            done += len(batch)
+            total += sum((p.frame or 0) >= promised[p.file] for p in batch)
+            progress.update(done, total=total)
+        progress.update(done, total=done)
     for file, reason in writers.failed:
         failed.setdefault(file, reason)
     return list(failed.items())
-
-
-class _Tally:
-    """Pictures done, and how many there will be: what files promise until they are read."""
-
-    def __init__(self, files: list[pathlib.Path]) -> None:
-        self._promised = {file: count_pictures(file) for file in files}
-        self._file: pathlib.Path | None = None
-        self._end = 0  # Where the file that is being read ends, as far as is known.
-        self.done, self.total = 0, sum(self._promised.values())
-
-    def add(self, batch: list[Picture]) -> None:
-        for picture in batch:
-            if picture.file != self._file:
-                self.total += self.done - self._end  # The last file held less than it promised.
-                self._file, self._end = picture.file, self.done + self._promised[picture.file]
-            self.done += 1
-            if self.done > self._end:
-                self.total, self._end = self.total + 1, self.done
 
 
 @no_type_check
@@ -151,8 +131,8 @@ def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture,
 
 
 def _results(engine: Segmenter, batch: list[Picture]) -> list[_Result]:
-    images = np.stack([p.image for p in batch if p.image is not None])
-    result = engine(images)
+    images = [p.image for p in batch if p.image is not None]
+    result = engine(np.stack(images))
     assert result.labels is not None
     logits = result.scores if engine.learned else None
     return [
@@ -204,7 +184,6 @@ class _Writers:
         self.failed: list[tuple[pathlib.Path, str]] = []
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._room = threading.Semaphore(most)
-        self._pending: list[tuple[pathlib.Path, concurrent.futures.Future[None]]] = []
 
     def __enter__(self) -> "_Writers":
         return self
@@ -212,37 +191,30 @@ class _Writers:
     def submit(self, file: pathlib.Path, write: Callable[..., None], *arguments: object) -> None:
         self._room.acquire()
         future = self._pool.submit(write, *arguments)
-        future.add_done_callback(lambda _: self._room.release())
-        self._pending = [entry for entry in self._pending if not self._collect(*entry)]
-        self._pending.append((file, future))
+        future.add_done_callback(functools.partial(self._finish, file))
 
-    def _collect(self, file: pathlib.Path, future: concurrent.futures.Future[None]) -> bool:
-        if future.done() and (error := future.exception()) is not None:
-            self.failed.append((file, f"can't write its results ({error})"))
-        return future.done()
+    def _finish(self, file: pathlib.Path, future: concurrent.futures.Future[None]) -> None:
+        self._room.release()
+        if (error := future.exception()) is not None:
+            self.failed.append(
+                (file, f"can't write its results ({str(error) or type(error).__name__})")
+            )
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
-        for entry in self._pending:
-            self._collect(*entry)
 
 
 def _write(
     stem: pathlib.Path, result: _Result, table: LabelTable, multiple: int, side_by_side: bool
 ) -> None:
     image, labels = result.image, result.labels
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(labels, "L")
-    picture.putpalette(table.colors.tobytes())
-    save_result(f"{stem}_labels.png", picture)
-    save_result(
-        f"{stem}_overlay.png", Image.fromarray(pictures.overlay(image, labels, table.colors))
-    )
+    save_result(f"{stem}_labels.png", labels, table.colors)
+    save_result(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colors))
     padded = pad_to_multiple(image, multiple, (0, 0, 0))
     shown = pictures.panels(padded, labels, table.colors, result.mask, result.scores)
     *_, last = shown.values()
     if result.mask is not None:
-        save_result(f"{stem}_grid.png", Image.fromarray(last))
+        save_result(f"{stem}_grid.png", last)
     if side_by_side:
         row = pictures.side_by_side(list(shown.values()), list(shown))
-        save_result(f"{stem}_side_by_side.png", Image.fromarray(row))
+        save_result(f"{stem}_side_by_side.png", row)

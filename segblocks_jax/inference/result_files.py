@@ -7,6 +7,8 @@ import pathlib
 import re
 import unicodedata
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
 KINDS = ("labels", "overlay", "grid", "side_by_side")
@@ -17,10 +19,18 @@ _LONGEST = 255 - len("_side_by_side.png")  # In bytes; what most file systems ta
 _MARK = "segblocks_jax predict"  # As "Software" in every PNG that `save_result` writes.
 
 
-def save_result(path: pathlib.Path | str, image: Image.Image) -> None:
-    """Saves a result as PNG, marked so that `is_result` knows it from an input."""
+def save_result(
+    path: pathlib.Path | str,
+    pixels: UInt8[np.ndarray, "h w *c"],
+    palette: UInt8[np.ndarray, "k 3"] | None = None,
+) -> None:
+    """Saves a result as PNG, marked so that `is_result` knows it from an input; makes folders as needed."""
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(palette.tobytes())
     mark = PngImagePlugin.PngInfo()
     mark.add_text("Software", _MARK)
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     image.save(path, "PNG", pnginfo=mark)
 
 

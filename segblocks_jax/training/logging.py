@@ -16,6 +16,8 @@ from jaxtyping import UInt8
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.training.wandb_log import WandbLog
 
+LOG = "metrics.jsonl"
+
 
 class NonFiniteError(UserError, FloatingPointError):
     """A metric is NaN or infinite, so training on would only waste time."""
@@ -34,11 +36,13 @@ class RunLog:
         *,
         wandb: str | None = None,
         config: Mapping[str, Any] | None = None,
+        step: int | None = None,
     ):
         """Makes the folder if it is missing and opens both files.
 
         Args:
           folder: of the run.
+          step: that the run continues from. Lines of later steps, which are lost, are taken out.
           wandb: a project of Weights & Biases that gets everything too; needs the extra `wandb`.
           config: of the run, for Weights & Biases.
 
@@ -48,8 +52,17 @@ class RunLog:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._wandb = None if wandb is None else WandbLog(wandb, self.folder, config or {})
-        self._lines = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard = tensorboardX.SummaryWriter(str(self.folder))
+        if step is not None:
+            kept = [
+                json.dumps(line) + "\n" for line in read_log(self.folder) if line["step"] <= step
+            ]
+            _write_text(self.folder / LOG, "".join(kept))
+        self._lines = (self.folder / LOG).open("a", encoding="utf-8")
+        if self._lines.tell() and not (self.folder / LOG).read_bytes().endswith(b"\n"):
+            self._lines.write("\n")  # Behind what a kill has cut.
+        self._tensorboard = tensorboardX.SummaryWriter(
+            str(self.folder), purge_step=None if step is None else step + 1
+        )
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes named numbers (Python, numpy or jax scalars) of one step; waits for the device.
@@ -96,13 +109,37 @@ class RunLog:
         self.close()
 
 
+def read_log(folder: Path | str) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, without those that were cut and those of lost steps.
+
+    A step below the last one shows that the run was killed and went on from an earlier step, so what was
+    logged from there on is lost. Of two lines that give a step the same value the later counts.
+    """
+    path, lines = Path(folder) / LOG, list[dict[str, Any]]()
+    for text in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+            step, names = int(line["step"]), line["values"].keys()
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        kept = len(lines)
+        while kept and lines[kept - 1]["step"] >= step:
+            kept -= 1
+        again = [old for old in lines[kept:] if not old["values"].keys() & names]
+        lines[kept:] = [] if lines and lines[-1]["step"] > step else again
+        lines.append(line)
+    return lines
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Writes JSON in one piece: a reader finds the old file or the whole new one, never a part.
 
     Numpy and jax arrays become lists; NaN and infinities, which JSON lacks, become null.
     """
-    path = Path(path)
-    text = json.dumps(_finite_or_null(value), indent=2, allow_nan=False) + "\n"
+    _write_text(Path(path), json.dumps(_finite_or_null(value), indent=2, allow_nan=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,4 +1,4 @@
-"""The system that is trained, a network and its policy, and the state of a training run."""
+"""The state of a training run."""
 
 import dataclasses
 
@@ -22,8 +22,8 @@ class TrainState:
 
     Attributes:
         step: optimizer steps done.
-        params: parameters of network and policy.
-        stats: running statistics.
+        params: parameters of the modules.
+        stats: their other variables: running statistics.
         opt_state: of the optimizer.
         key: PRNG key; a step uses `fold_in(key, step)`.
     """
@@ -36,10 +36,10 @@ class TrainState:
 
 
 def create_state(
-    system: nnx.Dict, optimizer: optax.GradientTransformation, seed: int
+    modules: nnx.Module, optimizer: optax.GradientTransformation, seed: int
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """Splits a system into its static structure and the state to train."""
-    graphdef, *states = nnx.split(system, nnx.Param, nnx.BatchStat)
+    """Splits modules into their static structure and the state to train."""
+    graphdef, *states = nnx.split(modules, nnx.Param, ...)
     params, stats = states
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

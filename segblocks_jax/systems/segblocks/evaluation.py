@@ -14,11 +14,15 @@ from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.adaptive.decision import Decision, fill_scores
 from segblocks_jax.blocks import BlockGrid
 from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches, normalize
-from segblocks_jax.nn import scaled_size
-from segblocks_jax.systems.segblocks.build import complete_spec
+from segblocks_jax.nn import scaled_multiple, scaled_size
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.resolution_gain import resolution_gain
+from segblocks_jax.tasks.segmentation.evaluation import (
+    BoundaryDensity,
+    boundary_ratio,
+    format_scores,
+)
 from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal, Scores, scores
 from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training.sharding import gather, local_mesh
@@ -37,6 +41,7 @@ class Evaluation:
             images in host memory to labels in host memory; None where every batch compiled one.
         boundary_ratio: label-boundary density of high blocks over that of low blocks.
         images: number of images.
+        class_names: of the scores.
         shares: of high blocks, one an image; empty without blocks.
     """
 
@@ -46,9 +51,10 @@ class Evaluation:
     images_per_second: float | None
     boundary_ratio: float | None
     images: int
+    class_names: tuple[str, ...]
     shares: tuple[float, ...] = ()
 
-    def to_dict(self, class_names: tuple[str, ...]) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, all but `shares`."""
         rest = {
             "gmacs": self.gmacs,
@@ -57,15 +63,27 @@ class Evaluation:
             "boundary_ratio": self.boundary_ratio,
             "images": self.images,
         }
-        return {**self.scores.to_dict(class_names), **rest}
+        return {**self.scores.to_dict(self.class_names), **rest}
+
+    def __str__(self) -> str:
+        lines = [format_scores(self.scores, self.class_names)]
+        lines.append(f"GMACs an image: {self.gmacs:.3f} (mean over {self.images} real grids)")
+        if self.high_fraction is not None:
+            lines.append(f"share of high blocks: {self.high_fraction:.1%}")
+        if self.boundary_ratio is not None:
+            lines.append(f"label-boundary density, high blocks over low: {self.boundary_ratio:.2f}")
+        if self.images_per_second is not None:
+            lines.append(f"images/s: {self.images_per_second:.2f}")
+        return "\n".join(lines)
 
 
 def evaluate(
+    engine: Engine,
     system: nnx.Dict,
     source: SegmentationSource,
     config: ExperimentConfig,
     *,
-    mode: str = "exact",
+    mode: str | None = None,
     seed: int = 0,
     on_batch: Callable[[EvalBatch, Segmentation], None] | None = None,
 ) -> Evaluation:
@@ -76,48 +94,36 @@ def evaluate(
     its share of the batches, on one device, and all get the result of the whole set, whatever their number.
 
     Args:
+        engine: that serves the system.
         system: of `create_system`.
         source: of `segblocks_jax.data.open_dataset`.
         config: of the experiment.
-        mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`; not for the oracle.
+        mode: how many blocks run high, see `Mode`; default: the engine's; not for the oracle.
         seed: of random policies.
         on_batch: called after each batch of this process, e.g. for progress or pictures.
     """
-    spec = complete_spec(config, source.table, source.normalization)
-    engine = Engine(system, spec, dtype=config.precision, mode=mode)
     masks = _OracleMasks(system, source, config) if config.policy.name == "oracle" else None
     confusion = ConfusionTotal(len(source.table.classes), mesh=local_mesh())
-    edges = _BoundaryDensity(config.policy.block_size)
+    edges = BoundaryDensity(config.policy.block_size)
     macs: dict[tuple, tuple[float, float]] = {}
     loop, shard = config.loop, (jax.process_index(), jax.process_count())
     rows: dict[int, _Row] = {}
     batches = eval_batches(source, loop.eval_batch_size, engine.multiple, loop.eval_sizes, shard)
     for i, batch in zip(itertools.count(*shard), batches, strict=False):
         mask = None if masks is None else masks(batch, seed + i)
-        result = engine(batch.image, seed=seed + i, mask=mask)
+        result = engine(batch.image, mode=mode, seed=seed + i, mask=mask)
         assert result.labels is not None
         confusion.update(batch.label, result.labels)
         size = batch.image.shape[1:3]
         if size not in macs:
             macs[size] = _gmacs(system, size, config)
-        low, high = macs[size]
-        masks_of = [None] * batch.count if result.mask is None else result.mask[: batch.count]
-        executed = [1.0 if mask is None else float(mask.mean()) for mask in masks_of]
-        side = config.policy.block_size
-        shares = [
-            1.0 if mask is None else float(mask[: -(-h // side), : -(-w // side)].mean())
-            for mask, (h, w) in zip(masks_of, batch.sizes, strict=False)
-        ]
-        rows[i] = _Row(
-            shares=shares,
-            gmacs=[low + (high - low) * share for share in executed],
-            rate=None if result.compiled else batch.count / result.seconds,
-        )
+        rows[i] = _Row.of(batch, result, macs[size], config.policy.block_size)
         if result.mask is not None:
             edges.add(batch.label[: batch.count], result.mask[: batch.count])
         if on_batch is not None:
             on_batch(batch, result)
-    return _summary(confusion.counts, rows, edges, in_blocks=engine.block_size is not None)
+    parts = gather((confusion.counts, rows, edges.counts))
+    return _summary(parts, source.table.classes, in_blocks=engine.block_size is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,19 +134,37 @@ class _Row:
     gmacs: list[float]
     rate: float | None
 
+    @classmethod
+    def of(
+        cls, batch: EvalBatch, result: Segmentation, macs: tuple[float, float], side: int
+    ) -> "_Row":
+        """`macs` are those of an image with all blocks low, and with all high; `side` a block's."""
+        low, high = macs
+        masks = [None] * batch.count if result.mask is None else result.mask[: batch.count]
+        executed = [1.0 if mask is None else float(mask.mean()) for mask in masks]
+        shares = [
+            1.0 if mask is None else float(mask[: -(-h // side), : -(-w // side)].mean())
+            for mask, (h, w) in zip(masks, batch.sizes, strict=False)
+        ]
+        gmacs = [low + (high - low) * share for share in executed]
+        rate = None if result.compiled else batch.count / result.seconds
+        return cls(shares, gmacs, rate)
+
 
 def _summary(
-    counts: np.ndarray, rows: dict[int, _Row], edges: "_BoundaryDensity", *, in_blocks: bool
+    parts: list[tuple[np.ndarray, dict[int, _Row], np.ndarray]],
+    class_names: tuple[str, ...],
+    *,
+    in_blocks: bool,
 ) -> Evaluation:
     """Of all processes together, in the order of the batches, so that their number changes no digit."""
-    parts = gather((counts, rows, edges.counts))
     merged = {i: row for _, part, _ in parts for i, row in part.items()}
     ordered = [merged[i] for i in sorted(merged)]
     shares, gmacs = (
         [x for row in ordered for x in getattr(row, name)] for name in ("shares", "gmacs")
     )
     rates = [row.rate for row in ordered if row.rate is not None]
-    boundary = _boundary_ratio(np.sum([part for _, _, part in parts], axis=0))
+    boundary = boundary_ratio(np.sum([part for _, _, part in parts], axis=0))
     return Evaluation(
         scores=scores(np.sum([part for part, _, _ in parts], axis=0)),
         gmacs=float(np.mean(gmacs)),
@@ -148,6 +172,7 @@ def _summary(
         images_per_second=float(np.median(rates)) if rates else None,
         boundary_ratio=boundary if in_blocks else None,
         images=len(gmacs),
+        class_names=class_names,
         shares=tuple(shares) if in_blocks else (),
     )
 
@@ -165,6 +190,30 @@ def _gmacs(
         for share in (0.0, 1.0)
     )
     return low.total / 1e9, high.total / 1e9
+
+
+def count(
+    system: nnx.Dict, config: ExperimentConfig, result: Evaluation, size: tuple[int, int]
+) -> dict[str, Any]:
+    """Parameters, and multiply-adds by part of one image at the mean share of high blocks."""
+    policy = system.policy if "policy" in system else None
+    scale = config.model.input_scale
+    multiple = scaled_multiple(scale) if policy is None else policy.block_size
+    height, width = (-(-side // multiple) * multiple for side in size)
+    shape = scaled_size((height, width), scale)
+    macs = count_macs(
+        system.net,
+        (1, *shape, 3),
+        result.high_fraction,
+        policy=policy,
+        low_factor=config.policy.low_factor,
+    )
+    leaves = jax.tree.leaves(nnx.state(system, nnx.Param))
+    return {
+        "parameters": sum(leaf.size for leaf in leaves),
+        "gmacs_by_part": {name: value / 1e9 for name, value in macs.by_part.items()},
+        "size": list(shape),
+    }
 
 
 class _OracleMasks:
@@ -193,38 +242,3 @@ class _OracleMasks:
         num_high = round_to_bucket(count, decision.action.size, policy.bucket_step)
         scores = fill_scores(decision, semantics.filling, jax.random.key(seed))
         return np.asarray(BlockGrid.from_mask(decision.action, num_high, scores).mask)
-
-
-class _BoundaryDensity:
-    """Counts pixels that differ in label from their right or lower neighbor, and all, by resolution.
-
-    Attributes:
-        counts: [edges, pixels] of [low, high] blocks.
-    """
-
-    def __init__(self, block_size: int) -> None:
-        self._block_size = block_size
-        self.counts = np.zeros((2, 2), np.int64)
-
-    def add(self, labels: np.ndarray, mask: np.ndarray) -> None:
-        labels = labels.astype(np.int16)
-        valid = labels != 255
-        edge = np.zeros(labels.shape, bool)
-        for axis in (1, 2):
-            ahead = [slice(None)] * 3
-            ahead[axis] = slice(1, None)
-            here = [slice(None)] * 3
-            here[axis] = slice(None, -1)
-            a, b = tuple(here), tuple(ahead)
-            edge[a] |= (labels[a] != labels[b]) & valid[a] & valid[b]
-        high = mask.repeat(self._block_size, 1).repeat(self._block_size, 2)
-        for kind, chosen in enumerate((~high, high)):
-            self.counts[:, kind] += edge[chosen].sum(), valid[chosen].sum()
-
-
-def _boundary_ratio(counts: np.ndarray) -> float | None:
-    edges, pixels = counts
-    if not (pixels.all() and edges[0]):
-        return None
-    low, high = edges / pixels
-    return float(high / low)

@@ -1,7 +1,6 @@
 """Pictures of labels and block grids, as uint8 arrays (h, w, 3) until they are saved."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
@@ -63,8 +62,13 @@ def overlay(
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"overlay: alpha is {alpha}, expected 0 (image) to 1 (label colors)")
-    mixed = (1 - alpha) * image + alpha * colorise(label, colors, ignore).astype(np.float64)
-    return np.where((label == ignore)[..., None], image, np.rint(mixed).astype(np.uint8))
+    mixed = image.copy()
+    for top in range(0, len(image), 64):  # Strips, as floats of a large image fill memory.
+        rows = slice(top, top + 64)
+        paint = colorise(label[rows], colors, ignore).astype(np.float64)
+        blend = np.rint((1 - alpha) * image[rows] + alpha * paint).astype(np.uint8)
+        np.copyto(mixed[rows], blend, where=(label[rows] != ignore)[..., None])
+    return mixed
 
 
 def draw_grid(
@@ -180,13 +184,6 @@ def side_by_side(
         canvas[header : header + h, left : left + w] = image
         left += w + gap
     return canvas
-
-
-def save_png(path: Path | str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Saves a picture as PNG, making folders as needed."""
-    _check_image("save_png", image)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, format="PNG")
 
 
 def _title_bar(title: str, height: int, width: int, size: int) -> np.ndarray:

@@ -1,0 +1,188 @@
+"""SegBlocks as the training loop, sweeps and entry points know it."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optax
+from flax import nnx
+
+from segblocks_jax.data import (
+    NORMALIZATION,
+    Normalization,
+    SegmentationSource,
+    TrainBatches,
+    label_table,
+    train_batches,
+)
+from segblocks_jax.interop import check_target, load_backbone, save_model
+from segblocks_jax.systems.segblocks import evaluation
+from segblocks_jax.systems.segblocks.build import complete_spec, create_system
+from segblocks_jax.systems.segblocks.callbacks import EvalPictures
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.engine import Engine
+from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.systems.segblocks.spec import ModelSpec
+from segblocks_jax.systems.segblocks.step import TrainStep
+from segblocks_jax.tasks.segmentation.labels import LabelTable
+from segblocks_jax.training.compilation import Report
+from segblocks_jax.training.logging import RunLog
+from segblocks_jax.training.optimizer import Multipliers
+from segblocks_jax.training.system import OnBatch, System
+
+# Policies whose scores rank blocks, so that all can be held to the same share.
+_RANKING = ("reinforce", "heuristic", "random", "middle")
+
+
+class SegBlocks(System):
+    """Semantic segmentation in blocks of two resolutions; without a policy, of whole images."""
+
+    config_type = ExperimentConfig
+    main_metric = "miou"
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        *,
+        data_dir: str | None = None,
+        eval_split: str | None = None,
+        sources: tuple[SegmentationSource, SegmentationSource] | None = None,
+    ) -> None:
+        """Opens no data yet.
+
+        Args:
+            config: of the experiment.
+            data_dir: of the data set, in place of the configuration's.
+            eval_split: in place of the configuration's.
+            sources: to train on and to evaluate on, in place of the configuration's data set.
+        """
+        if data_dir is not None:
+            data = dataclasses.replace(config.data, data_dir=data_dir)
+            config = dataclasses.replace(config, data=data)
+        self.config, self._eval_split = config, eval_split or config.data.eval_split
+        if sources is not None:
+            self.train_source, self.eval_source = sources
+
+    @functools.cached_property
+    def train_source(self) -> SegmentationSource:
+        """What is trained on."""
+        return open_source(self.config, self.config.data.train_split)
+
+    @functools.cached_property
+    def eval_source(self) -> SegmentationSource:
+        """What is evaluated on."""
+        return open_source(self.config, self._eval_split)
+
+    @functools.cached_property
+    def table(self) -> LabelTable:
+        """The classes; opens no more than it must."""
+        return label_table(self.config.data.dataset, self.config.data.data_dir)
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of the images."""
+        return NORMALIZATION[self.config.data.dataset]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What builds and serves the model."""
+        return complete_spec(self.config, self.table, self.normalization)
+
+    @property
+    def model(self) -> str:
+        """Name of the network."""
+        return self.config.model.name
+
+    def build(self) -> nnx.Dict:
+        """``{"net", "policy"}``; see `create_system`."""
+        return create_system(self.config, len(self.table.classes))
+
+    def multipliers(self) -> Multipliers:
+        """Of the backbone, and of a learned policy."""
+        optim = self.config.optim
+        learned = self.config.policy.name == "reinforce"
+        policy = {"policy": optim.policy_multiplier} if learned else {}
+        return {"net/backbone": optim.backbone_multiplier, **policy}
+
+    def load_pretrained(self, modules: Any) -> dict[str, str] | None:
+        """Loads `config.model.pretrained` into the backbone."""
+        file = self.config.model.pretrained
+        return None if file is None else load_backbone(modules.net, file)
+
+    def train_step(
+        self, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, report: Report
+    ) -> TrainStep:
+        """See `TrainStep`."""
+        return TrainStep(graphdef, optimizer, self.config, self.normalization, report=report)
+
+    def train_batches(self, shard: tuple[int, int]) -> TrainBatches:
+        """Augmented crops."""
+        config, _ = self.config, self.eval_source
+        return train_batches(
+            self.train_source,
+            config.data.augmentation(),
+            config.optim.batch_size,
+            config.seed,
+            workers=config.data.workers,
+            shard=shard,
+        )
+
+    def evaluate(
+        self, modules: Any, *, on_batch: OnBatch | None = None, mode: str | None = None
+    ) -> evaluation.Evaluation:
+        """See `evaluation.evaluate`."""
+        engine = self.engine(modules)
+        return evaluation.evaluate(
+            engine, modules, self.eval_source, self.config, mode=mode, on_batch=on_batch
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The split that is evaluated, and the configuration."""
+        config = self.config.stored()
+        config["data"]["data_dir"] = None
+        return {"split": f"{self.eval_source.name}/{self.eval_source.split}", "config": config}
+
+    @property
+    def eval_size(self) -> int:
+        """Number of images."""
+        return len(self.eval_source)
+
+    def details(self, modules: Any, result: evaluation.Evaluation) -> dict[str, Any]:
+        """Shares of all images, the result at the target share, images, parameters, operations by part."""
+        at_target, policy = None, self.config.policy
+        if policy.name in _RANKING:
+            at_target = self.evaluate(modules, mode=f"share={policy.target}").to_dict()
+        sources = self.train_source, self.eval_source
+        return {
+            "at_target": at_target,
+            "shares": list(result.shares),
+            "data": {s.split: {"images": len(s), "skipped": len(s.skipped)} for s in sources},
+            "counts": evaluation.count(modules, self.config, result, self.eval_source.sizes[0]),
+        }
+
+    def note(self, metrics: Mapping[str, float]) -> str:
+        """The loss and the share of high blocks."""
+        share = f", high {metrics['high_fraction']:.0%}" if "high_fraction" in metrics else ""
+        return f"loss {metrics['loss_task']:.3f}{share}"
+
+    def show(self, log: RunLog, step: int) -> OnBatch:
+        """The first images with labels and grid."""
+        learned = self.config.policy.name == "reinforce"
+        return EvalPictures(log, step, self.table, self.config.loop.eval_pictures, learned)
+
+    def check_export(self, folder: Path) -> None:
+        """Refuses a folder that holds something else than a saved model."""
+        check_target(folder)
+
+    def export(self, modules: Any, folder: Path) -> None:
+        """Writes what `load_model` reads."""
+        save_model(folder, modules, self.spec)
+
+    def engine(self, modules: Any, **options: Any) -> Engine:
+        """An engine at the configuration's precision; `options` as for `Engine`."""
+        return Engine(modules, self.spec, dtype=self.config.precision, **options)
+
+
+SYSTEM = SegBlocks
