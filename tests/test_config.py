@@ -11,13 +11,17 @@ import pytest
 from flax import nnx
 
 from segblocks_jax import BlockOptions, create_model, split
+from segblocks_jax.data.config import DataConfig
+from segblocks_jax.errors import UserError
 from segblocks_jax.experiments import camvid, cityscapes, mapillary
 from segblocks_jax.experiments.run import read_system
-from segblocks_jax.structured_config import ConfigError
+from segblocks_jax.structured_config import ConfigError, leaves, nested
 from segblocks_jax.systems.lrnnet.network import DILATIONS
 from segblocks_jax.systems.segblocks.build import create_system
-from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.config import ExperimentConfig, ModelConfig, PolicyConfig
+from segblocks_jax.training.config import LoopConfig, OptimConfig
 
+NAN, INF = float("nan"), float("inf")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "experiments" / "configs").glob("*/*.py"))
 ENTRY_POINTS = {"cityscapes": cityscapes, "camvid": camvid, "mapillary": mapillary}
@@ -75,6 +79,50 @@ def test_round_trip_through_plain_dictionaries():
 @pytest.mark.parametrize(
     ("mapping", "text"),
     [
+        ({"zzz": 1}, "unknown field zzz. Known: name, seed, "),
+        ({"seed": -1}, "seed is -1; expected a whole number from 0 to 2**32 - 1"),
+        ({"seed": 2**32}, "seed is 4294967296; expected a whole number from 0 to 2**32 - 1"),
+        ({"seed": 1.0}, "seed is 1.0, a float; expected int"),
+        ({"optim": {"learning_rate": -1e-3}}, "optim.learning_rate is -0.001; expected a positive"),
+        ({"optim": {"learning_rate": NAN}}, "optim.learning_rate is nan; expected a positive"),
+        ({"optim": {"learning_rate": INF}}, "optim.learning_rate is inf; expected a finite number"),
+        ({"optim": {"final_learning_rate": -1.0}}, "optim.final_learning_rate is -1.0; expected 0"),
+        (
+            {"optim": {"learning_rate": 1e-4, "final_learning_rate": 1e-3}},
+            "optim.final_learning_rate is 0.001; expected at most optim.learning_rate, 0.0001",
+        ),
+        ({"optim": {"b1": 7.0}}, "optim.b1 is 7.0; expected a decay from 0 to below 1"),
+        ({"optim": {"b1": 1.0}}, "optim.b1 is 1.0; expected a decay from 0 to below 1"),
+        ({"optim": {"b2": -0.1}}, "optim.b2 is -0.1; expected a decay from 0 to below 1"),
+        ({"optim": {"b2": NAN}}, "optim.b2 is nan; expected a decay from 0 to below 1"),
+        ({"optim": {"weight_decay": -1e-4}}, "optim.weight_decay is -0.0001; expected 0 or more"),
+        ({"optim": {"backbone_multiplier": -1}}, "optim.backbone_multiplier is -1.0; expected 0"),
+        (
+            {"optim": {"policy_multiplier": INF}},
+            "optim.policy_multiplier is inf; expected a finite",
+        ),
+        ({"optim": {"accumulate": 0}}, "optim.accumulate is 0; expected at least 1"),
+        (
+            {"optim": {"steps": 2**31}},
+            "optim.steps is 2147483648; expected a positive number below",
+        ),
+        ({"policy": {"target": NAN}}, "policy.target is nan; expected a share from 0 to 1"),
+        ({"policy": {"bucket_step": 0}}, "policy.bucket_step is 0.0; expected a share above 0"),
+        ({"policy": {"sparsity_weight": -1}}, "policy.sparsity_weight is -1.0; expected a weight"),
+        ({"policy": {"entropy": NAN}}, "policy.entropy is nan; expected a weight of 0 or more"),
+        ({"policy": {"low_factor": 0}}, "policy.low_factor is 0; expected at least 1"),
+        ({"model": {"features": 0}}, "model.features is 0; expected a positive number of channels"),
+        ({"model": {"dropout": NAN}}, "model.dropout is nan; expected a factor from 0 to 1"),
+        ({"model": {"input_scale": NAN}}, "model.input_scale is nan; expected a finite number"),
+        ({"data": {"scale": (0.5, INF)}}, "data.scale is (0.5, inf); expected a finite number"),
+        ({"data": {"scale": (NAN, 1)}}, "data.scale is (nan, 1.0); expected a finite number"),
+        ({"data": {"jitter": -0.1}}, "data: Augmentation: brightness must lie in 0..1"),
+        ({"data": {"flip": NAN}}, "data.flip is nan; expected a finite number"),
+        ({"data": {"scenes": (0, 1)}}, "data.scenes is (0, 1); expected at least 1"),
+        ({"data": {"scene_size": (256, 0)}}, "data.scene_size is (256, 0); expected at least 1"),
+        ({"loop": {"keep_checkpoints": 0}}, "loop.keep_checkpoints is 0; expected at least 1"),
+        ({"loop": {"eval_pictures": -1}}, "loop.eval_pictures is -1; expected 0 or more"),
+        ({"loop": {"eval_batch_size": 0}}, "loop.eval_batch_size is 0; expected at least 1"),
         ({"polcy": {}}, "unknown field polcy; did you mean policy?"),
         ({"policy": {"tagret": 0.2}}, "unknown field policy.tagret; did you mean policy.target?"),
         ({"policy": {"target": 1.5}}, "policy.target is 1.5; expected a share from 0 to 1"),
@@ -119,6 +167,45 @@ def test_round_trip_through_plain_dictionaries():
 def test_what_cannot_run_is_refused(mapping, text):
     with pytest.raises(ConfigError, match=re.escape(text)):
         ExperimentConfig.from_mapping(mapping)
+
+
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        (OptimConfig, {"b1": 7.0}),
+        (OptimConfig, {"steps": True}),
+        (LoopConfig, {"eval_sizes": 0}),
+        (ModelConfig, {"width": -8}),
+        (PolicyConfig, {"target": 1.5}),
+        (DataConfig, {"workers": -1}),
+        (ExperimentConfig, {"seed": -1}),
+    ],
+)
+def test_a_group_made_in_python_is_checked_as_one_from_a_file(group, values):
+    with pytest.raises(
+        ConfigError, match=f"{next(iter(values))} is {next(iter(values.values()))!r}"
+    ):
+        group(**values)
+
+
+def test_every_number_is_finite():
+    numbers = [(name, kind) for name, kind, _ in leaves(ExperimentConfig) if "float" in str(kind)]
+    assert len(numbers) >= 16
+    for name, kind in numbers:
+        for value in (NAN, INF):
+            given = value if kind is float else (value, value)
+            with pytest.raises(ConfigError, match=re.escape(name)):
+                ExperimentConfig.from_mapping(nested({name: given}))
+
+
+def test_a_bug_in_a_group_of_fields_is_no_users_error(monkeypatch):
+    def bug(self):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(DataConfig, "__post_init__", bug)
+    with pytest.raises(ValueError, match="a bug") as caught:
+        ExperimentConfig.from_mapping({"data": {"dataset": "camvid"}})
+    assert not isinstance(caught.value, UserError)
 
 
 def test_another_entry_points_data_set_is_refused():

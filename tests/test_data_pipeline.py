@@ -226,6 +226,20 @@ def test_training_arguments_are_checked():
             train_batches(items(2), WHOLE, 3, 0, shard=shard)
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize(("batch_size", "hosts"), [(1, 1), (2, 2), (3, 1), (3, 3)])
+def test_the_smallest_batches_and_shares(count, batch_size, hosts):
+    """One image in all, a batch, or a host's share."""
+    source = items(count)
+    parts = [train_batches(source, WHOLE, batch_size, 0, shard=(h, hosts)) for h in range(hosts)]
+    steps = -(-2 * count // batch_size)
+    order = np.concatenate([seen(part, steps) for part in parts], 1).ravel()
+    for epoch in (order[:count], order[count : 2 * count]):
+        assert sorted(epoch) == list(range(count))
+    for part in parts:
+        part.close()
+
+
 def test_evaluation_visits_all_in_order_and_fills_the_last_batch():
     source = items(7, (5, 6))
     batches = [*eval_batches(source, 3, 4)]

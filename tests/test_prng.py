@@ -8,10 +8,10 @@ from flax import nnx
 from jax.extend.core import Literal
 
 import segblocks_jax as sb
-from segblocks_jax.inference.server import Program
 from segblocks_jax.nn import Conv, Dropout, max_pool
 from segblocks_jax.systems.segblocks import policies
 from segblocks_jax.systems.segblocks.programs import ModelPrograms
+from segblocks_jax.systems.segblocks.settings import Program
 from segblocks_jax.training.state import create_state
 
 

@@ -179,7 +179,8 @@ def train_batches(
         )
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     items = order.map_with_index(_Example(source, augmentation, seed))
-    parts = items.batch(batch_size // hosts)[host::hosts]
+    # There is no remainder; without this Grain divides the endless length in floats, which overflows.
+    parts = items.batch(batch_size // hosts, drop_remainder=True)[host::hosts]
     # The hosts are no part of it: a run may continue on another number of them.
     identity = {"seed": seed, "batch_size": batch_size, "items": len(source)}
     return TrainBatches(parts, workers, identity)

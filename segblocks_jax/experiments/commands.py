@@ -83,7 +83,7 @@ class Prediction:
     shapes: tuple[tuple[int, int, int], ...] = ()
     batch_size: int = 1
     side_by_side: bool = False
-    max_pixels: int = 2**28
+    max_pixels: int = 178_956_970
 
 
 def predict(system: SegBlocks, workdir: pathlib.Path, checkpoint: Any, options: Prediction) -> int:

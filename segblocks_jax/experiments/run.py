@@ -48,7 +48,7 @@ _SHAPES = flags.DEFINE_list(
 _BATCH = flags.DEFINE_integer("batch_size", 1, "predict: pictures of one size taken together.")
 _SIDE_BY_SIDE = flags.DEFINE_bool("side_by_side", False, "predict: input, labels, grid in one PNG.")
 _MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", 2**28, "predict: larger images are refused.", lower_bound=1
+    "max_pixels", 178_956_970, "predict: larger images are refused.", lower_bound=1
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
 _DISTRIBUTED = flags.DEFINE_bool(

@@ -1,15 +1,16 @@
 """The systems by name: each package here that has a module `system`."""
 
 import importlib
-import pkgutil
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from segblocks_jax import systems
 from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.training.system import System
 
-SYSTEMS = tuple(package.name for package in pkgutil.iter_modules(systems.__path__) if package.ispkg)
+SYSTEMS = tuple(
+    sorted(file.parent.name for file in pathlib.Path(__file__).parent.glob("*/system.py"))
+)
 
 
 def system_type(name: str) -> type[System]:
@@ -20,7 +21,7 @@ def system_type(name: str) -> type[System]:
     """
     if name not in SYSTEMS:
         raise ConfigError(f"system is {name!r}; expected one of {', '.join(SYSTEMS)}")
-    return importlib.import_module(f"{systems.__name__}.{name}.system").SYSTEM
+    return importlib.import_module(f"{__package__}.{name}.system").SYSTEM
 
 
 def system_of(config: Mapping[str, Any], **options: Any) -> System:

@@ -86,7 +86,7 @@ class LabelTable:
         ignored = counts[self.to_train == IGNORE].sum()
         return bool(not same and not counts[k:IGNORE].any() and 2 * ignored > counts.sum())
 
-    def colorise(self, train_ids: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
+    def colorize(self, train_ids: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
         """Paints train ids with the table's colors; everything that is no class is black."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes] = self.colors

@@ -1,0 +1,164 @@
+"""What earlier versions stored is read as what it was, or refused; never as today's defaults."""
+
+import copy
+import hashlib
+import json
+import pathlib
+import shutil
+
+import pytest
+import tiny
+
+import segblocks_jax as sb
+from segblocks_jax.analysis.records import read_records, write_tables
+from segblocks_jax.analysis.table import format_table
+from segblocks_jax.experiments.defaults import config as file_config
+from segblocks_jax.structured_config import (
+    ConfigError,
+    check_name,
+    fields_affecting,
+    flat,
+    leaves,
+    nested,
+)
+from segblocks_jax.systems.segblocks import migrations
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.training.resume import check_same_config
+
+RESULTS = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "results"
+OLD_NAMES = {new: old for old, new in migrations.RENAMED.items()}
+EARLIEST = {"policy.quantise_step": 0.29, "rematerialise": True, "policy.advantage": "normalised"}
+
+
+def version_0(config, without=()):
+    """What version 0 stored of a configuration."""
+    fields = flat(config.to_dict())
+    fields = {OLD_NAMES.get(k, k): v for k, v in fields.items() if k not in without}
+    if fields.get("policy.advantage") == "normalized":
+        fields["policy.advantage"] = "normalised"
+    return json.loads(json.dumps(nested(fields)))
+
+
+def test_a_schema_has_its_fields():
+    """If this fails, count SCHEMA up and add a migration: files of the last version have other fields."""
+    fields = "\n".join(sorted(name for name, _, _ in leaves(ExperimentConfig)))
+    digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
+    assert {ExperimentConfig.SCHEMA: digest} == {1: "121ed3f2ebff"}
+    assert ExperimentConfig.MIGRATIONS.keys() == {*range(ExperimentConfig.SCHEMA)}
+
+
+def test_fields_say_what_they_affect():
+    assert fields_affecting(ExperimentConfig, "rounding") == (
+        "rematerialize",
+        "model.implementation",
+    )
+    free = fields_affecting(ExperimentConfig, "nothing")
+    assert {"name", "data.data_dir", "data.workers", "loop.log_every"} <= {*free}
+    assert not {"loop.eval_batch_size", "loop.eval_sizes", "seed", "data.on_error"} & {*free}
+
+
+def test_flat_and_nested_are_inverse():
+    fields = tiny.config().to_dict()
+    assert flat(nested(flat(fields))) == flat(fields)
+
+
+def test_a_configuration_of_version_0_is_read_under_todays_names(tmp_path):
+    config = tiny.config(
+        policy={"advantage": "normalized", "bucket_step": 0.29}, rematerialize=True
+    )
+    stored = version_0(config)
+    assert flat(stored).items() >= EARLIEST.items()
+    assert ExperimentConfig.from_stored(stored) == config
+    check_same_config(stored, config, tmp_path)
+    with pytest.raises(ConfigError, match=r"policy\.bucket_step: 0\.29 there, 0\.5 now"):
+        check_same_config(stored, tiny.config(policy={"bucket_step": 0.5}), tmp_path)
+
+
+@pytest.mark.parametrize(("then", "now"), [("pad", "xla"), ("xla", "reference"), ("ffi", "ffi")])
+def test_ways_to_run_a_convolution_have_other_names_now(then, now):
+    stored = version_0(tiny.config())
+    stored["model"]["conv_implementation"] = then
+    assert ExperimentConfig.from_stored(stored).model.implementation == now
+
+
+def test_fields_that_version_0_lacked_have_the_values_of_then():
+    read = ExperimentConfig.from_stored(version_0(tiny.config(), migrations._ADDED_IN_0))
+    assert flat(read.to_dict()).items() >= migrations._ADDED_IN_0.items()
+    lacking = version_0(tiny.config(), ("optim.steps",))
+    with pytest.raises(ConfigError, match=r"stored configuration lacks optim\.steps"):
+        ExperimentConfig.from_stored(lacking)
+
+
+@pytest.mark.parametrize("schema", [-1, 2, "1", None, 1.5])
+def test_other_schemas_are_refused(schema):
+    stored = {**tiny.config().stored(), "schema": schema}
+    for read in (ExperimentConfig.from_stored, ExperimentConfig.from_mapping):
+        with pytest.raises(ConfigError, match=rf"has schema {schema!r}, which can't be read"):
+            read(stored)
+
+
+@pytest.mark.parametrize(("old", "new"), migrations.RENAMED.items())
+def test_an_old_name_is_answered_with_the_new_one(old, new):
+    text = f"unknown field {old}; it is called {new} now"
+    with pytest.raises(ConfigError, match=text):
+        ExperimentConfig.from_mapping(nested({old: 0.5}))
+    with pytest.raises(ConfigError, match=text):
+        check_name(ExperimentConfig, old)
+    with pytest.raises(ConfigError, match=text):
+        ExperimentConfig.from_mapping(file_config(nested({old: 0.5})).to_dict())
+    check_name(ExperimentConfig, new)
+
+
+def published():
+    records = {f: json.loads(f.read_text()) for f in sorted(RESULTS.rglob("*.json"))}
+    return {
+        f.parent.name + f.stem: r for f, r in records.items() if {"config", "metrics"} <= r.keys()
+    }
+
+
+@pytest.mark.parametrize(("name", "record"), published().items())
+def test_published_records_are_readable(name, record):
+    record = migrations.current_record(record)
+    assert ExperimentConfig.from_stored(record["config"]).optim.steps == record["step"]
+    assert f"{record['metrics']['miou']:.1%}" in format_table([record]), name
+
+
+def test_published_tables_come_out_again_also_from_records_under_old_names(tmp_path):
+    claim = shutil.copytree(RESULTS / "claim_camvid", tmp_path / "claim")
+    for file in claim.glob("runs/*/run.json"):
+        record = json.loads(file.read_text())
+        for group in ("metrics", "at_target"):
+            if record[group]:
+                names = {k: {"high_fraction": "share_high"}.get(k, k) for k in record[group]}
+                record[group] = {names[k]: v for k, v in record[group].items()}
+        record["config"] = version_0(ExperimentConfig.from_stored(record["config"]))
+        file.write_text(json.dumps(record))
+    assert "share_high" not in str(read_records(claim))
+    for path in write_tables(claim):
+        assert path.read_bytes() == (RESULTS / "claim_camvid" / "tables" / path.name).read_bytes()
+
+
+SPEC = sb.ModelSpec("swiftnet_rn18", 3, policy=sb.PolicySpec(bucket_step=0.25, target=0.2))
+
+
+def test_a_saved_model_of_earlier_is_read_as_it_was():
+    spec = json.loads(json.dumps(SPEC.to_dict()))
+    assert spec.pop("schema") == 1
+    spec["policy"]["quantise_step"] = spec["policy"].pop("bucket_step")
+    for name in ("dilations", "input_scale"):
+        del spec[name]
+    del spec["semantics"]["padding"]
+    before = copy.deepcopy(spec)
+    assert sb.ModelSpec.from_mapping(spec) == SPEC
+    assert spec == before
+
+
+def test_a_saved_model_has_all_its_fields_and_a_known_schema():
+    for group in (None, "policy", "semantics"):
+        spec = SPEC.to_dict()
+        part = spec if group is None else spec[group]
+        part.popitem()
+        with pytest.raises(TypeError, match="lacks"):
+            sb.ModelSpec.from_mapping(spec)
+    with pytest.raises(ValueError, match="ModelSpec: schema is 2, expected up to 1"):
+        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 2})
