@@ -7,6 +7,7 @@ from typing import Any
 
 from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.paths import expand
 
 DATA_DIR_VARIABLE = "SEGBLOCKS_DATA_DIR"
 
@@ -24,7 +25,7 @@ def find_root(name: str, data_dir: str | os.PathLike | None, scenes: Any = None)
             f"open_dataset({name!r}): where is it? Pass data_dir=... or set {DATA_DIR_VARIABLE} to "
             f"the folder that holds {dataset.expected}"
         )
-    parent = pathlib.Path(data_dir) if data_dir else cache()
+    parent = expand(data_dir) if data_dir else cache()
     if dataset.generate is not None:
         return dataset.generate(parent, scenes)
     # Editions of a data set may share its folder: "cityscapes_coarse" lies in "cityscapes" too.
@@ -35,7 +36,7 @@ def find_root(name: str, data_dir: str | os.PathLike | None, scenes: Any = None)
 def prepared_root(root: pathlib.Path, prepared_dir: str | os.PathLike | None) -> pathlib.Path:
     """The folder of prepared records: `prepared_dir`, else in the data set's folder, else in the cache."""
     if prepared_dir is not None:
-        return pathlib.Path(prepared_dir)
+        return expand(prepared_dir)
     # The superuser may write anywhere; a folder without any write permission still means no.
     writable = root.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     return root / "tfds" if writable and os.access(root, os.W_OK) else cache() / "tfds"
@@ -44,4 +45,4 @@ def prepared_root(root: pathlib.Path, prepared_dir: str | os.PathLike | None) ->
 def cache() -> pathlib.Path:
     """The package's folder in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "segblocks_jax"
+    return expand(base) / "segblocks_jax"
