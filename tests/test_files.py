@@ -277,3 +277,9 @@ def test_only_results_is_an_error(tmp_path):
     save_result(tmp_path / "a_labels.png", PAGES[0])
     with pytest.raises(FileNotFoundError, match=r"no images or videos.*results: 1"):
         files.find_files(tmp_path, tmp_path)
+
+
+def test_errors_name_the_file(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"a\.png: can't read this image: .*convert it to PNG"):
+        files.read_image(tmp_path / "a.png")

@@ -114,7 +114,7 @@ def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     picture = next(_read_pages(file))
     if picture.image is None:
-        raise InvalidInputError(picture.error)
+        raise InvalidInputError(f"{file}: {picture.error}")
     return picture.image
 
 
