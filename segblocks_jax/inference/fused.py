@@ -19,7 +19,7 @@ from segblocks_jax.inference.fusion import Planner
 from segblocks_jax.inference.layout import BlockLayout, ImageLayout
 from segblocks_jax.inference.steps import Pixels, State, Step, registered
 from segblocks_jax.nn.recording import Call, record_calls
-from segblocks_jax.nn.regions import Features
+from segblocks_jax.nn.regions import Maps
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.checks import no_type_check
 
@@ -40,14 +40,14 @@ class FusedNet:
 
     steps: tuple[Step, ...]
 
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Maps) -> Maps:
         """Normalized image, or blocks of it -> what the network gives."""
         state = _state(x)
         for step in self.steps:
             step.run(state)
         return state.features(self.steps[-1].output)
 
-    def parts(self, x: Features) -> Iterator[tuple[str, Pixels]]:
+    def parts(self, x: Maps) -> Iterator[tuple[str, Pixels]]:
         """Names and results, as pixel lists, of the network's parts (`nn.scope`) as they are computed."""
         state = _state(x)
         for part, steps in itertools.groupby(self.steps, lambda step: step.part):

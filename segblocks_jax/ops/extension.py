@@ -22,7 +22,7 @@ TARGETS = (
     "segblocks_indexed_conv",
     "segblocks_indexed_max_pool",
     "segblocks_indexed_upsample2",
-    "segblocks_label_map",
+    "segblocks_upsample_argmax",
 )
 """Names of all FFI targets, the same on every platform.
 
@@ -30,7 +30,12 @@ An exported program that calls them needs
 ``[jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]``.
 """
 
-IMPLEMENTATIONS = ("ffi", "xla")
+# Earlier names, which stored programs still call.
+_OLD_TARGETS = {"segblocks_upsample_argmax": "segblocks_label_map"}
+
+IMPLEMENTATIONS = ("ffi", "xla", "reference")
+"""How an operation runs: the compiled handler; what XLA has for it, for a convolution XLA's own; the definition in
+jnp. Where an operation has one way in jnp, that is "xla" and "reference" both."""
 ENVIRONMENT_VARIABLE = "SEGBLOCKS_IMPLEMENTATION"
 
 # JAX's name of a platform -> the compiled module, XLA's name, and how one gets the module.
@@ -52,6 +57,10 @@ def available(platform: str | None = None) -> bool:
 
     Args:
         platform: "cpu", "gpu" or "cuda", in any case. Default: where JAX runs by default.
+
+    Raises:
+        InvalidInputError: the environment variable SEGBLOCKS_CPU_TILES, which names the instruction
+            set of the CPU's inner loops, names none that was built and runs on this machine.
     """
     return not why_unavailable(platform)
 
@@ -63,10 +72,12 @@ def why_unavailable(platform: str | None = None) -> str:
 
 
 def resolve(implementation: str | None = None) -> str:
-    """Returns the implementation to run: "ffi", the compiled handlers, or "xla", the references.
+    """Returns the implementation to run, one of `IMPLEMENTATIONS`.
 
     The first of these decides: the argument, `using`, the environment variable
-    SEGBLOCKS_IMPLEMENTATION, whether JAX's default platform has compiled handlers.
+    SEGBLOCKS_IMPLEMENTATION, whether JAX's default platform has compiled handlers ("ffi", else "xla").
+    The argument is an order, and an operation that can't follow it raises; where one of the others names
+    what an operation hasn't for a case, it runs "xla".
 
     Raises:
         ValueError: unknown name.
@@ -94,15 +105,17 @@ def resolve(implementation: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def using(implementation: str) -> Iterator[None]:
+def using(implementation: str | None) -> Iterator[None]:
     """Within it, operations without an `implementation` of their own run this one, as they are traced.
+
+    None leaves the choice to what stands around it.
 
     Example:
         >>> with using("xla"):
         ...     resolve()
         'xla'
     """
-    token = _chosen.set(implementation)
+    token = _chosen.set(implementation or _chosen.get())
     try:
         yield
     finally:
@@ -122,10 +135,20 @@ def _load(platform: str) -> str:
         return f"there are no compiled handlers for the platform {platform!r}, only for cpu and gpu"
     module_name, xla_platform, remedy = _MODULES[platform]
     try:
-        module = importlib.import_module(f"segblocks_jax.{module_name}")
-        for operation in module.registrations().values():
+        for operation in _registrations(module_name).values():
             for target, handler in operation.items():
-                jax.ffi.register_ffi_target(target, handler, platform=xla_platform)
+                for name in filter(None, (target, _OLD_TARGETS.get(target))):
+                    jax.ffi.register_ffi_target(name, handler, platform=xla_platform)
+    except InvalidInputError:
+        raise
     except Exception as error:  # Whatever a foreign binary raises, the references still work.
         return f"the compiled handlers for {platform} can't be loaded ({error}); {remedy}"
     return ""
+
+
+def _registrations(module: str) -> dict[str, dict[str, object]]:
+    handlers = importlib.import_module(f"segblocks_jax.{module}")
+    try:
+        return handlers.registrations()
+    except ValueError as error:  # SEGBLOCKS_CPU_TILES names no loops that run here.
+        raise InvalidInputError(str(error)) from None

@@ -9,7 +9,6 @@ The weights are the same in every mode: they were trained with one of them.
 import argparse
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +25,8 @@ from segblocks_jax.data.pipeline import fill_color
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
-from segblocks_jax.nn.conv import set_padding_mode
 from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.provenance import commit, device_name
@@ -80,9 +79,7 @@ def measure(
     blocks = split(jnp.asarray(image), mask, low_factor=low_factor)
     maps = {}
     for mode in modes:
-        set_padding_mode(net, mode)
-        if hasattr(net.backbone, "padding_mode"):
-            net.backbone.padding_mode = mode
+        net.set_attributes(semantics=dataclasses.replace(net.semantics, padding=mode))
         upsampled = combine(_run(net, blocks), net.semantics.low_upsampling)
         maps[mode] = np.abs(np.asarray(upsampled) - dense).mean(-1) / deviation
     side = image.shape[1] // mask.shape[1] // net.output_stride
@@ -192,7 +189,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of a saved model with a policy")
     parser.add_argument("--data_dir", help="folder of its data set")
     parser.add_argument("--images", type=int, default=8, help="how many, evenly spaced")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file to write")
+    parser.add_argument("--output", type=expand, help="JSON file to write")
     arguments = parser.parse_args()
     try:
         system, spec = load_system(arguments.model)

@@ -31,7 +31,15 @@ from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import Normalization, normalize
 from segblocks_jax.errors import InvalidInputError
-from segblocks_jax.nn import at_scale, dropout_key, fold_in, image_keys, rematerialization
+from segblocks_jax.nn import (
+    at_scale,
+    dropout_key,
+    fold_in,
+    image_keys,
+    rematerialization,
+    synchronized_batch_norm,
+)
+from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import advantage
 from segblocks_jax.systems.segblocks.resolution_gain import (
@@ -97,7 +105,16 @@ class TrainStep:
                 + (f" times optim.accumulate, {optim.accumulate}" if optim.accumulate > 1 else "")
             )
         self._images = optim.batch_size // self.mesh.size // optim.accumulate
-        sharded = functools.partial(jax.shard_map, mesh=self.mesh, check_vma=False)
+
+        def sharded(run: Any, **specs: Any) -> Any:
+            @functools.wraps(run)
+            def traced(*arguments: Any) -> Any:
+                axis = AXIS if optim.sync_batch_norm else None
+                with extension.using(config.model.implementation), synchronized_batch_norm(axis):
+                    return run(*arguments)
+
+            return jax.shard_map(traced, mesh=self.mesh, check_vma=False, **specs)
+
         self.decide = jax.jit(
             sharded(self._decide_on_device, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
         )
@@ -173,8 +190,6 @@ class TrainStep:
     def _system(self, params: nnx.State, stats: nnx.State, training: bool) -> nnx.Dict:
         system = nnx.merge(self._graphdef, params, stats, copy=True)
         (system.train if training else system.eval)()
-        axis = AXIS if self._config.optim.sync_batch_norm else None
-        system.set_attributes(axis_name=axis, raise_if_not_found=False)
         return system
 
     def _over_parts(self, run: Any, carry: Any, tree: Any) -> tuple[Any, Any]:
