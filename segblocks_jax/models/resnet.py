@@ -5,6 +5,7 @@ import functools
 import jax
 from flax import nnx
 
+from segblocks_jax.models.network import TorchNames
 from segblocks_jax.nn import (
     BatchNorm,
     BlockOptions,
@@ -97,6 +98,8 @@ class ResNet(nnx.Module):
     Attributes:
         features: channels of the four stages, at strides 4, 8, 16 and 32.
     """
+
+    torch_names = TorchNames("net.backbone.", unused=r"fc\.")
 
     def __init__(
         self,

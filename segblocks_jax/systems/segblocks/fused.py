@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.models import Network
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite, InvertedResidual
 from segblocks_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from segblocks_jax.models.swiftnet import PyramidPooling, SwiftNet, Upsample
@@ -303,7 +304,7 @@ def fuse(net: SwiftNet, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
     )
 
 
-def pays(net: nnx.Module) -> bool:
+def pays(net: Network) -> bool:
     """Whether `fuse` takes the network and makes it faster here: on CPUs, with compiled handlers.
 
     On GPUs it has not been measured.
