@@ -12,6 +12,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import expand
 
 with extra("images", "reading image files"):
     from PIL import Image, ImageFile
@@ -56,6 +57,7 @@ def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[p
     Raises:
         FileNotFoundError: no such path, or a folder without images and videos.
     """
+    path, output = expand(path), None if output is None else expand(output)
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -112,7 +114,7 @@ def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     picture = next(_read_pages(file))
     if picture.image is None:
-        raise InvalidInputError(picture.error)
+        raise InvalidInputError(f"{file}: {picture.error}")
     return picture.image
 
 
@@ -173,7 +175,10 @@ def _read_video(file: pathlib.Path) -> Iterator[Picture]:
         with av.open(str(file)) as container:
             if not container.streams.video:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams}))
-                yield Picture(file, error=f"it holds no picture, only {kinds or 'an empty header'}")
+                reason = (
+                    f"it holds no picture, only {kinds or 'a header'}; give a video or an image"
+                )
+                yield Picture(file, error=reason)
                 return
             if others := len(container.streams.video) - 1:
                 logging.warning("%s: left out %d further video streams", file, others)
@@ -188,7 +193,7 @@ def _read_video(file: pathlib.Path) -> Iterator[Picture]:
         yield Picture(file, number, error=reason)
         return
     if number == 0:
-        yield Picture(file, error="this video has no frames")
+        yield Picture(file, error="this video has no frames; is the file complete?")
     elif number < promised:
         logging.warning("%s: its header says %d frames, but it has %d", file, promised, number)
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from segblocks_jax.data.street_scenes.scene import render
 from segblocks_jax.errors import InvalidInputError, TargetExistsError
+from segblocks_jax.paths import expand
 from segblocks_jax.whole_folder import whole_folder
 
 _MARKER = "street_scenes.json"
@@ -84,7 +85,7 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
         ValueError: the folder holds another set.
         FileExistsError: the folder exists and isn't a set of street scenes.
     """
-    folder = pathlib.Path(folder)
+    folder = expand(folder)
     if _holds(folder, scenes):
         return folder
     try:
@@ -98,6 +99,19 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
         if not _holds(folder, scenes):  # otherwise another process was faster
             raise
     return folder
+
+
+def find_or_write(parent: pathlib.Path, scenes: SceneSet | None) -> pathlib.Path:
+    """The folder of a set: `parent` if it holds one, else one below that is named after the set.
+
+    Raises:
+        ValueError, FileExistsError: as `write`.
+    """
+    stored = SceneSet.stored_in(parent)
+    if stored is not None:
+        return write(parent, scenes or stored)
+    scenes = scenes or SceneSet()
+    return write(parent / "street_scenes" / scenes.folder_name, scenes)
 
 
 def _holds(folder: pathlib.Path, scenes: SceneSet) -> bool:
