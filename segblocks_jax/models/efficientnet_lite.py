@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax.exact import exact
+from segblocks_jax.models.network import TorchNames
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, pointwise, rematerialized, scope
 from segblocks_jax.nn.regions import Features
 
@@ -83,6 +84,10 @@ class EfficientNetLite(nnx.Module):
     Attributes:
         features: channels of the four outputs.
     """
+
+    torch_names = TorchNames(
+        "net.backbone.", ((r"^(blocks\.\d+\.\d+)\.", r"\1._"),), unused=r"(head|fc)\."
+    )
 
     def __init__(self, variant: int, *, semantics: BlockOptions, rngs: nnx.Rngs) -> None:
         """Builds variant 0 to 4."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from segblocks_jax.models.network import TorchNames
 from segblocks_jax.nn import (
     BatchNorm,
     BlockOptions,
@@ -98,6 +99,8 @@ class ResNet(nnx.Module):
     Attributes:
         features: channels of the four stages, at strides 4, 8, 16 and 32.
     """
+
+    torch_names = TorchNames("net.backbone.", unused=r"fc\.")
 
     def __init__(
         self,
