@@ -18,6 +18,7 @@ from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.fusion import Planner
 from segblocks_jax.inference.layout import BlockLayout, ImageLayout
 from segblocks_jax.inference.steps import Pixels, State, Step, registered
+from segblocks_jax.models import Network
 from segblocks_jax.nn.recording import Call, record_calls
 from segblocks_jax.nn.regions import Maps
 from segblocks_jax.ops import extension
@@ -56,7 +57,7 @@ class FusedNet:
             yield part, state.latest
 
 
-def fuse(net: nnx.Module, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
+def fuse(net: Network, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
     """Prepares a network for inference: folds its running statistics, packs its kernels.
 
     Args:
@@ -71,7 +72,7 @@ def fuse(net: nnx.Module, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
     return FusedNet(tuple(Planner(*_record(net), dtype).steps()))
 
 
-def pays(net: nnx.Module) -> bool:
+def pays(net: Network) -> bool:
     """Whether `fuse` takes the network and makes it faster here: on CPUs, with compiled handlers.
 
     On GPUs it has not been measured.
@@ -86,7 +87,7 @@ def pays(net: nnx.Module) -> bool:
     return True
 
 
-def _check_padding(net: nnx.Module) -> None:
+def _check_padding(net: Network) -> None:
     padding = getattr(getattr(net, "semantics", None), "padding", "block")
     if padding != "block":
         raise InvalidInputError(
@@ -95,7 +96,7 @@ def _check_padding(net: nnx.Module) -> None:
         )
 
 
-def _record(net: nnx.Module) -> tuple[list[Call], Array, Any]:
+def _record(net: Network) -> tuple[list[Call], Array, Any]:
     net = nnx.clone(net)
     net.eval()
     return record_calls(net, (1, _SIDE, _SIDE, 3))
