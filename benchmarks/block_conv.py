@@ -147,13 +147,13 @@ def runs_of(layer: Layer, grid: sb.BlockGrid, width: int, dtype: str) -> dict[st
         )
 
     if not _BACKWARD.value:
-        dense, pad = jax.jit(dense), jax.jit(in_blocks("pad"))
+        dense, pad = jax.jit(dense), jax.jit(in_blocks("xla"))
         return {
             "ours": lambda: ours(rows, packed, patches),
             "xla_dense": lambda: dense(image, kernel),
             "pad": lambda: pad(rows, kernel, grid),
         }
-    by_index, pad, whole = (_with_gradients(f) for f in (in_blocks(None), in_blocks("pad"), dense))
+    by_index, pad, whole = (_with_gradients(f) for f in (in_blocks(None), in_blocks("xla"), dense))
     return {
         "ours": lambda: by_index(rows, kernel, grid),
         "xla_dense": lambda: whole(image, kernel),

@@ -37,7 +37,6 @@ from segblocks_jax.blocks import split
 from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.interop.torch import torch_arrays
-from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
 from segblocks_jax.systems.segblocks.fused import fuse
@@ -109,14 +108,14 @@ class Case:
 
 def dense_xla(case: Case) -> Callable[[], Any]:
     """The network on XLA's convolutions; the labels by the engine's own way, which is the faster one."""
-    net = nnx.clone(case.system.net)
-    set_implementation(net, "pad")
-    graphdef, state = nnx.split(net)
+    graphdef, state = nnx.split(case.system.net)
 
     @jax.jit
     def run(state: nnx.State, images: jax.Array) -> jax.Array:
         image = normalize(images, *_NORMALIZATION).astype(_DTYPE.value)
-        return upsample_argmax(nnx.merge(graphdef, state)(image))
+        with extension.using("xla"):
+            logits = nnx.merge(graphdef, state)(image)
+        return upsample_argmax(logits)
 
     return lambda: np.asarray(run(state, case.images))
 

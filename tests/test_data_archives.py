@@ -19,7 +19,7 @@ from segblocks_jax.data import __main__ as command
 from segblocks_jax.data import open_dataset
 from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.tasks.segmentation.camvid_labels import (
-    CAMVID_COLOURS,
+    CAMVID_COLORS,
     CAMVID_FULL,
     camvid_ids,
     camvid_split,
@@ -173,7 +173,7 @@ def test_mapillary_in_an_archive(tmp_path, rng, name, version, config):
 
 def test_camvid_in_colors(tmp_path, rng):
     """Both archives as published: one with its folder, one without."""
-    colors = np.array(list(CAMVID_COLOURS.values()), np.uint8)
+    colors = np.array(list(CAMVID_COLORS.values()), np.uint8)
     frames = ("0001TP_006690", "0001TP_008550", "0006R0_f00930", "0016E5_07959", "Seq05VD_f00000")
     splits = {"train": (0, 2), "val": (3,), "test": (1, 4)}
     root, stored = tmp_path / "unpacked", {}
@@ -195,14 +195,14 @@ def test_camvid_in_colors(tmp_path, rng):
 
 def test_the_32_classes_are_grouped_into_the_11():
     grouped = dict.fromkeys((*CAMVID.classes, None), 0)
-    for i, name in enumerate(CAMVID_COLOURS):
+    for i, name in enumerate(CAMVID_COLORS):
         train_id = CAMVID_FULL.to_train[i]
         grouped[None if train_id == 255 else CAMVID.classes[train_id]] += 1
         # Where a published class is one of the 11, it stays that class.
         if name in CAMVID.classes:
             assert CAMVID.classes[train_id] == name
     assert list(grouped.values()) == [1, 5, 2, 3, 3, 2, 3, 1, 5, 4, 2, 1]
-    assert len(CAMVID_COLOURS) == len(set(CAMVID_COLOURS.values())) == 32
+    assert len(CAMVID_COLORS) == len(set(CAMVID_COLORS.values())) == 32
 
 
 def test_colors_that_are_no_class_are_named():

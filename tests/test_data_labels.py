@@ -56,8 +56,8 @@ def test_ids_must_be_bytes():
         CAMVID.train_ids(np.zeros((2, 2), np.int32))
 
 
-def test_colorise_paints_classes_and_leaves_the_rest_black():
-    painted = CAMVID.colorise(np.array([[3, 10], [255, 11]], np.uint8))
+def test_colorize_paints_classes_and_leaves_the_rest_black():
+    painted = CAMVID.colorize(np.array([[3, 10], [255, 11]], np.uint8))
     assert painted.tolist() == [[[128, 64, 128], [0, 128, 192]], [[0, 0, 0], [0, 0, 0]]]
 
 

@@ -143,7 +143,7 @@ def test_mapillary_by_heart_has_the_colors_of_the_files(shared, tmp_path):
     stored, palette = mapillary(shared, tmp_path / "vistas", "v1.2")
     source = open_dataset("mapillary", tmp_path / "vistas", "val", tmp_path / "prepared")
     assert source.table.num_classes == 65
-    np.testing.assert_array_equal(source.table.colorise(source[0]["label"]), palette[stored])
+    np.testing.assert_array_equal(source.table.colorize(source[0]["label"]), palette[stored])
 
 
 def test_mapillary_v2_needs_its_configuration(shared, tmp_path):

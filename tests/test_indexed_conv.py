@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import segblocks_jax as sb
-from segblocks_jax.blocks import image_conv
 from segblocks_jax.blocks.patches import index_patches
 from segblocks_jax.nn import BlockOptions, max_pool, upsample2
+from segblocks_jax.ops.image_conv import image_conv
 from segblocks_jax.ops.indexed_conv import Epilogue, indexed_conv, pack_kernel, winograd_stride
 from segblocks_jax.ops.indexed_conv.reference import gather
 from segblocks_jax.ops.max_pool import indexed_max_pool
@@ -51,7 +51,7 @@ def test_transformed_kernels_keep_the_kernel(stride: int, rng: np.random.Generat
     rows = jnp.asarray(rng.standard_normal((24, 19)), jnp.float32)
     patches = image_patches((1, 4, 6), (1, 1))
     got, expected = (
-        indexed_conv(rows, patches, kernel, stride, implementation="xla")[0]
+        indexed_conv(rows, patches, kernel, stride, implementation="reference")[0]
         for kernel in (transformed, plain)
     )
     assert_close(got, expected, 1e-6)
@@ -88,7 +88,7 @@ def test_patches_of_both_implementations(name: str, padding: int, border: str) -
     if padding > blocks.block_size:
         pytest.skip("padding larger than a block")
     results = []
-    for implementation in ("ffi", "xla"):
+    for implementation in ("ffi", "reference"):
         patches = index_patches(
             blocks.grid, blocks.block_size, padding, border, implementation=implementation
         )
@@ -146,7 +146,7 @@ def test_epilogues(name: str, features: int, rng: np.random.Generator) -> None:
             indexed_conv(
                 blocks.pixels, patches, kernel, stride, epilogue, implementation=implementation
             )
-            for kernel, implementation in ((kernel, "ffi"), (plain, "xla"))
+            for kernel, implementation in ((kernel, "ffi"), (plain, "reference"))
         )
         for got, expected in zip(compiled, reference, strict=True):
             assert (got is None) == (expected is None)
@@ -159,7 +159,7 @@ def test_bfloat16_within_its_rounding_of_float64(channels: int, rng: np.random.G
     blocks = blocks_of("two_images", channels, "bfloat16")
     kernel = jnp.asarray(rng.standard_normal((3, 3, channels, 19)) * 0.1, jnp.bfloat16)
     packing = oracles.Packing(CASES["two_images"].mask(), 8)
-    for implementation in ("ffi", "xla"):
+    for implementation in ("ffi", "reference"):
         got = sb.block_conv(blocks, kernel, implementation=implementation)
         for high, part in ((True, got.high), (False, got.low)):
             maps = oracles.pad(packing, high, (1, 1)).apply(np.asarray(blocks.pixels, np.float64))
@@ -208,7 +208,7 @@ def test_any_grid_and_shape(
     kernel = jnp.asarray(rng.standard_normal((size, size, channels, features)), jnp.float32)
     got, expected = (
         sb.block_conv(blocks, kernel, stride, padding, implementation=name).pixels
-        for name in ("ffi", "pad")
+        for name in ("ffi", "xla")
     )
     assert_close(got, expected, 1e-5)
     if size == 3:
@@ -223,12 +223,12 @@ def test_fewer_live_units_than_capacity(rng: np.random.Generator) -> None:
     blocks = blocks_of("two_images", 4)
     patches = index_patches(blocks.grid, blocks.block_size, 1)
     kernel = pack_kernel(jnp.asarray(rng.standard_normal((3, 3, 4, 5)), jnp.float32))
-    full, _ = indexed_conv(blocks.pixels, patches, kernel, implementation="xla")
+    full, _ = indexed_conv(blocks.pixels, patches, kernel, implementation="reference")
     area, low_area, high = 64, 16, blocks.grid.num_high
     for live in ((3, 2), (0, 4), (high, 0)):
         counts = jnp.asarray(np.array(live, np.int32))
         some = dataclasses.replace(patches, counts=counts)
-        for implementation in ("ffi", "xla"):
+        for implementation in ("ffi", "reference"):
             got, _ = indexed_conv(blocks.pixels, some, kernel, implementation=implementation)
             first, second = live[0] * area, live[1] * low_area
             assert got.shape == full.shape
@@ -289,11 +289,11 @@ def test_gradients_are_those_of_padded_blocks(
         return sb.block_conv(maps, kernel, stride, implementation=implementation).pixels
 
     values = {}
-    for implementation in ("ffi", "pad"):
+    for implementation in ("ffi", "xla"):
         out, transpose = jax.vjp(lambda p, k, i=implementation: run(p, k, i), blocks.pixels, kernel)
         cotangent = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
         values[implementation] = [out, *transpose(cotangent)]
-    for got, expected in zip(values["ffi"], values["pad"], strict=True):
+    for got, expected in zip(values["ffi"], values["xla"], strict=True):
         assert_close(got, expected, 1e-5)
 
 
@@ -304,7 +304,7 @@ def test_image_convolution(rng: np.random.Generator) -> None:
         shape = (size, size, 7 // groups, 7 if groups > 1 else 9)
         kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
         values = []
-        for name in ("ffi", "xla", "pad"):
+        for name in ("ffi", "reference", "xla"):
             out, transpose = jax.vjp(
                 lambda x, k, name=name, options=(stride, size // 2, groups): image_conv(
                     x, k, *options, implementation=name

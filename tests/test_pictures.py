@@ -9,7 +9,7 @@ from PIL import Image
 from segblocks_jax.inference.result_files import save_result
 from segblocks_jax.tasks.segmentation import pictures
 
-COLOURS = np.asarray([[10, 20, 30], [200, 100, 50], [0, 0, 255]], np.uint8)
+COLORS = np.asarray([[10, 20, 30], [200, 100, 50], [0, 0, 255]], np.uint8)
 
 
 @pytest.fixture
@@ -19,11 +19,11 @@ def label(rng: np.random.Generator) -> np.ndarray:
     return label
 
 
-def test_colorise_looks_every_pixel_up(label):
-    picture = pictures.colorise(label, COLOURS)
+def test_colorize_looks_every_pixel_up(label):
+    picture = pictures.colorize(label, COLORS)
     assert picture.dtype == np.uint8
     for index in np.ndindex(label.shape):
-        expected = (0, 0, 0) if label[index] == 255 else COLOURS[label[index]]
+        expected = (0, 0, 0) if label[index] == 255 else COLORS[label[index]]
         np.testing.assert_array_equal(picture[index], expected)
 
 
@@ -32,7 +32,7 @@ def test_a_label_without_a_color_is_refused(strange, label):
     label = label.astype(np.int32)
     label[2, 3] = strange
     with pytest.raises(ValueError, match=f"label {strange} has no color, expected 0 to 2 or 255"):
-        pictures.colorise(label, COLOURS)
+        pictures.colorize(label, COLORS)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
@@ -40,11 +40,11 @@ def test_overlay_mixes_and_leaves_ignored_pixels(alpha, label, rng):
     label = np.tile(label, (15, 1))
     image = rng.integers(0, 256, (90, 9, 3)).astype(np.uint8)
     before = image.copy()
-    mixed = pictures.overlay(image, label, COLOURS, alpha)
+    mixed = pictures.overlay(image, label, COLORS, alpha)
     for index in np.ndindex(label.shape):
         expected = image[index].astype(float)
         if label[index] != 255:
-            expected = (1 - alpha) * expected + alpha * COLOURS[label[index]]
+            expected = (1 - alpha) * expected + alpha * COLORS[label[index]]
         np.testing.assert_array_equal(mixed[index], np.rint(expected))
     np.testing.assert_array_equal(image, before)
 
@@ -55,7 +55,7 @@ def test_draw_grid_frames_every_block_in_its_color():
     drawn = pictures.draw_grid(image, mask)
     for row, column in np.ndindex(2, 3):
         block = drawn[48 * row : 48 * row + 48, 48 * column : 48 * column + 48]
-        color = pictures.HIGH_COLOUR if mask[row, column] else pictures.LOW_COLOUR
+        color = pictures.HIGH_COLOR if mask[row, column] else pictures.LOW_COLOR
         border = 2 if mask[row, column] else 1
         inside = block[border:-border, border:-border]
         np.testing.assert_array_equal(inside, 128)
@@ -111,13 +111,13 @@ def test_titles_stand_above_their_pictures(rng):
 def test_panels_are_as_large_as_the_labels(label, rng):
     label = label[:5, :8] % 3
     image = rng.integers(0, 256, (6, 9, 3)).astype(np.uint8)
-    shown = pictures.panels(image, label, COLOURS)
+    shown = pictures.panels(image, label, COLORS)
     assert list(shown) == ["input", "labels"]
     np.testing.assert_array_equal(shown["input"], image[:5, :8])
-    np.testing.assert_array_equal(shown["labels"], COLOURS[label])
+    np.testing.assert_array_equal(shown["labels"], COLORS[label])
     image = rng.integers(0, 256, (96, 192, 3)).astype(np.uint8)
     mask, scores = np.array([[True, False]]), np.array([[np.log(3), -800]], np.float32)
-    shown = pictures.panels(image, np.zeros((90, 190), np.uint8), COLOURS, mask, scores)
+    shown = pictures.panels(image, np.zeros((90, 190), np.uint8), COLORS, mask, scores)
     expected = pictures.draw_grid(image, mask, np.array([[0.75, 0]]))[:90, :190]
     np.testing.assert_array_equal(shown["50% of the blocks high"], expected)
 
@@ -134,12 +134,12 @@ def test_a_saved_picture_is_read_back_unchanged(tmp_path, rng):
 def test_errors_say_what_to_do(label):
     image = np.zeros((6, 9, 3), np.uint8)
     with pytest.raises(ValueError, match=r"alpha is 2\.0, expected 0"):
-        pictures.overlay(image, label, COLOURS, 2.0)
+        pictures.overlay(image, label, COLORS, 2.0)
     unchecked = inspect.unwrap(pictures.overlay)
     with pytest.raises(ValueError, match="the image is 6x9, the label map 3x9; resize"):
-        unchecked(image, label[:3], COLOURS)
+        unchecked(image, label[:3], COLORS)
     with pytest.raises(ValueError, match=r"dtype float64, expected .*undo the normalization"):
-        unchecked(image * 1.0, label, COLOURS)
+        unchecked(image * 1.0, label, COLORS)
     with pytest.raises(ValueError, match="6x9 pixels does not divide into a grid of 4x3"):
         pictures.draw_grid(image, np.ones((4, 3), bool))
     unchecked = inspect.unwrap(pictures.draw_grid)

@@ -96,7 +96,6 @@ def test_the_low_run_comes_on_a_schedule_in_the_programs_that_there_are():
             assert np.isposinf(decision.low_loss).all()
         else:
             system = step._system(state.params, state.stats, training=True)
-            system.set_attributes(axis_name=None, raise_if_not_found=False)
             image = normalize(batch()["image"], *NORMALIZATION["street_scenes"])
             label = jnp.asarray(batch()["label"])
             expected = low_loss(system, image, label)

@@ -184,7 +184,7 @@ def test_a_key_names_what_a_result_depends_on():
     assert planning.run_key(config(name="other", data={"data_dir": "x", "workers": 2})) == key
     assert planning.run_key(config(loop={"log_every": 7, "wandb": "project"})) == key
     assert planning.run_key(config(seed=1)) != key
-    assert planning.run_key(config(model={"conv_implementation": "pad"})) != key
+    assert planning.run_key(config(model={"implementation": "xla"})) != key
     assert planning.run_key(config(semantics={"padding": "zero"})) != key
 
 

@@ -22,7 +22,7 @@ from segblocks_jax.analysis.records import Record
 from segblocks_jax.systems.segblocks.seams import Seams
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without yellow, which is faint on white.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = "osD^vPX"
 _CURVES = {
@@ -43,8 +43,8 @@ Rows = Mapping[str, Sequence[Record]]
 def style(index: int) -> dict[str, Any]:
     """Color, dashes and marker of the series of this number; colors alone repeat after seven."""
     return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": _DASHES[index // len(COLOURS) % len(_DASHES)],
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": _DASHES[index // len(COLORS) % len(_DASHES)],
     }
 
 
@@ -89,8 +89,8 @@ def class_bars(rows: Rows) -> Figure:
             for name in classes
         ]
         at = np.arange(len(classes)) + (i - (len(rows) - 1) / 2) * width
-        hatch = None if i < len(COLOURS) else "//"
-        axes.bar(at, means, width, label=label, color=COLOURS[i % len(COLOURS)], hatch=hatch)
+        hatch = None if i < len(COLORS) else "//"
+        axes.bar(at, means, width, label=label, color=COLORS[i % len(COLORS)], hatch=hatch)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set(ylabel="IoU, %")
     _legend(axes)
@@ -178,7 +178,7 @@ def parts(measured: Mapping[str, Mapping[str, float]], by_part: Mapping[str, flo
         (by_part, "GMACs an image"),
     )
     for i, (axes, (values, title)) in enumerate(zip(panels, columns, strict=True)):
-        axes.barh(list(values), list(values.values()), color=COLOURS[i])
+        axes.barh(list(values), list(values.values()), color=COLORS[i])
         axes.invert_yaxis()
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)

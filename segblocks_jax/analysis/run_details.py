@@ -78,9 +78,9 @@ def panels(engine: Engine, source: SegmentationSource, number: int) -> UInt8[np.
     wrong[label == IGNORE] = IGNORE
     row = [
         image,
-        pictures.colorise(label, table.colors),
+        pictures.colorize(label, table.colors),
         shown["labels"],
-        pictures.colorise(wrong, np.asarray([_RIGHT, _WRONG])),
+        pictures.colorize(wrong, np.asarray([_RIGHT, _WRONG])),
         list(shown.values())[-1],
     ]
     titles = ["input", "ground truth", "prediction", "errors: orange", "high blocks: orange"]

@@ -28,7 +28,7 @@ def contact_sheet(
     """
     rows = []
     for batch in batches:
-        for pictures in (batch["image"], table.colorise(batch["label"])):
+        for pictures in (batch["image"], table.colorize(batch["label"])):
             height, width = pictures.shape[1:3]
             size = tile, max(1, round(tile * height / width))
             tiles = [np.asarray(Image.fromarray(p).resize(size)) for p in pictures]

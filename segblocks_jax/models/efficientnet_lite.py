@@ -1,6 +1,7 @@
 """EfficientNet-Lite backbones 0 to 4: no squeeze-and-excitation, ReLU6 (Tan & Le, arXiv 1905.11946)."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -54,15 +55,14 @@ class InvertedResidual(nnx.Module):
         def norm(features: int) -> BatchNorm:
             return BatchNorm(features, momentum=_MOMENTUM, eps=_EPS, semantics=semantics)
 
+        conv = functools.partial(Conv, semantics=semantics, rngs=rngs)
         hidden = in_features * stage.expansion
         expands = stage.expansion > 1
-        self.expand_conv = Conv(in_features, hidden, 1, rngs=rngs) if expands else None
+        self.expand_conv = conv(in_features, hidden, 1) if expands else None
         self.bn0 = norm(hidden) if expands else None
-        self.depthwise_conv = Conv(
-            hidden, hidden, stage.kernel, stride=stride, groups=hidden, rngs=rngs
-        )
+        self.depthwise_conv = conv(hidden, hidden, stage.kernel, stride=stride, groups=hidden)
         self.bn1 = norm(hidden)
-        self.project_conv = Conv(hidden, stage.features, 1, rngs=rngs)
+        self.project_conv = conv(hidden, stage.features, 1)
         self.bn2 = norm(stage.features)
         self.has_shortcut = stride == 1 and in_features == stage.features
 
@@ -83,14 +83,12 @@ class EfficientNetLite(nnx.Module):
         features: channels of the four outputs.
     """
 
-    min_block_size = 128  # A 5x5 kernel pads by 2, the side of a low block at stride 32.
-
     def __init__(self, variant: int, *, semantics: BlockOptions, rngs: nnx.Rngs) -> None:
         """Builds variant 0 to 4."""
         width, depth = _MULTIPLIERS[variant]
         self.stem = nnx.List(
             [
-                Conv(3, _STEM, 3, stride=2, rngs=rngs),
+                Conv(3, _STEM, 3, stride=2, semantics=semantics, rngs=rngs),
                 BatchNorm(_STEM, momentum=_MOMENTUM, eps=_EPS, semantics=semantics),
             ]
         )

@@ -30,9 +30,10 @@ class BasicBlock(nnx.Module):
     ) -> None:
         """`width` channels inside and out."""
         norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
-        self.conv1 = Conv(in_features, width, 3, stride=stride, rngs=rngs)
+        conv = functools.partial(Conv, semantics=semantics, rngs=rngs)
+        self.conv1 = conv(in_features, width, 3, stride=stride)
         self.bn1 = norm(width)
-        self.conv2 = Conv(width, width, 3, rngs=rngs)
+        self.conv2 = conv(width, width, 3)
         self.bn2 = norm(width)
         self.downsample = _projection(in_features, width, stride, semantics, rngs)
 
@@ -54,12 +55,13 @@ class Bottleneck(nnx.Module):
     ) -> None:
         """`width` channels inside, four times as many out."""
         norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
+        conv = functools.partial(Conv, semantics=semantics, rngs=rngs)
         features = width * self.expansion
-        self.conv1 = Conv(in_features, width, 1, rngs=rngs)
+        self.conv1 = conv(in_features, width, 1)
         self.bn1 = norm(width)
-        self.conv2 = Conv(width, width, 3, stride=stride, rngs=rngs)
+        self.conv2 = conv(width, width, 3, stride=stride)
         self.bn2 = norm(width)
-        self.conv3 = Conv(width, features, 1, rngs=rngs)
+        self.conv3 = conv(width, features, 1)
         self.bn3 = norm(features)
         self.downsample = _projection(in_features, features, stride, semantics, rngs)
 
@@ -78,7 +80,7 @@ def _projection(
     """The shortcut's 1x1 convolution and norm, where stride or width change."""
     if stride == 1 and in_features == features:
         return None
-    conv = Conv(in_features, features, 1, stride=stride, rngs=rngs)
+    conv = Conv(in_features, features, 1, stride=stride, semantics=semantics, rngs=rngs)
     return nnx.List([conv, BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)])
 
 
@@ -96,8 +98,6 @@ class ResNet(nnx.Module):
         features: channels of the four stages, at strides 4, 8, 16 and 32.
     """
 
-    min_block_size = 64  # At stride 32 a low block is then one pixel.
-
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
@@ -108,7 +108,7 @@ class ResNet(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         """Builds `depths[i]` blocks of ``width * 2**i`` inner channels in stage i."""
-        self.conv1 = Conv(3, width, 7, stride=2, rngs=rngs)
+        self.conv1 = Conv(3, width, 7, stride=2, semantics=semantics, rngs=rngs)
         self.bn1 = BatchNorm(width, momentum=_STEM_MOMENTUM, semantics=semantics)
         features = width
         outputs = []
@@ -122,11 +122,11 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{i + 1}", stage)
             outputs.append(features)
         self.features = tuple(outputs)
-        self.padding_mode = semantics.padding
+        self.semantics = semantics
 
     def __call__(self, x: Features) -> list[Features]:
         """(n, h, w, 3), normalized -> the stages' outputs, after their last ReLU."""
-        stem = functools.partial(_stem, padding_mode=self.padding_mode)
+        stem = functools.partial(_stem, semantics=self.semantics)
         with scope("stem"):
             x = rematerialized(stem, self.conv1, self.bn1, x)
         outputs = []
@@ -138,9 +138,9 @@ class ResNet(nnx.Module):
         return outputs
 
 
-def _stem(conv: Conv, norm: BatchNorm, x: Features, *, padding_mode: str) -> Features:
+def _stem(conv: Conv, norm: BatchNorm, x: Features, *, semantics: BlockOptions) -> Features:
     x = pointwise(jax.nn.relu, norm(conv(x)))
-    return max_pool(x, 3, 2, 1, padding_mode)
+    return max_pool(x, 3, 2, 1, semantics)
 
 
 _VARIANTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {

@@ -8,7 +8,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
-from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.nn import (
@@ -16,6 +15,7 @@ from segblocks_jax.nn import (
     BlockOptions,
     Conv,
     adaptive_average_pool,
+    check_blocks,
     on_full_image,
     pointwise,
     rematerialized,
@@ -23,7 +23,6 @@ from segblocks_jax.nn import (
     scope,
     upsample2,
 )
-from segblocks_jax.nn.conv import set_padding_mode
 from segblocks_jax.nn.regions import Features
 
 _MOMENTUM = 0.05
@@ -47,7 +46,9 @@ class PreActivation(nnx.Module):
     ) -> None:
         """Pads so that the size stays."""
         self.norm = BatchNorm(in_features, momentum=momentum, semantics=semantics)
-        self.conv = Conv(in_features, features, kernel_size, use_bias=use_bias, rngs=rngs)
+        self.conv = Conv(
+            in_features, features, kernel_size, use_bias=use_bias, semantics=semantics, rngs=rngs
+        )
 
     def __call__(self, x: Features) -> Features:
         """(n, h, w, in_features) -> (n, h, w, features)."""
@@ -133,29 +134,15 @@ class SwiftNet(nnx.Module):
         self.logits = PreActivation(
             features, num_classes, 1, use_bias=True, semantics=semantics, rngs=rngs
         )
-        set_padding_mode(self, semantics.padding)
-
-    @property
-    def min_block_size(self) -> int:
-        """The smallest side of a block, in image pixels, that this network can run on."""
-        return self.backbone.min_block_size
-
-    def block_multiple(self, low_factor: int = 2) -> int:
-        """What sides of blocks must be multiples of: `min_block_size` for low blocks of half the side."""
-        return self.min_block_size // 2 * low_factor
-
-    def smallest_block(self, low_factor: int = 2) -> int:
-        """The smallest side of a block, in image pixels."""
-        return self.block_multiple(low_factor)
 
     def __call__(self, x: Features) -> Features:
         """Normalized image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4.
 
         Raises:
-            ValueError: the blocks are too small, or no multiple of `block_multiple`.
+            ValueError: blocks that are too small, see `segblocks_jax.nn.smallest_block`.
         """
         if isinstance(x, DualRes):
-            self._check_blocks(x)
+            check_blocks(self, x)
         with scope("backbone"):
             stages = self.backbone(x)
         with scope("spp"):
@@ -167,15 +154,3 @@ class SwiftNet(nnx.Module):
                 x = rematerialized(upsample, x, skip)
         with scope("logits"):
             return rematerialized(self.logits, x)
-
-    def _check_blocks(self, blocks: DualRes) -> None:
-        side, factor = blocks.block_size, blocks.grid.low_factor
-        multiple = self.block_multiple(factor)
-        if side % multiple:
-            # Where this fails, a convolution would pad by more pixels than its block has.
-            raise InvalidInputError(
-                f"SwiftNet: blocks of {side} x {side} pixels; {type(self.backbone).__name__} needs a"
-                f" multiple of {multiple}, so that at stride 32 a low block (1/{factor} of the side) has"
-                f" {self.min_block_size // 64} pixels or more, as many as its convolutions pad; use a"
-                f" coarser mask, blocks of {-(-side // multiple) * multiple}"
-            )

@@ -1,7 +1,8 @@
 """Layers that take an image (n, h, w, c) or a `DualRes`, and give back the same kind."""
 
-from segblocks_jax.nn.batch_norm import BatchNorm
+from segblocks_jax.nn.batch_norm import BatchNorm, synchronized_batch_norm
 from segblocks_jax.nn.block_options import BlockOptions, Semantics
+from segblocks_jax.nn.block_size import block_multiple, check_blocks, smallest_block
 from segblocks_jax.nn.conv import Conv
 from segblocks_jax.nn.dropout import Dropout, dropout_key
 from segblocks_jax.nn.pool import adaptive_average_pool, max_pool
@@ -25,6 +26,8 @@ __all__ = [
     "Semantics",
     "adaptive_average_pool",
     "at_scale",
+    "block_multiple",
+    "check_blocks",
     "dropout_key",
     "fold_in",
     "image_keys",
@@ -37,6 +40,8 @@ __all__ = [
     "scaled_multiple",
     "scaled_size",
     "scope",
+    "smallest_block",
+    "synchronized_batch_norm",
     "uniform",
     "upsample2",
 ]

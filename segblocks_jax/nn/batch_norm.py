@@ -1,6 +1,9 @@
 """Batch normalization of images and of blocks, with joint or per-resolution statistics."""
 
+import contextlib
+import contextvars
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +12,38 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.nn.block_options import BlockOptions
+from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.regions import Features
 
 Moments = tuple[Array, Array]
+
+_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("axis", default=None)
+
+
+@contextlib.contextmanager
+def synchronized_batch_norm(axis_name: str | None) -> Iterator[None]:
+    """Networks that are called inside have batch statistics that are joint over the devices of a mapped axis.
+
+    `axis_name` is one of `jax.shard_map`; None: each device has its own.
+    """
+    token = _axis.set(axis_name)
+    try:
+        yield
+    finally:
+        _axis.reset(token)
 
 
 class BatchNorm(nnx.Module):
     """Batch normalization over all pixels of a batch; statistics and arithmetic in float32.
 
     In training, ``running = (1 - momentum) * running + momentum * batch``, with the unbiased variance
-    (PyTorch's convention). `BlockOptions.batch_norm` says what "batch" is for blocks.
+    (PyTorch's convention). `BlockOptions.batch_norm` says what "batch" is for blocks,
+    `synchronized_batch_norm` over which devices it is taken.
 
     Attributes:
         scale, bias: parameters, (features,).
         mean, var: running statistics, (features,), `flax.nnx.BatchStat`.
         use_running_average: True in evaluation; set by `flax.nnx.Module.train` and `eval`.
-        axis_name: mapped axis (of `jax.shard_map`) over whose devices the statistics are joint.
     """
 
     def __init__(
@@ -34,7 +53,6 @@ class BatchNorm(nnx.Module):
         momentum: float,
         eps: float = 1e-5,
         semantics: BlockOptions,
-        axis_name: str | None = None,
     ) -> None:
         """Starts with scale 1, bias 0, mean 0, var 1."""
         self.scale = nnx.Param(jnp.ones(features, jnp.float32))
@@ -44,11 +62,12 @@ class BatchNorm(nnx.Module):
         self.momentum = momentum
         self.eps = eps
         self.per_resolution = semantics.batch_norm == "per_resolution"
-        self.axis_name = axis_name
         self.use_running_average = False
 
     def __call__(self, features: Features) -> Features:
         """Normalizes every channel."""
+        if isinstance(features, Probe):
+            return features
         if not isinstance(features, DualRes):
             pixels = features.reshape(-1, features.shape[-1])
             return self._normalize_joint(pixels).reshape(features.shape)
@@ -83,11 +102,12 @@ class BatchNorm(nnx.Module):
 
     def _over_devices(self, value: Float[Array, "c"]) -> Float[Array, "c"]:
         # Every device runs the same number of high blocks, so all have as many pixels.
-        return value if self.axis_name is None else jax.lax.pmean(value, self.axis_name)
+        axis = _axis.get()
+        return value if axis is None else jax.lax.pmean(value, axis)
 
     def _update(self, moments: Moments, count: int) -> None:
-        if self.axis_name is not None:
-            count *= jax.lax.axis_size(self.axis_name)
+        if (axis := _axis.get()) is not None:
+            count *= jax.lax.axis_size(axis)
         mean, var = (jax.lax.stop_gradient(moment) for moment in moments)
         unbiased = var * (count / max(count - 1, 1))
         self.mean[...] = (1 - self.momentum) * self.mean[...] + self.momentum * mean

@@ -4,9 +4,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segblocks_jax.blocks import DualRes, block_conv, image_conv
+from segblocks_jax.blocks import DualRes, block_conv
+from segblocks_jax.nn.block_options import BlockOptions
+from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.nn.scope import record
+from segblocks_jax.ops.image_conv import image_conv
 
 _HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -19,8 +22,7 @@ class Conv(nnx.Module):
     Attributes:
         kernel: (kh, kw, in_features / groups, out_features).
         bias: (out_features,) or None.
-        implementation: of the convolution, see `segblocks_jax.block_conv`.
-        padding_mode: in blocks, see `segblocks_jax.block_pad`.
+        semantics: `BlockOptions.padding` says what blocks are padded with.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Conv(nnx.Module):
         dilation: int = 1,
         use_bias: bool = False,
         kernel_init: nnx.Initializer = _HE_NORMAL,
+        semantics: BlockOptions | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         """Draws the kernel from `kernel_init`; biases start at 0. Sizes: of both axes, or (vertical, horizontal).
@@ -51,11 +54,12 @@ class Conv(nnx.Module):
         self.padding = same if given is None else given
         self.groups = groups
         self.dilation = dilation
-        self.implementation: str | None = None
-        self.padding_mode = "block"
+        self.semantics = semantics or BlockOptions()
 
     def __call__(self, features: Features) -> Features:
         """Convolves."""
+        if isinstance(features, Probe):
+            return features.through(self.stride, max(self.padding), self.dilation)
         if isinstance(features, DualRes):
             kernel, bias = self._parameters(features.pixels.dtype)
             return block_conv(
@@ -66,18 +70,11 @@ class Conv(nnx.Module):
                 self.groups,
                 bias,
                 dilation=self.dilation,
-                padding_mode=self.padding_mode,
-                implementation=self.implementation,
+                padding_mode=self.semantics.padding,
             )
         kernel, bias = self._parameters(features.dtype)
         out = image_conv(
-            features,
-            kernel,
-            self.stride,
-            self.padding,
-            self.groups,
-            dilation=self.dilation,
-            implementation=self.implementation,
+            features, kernel, self.stride, self.padding, self.groups, dilation=self.dilation
         )
         self._record(out)
         return out if bias is None else out + bias[None, None, None]
@@ -89,17 +86,3 @@ class Conv(nnx.Module):
     def _record(self, out: Float[Array, "n h w k"]) -> None:
         kh, kw, channels, _ = self.kernel.shape
         record(out.size * (kh * kw * channels + (self.bias is not None)))
-
-
-def set_implementation(module: nnx.Module, implementation: str | None) -> None:
-    """Sets how every convolution of a module runs; see `segblocks_jax.block_conv`."""
-    for _, part in nnx.iter_graph(module):
-        if isinstance(part, Conv):
-            part.implementation = implementation
-
-
-def set_padding_mode(module: nnx.Module, padding_mode: str) -> None:
-    """Sets how every convolution of a module pads blocks; see `segblocks_jax.block_pad`."""
-    for _, part in nnx.iter_graph(module):
-        if isinstance(part, Conv):
-            part.padding_mode = padding_mode

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from segblocks_jax.blocks import DualRes
+from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.random import fold_in, uniform
 from segblocks_jax.nn.regions import Features
 
@@ -61,7 +62,7 @@ class Dropout(nnx.Module):
     def __call__(self, features: Features) -> Features:
         """Drops channels, where there is a key."""
         keys = _keys.get()
-        if self.deterministic or not self.rate or keys is None:
+        if self.deterministic or not self.rate or keys is None or isinstance(features, Probe):
             return features
         if not isinstance(features, DualRes):
             n, _, _, channels = features.shape

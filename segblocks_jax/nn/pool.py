@@ -9,23 +9,32 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes, block_pad
+from segblocks_jax.nn.block_options import BlockOptions
+from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.ops.max_pool import maxima
 
 
 @jax.named_scope("max_pool")
 def max_pool(
-    features: Features, window: int, stride: int, padding: int, padding_mode: str = "block"
+    features: Features,
+    window: int,
+    stride: int,
+    padding: int,
+    semantics: BlockOptions | None = None,
 ) -> Features:
     """Maximum over windows. Pixels outside the image count as 0, as they do for a convolution.
 
-    After a ReLU, this equals padding with minus infinity. `padding_mode` is that of `segblocks_jax.block_pad`.
+    After a ReLU, this equals padding with minus infinity. `BlockOptions.padding` says what blocks are
+    padded with.
     """
+    if isinstance(features, Probe):
+        return features.through(stride, padding)
     if not isinstance(features, DualRes):
         p = padding
         return maxima(jnp.pad(features, ((0, 0), (p, p), (p, p), (0, 0))), window, stride)
     channels = features.pixels.shape[1]
-    padded = block_pad(features, padding, mode=padding_mode)
+    padded = block_pad(features, padding, mode=(semantics or BlockOptions()).padding)
     parts = [
         maxima(part, window, stride).reshape(-1, channels) for part in (padded.high, padded.low)
     ]

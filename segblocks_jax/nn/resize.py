@@ -12,6 +12,7 @@ from segblocks_jax.blocks import DualRes, block_pad
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.exact import exact
 from segblocks_jax.nn.block_options import BlockOptions
+from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.ops.upsample import upsample_bilinear
 
@@ -23,6 +24,8 @@ def upsample2(features: Features, semantics: BlockOptions) -> Features:
     In blocks, `BlockOptions.interpolation` decides whether the neighbors are read or every block is
     clamped at its own border.
     """
+    if isinstance(features, Probe):
+        return features.through(stride=1, padding=1, upsampling=2)
     if not isinstance(features, DualRes):
         return upsample_bilinear(features, 2)
     channels = features.pixels.shape[1]

@@ -30,7 +30,9 @@ An exported program that calls them needs
 ``[jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]``.
 """
 
-IMPLEMENTATIONS = ("ffi", "xla")
+IMPLEMENTATIONS = ("ffi", "xla", "reference")
+"""How an operation runs: the compiled handler; what XLA has for it, for a convolution XLA's own; the definition in
+jnp. Where an operation has one way in jnp, that is "xla" and "reference" both."""
 ENVIRONMENT_VARIABLE = "SEGBLOCKS_IMPLEMENTATION"
 
 # JAX's name of a platform -> the compiled module, XLA's name, and how one gets the module.
@@ -63,10 +65,12 @@ def why_unavailable(platform: str | None = None) -> str:
 
 
 def resolve(implementation: str | None = None) -> str:
-    """Returns the implementation to run: "ffi", the compiled handlers, or "xla", the references.
+    """Returns the implementation to run, one of `IMPLEMENTATIONS`.
 
     The first of these decides: the argument, `using`, the environment variable
-    SEGBLOCKS_IMPLEMENTATION, whether JAX's default platform has compiled handlers.
+    SEGBLOCKS_IMPLEMENTATION, whether JAX's default platform has compiled handlers ("ffi", else "xla").
+    The argument is an order, and an operation that can't follow it raises; where one of the others names
+    what an operation hasn't for a case, it runs "xla".
 
     Raises:
         ValueError: unknown name.
@@ -94,15 +98,17 @@ def resolve(implementation: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def using(implementation: str) -> Iterator[None]:
+def using(implementation: str | None) -> Iterator[None]:
     """Within it, operations without an `implementation` of their own run this one, as they are traced.
+
+    None leaves the choice to what stands around it.
 
     Example:
         >>> with using("xla"):
         ...     resolve()
         'xla'
     """
-    token = _chosen.set(implementation)
+    token = _chosen.set(implementation or _chosen.get())
     try:
         yield
     finally:

@@ -175,8 +175,8 @@ def _moving(rng, x: float, z: float, away: bool):
         return vehicles.TRUCK_LENGTH, _at(vehicles.truck, x, z, away)
     if kind in ("bus", "train"):
         body, label, colors = {
-            "bus": (vehicles.BUS, ids.BUS, vehicles.BUS_COLOURS),
-            "train": (vehicles.TRAM, ids.TRAIN, vehicles.TRAM_COLOURS),
+            "bus": (vehicles.BUS, ids.BUS, vehicles.BUS_COLORS),
+            "train": (vehicles.TRAM, ids.TRAIN, vehicles.TRAM_COLORS),
         }[kind]
         color = varied(rng, colors[rng.integers(len(colors))], 0.12)
         return body.length, _body(body, x, z, away, color, label)
@@ -187,7 +187,7 @@ def _moving(rng, x: float, z: float, away: bool):
 
 
 def _car(rng, body, x, z, away):
-    color = varied(rng, vehicles.CAR_COLOURS[rng.integers(len(vehicles.CAR_COLOURS))], 0.15)
+    color = varied(rng, vehicles.CAR_COLORS[rng.integers(len(vehicles.CAR_COLORS))], 0.15)
     return _body(body, x, z, away, color, ids.CAR)
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from segblocks_jax.data.street_scenes import ids
 from segblocks_jax.data.street_scenes.canvas import Canvas, Meters, ground, quad, shade, varied
 
-CAR_COLOURS = np.array(
+CAR_COLORS = np.array(
     [
         (30, 32, 36), (70, 74, 80), (150, 154, 158), (214, 216, 218), (120, 20, 24),
         (24, 44, 92), (44, 74, 60), (160, 130, 90), (190, 60, 30), (60, 90, 130),
     ]
 )  # fmt: skip
-BUS_COLOURS = np.array([(190, 30, 30), (230, 180, 30), (40, 80, 150), (60, 130, 70)])
-TRAM_COLOURS = np.array([(236, 230, 212), (244, 204, 70), (214, 120, 60), (150, 176, 190)])
+BUS_COLORS = np.array([(190, 30, 30), (230, 180, 30), (40, 80, 150), (60, 130, 70)])
+TRAM_COLORS = np.array([(236, 230, 212), (244, 204, 70), (214, 120, 60), (150, 176, 190)])
 _GLASS = (38, 48, 58)
 _TYRE = (22, 22, 24)
 _CIRCLE = [(math.sin(a), math.cos(a)) for a in np.arange(0, 2 * np.pi, np.pi / 7).tolist()]
@@ -131,7 +131,7 @@ def vehicle(
 def truck(canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters, away: bool) -> None:
     """Paints a lorry: a cab and a cargo box."""
     box = varied(rng, rng.choice([(215, 215, 210), (70, 100, 150), (150, 60, 50)]), 0.15)
-    cab = varied(rng, CAR_COLOURS[rng.integers(len(CAR_COLOURS))], 0.2)
+    cab = varied(rng, CAR_COLORS[rng.integers(len(CAR_COLORS))], 0.2)
     parts = [(_CARGO, z, box), (_CAB, z + _CARGO.length + 0.2, cab)]
     if not away:
         parts = [(_CAB, z, cab), (_CARGO, z + _CAB.length + 0.2, box)]

@@ -32,15 +32,17 @@ def indexed_conv(
         kernel: see `pack_kernel`; of the rows' dtype.
         stride: of the window, in both directions.
         epilogue: what follows; default: nothing.
-        implementation: "ffi", "xla", or None for the compiled handler where there is one.
+        implementation: "ffi", "reference", or None for the compiled handler where there is one.
 
     Returns:
         The output, or None where `Epilogue.keep` is False; and the second output, or None.
 
     Raises:
         TypeError: kernel and rows of different dtypes.
-        ValueError: sizes that don't fit together.
+        ValueError: sizes that don't fit together, or "xla", whose convolution finds nothing by index.
     """
+    if implementation == "xla":
+        raise ValueError("indexed_conv: XLA has no convolution by index; use 'ffi' or 'reference'")
     epilogue = epilogue or Epilogue()
     _check(rows, patches, kernel, stride, epilogue)
     run = ffi.indexed_conv if extension.resolve(implementation) == "ffi" else reference.indexed_conv

@@ -4,7 +4,6 @@ No code of the authors is public; docs/lrnnet.md says what is theirs and what is
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +16,13 @@ from segblocks_jax.nn import (
     BlockOptions,
     Conv,
     Dropout,
+    check_blocks,
     max_pool,
     on_full_image,
     pointwise,
     rematerialized,
     scope,
 )
-from segblocks_jax.nn.conv import set_padding_mode
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.systems.lrnnet.reduced_non_local import ReducedNonLocal
 
@@ -42,7 +41,15 @@ class Down(nnx.Module):
         self, in_features: int, features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """The convolution makes the channels that pooling does not."""
-        self.conv = Conv(in_features, features - in_features, 3, stride=2, use_bias=True, rngs=rngs)
+        self.conv = Conv(
+            in_features,
+            features - in_features,
+            3,
+            stride=2,
+            use_bias=True,
+            semantics=semantics,
+            rngs=rngs,
+        )
         self.bn = BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)
 
     def __call__(self, x: Features) -> Features:
@@ -61,9 +68,10 @@ class Factorized(nnx.Module):
         """3x1 then 1x3, or the other way round."""
         first, second = ((3, 1), (1, 3)) if vertical_first else ((1, 3), (3, 1))
         norm = functools.partial(BatchNorm, features, momentum=_MOMENTUM, semantics=semantics)
-        self.conv1 = Conv(features, features, first, rngs=rngs)
+        conv = functools.partial(Conv, features, features, semantics=semantics, rngs=rngs)
+        self.conv1 = conv(first)
         self.bn1 = norm()
-        self.conv2 = Conv(features, features, second, rngs=rngs)
+        self.conv2 = conv(second)
         self.bn2 = norm()
 
     def __call__(self, x: Features) -> Features:
@@ -94,9 +102,10 @@ class FactorizedBlock(nnx.Module):
         pair = functools.partial(Factorized, features // 2, semantics=semantics, rngs=rngs)
         self.left = pair(vertical_first=True)
         self.right = pair(vertical_first=False)
-        self.depthwise = Conv(features, features, 3, groups=features, dilation=dilation, rngs=rngs)
+        conv = functools.partial(Conv, features, features, semantics=semantics, rngs=rngs)
+        self.depthwise = conv(3, groups=features, dilation=dilation)
         self.bn1 = norm()
-        self.pointwise = Conv(features, features, 1, rngs=rngs)
+        self.pointwise = conv(1)
         self.bn2 = norm()
         self.dropout = Dropout(dropout)
         self.half = features // 2
@@ -193,42 +202,19 @@ class LRNNet(nnx.Module):
         self.backbone = LRNEncoder(width=width, dilations=dilations, semantics=semantics, rngs=rngs)
         deepest = self.backbone.features
         self.attention = ReducedNonLocal(deepest, channels=features, semantics=semantics, rngs=rngs)
-        self.logits = Conv(deepest, num_classes, 1, use_bias=True, rngs=rngs)
-        set_padding_mode(self, semantics.padding)
-
-    def block_multiple(self, low_factor: int = 2) -> int:
-        """What sides of blocks must be multiples of: 32, and low blocks have whole pixels at stride 8."""
-        return math.lcm(32, _STRIDE * low_factor)
-
-    def smallest_block(self, low_factor: int = 2) -> int:
-        """The smallest side of a block, in image pixels: a low block is as wide as convolutions pad."""
-        multiple = self.block_multiple(low_factor)
-        needed = _STRIDE * low_factor * max(self.backbone.dilations)
-        return -(-needed // multiple) * multiple
+        self.logits = Conv(deepest, num_classes, 1, use_bias=True, semantics=semantics, rngs=rngs)
 
     def __call__(self, x: Features) -> Features:
         """Normalized image (n, h, w, 3), h and w multiples of 8, or blocks of it -> logits at 1/8.
 
         Raises:
-            ValueError: the blocks are smaller than `smallest_block`, or no multiple of
-                `block_multiple`.
+            ValueError: blocks that are too small, see `segblocks_jax.nn.smallest_block`.
         """
         if isinstance(x, DualRes):
-            self._check_blocks(x)
+            check_blocks(self, x)
         with scope("backbone"):
             x = self.backbone(x)
         with scope("attention"):
             attended = on_full_image(self.attention, x, self.semantics)
         with scope("logits"):
             return self.logits(pointwise(jnp.add, x, attended))
-
-    def _check_blocks(self, blocks: DualRes) -> None:
-        side, factor = blocks.block_size, blocks.grid.low_factor
-        multiple, smallest = self.block_multiple(factor), self.smallest_block(factor)
-        if blocks.grid.num_blocks and (side % multiple or side < smallest):
-            raise InvalidInputError(
-                f"LRNNet: blocks of {side} x {side} pixels; expected a multiple of {multiple}, and at least"
-                f" {smallest}, so that a low block (1/{factor} of the side) has {max(self.backbone.dilations)}"
-                f" pixels at stride {_STRIDE}, as many as dilation {max(self.backbone.dilations)} pads; use"
-                " larger blocks, or smaller dilations"
-            )

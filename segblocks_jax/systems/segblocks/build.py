@@ -6,7 +6,6 @@ from flax import nnx
 
 from segblocks_jax.data import Normalization
 from segblocks_jax.nn import Dropout
-from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.spec import ModelSpec, PolicySpec
 from segblocks_jax.tasks.segmentation.labels import LabelTable
@@ -55,7 +54,6 @@ def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
         ValueError: the blocks are too small for the network.
     """
     system = model_spec(config, num_classes).build(nnx.Rngs(config.seed))
-    set_implementation(system, config.model.conv_implementation)
     for _, part in nnx.iter_graph(system):
         if isinstance(part, Dropout):
             part.rate *= config.model.dropout

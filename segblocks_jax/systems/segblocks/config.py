@@ -3,12 +3,12 @@
 import dataclasses
 from typing import ClassVar
 
-from segblocks_jax.blocks.conv import CONV_IMPLEMENTATIONS
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS
 from segblocks_jax.nn import BlockOptions, scaled_multiple
+from segblocks_jax.ops.extension import IMPLEMENTATIONS
 from segblocks_jax.structured_config import (
     COUNT,
     SHARE,
@@ -43,8 +43,8 @@ class ModelConfig:
         pretrained: a .pth, .pt (both need PyTorch), .safetensors or .npz file of backbone weights that
             training starts from; see `load_backbone`. As published, `optim.backbone_multiplier` is
             0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.
-        conv_implementation: how convolutions run in training: "ffi", "xla" or "pad"; None: what is
-            faster on the machine. See `segblocks_jax.block_conv`.
+        implementation: how operations run in training, see docs/blocks.md; None: what is faster on the
+            machine.
         dropout: factor on the rates of the network's dropout; 0 for none, which short schedules want.
         input_scale: side of what the network sees over the image's, for policy "static": a baseline of
             fewer operations, trained and evaluated at the labels' full size.
@@ -55,9 +55,7 @@ class ModelConfig:
     features: int | None = field(None, _CHANNELS)
     dilations: tuple[int, ...] | None = None
     pretrained: str | None = None
-    conv_implementation: str | None = field(
-        None, one_of((None, *CONV_IMPLEMENTATIONS)), affects="rounding"
-    )
+    implementation: str | None = field(None, one_of((None, *IMPLEMENTATIONS)), affects="rounding")
     dropout: float = field(1.0, Range("a factor from 0 to 1", SHARE.holds))
     input_scale: float = 1.0
 
@@ -182,9 +180,9 @@ class ExperimentConfig(Config):
                 side > 0 and side % multiple == 0,
                 f"data.crop is {self.data.crop}; expected multiples of {multiple} ({why})",
             )
-        way = self.model.conv_implementation
+        padding, way = self.semantics.padding, self.model.implementation
         check(
-            self.semantics.padding == "block" or way in (None, "pad"),
-            f"semantics.padding is {self.semantics.padding!r}, which model.conv_implementation {way!r} does"
-            " not have; expected 'pad' or None",
+            padding == "block" or way in (None, "xla"),
+            f"semantics.padding is {padding!r}, which model.implementation {way!r} does not have; expected"
+            " 'xla' or None",
         )

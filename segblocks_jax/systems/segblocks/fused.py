@@ -19,7 +19,7 @@ from segblocks_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from segblocks_jax.models.swiftnet import PyramidPooling, SwiftNet, Upsample
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv
 from segblocks_jax.nn.layout import BlockLayout, ImageLayout, Layout
-from segblocks_jax.nn.regions import Features
+from segblocks_jax.nn.regions import Maps
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.checks import no_type_check
 from segblocks_jax.ops.indexed_conv import (
@@ -225,7 +225,7 @@ class FusedNet:
     pyramid_graph: nnx.GraphDef = dataclasses.field(metadata={"static": True})
     semantics: BlockOptions = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Maps) -> Maps:
         """Normalized image, or blocks of it -> logits at a quarter of the size."""
         *_, (_, logits) = self.parts(x)
         if isinstance(x, DualRes):
@@ -233,7 +233,7 @@ class FusedNet:
         n, h, w, _ = x.shape
         return logits.reshape(n, h // 4, w // 4, -1)
 
-    def parts(self, x: Features) -> Iterator[tuple[str, Pixels]]:
+    def parts(self, x: Maps) -> Iterator[tuple[str, Pixels]]:
         """Names and results, as pixel lists, of the network's parts as they are computed; logits are last."""
         if isinstance(x, DualRes):
             layout: Layout = BlockLayout(x.grid, x.block_size)

@@ -8,14 +8,18 @@ from typing import Any
 
 from segblocks_jax.structured_config import Fields
 
-RENAMED = {"policy.quantise_step": "policy.bucket_step", "rematerialise": "rematerialize"}
+RENAMED = {
+    "policy.quantise_step": "policy.bucket_step",
+    "rematerialise": "rematerialize",
+    "model.conv_implementation": "model.implementation",
+}
 
 _ADDED_IN_0: Fields = {
     "rematerialize": False,
     "data.on_error": "raise",
     "model.dilations": None,
     "model.pretrained": None,
-    "model.conv_implementation": None,
+    "model.implementation": None,
     "model.dropout": 1.0,
     "model.input_scale": 1.0,
     "policy.reward": "loss",
@@ -66,6 +70,9 @@ def from_0(fields: Fields) -> Fields:
     fields = _ADDED_IN_0 | {RENAMED.get(name, name): value for name, value in fields.items()}
     if fields["policy.advantage"] == "normalised":
         fields["policy.advantage"] = "normalized"
+    ways = {"pad": "xla", "xla": "reference"}
+    way = fields["model.implementation"]
+    fields["model.implementation"] = ways.get(way, way)
     return fields
 
 

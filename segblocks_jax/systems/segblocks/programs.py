@@ -17,7 +17,6 @@ from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.models import Network, SwiftNet
 from segblocks_jax.nn import at_scale
-from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
 from segblocks_jax.systems.segblocks.fused import FusedNet, fuse, pays
@@ -86,8 +85,6 @@ class ModelPrograms:
         for module in (net, policy):
             if module is not None:
                 module.eval()
-        if self.execution == "xla":
-            set_implementation(net, "pad")
         (net_graph, net_state), (policy_graph, policy_state) = nnx.split(net), nnx.split(policy)
         served = _fused(net, self._dtype) if self.execution == "fused" else net_state
         return (net_graph, policy_graph), jax.block_until_ready((policy_state, served))
@@ -132,8 +129,7 @@ class ModelPrograms:
 
     def tracing(self) -> contextlib.AbstractContextManager[None]:
         """The context that programs are traced in."""
-        chosen = {"fused": "ffi", "xla": "xla"}.get(self.execution)
-        return extension.using(chosen) if chosen else contextlib.nullcontext()
+        return extension.using({"fused": "ffi", "xla": "xla"}.get(self.execution))
 
     def function(self, program: Program) -> Callable[..., Any]:
         """The program as a function of weights and arguments, to be traced within `tracing`."""

@@ -26,7 +26,6 @@ from segblocks_jax.data.pipeline import fill_color
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
-from segblocks_jax.nn.conv import set_padding_mode
 from segblocks_jax.ops.checks import no_type_check
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.training.logging import write_json
@@ -80,9 +79,7 @@ def measure(
     blocks = split(jnp.asarray(image), mask, low_factor=low_factor)
     maps = {}
     for mode in modes:
-        set_padding_mode(net, mode)
-        if hasattr(net.backbone, "padding_mode"):
-            net.backbone.padding_mode = mode
+        net.set_attributes(semantics=dataclasses.replace(net.semantics, padding=mode))
         upsampled = combine(_run(net, blocks), net.semantics.low_upsampling)
         maps[mode] = np.abs(np.asarray(upsampled) - dense).mean(-1) / deviation
     side = image.shape[1] // mask.shape[1] // net.output_stride

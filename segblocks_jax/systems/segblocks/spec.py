@@ -8,7 +8,7 @@ from flax import nnx
 
 from segblocks_jax import models
 from segblocks_jax.errors import InvalidInputError
-from segblocks_jax.nn import BlockOptions, scaled_multiple
+from segblocks_jax.nn import BlockOptions, block_multiple, scaled_multiple, smallest_block
 from segblocks_jax.systems.segblocks import policies
 from segblocks_jax.systems.segblocks.migrations import spec_from_0
 
@@ -123,7 +123,7 @@ class ModelSpec:
         """Raises ValueError where the policy's blocks are too small for the network."""
         assert self.policy is not None
         side, factor = self.policy.block_size, self.policy.low_factor
-        multiple, smallest = net.block_multiple(factor), net.smallest_block(factor)
+        multiple, smallest = block_multiple(net, factor), smallest_block(net, factor)
         if side % multiple or side < smallest:
             more = f" from {smallest} on" if smallest > multiple else ""
             raise InvalidInputError(

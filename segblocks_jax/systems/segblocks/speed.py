@@ -17,7 +17,6 @@ from segblocks_jax.exact import count_of
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
-from segblocks_jax.nn.conv import set_implementation
 from segblocks_jax.nn.layout import BlockLayout
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.max_pool import indexed_max_pool
@@ -106,14 +105,12 @@ def _networks(net: Network, config: ExperimentConfig, fused: bool) -> Callable[.
     if fused and isinstance(net, SwiftNet) and pays(net):
         prepared = jax.block_until_ready(fuse(net, config.precision))
         return functools.partial(jax.jit(functools.partial(_run, config=config)), prepared)
-    plain = nnx.clone(net)
-    if not fused:
-        set_implementation(plain, "pad")
-    graphdef, state = nnx.split(plain)
+    graphdef, state = nnx.split(net)
 
     @jax.jit
     def run(state: nnx.State, image: jax.Array, grid: BlockGrid | None) -> jax.Array:
-        return _run(nnx.merge(graphdef, state), image, grid, config=config)
+        with extension.using(None if fused else "xla"):
+            return _run(nnx.merge(graphdef, state), image, grid, config=config)
 
     return functools.partial(run, state)
 

@@ -27,7 +27,8 @@ from jaxtyping import Array, Float, Int, UInt8
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.data import Normalization, normalize
-from segblocks_jax.nn import dropout_key, fold_in
+from segblocks_jax.nn import dropout_key, fold_in, synchronized_batch_norm
+from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.loss import ACTIONS, LOW_DROPOUT, Loss, TracedBatch
 from segblocks_jax.systems.segblocks.resolution_gain import (
@@ -85,18 +86,16 @@ class TrainStep:
         self._config, self._normalization = config, normalization
         self._loss = Loss(config, normalization)
         self._images = examples_per_part(config.optim, self.mesh)
-        sharded = functools.partial(jax.shard_map, mesh=self.mesh, check_vma=False)
         self.decide = jax.jit(
-            sharded(self._decide_on_device, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
+            self._sharded(self._decide_on_device, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
         )
 
         def update(
             state: TrainState, batch: TracedBatch, decision: Decision | None, num_high: int | None
         ) -> tuple[TrainState, Metrics]:
             run = functools.partial(self._update_on_device, num_high=num_high)
-            return sharded(run, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=(P(), P()))(
-                state, batch, decision
-            )
+            specs: dict[str, Any] = {"in_specs": (P(), P(AXIS), P(AXIS)), "out_specs": (P(), P())}
+            return self._sharded(run, **specs)(state, batch, decision)
 
         jitted = jax.jit(update, static_argnames="num_high", donate_argnums=0)
         self.programs = Programs(jitted, self._program_name, report)
@@ -158,11 +157,21 @@ class TrainStep:
             return "the step"
         return f"the step for {num_high} of a device's {self._blocks} blocks high"
 
+    def _sharded(self, run: Any, **specs: Any) -> Any:
+        """A function on the examples of each device, traced as the configuration says."""
+        axis = AXIS if self._config.optim.sync_batch_norm else None
+
+        @functools.wraps(run)
+        def traced(*arguments: Any) -> Any:
+            implementation = self._config.model.implementation
+            with extension.using(implementation), synchronized_batch_norm(axis):
+                return run(*arguments)
+
+        return jax.shard_map(traced, mesh=self.mesh, check_vma=False, **specs)
+
     def _system(self, params: nnx.State, stats: nnx.State, training: bool) -> nnx.Dict:
         system = nnx.merge(self._graphdef, params, stats, copy=True)
         (system.train if training else system.eval)()
-        axis = AXIS if self._config.optim.sync_batch_norm else None
-        system.set_attributes(axis_name=axis, raise_if_not_found=False)
         return system
 
     def _decide_on_device(

@@ -33,6 +33,7 @@ from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.optimizer import Multipliers
 from segblocks_jax.training.system import OnBatch, System
 
+
 class SegBlocks(System):
     """Semantic segmentation in blocks of two resolutions; without a policy, of whole images."""
 

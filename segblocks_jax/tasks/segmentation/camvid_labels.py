@@ -46,7 +46,7 @@ _ROWS = [
     ("void", (0, 0, 0), None),
     ("wall", (64, 192, 0), "building"),
 ]
-CAMVID_COLOURS = {name: color for name, color, _ in _ROWS}
+CAMVID_COLORS = {name: color for name, color, _ in _ROWS}
 """The 32 published classes, in order of their ids, with their colors."""
 
 
@@ -75,7 +75,7 @@ def camvid_ids(
         ValueError: a color that is no class.
     """
     packed = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    codes = np.array(list(CAMVID_COLOURS.values()), np.uint32) @ [1 << 16, 1 << 8, 1]
+    codes = np.array(list(CAMVID_COLORS.values()), np.uint32) @ [1 << 16, 1 << 8, 1]
     order = np.argsort(codes)
     position = np.searchsorted(codes[order], packed).clip(max=len(codes) - 1)
     ids = order[position].astype(np.uint8)

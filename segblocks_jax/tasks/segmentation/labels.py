@@ -73,7 +73,7 @@ class LabelTable:
             )
         return self.to_train[stored]
 
-    def colorise(self, train_ids: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
+    def colorize(self, train_ids: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
         """Paints train ids with the table's colors; everything that is no class is black."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes] = self.colors

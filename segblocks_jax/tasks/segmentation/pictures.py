@@ -7,12 +7,12 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito's orange and sky blue: told apart with every common color blindness.
-HIGH_COLOUR = (230, 159, 0)
-LOW_COLOUR = (86, 180, 233)
-_TITLE_COLOUR = (255, 255, 255)
+HIGH_COLOR = (230, 159, 0)
+LOW_COLOR = (86, 180, 233)
+_TITLE_COLOR = (255, 255, 255)
 
 
-def colorise(
+def colorize(
     label: Integer[np.ndarray, "h w"],
     colors: Integer[np.ndarray, "k 3"],
     ignore: int = 255,
@@ -32,7 +32,7 @@ def colorise(
     strange = painted & ((label < 0) | (label >= len(colors)))
     if strange.any():
         raise ValueError(
-            f"colorise: label {int(label[strange][0])} has no color, expected 0 to "
+            f"colorize: label {int(label[strange][0])} has no color, expected 0 to "
             f"{len(colors) - 1} or {ignore}; pass the colors of the label table in use"
         )
     picture = np.zeros((*label.shape, 3), np.uint8)
@@ -65,7 +65,7 @@ def overlay(
     mixed = image.copy()
     for top in range(0, len(image), 64):  # Strips, as floats of a large image fill memory.
         rows = slice(top, top + 64)
-        paint = colorise(label[rows], colors, ignore).astype(np.float64)
+        paint = colorize(label[rows], colors, ignore).astype(np.float64)
         blend = np.rint((1 - alpha) * image[rows] + alpha * paint).astype(np.uint8)
         np.copyto(mixed[rows], blend, where=(label[rows] != ignore)[..., None])
     return mixed
@@ -110,7 +110,7 @@ def draw_grid(
         high = bool(mask[row, column])
         top, left = row * height, column * width
         box = (left, top, left + width - 1, top + height - 1)
-        color = HIGH_COLOUR if high else LOW_COLOUR
+        color = HIGH_COLOR if high else LOW_COLOR
         draw.rectangle(box, outline=color, width=thick if high else max(1, thick // 3))
         if probabilities is not None:
             text, at = f"{probabilities[row, column]:.2f}", (left + thick + 2, top + thick + 1)
@@ -140,7 +140,7 @@ def panels(
       scores: a learned policy's logits, drawn as probabilities.
     """
     h, w = labels.shape
-    found = {"input": image[:h, :w], "labels": colorise(labels, colors)}
+    found = {"input": image[:h, :w], "labels": colorize(labels, colors)}
     if mask is not None:
         probabilities = None if scores is None else np.exp(-np.logaddexp(0, -np.float64(scores)))
         title = f"{mask.mean():.0%} of the blocks high"
@@ -192,7 +192,7 @@ def _title_bar(title: str, height: int, width: int, size: int) -> np.ndarray:
     ImageDraw.Draw(bar).text(
         (width // 2 if font.getlength(title) <= width else 0, height // 2),
         title,
-        fill=_TITLE_COLOUR,
+        fill=_TITLE_COLOR,
         font=font,
         anchor="mm" if font.getlength(title) <= width else "lm",
     )

@@ -1,0 +1,95 @@
+"""The smallest blocks of a network, found from its layers."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import segblocks_jax as sb
+from segblocks_jax import nn
+
+RNGS = functools.partial(nnx.Rngs, 0)
+
+
+@functools.cache
+def zoo(name: str) -> nnx.Module:
+    return nnx.eval_shape(lambda: sb.create_model(name, 3, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(
+    ("names", "low_side"),
+    [
+        (("swiftnet_rn18", "swiftnet_rn34", "swiftnet_rn50", "swiftnet_rn101"), 1),
+        (tuple(f"swiftnet_efflite{i}" for i in range(5)), 2),  # 5x5 kernels pad by 2.
+    ],
+)
+def test_swiftnets_need_what_their_deepest_layer_pads(names, low_side, factor) -> None:
+    for name in names:
+        expected = 32 * low_side * factor
+        assert nn.block_multiple(zoo(name), factor) == expected
+        assert nn.smallest_block(zoo(name), factor) == expected
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
+def test_lrnnet_needs_its_largest_dilation(factor) -> None:
+    multiple = math.lcm(32, 8 * factor)
+    assert nn.block_multiple(zoo("lrnnet"), factor) == multiple
+    assert nn.smallest_block(zoo("lrnnet"), factor) == -(-8 * factor * 17 // multiple) * multiple
+
+
+class Own(nnx.Module):
+    """A user's network, which says nothing of blocks: strides 4 and 16, a dilated kernel, and up again."""
+
+    def __init__(self, dilation: int, options: sb.BlockOptions) -> None:
+        conv = functools.partial(nn.Conv, semantics=options, rngs=nnx.Rngs(0))
+        self.options = options
+        self.first = conv(3, 4, 7, stride=4)
+        self.norm = nn.BatchNorm(4, momentum=0.1, semantics=options)
+        self.deep = conv(4, 4, 5, stride=4)
+        self.wide = conv(4, 4, (3, 1), dilation=dilation)
+        self.dropout = nn.Dropout(0.5)
+        self.last = conv(4, 2, 1)
+
+    def __call__(self, x):
+        x = nn.max_pool(nn.pointwise(jax.nn.relu, self.norm(self.first(x))), 3, 2, 1, self.options)
+        x = nn.rematerialized(self.wide, self.deep(x))
+        x = nn.on_full_image(lambda a: a * 2, self.dropout(x), self.options)
+        return self.last(nn.upsample2(x, self.options))
+
+
+@pytest.mark.parametrize(
+    ("dilation", "factor", "multiple", "smallest"),
+    [(1, 2, 64, 64), (5, 2, 64, 320), (2, 4, 128, 256), (3, 3, 96, 288)],
+)
+def test_a_network_of_our_layers_says_nothing_itself(dilation, factor, multiple, smallest) -> None:
+    net = Own(dilation, sb.BlockOptions())
+    with nn.rematerialization():
+        assert nn.block_multiple(net, factor) == multiple
+    assert nn.smallest_block(net, factor) == smallest
+
+
+def test_the_smallest_blocks_run_and_smaller_ones_are_refused() -> None:
+    net = Own(5, sb.BlockOptions())
+    graphdef, state = nnx.split(net)
+
+    def run(side: int) -> sb.DualRes:
+        mask = np.array([[[True, False]]])
+        image = jax.ShapeDtypeStruct((1, side, 2 * side, 3), jnp.float32)
+
+        def checked(state: nnx.State, image: jax.Array) -> sb.DualRes:
+            blocks = sb.split(image, mask)
+            nn.check_blocks(net, blocks)
+            return nnx.merge(graphdef, state)(blocks)
+
+        return jax.eval_shape(checked, state, image)
+
+    assert run(320).block_size == 20
+    text = r"Own: blocks of 256 x 256 pixels; .* multiple of 64, and at least 320, .*5 at stride 32\).*of 320"
+    with pytest.raises(ValueError, match=text):
+        run(256)
+    nn.check_blocks(net, sb.split(jnp.zeros((0, 64, 64, 3)), np.zeros((0, 1, 1), bool)))
