@@ -23,7 +23,7 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
         )
     expanded = os.path.expanduser(os.path.expandvars(text))
     unset = re.match(r"\$(\w+|\{\w+\})", expanded)
-    if unset and not os.path.lexists(expanded):
+    if unset and not os.path.lexists(expanded.partition("/")[0]):
         raise InvalidInputError(f"{text}: the variable {unset[0]} is not set")
     return pathlib.Path(expanded).absolute()
 

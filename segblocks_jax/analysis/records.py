@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.migrations import current_record
 
 RECORD = "run.json"
@@ -49,6 +50,7 @@ def read_sweeps(runs: pathlib.Path) -> list[dict[str, Any]]:
 
 def write_tables(runs: pathlib.Path) -> list[pathlib.Path]:
     """Writes every sweep's Markdown and CSV table; the same bytes from the same records."""
+    runs = expand(runs)
     records, written = read_records(runs), []
     for sweep in read_sweeps(runs):
         for suffix, text in (
@@ -157,7 +159,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 def main() -> None:
     """Writes the tables of --runs again, and says where."""
     parser = argparse.ArgumentParser(prog="python -m segblocks_jax.analysis.records")
-    parser.add_argument("--runs", required=True, type=pathlib.Path, help="folder of the runs")
+    parser.add_argument("--runs", required=True, type=expand, help="folder of the runs")
     for path in write_tables(parser.parse_args().runs):
         print(path)
 

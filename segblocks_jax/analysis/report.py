@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import expand
 
 with extra("report", "the report"):
     from matplotlib.figure import Figure
@@ -84,7 +85,8 @@ def write_report(
     Raises:
         ValueError: no such run, or the folder has no finished one.
     """
-    output = output or runs / "report.html"
+    runs = expand(runs)
+    output = expand(output or runs / "report.html")
     records = read_records(runs)
     if not records:
         raise InvalidInputError(f"report: {runs} has no finished run; run a sweep there first")
@@ -214,8 +216,8 @@ def _unlinked(cell: str) -> str:
 def main() -> None:
     """Writes the report and says where."""
     parser = argparse.ArgumentParser(prog="python -m segblocks_jax.analysis.report")
-    parser.add_argument("--runs", required=True, type=pathlib.Path, help="folder of the runs")
-    parser.add_argument("--output", type=pathlib.Path, help="default: report.html in the folder")
+    parser.add_argument("--runs", required=True, type=expand, help="folder of the runs")
+    parser.add_argument("--output", type=expand, help="default: report.html in the folder")
     parser.add_argument("--run", help="the run to look at closely; default: the first learned one")
     parser.add_argument("--images", default="", help="numbers of its images, such as 0,7")
     parser.add_argument("--data_dir", help="folder of the data set")

@@ -1,11 +1,11 @@
 """A Markdown table of evaluations: ``python -m segblocks_jax.analysis.table RUN/eval.json ...``."""
 
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.migrations import current_record
 from segblocks_jax.systems.segblocks.policies import policy_type
 
@@ -36,6 +36,6 @@ def _row(evaluation: dict[str, Any]) -> str:
 if __name__ == "__main__":
     print(
         format_table(
-            [current_record(json.loads(pathlib.Path(path).read_text())) for path in sys.argv[1:]]
+            [current_record(json.loads(expand(path).read_text())) for path in sys.argv[1:]]
         )
     )

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import expand
 
 with extra("train", "a data set"):
     from PIL import Image
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--split", default="train")
     add = commands.choices["sheet"].add_argument
-    add("--output", required=True, help="picture file")
+    add("--output", required=True, type=expand, help="picture file")
     for name, default in (("crop", 512), ("columns", 4), ("batches", 3), ("seed", 0)):
         add(f"--{name}", type=int, default=default, help="%(default)s")
     return parser

@@ -15,6 +15,7 @@ from segblocks_jax.data.pipeline import Source
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.street_scenes import SceneSet, write
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.paths import expand
 from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL
 from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
 from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2
@@ -162,7 +163,7 @@ def find_root(name: str, data_dir, scenes: SceneSet | None = None) -> pathlib.Pa
             f"open_dataset({name!r}): where is it? Pass data_dir=... or set {DATA_DIR_VARIABLE} to "
             f"the folder that holds {LAYOUTS[name].expected}"
         )
-    parent = pathlib.Path(data_dir) if data_dir else _cache()
+    parent = expand(data_dir) if data_dir else _cache()
     if name == "street_scenes":
         stored = SceneSet.stored_in(parent)
         if stored is not None:
@@ -176,7 +177,7 @@ def find_root(name: str, data_dir, scenes: SceneSet | None = None) -> pathlib.Pa
 
 def _prepared_root(root: pathlib.Path, prepared_dir) -> pathlib.Path:
     if prepared_dir is not None:
-        return pathlib.Path(prepared_dir)
+        return expand(prepared_dir)
     # The superuser may write anywhere; a folder without any write permission still means no.
     writable = root.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     return root / "tfds" if writable and os.access(root, os.W_OK) else _cache() / "tfds"
@@ -184,4 +185,4 @@ def _prepared_root(root: pathlib.Path, prepared_dir) -> pathlib.Path:
 
 def _cache() -> pathlib.Path:
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "segblocks_jax"
+    return expand(base) / "segblocks_jax"

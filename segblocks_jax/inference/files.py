@@ -12,6 +12,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import expand
 
 with extra("images", "reading image files"):
     from PIL import Image, ImageFile
@@ -56,6 +57,7 @@ def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[p
     Raises:
         FileNotFoundError: no such path, or a folder without images and videos.
     """
+    path, output = expand(path), None if output is None else expand(output)
     if path.is_file():
         return [path]
     if not path.is_dir():

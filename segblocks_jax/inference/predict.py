@@ -21,6 +21,7 @@ from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
 from segblocks_jax.inference.result_files import name_results, save_result
 from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.paths import expand
 from segblocks_jax.progress import Progress
 from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.labels import LabelTable
@@ -74,6 +75,7 @@ def predict_files(
     """
     if batch_size < 1:
         raise InvalidInputError(f"predict: batch_size is {batch_size}; expected 1 or more")
+    output = expand(output)
     names = name_results(files, output)
     failed: dict[pathlib.Path, str] = {}
     promised = {file: count_pictures(file) for file in files}

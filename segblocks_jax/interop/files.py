@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from segblocks_jax.errors import InvalidInputError, MissingFileError, MissingPackageError
+from segblocks_jax.paths import expand
 
 # Keys under which a checkpoint keeps its state dict, beside optimizer, epoch and settings.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model")
@@ -52,7 +53,7 @@ def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
         FileNotFoundError: no such file.
         ValueError: an unknown suffix.
     """
-    path = pathlib.Path(path)
+    path = expand(path)
     if path.suffix not in SUFFIXES:
         raise InvalidInputError(
             f"{path}: files of weights end in {', '.join(SUFFIXES)}, not in {path.suffix!r}"

@@ -18,6 +18,7 @@ from segblocks_jax.interop.torch import (
     torch_shape,
 )
 from segblocks_jax.models import Network
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.whole_folder import check_writable, current_file, is_own, whole_folder
 
@@ -80,7 +81,7 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
         TargetExistsError: it holds something that is no saved model.
         UnwritableError: it can't be made or written.
     """
-    folder = pathlib.Path(folder)
+    folder = expand(folder)
     own = {WEIGHTS, CONFIG}
     is_link = os.path.islink(os.path.realpath(folder))  # One that leads back to itself.
     if is_link or (
@@ -105,7 +106,7 @@ def load_model(folder: str | os.PathLike[str]) -> Network | nnx.Dict:
         ValueError: a broken file, another version of the format, or weights that don't fit the
             configuration; lists every name.
     """
-    folder = pathlib.Path(folder)
+    folder = expand(folder)
     spec = load_spec(folder)
     weights = current_file(folder, WEIGHTS)
     state = files.read_state(weights)
@@ -124,7 +125,7 @@ def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
     Raises:
         FileNotFoundError, ValueError: as `load_model`.
     """
-    folder = pathlib.Path(folder)
+    folder = expand(folder)
     missing = [name for name in (CONFIG, WEIGHTS) if not current_file(folder, name).is_file()]
     if missing:
         raise MissingFileError(

@@ -14,6 +14,7 @@ import tensorboardX
 from jaxtyping import UInt8
 
 from segblocks_jax.errors import InvalidInputError, UserError
+from segblocks_jax.paths import expand
 from segblocks_jax.training.wandb_log import WandbLog
 
 LOG = "metrics.jsonl"
@@ -49,7 +50,7 @@ class RunLog:
         Raises:
           ModuleNotFoundError: `wandb` is wanted and not installed.
         """
-        self.folder = Path(folder)
+        self.folder = expand(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._wandb = None if wandb is None else WandbLog(wandb, self.folder, config or {})
         if step is not None:

@@ -5,6 +5,7 @@ import dataclasses
 
 from segblocks_jax.errors import UserError
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import expand
 
 with extra("images", "drawing street scenes"):
     from segblocks_jax.data.street_scenes.files import SceneSet, write
@@ -16,7 +17,7 @@ def main() -> None:
         prog="python -m segblocks_jax.data.street_scenes",
         description="Writes procedural street scenes in the Cityscapes layout.",
     )
-    parser.add_argument("--out", required=True, help="folder to create")
+    parser.add_argument("--out", required=True, type=expand, help="folder to create")
     for field in dataclasses.fields(SceneSet):
         parser.add_argument(f"--{field.name}", type=int, default=field.default, help="%(default)s")
     arguments = vars(parser.parse_args())

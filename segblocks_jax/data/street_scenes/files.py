@@ -9,6 +9,7 @@ from PIL import Image
 
 from segblocks_jax.data.street_scenes.scene import render
 from segblocks_jax.errors import InvalidInputError, TargetExistsError
+from segblocks_jax.paths import expand
 from segblocks_jax.whole_folder import whole_folder
 
 _MARKER = "street_scenes.json"
@@ -84,7 +85,7 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
         ValueError: the folder holds another set.
         FileExistsError: the folder exists and isn't a set of street scenes.
     """
-    folder = pathlib.Path(folder)
+    folder = expand(folder)
     if _holds(folder, scenes):
         return folder
     try:

@@ -9,6 +9,7 @@ import jax
 
 from segblocks_jax.errors import InvalidInputError, TargetExistsError
 from segblocks_jax.inference.program_files import PLATFORMS, checksums, serialize, write_weights
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.exported import MANIFEST, WEIGHTS, Manifest
 from segblocks_jax.systems.segblocks.programs import ModelPrograms
 from segblocks_jax.systems.segblocks.settings import Program, Settings
@@ -30,7 +31,7 @@ def export_programs(
         ValueError: an unknown platform.
         ModuleNotFoundError: flatbuffers is missing.
     """
-    folder = pathlib.Path(folder)
+    folder = expand(folder)
     if folder.exists():
         raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")
     if not platforms or not set(platforms) <= set(PLATFORMS):

@@ -23,6 +23,7 @@ from segblocks_jax.inference.program_files import (
 )
 from segblocks_jax.inference.server import check_fork
 from segblocks_jax.ops import extension
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.modes import Mode
 from segblocks_jax.systems.segblocks.serving import Server
 from segblocks_jax.systems.segblocks.settings import Program, Settings
@@ -141,7 +142,7 @@ class ExportedEngine(Server):
                 `segblocks_jax.Engine`.
         """
         check_fork()
-        folder = pathlib.Path(folder)
+        folder = expand(folder)
         self.manifest = Manifest.read(folder)
         self._exported = _ExportedPrograms(folder, self.manifest)
         if keep_memory:

@@ -6,6 +6,7 @@ import pathlib
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.extras import extra
 from segblocks_jax.inference.server import Shape
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.modes import Mode
 
@@ -45,6 +46,7 @@ def export_onnx(
             f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
             " give mode='budget=K' or 'share=F'"
         )
+    file = expand(file)
     with extra("onnx", "export_onnx"):
         import jax2onnx
     model = engine.model_programs
@@ -56,4 +58,4 @@ def export_onnx(
             return_mode="file",
             output_path=str(file),
         )
-    return pathlib.Path(file)
+    return file

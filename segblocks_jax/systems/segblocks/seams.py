@@ -9,7 +9,6 @@ The weights are the same in every mode: they were trained with one of them.
 import argparse
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
 from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.provenance import commit, device_name
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of a saved model with a policy")
     parser.add_argument("--data_dir", help="folder of its data set")
     parser.add_argument("--images", type=int, default=8, help="how many, evenly spaced")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file to write")
+    parser.add_argument("--output", type=expand, help="JSON file to write")
     arguments = parser.parse_args()
     try:
         system, spec = load_system(arguments.model)
