@@ -35,6 +35,7 @@ def system():
     return build()
 
 
+@pytest.mark.family("fused")
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_another_process_gives_the_same(execution, system, tmp_path):
     engine = sb.Engine(system, SPEC, execution=execution)
