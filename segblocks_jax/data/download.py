@@ -6,7 +6,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from segblocks_jax.data.datasets import Dataset
+from segblocks_jax.data.entry import Dataset
 from segblocks_jax.data.places import cache
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.whole_folder import partial_folder
