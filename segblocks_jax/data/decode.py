@@ -49,7 +49,7 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
             f"{where}: can't be read as an image: {images.explain(error)}"
         ) from error
     raise InvalidInputError(
-        f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published."
+        f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published, or save it so."
     )
 
 
