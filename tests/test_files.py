@@ -73,7 +73,11 @@ def test_pixels_of_either_byte_order_and_polarity(order, mark, white, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [(np.float32(-1), "negative"), (np.float32(np.nan), "not finite"), (np.int32(70000), "70000")],
+    [
+        (np.float32(-1), "negative"),
+        (np.float32(np.nan), "expected finite"),
+        (np.int32(70000), "70000"),
+    ],
 )
 def test_numbers_without_a_scale_are_refused_by_name(value, reason, tmp_path):
     error = only_error(save(tmp_path / "odd.tif", np.full((8, 8), value)))

@@ -6,11 +6,12 @@ from typing import ClassVar
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.interop import WEIGHT_SUFFIXES
-from segblocks_jax.models import MODELS
+from segblocks_jax.models import MODELS, network_entry
 from segblocks_jax.nn import BlockOptions, scaled_multiple
 from segblocks_jax.ops.extension import IMPLEMENTATIONS
 from segblocks_jax.structured_config import (
     COUNT,
+    NOT_NEGATIVE,
     SHARE,
     Config,
     ConfigError,
@@ -61,11 +62,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
+        options = network_entry(self.name).option_names
         check(
             self.dilations is None
-            or (self.name == "lrnnet" and min(self.dilations, default=0) > 0),
+            or ("dilations" in options and min(self.dilations, default=0) > 0),
             f"model.dilations is {self.dilations} for {self.name}; expected None, or positive numbers for"
-            " lrnnet, one a block of its third stage",
+            " a network that has them, such as lrnnet",
         )
         try:
             scaled_multiple(self.input_scale)
@@ -138,6 +140,22 @@ class PolicyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SegBlocksOptimConfig(OptimConfig):
+    """The optimizer, and what is SegBlocks' own of it.
+
+    Attributes:
+        backbone_multiplier: of the backbone's learning rate and decay; as published, 0.25 with
+            `model.pretrained` and 1 without.
+        policy_multiplier: of the policy's learning rate and decay.
+        loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
+    """
+
+    backbone_multiplier: float = field(1.0, NOT_NEGATIVE)
+    policy_multiplier: float = field(1.0, NOT_NEGATIVE)
+    loss: str = field("cross_entropy", one_of(("cross_entropy", "bootstrapped")))
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig(Config):
     """Everything that defines a run.
 
@@ -162,7 +180,7 @@ class ExperimentConfig(Config):
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
     semantics: BlockOptions = dataclasses.field(default_factory=BlockOptions)
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    optim: SegBlocksOptimConfig = dataclasses.field(default_factory=SegBlocksOptimConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
