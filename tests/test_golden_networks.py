@@ -14,7 +14,7 @@ from golden import assert_within
 from jax import jit
 
 import segblocks_jax as sb
-from segblocks_jax.systems.segblocks.fused import fuse
+from segblocks_jax.inference.fused import fuse
 from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, task_loss
 
 CASES = ("A", "B")

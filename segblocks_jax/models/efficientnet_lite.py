@@ -5,6 +5,7 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax.exact import exact
@@ -74,7 +75,7 @@ class InvertedResidual(nnx.Module):
             x = pointwise(jax.nn.relu6, self.bn0(self.expand_conv(x)))
         x = pointwise(jax.nn.relu6, self.bn1(self.depthwise_conv(x)))
         x = self.bn2(self.project_conv(x))
-        return pointwise(jax.numpy.add, x, shortcut) if self.has_shortcut else x
+        return pointwise(jnp.add, x, shortcut) if self.has_shortcut else x
 
 
 class EfficientNetLite(nnx.Module):

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax.models.network import TorchNames
@@ -43,7 +44,7 @@ class BasicBlock(nnx.Module):
         shortcut = _shortcut(self.downsample, x)
         x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return pointwise(lambda a, b: jax.nn.relu(a + b), x, shortcut)
+        return pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut))
 
 
 class Bottleneck(nnx.Module):
@@ -72,7 +73,7 @@ class Bottleneck(nnx.Module):
         x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
         x = pointwise(jax.nn.relu, self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return pointwise(lambda a, b: jax.nn.relu(a + b), x, shortcut)
+        return pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut))
 
 
 def _projection(

@@ -121,7 +121,7 @@ class FactorizedBlock(nnx.Module):
         x = pointwise(lambda a, b: jnp.concatenate([a, b], -1), left, right)
         x = pointwise(jax.nn.relu, self.bn1(self.depthwise(x)))
         x = self.dropout(self.bn2(self.pointwise(x)))
-        return pointwise(lambda a, b: _shuffle(jax.nn.relu(a + b)), x, shortcut)
+        return pointwise(_shuffle, pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut)))
 
 
 def _shuffle(pixels: jax.Array) -> jax.Array:
