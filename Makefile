@@ -43,7 +43,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow" --durations=10
 
+# The headers of CUTLASS, without what its Python package needs, for the test that compiles for CUDA.
 test-full: $(INSTALLED)
+	if command -v nvcc; then $(BIN)/pip install --quiet --no-deps 'nvidia-cutlass>=4.2'; fi
 	$(PYTEST) -m slow --durations=30
 
 check: $(INSTALLED)
