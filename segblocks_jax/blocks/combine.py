@@ -10,7 +10,7 @@ from segblocks_jax.blocks.dual_res import DualRes, block_size
 from segblocks_jax.blocks.grid import BlockGrid
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.checks import check_dtype
-from segblocks_jax.ops.linear_call import LinearCall
+from segblocks_jax.ops.ffi_call import LinearCall
 from segblocks_jax.ops.upsample import upsample_bilinear, upsample_nearest
 
 

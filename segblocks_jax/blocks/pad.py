@@ -12,7 +12,7 @@ from segblocks_jax.blocks.grid import BlockGrid
 from segblocks_jax.blocks.split import mean_pool
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.checks import check_dtype, no_type_check
-from segblocks_jax.ops.linear_call import LinearCall
+from segblocks_jax.ops.ffi_call import LinearCall
 from segblocks_jax.ops.upsample import upsample_nearest
 
 PADDING_MODES = ("block", "zero", "clamp")

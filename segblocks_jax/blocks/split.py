@@ -9,7 +9,7 @@ from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.grid import BlockGrid
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.checks import check_dtype
-from segblocks_jax.ops.linear_call import LinearCall
+from segblocks_jax.ops.ffi_call import LinearCall
 
 
 @jax.named_scope("split")
