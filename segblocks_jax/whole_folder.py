@@ -85,7 +85,9 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     folder = pathlib.Path(os.path.realpath(folder))
     place = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
     try:
-        tempfile.TemporaryFile(dir=place).close()
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(4096))  # A full disk may still have room for an empty file.
+            file.flush()
     except OSError as error:
         raise UnwritableError(
             f"{folder} can't be written ({place}: {error.strerror}); give another folder"

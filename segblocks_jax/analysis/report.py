@@ -38,6 +38,7 @@ from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import policy_type
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training.logging import read_log
+from segblocks_jax.whole_folder import check_writable
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -87,6 +88,7 @@ def write_report(
     """
     runs = expand(runs)
     output = expand(output or runs / "report.html")
+    check_writable(output.parent)
     records = read_records(runs)
     if not records:
         raise InvalidInputError(f"report: {runs} has no finished run; run a sweep there first")
@@ -227,7 +229,7 @@ def main() -> None:
         path = write_report(
             given.runs, given.output, run=given.run, images=images, data_dir=given.data_dir
         )
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(path)
 
