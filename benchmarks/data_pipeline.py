@@ -34,10 +34,9 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageEnhance
 
-from segblocks_jax.data import NORMALIZATION, open_dataset
+from segblocks_jax.data import DATASETS, NORMALIZATION, open_dataset
 from segblocks_jax.data.decode import decode_checked
 from segblocks_jax.data.folders import find_splits
-from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.pipeline import TrainBatches, train_batches
 from segblocks_jax.data.store import Store
 from segblocks_jax.tasks.segmentation import augmentation as steps
@@ -193,7 +192,7 @@ def with_ratios(rates: dict[str, float]) -> dict[str, float]:
 def measure(prepared: str) -> dict[str, Any]:
     """Everything, in one run."""
     root = pathlib.Path(_DATA_DIR.value)
-    pairs = find_splits(LAYOUTS["cityscapes"], Store(root))[_SPLIT.value].pairs
+    pairs = find_splits(DATASETS["cityscapes"], Store(root))[_SPLIT.value].pairs
     files = [(pair.image.read(), pair.label.read()) for pair in pairs]
     source = open_dataset("cityscapes", root, _SPLIT.value, prepared)
     augmentation = Augmentation((_CROP.value, _CROP.value))

@@ -35,11 +35,11 @@ from flax import nnx
 import segblocks_jax as sb
 from segblocks_jax.blocks import split
 from segblocks_jax.data.normalization import Normalization, normalize
+from segblocks_jax.inference.fused import fuse
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.interop.torch import torch_arrays
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
-from segblocks_jax.systems.segblocks.fused import fuse
 from segblocks_jax.training.provenance import commit, device_name
 
 _MODELS = flags.DEFINE_list("models", ["swiftnet_rn18"], "Networks.")

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import math
 import types
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from segblocks_jax.errors import InvalidInputError, UserError
@@ -36,9 +36,9 @@ class Range:
     holds: Callable[[Any], bool]
 
 
-def one_of(values: Container[Any]) -> Range:
+def one_of(values: Collection[Any]) -> Range:
     """One of some values."""
-    return Range(f"one of {values}", lambda value: value in values)
+    return Range(f"one of {tuple(values)}", lambda value: value in values)
 
 
 SHARE = Range("a share from 0 to 1", lambda x: 0 <= x <= 1)

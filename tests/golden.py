@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.interop import load_torch_state_dict, torch_name
+from segblocks_jax.interop import load_torch_state_dict, torch_names
+from segblocks_jax.models import TorchNames
 
 
 def load(shared: pathlib.Path, name: str) -> dict[str, np.ndarray]:
@@ -44,11 +45,17 @@ def network(build: Callable[[], nnx.Module]) -> nnx.Module:
     return model
 
 
-def variables(model: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
-    """Every variable of a network or state, by torch name and in torch layout."""
-    state = model if isinstance(model, nnx.State) else nnx.state(model)
-    flat = {torch_name(path): value[...] for path, value in nnx.to_flat_state(state)}
-    return {name: torch_layout(value) for name, value in flat.items()}
+def variables(model: nnx.Module, state: nnx.State | None = None) -> dict[str, np.ndarray]:
+    """Every variable of a network, or of a state of it, by torch name and in torch layout."""
+    names = relative_names(model)
+    flat = nnx.to_flat_state(nnx.state(model) if state is None else state)
+    return {names[path]: torch_layout(value[...]) for path, value in flat}
+
+
+def relative_names(model: nnx.Module) -> dict[tuple, str]:
+    """Torch names that begin where the model does."""
+    place = getattr(model, "torch_names", TorchNames("")).place
+    return {path: name.removeprefix(place) for path, name in torch_names(model).items()}
 
 
 def _weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

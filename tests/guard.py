@@ -87,7 +87,9 @@ def training() -> dict[str, np.ndarray]:
         return task_loss(*cross_entropy_map(logits, labels), ignored="counted")
 
     loss, gradients = jax.jit(jax.value_and_grad(objective))(params)
-    norms = {name: np.linalg.norm(value) for name, value in golden.variables(gradients).items()}
+    norms = {
+        name: np.linalg.norm(value) for name, value in golden.variables(net, gradients).items()
+    }
     return {"loss": loss, "norms": np.array([norms[name] for name in sorted(norms)], np.float32)}
 
 
@@ -109,7 +111,9 @@ def policy() -> dict[str, np.ndarray]:
         return surrogate_loss(net(image), mask, reward.total)
 
     loss, gradients = jax.jit(jax.value_and_grad(objective))(params)
-    norms = {name: np.linalg.norm(value) for name, value in golden.variables(gradients).items()}
+    norms = {
+        name: np.linalg.norm(value) for name, value in golden.variables(net, gradients).items()
+    }
     return {
         "logits": logits,
         "advantage": reward.total,

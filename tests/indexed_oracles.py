@@ -13,7 +13,7 @@ class Units:
 
     Attributes:
         rows: (r, c).
-        means: (g, q), the rows whose mean a ghost is; -1: unused.
+        means: (g, q), the rows whose mean a halo is; -1: unused.
         patches: of the high and of the low units, (m, h, w).
         counts: live units of each size.
     """
@@ -31,15 +31,15 @@ class Units:
         sizes: tuple[tuple[int, int, int], tuple[int, int, int]],
         *,
         num_rows: int = 50,
-        ghosts: int = 5,
+        halos: int = 5,
         counts: tuple[int, int] | None = None,
         dtype: np.dtype | type = np.float32,
     ) -> "Units":
-        """Patches of the given sizes of random indices: rows in runs, ghosts, zeros."""
+        """Patches of the given sizes of random indices: rows in runs, halos, zeros."""
         rows = rng.standard_normal((num_rows, channels)).astype(dtype)
-        means = rng.integers(0, num_rows, (ghosts, 4)).astype(np.int32)
+        means = rng.integers(0, num_rows, (halos, 4)).astype(np.int32)
         means[1:2] = -1
-        used = np.array([-1, *range(num_rows), *(num_rows + g for g in range(ghosts) if g != 1)])
+        used = np.array([-1, *range(num_rows), *(num_rows + g for g in range(halos) if g != 1)])
         patches = []
         for size in sizes:
             runs = rng.integers(0, num_rows, size[:2])[:, :, None] + np.arange(size[2])
@@ -54,7 +54,7 @@ class Units:
         """The operands that all indexed operations begin with."""
         return [self.rows, self.means, *self.patches, np.array(self.counts, np.int32)]
 
-    def ghosts(self) -> np.ndarray:
+    def halos(self) -> np.ndarray:
         """(g, c), in the rows' precision; zeros where unused."""
         means = self.rows.astype(np.float64)[self.means].mean(1)
         return np.where(self.means[:, :1] < 0, 0, means).astype(self.rows.dtype)
@@ -62,7 +62,7 @@ class Units:
     def gathered(self) -> list[np.ndarray]:
         """The live patches of each size, filled: (m, h, w, c) in float64."""
         zero = np.zeros((1, self.rows.shape[1]), self.rows.dtype)
-        table = np.concatenate([self.rows, self.ghosts(), zero]).astype(np.float64)
+        table = np.concatenate([self.rows, self.halos(), zero]).astype(np.float64)
         pairs = zip(self.patches, self.counts, strict=True)
         return [table[patch[:count]] for patch, count in pairs]
 
@@ -127,7 +127,7 @@ def upsample2(units: Units) -> np.ndarray:
 def index_tables(
     packing: oracles.Packing, padding: int, border: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The patches of the high and low blocks, and the rows of the ghosts, position by position."""
+    """The patches of the high and low blocks, and the rows of the halos, position by position."""
     f, low_side = packing.factor, packing.block // packing.factor
     ring = [
         (y, x)

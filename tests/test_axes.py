@@ -9,11 +9,11 @@ from tiny import config
 
 import segblocks_jax as sb
 from segblocks_jax import nn
+from segblocks_jax.inference.fused import fuse, pays
 from segblocks_jax.ops.image_conv import image_conv
 from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.engine import Engine
-from segblocks_jax.systems.segblocks.fused import fuse, pays
 
 MASK = np.array([[[True, False], [False, True]]])
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import http.server
+import io
 import json
 import pathlib
 import shutil
@@ -15,9 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segblocks_jax.data import DATASETS, open_dataset
 from segblocks_jax.data import __main__ as command
-from segblocks_jax.data import open_dataset
-from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.tasks.segmentation.camvid_labels import (
     CAMVID_COLORS,
     CAMVID_FULL,
@@ -226,7 +227,7 @@ def test_frames_of_no_drive_are_refused():
 def camvid_archive(tmp_path, rng):
     """An imitation of the public archive: folder CamVid within a repository's folder, all 701 frames."""
     root = tmp_path / "repository"
-    for split, count in LAYOUTS["camvid"].counts.items():
+    for split, count in DATASETS["camvid"].counts.items():
         for i in range(count):
             pixel = rng.integers(0, 12, (1, 1), np.uint8)
             save(
@@ -243,8 +244,9 @@ def run(*arguments):
 
 
 @pytest.fixture
-def serve(monkeypatch):
-    """Serves a folder and lets CamVid's archive be one of its files."""
+def serve(monkeypatch, tmp_path):
+    """Serves a folder and lets CamVid's archive be one of its files; the cache is the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
@@ -257,7 +259,7 @@ def serve(monkeypatch):
         servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
         threading.Thread(target=servers[0].serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{servers[0].server_port}/{name}"
-        monkeypatch.setitem(LAYOUTS, "camvid", dataclasses.replace(LAYOUTS["camvid"], url=url))
+        monkeypatch.setitem(DATASETS, "camvid", dataclasses.replace(DATASETS["camvid"], url=url))
 
     yield start
     for server in servers:
@@ -282,6 +284,59 @@ def test_a_failed_download_says_what_to_do(tmp_path, serve, capsys):
     assert run("prepare", "camvid", "--data_dir", folder) == 2
     assert f"put a copy of it into {folder}" in capsys.readouterr().err
     assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def small_archive(tmp_path, serve):
+    """Serves an archive of a CamVid of one image."""
+    archive = tmp_path / "served/archive.zip"
+
+    def write(label):
+        archive.parent.mkdir(exist_ok=True)
+        save(tmp_path / "new/CamVid/val/a.png", np.zeros((*SIZE, 3), np.uint8))
+        save(tmp_path / "new/CamVid/valannot/a.png", np.full(SIZE, label, np.uint8))
+        pack(tmp_path / "new", archive, "CamVid")
+        return hashlib.sha256(archive.read_bytes()).hexdigest()
+
+    serve(archive.parent, "archive.zip")
+    return write
+
+
+def test_a_download_is_compared_with_the_first(small_archive, tmp_path, capsys):
+    first = small_archive(3)
+    folders = [tmp_path / "camvid", tmp_path / "again", tmp_path / "third"]
+    assert run("prepare", "camvid", "--data_dir", folders[0]) == 1  # Not all images.
+    second = small_archive(4)
+    assert run("prepare", "camvid", "--data_dir", folders[1]) == 2
+    error = capsys.readouterr().err
+    assert f"has SHA-256 {second}, but {first} had the first download" in error
+    assert list(folders[1].iterdir()) == []
+    assert run("prepare", "camvid", "--data_dir", folders[1], "--sha256", second) == 1
+    assert run("prepare", "camvid", "--data_dir", folders[2]) == 1
+
+
+def test_a_download_is_compared_with_what_is_given(small_archive, tmp_path, capsys):
+    digest = small_archive(3)
+    assert run("prepare", "camvid", "--data_dir", tmp_path / "camvid", "--sha256", "0" * 64) == 2
+    assert f"SHA-256 {digest}, but {'0' * 64} was expected" in capsys.readouterr().err
+    assert list((tmp_path / "camvid").iterdir()) == []
+
+
+def test_an_archive_with_other_labels_is_seen(archives, tmp_path):
+    opened = open_dataset("cityscapes", archives, "val", tmp_path / "prepared")
+    path = archives / "gtFine_trainvaltest.zip"
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    name = next(n for n in content if "/val/" in n and n.endswith("labelIds.png"))
+    file = io.BytesIO()
+    Image.fromarray(np.full(SIZE, 26, np.uint8)).save(file, "PNG")
+    content[name] = file.getvalue().ljust(len(content[name]), b"\0")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    again = open_dataset("cityscapes", archives, "val", tmp_path / "prepared")
+    assert any((item["label"] == 13).all() for item in again)
+    assert not any((item["label"] == 13).all() for item in opened)
 
 
 def test_the_command_counts_and_says_where_the_rest_is(archives, tmp_path, capsys):

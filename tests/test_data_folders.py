@@ -1,14 +1,21 @@
 """Data sets on disk: layouts, preparing, reading, and every way in which they can be broken."""
 
+import dataclasses
+import io
+import os
 import pickle
 import shutil
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from segblocks_jax.data import NORMALIZATION, SceneSet, open_dataset
+from segblocks_jax.data import DATASETS, NORMALIZATION, SceneSet, label_table, open_dataset
+from segblocks_jax.data.config import DataConfig
+from segblocks_jax.data.datasets import family
+from segblocks_jax.data.store import File
 from segblocks_jax.tasks.segmentation.labels import CITYSCAPES
 
 SIZE = (6, 10)
@@ -75,6 +82,171 @@ def test_prepared_files_are_reused_until_the_source_changes(camvid, tmp_path):
     save(root / "trainannot" / "d.png", np.zeros(SIZE, np.uint8))
     assert len(open_dataset("camvid", root, "train", prepared)) == 4
     assert len([*prepared.iterdir()]) == 2
+
+
+def same_bytes(pixels, size):
+    """A PNG of `size` bytes."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    assert len(file.getvalue()) <= size
+    return file.getvalue().ljust(size, b"\0")  # Behind the end of a PNG anything may follow.
+
+
+def correct(root):
+    path = root / "trainannot/b.png"
+    path.write_bytes(same_bytes(np.full(SIZE, 3, np.uint8), path.stat().st_size))
+
+
+def correct_with_the_old_time(root):
+    before = (root / "trainannot/b.png").stat()
+    correct(root)
+    os.utime(root / "trainannot/b.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace_by_an_older_file(root):
+    path = root / "b.png"
+    path.write_bytes(same_bytes(np.full(SIZE, 3, np.uint8), 300))
+    os.utime(path, (1e9, 1e9))
+    path.replace(root / "trainannot/b.png")
+
+
+def swap(root):
+    a, b, other = (root / f"trainannot/{name}.png" for name in "abx")
+    a.rename(other)
+    b.rename(a)
+    other.rename(b)
+
+
+def add(root):
+    for folder in ("train", "trainannot"):
+        shutil.copy(root / folder / "a.png", root / folder / "d.png")
+
+
+def remove(root):
+    for folder in ("train", "trainannot"):
+        (root / folder / "c.png").unlink()
+
+
+def rename(root):
+    for folder in ("train", "trainannot"):
+        (root / folder / "c.png").rename(root / folder / "d.png")
+
+
+def read_files(root):
+    pairs = [(root / "train" / p.name, p) for p in sorted((root / "trainannot").iterdir())]
+    return [[np.asarray(Image.open(path)) for path in pair] for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [correct, correct_with_the_old_time, replace_by_an_older_file, swap, add, remove, rename],
+)
+def test_edits_after_preparation_are_seen(camvid, tmp_path, edit, caplog):
+    root, prepared = camvid[0], tmp_path / "prepared"
+    path = root / "trainannot/b.png"
+    path.write_bytes(path.read_bytes().ljust(300, b"\0"))
+    open_dataset("camvid", root, "train", prepared)
+    edit(root)
+    caplog.clear()
+    source = open_dataset("camvid", root, "train", prepared)
+    files = read_files(root)
+    assert [f"{item['name']}.png" for item in source] == sorted(
+        path.name for path in (root / "train").iterdir()
+    )
+    for item, (image, label) in zip(source, files, strict=True):
+        np.testing.assert_array_equal(item["image"], image)
+        np.testing.assert_array_equal(item["label"], np.where(label == 11, 255, label))
+    assert "camvid: its files are not those that" in caplog.text
+
+
+def test_new_time_stamps_alone_prepare_nothing(camvid, tmp_path, monkeypatch):
+    root, prepared = camvid[0], tmp_path / "prepared"
+    read = []
+    monkeypatch.setattr(
+        File, "crc32", lambda self: read.append(self.key) or zlib.crc32(self.read())
+    )
+    for expected in (10, 0, 1, 0):
+        if expected == 1:
+            (root / "trainannot/b.png").touch()
+        open_dataset("camvid", root, "train", prepared)
+        assert len(read) == expected
+        assert len([*prepared.iterdir()]) == 1
+        read.clear()
+    (next(prepared.iterdir()) / "sources.json").write_text("cut [")
+    open_dataset("camvid", root, "train", prepared)
+    assert len(read) == 10
+    assert len([*prepared.iterdir()]) == 1
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A prepared CamVid, the folder of its records, and their files."""
+    root, rng = tmp_path_factory.mktemp("whole") / "camvid", np.random.default_rng(0)
+    for name in "ab":
+        save(root / "val" / f"{name}.png", rng.integers(0, 256, (*SIZE, 3), np.uint8))
+        save(root / "valannot" / f"{name}.png", rng.integers(0, 12, SIZE, np.uint8))
+    open_dataset("camvid", root, "val", root.parent / "prepared")
+    (folder,) = (root.parent / "prepared").iterdir()
+    return root, folder
+
+
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "emptied": lambda content: b"",
+    "a pointer": lambda content: (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    ),
+    "gone": None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["index", "dataset_info", "features", "array_record"])
+def test_damaged_records_are_named_with_the_remedy(whole, tmp_path, name, damage):
+    root, prepared = whole[0], tmp_path / "prepared"
+    folder = shutil.copytree(whole[1], prepared / whole[1].name)
+    (path,) = (p for p in folder.rglob("*") if p.is_file() and name in p.name)
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path}: .*Remove the folder {folder}: the data set is"):
+        open_dataset("camvid", root, "val", prepared)
+    shutil.rmtree(folder)
+    assert len(open_dataset("camvid", root, "val", prepared)) == 2
+
+
+def test_records_with_a_flipped_bit_are_refused(whole, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "prepared" / whole[1].name)
+    (path,) = folder.rglob("*.array_record-*")
+    content = bytearray(path.read_bytes())
+    content[200] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"Remove the folder {folder}"):
+        [*open_dataset("camvid", whole[0], "val", folder.parent)]
+
+
+def test_another_data_set_is_one_more_entry(camvid, tmp_path, monkeypatch):
+    mine = dataclasses.replace(DATASETS["camvid"], name="mine", counts={}, family="mine")
+    monkeypatch.setitem(DATASETS, "mine", mine)
+    camvid[0].rename(tmp_path / "mine")
+    source = open_dataset("mine", tmp_path, "train", tmp_path / "prepared")
+    assert len(source) == 3
+    assert source.normalization == mine.normalization
+    assert label_table("mine") is mine.table
+    assert family("mine") == ("mine",)
+    assert DataConfig(dataset="mine", train_split="val").dataset == "mine"
+
+
+@pytest.mark.parametrize(("ids", "odd"), [([*range(19), 255], True), ([0, 7, 8, 11, 23], False)])
+def test_train_ids_in_files_of_label_ids_are_noticed(tmp_path, rng, caplog, ids, odd):
+    root, name = tmp_path / "cityscapes", "val/ulm/ulm_000000_000019"
+    save(root / f"leftImg8bit/{name}_leftImg8bit.png", np.zeros((*SIZE, 3), np.uint8))
+    save(root / f"gtFine/{name}_gtFine_labelIds.png", rng.choice(ids, SIZE).astype(np.uint8))
+    for _ in range(2):
+        caplog.clear()
+        open_dataset("cityscapes", root, "val", tmp_path / "prepared")
+        assert ("Are they train ids?" in caplog.text) == odd
 
 
 def test_places_by_default(camvid, tmp_path, monkeypatch):

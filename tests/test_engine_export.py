@@ -42,7 +42,7 @@ def test_another_process_gives_the_same(execution, system, tmp_path):
     manifest = json.loads((folder / "engine.json").read_text())
     assert manifest["platforms"] == list(PLATFORMS)
     called = {
-        "fused": {"segblocks_indexed_conv", "segblocks_label_map", "segblocks_split"},
+        "fused": {"segblocks_indexed_conv", "segblocks_upsample_argmax", "segblocks_split"},
         "plain": {"segblocks_pad"} if extension.resolve() == "ffi" else set(),
         "xla": set(),
     }[execution]

@@ -21,6 +21,19 @@ except RuntimeError as error:
 """
 
 
+TILES = """
+import os
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.ops import extension
+for name in ("typo", "AVX2", "base"):
+    os.environ["SEGBLOCKS_CPU_TILES"] = name
+    try:
+        print(extension.resolve())
+    except InvalidInputError as error:
+        print(error)
+"""
+
+
 @pytest.fixture(autouse=True)
 def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEGBLOCKS_IMPLEMENTATION", raising=False)
@@ -85,12 +98,25 @@ def test_module_that_cannot_be_loaded() -> None:
     assert error == f"implementation is 'ffi', but {reason}; or use 'xla'"
 
 
+def test_set_of_inner_loops_that_does_not_exist(compiled: None) -> None:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-c", TILES], env=environment, capture_output=True, text=True, check=True
+    )
+    *errors, resolved = run.stdout.splitlines()
+    for error, name in zip(errors, ("typo", "AVX2"), strict=True):
+        assert error.startswith(f"SEGBLOCKS_CPU_TILES is '{name}'; expected one of '")
+        assert "'base', which this machine runs, or nothing for the fastest" in error
+    assert resolved == "ffi"
+
+
 @pytest.mark.parametrize("module", ["_ffi_cpu", "_ffi_cuda"])
 def test_modules_register_the_published_targets(module: str) -> None:
     handlers = pytest.importorskip(f"segblocks_jax.{module}", reason="not built")
     operations = handlers.registrations()
     linear = {"split", "combine", "pad"}
-    assert set(operations) == {*linear, "indexed", "label_map"}
+    others = {"index_tables", "indexed_conv", "max_pool", "upsample2", "upsample_argmax"}
+    assert set(operations) == {*linear, *others}
     for operation in linear:
         targets = {f"segblocks_{operation}", f"segblocks_{operation}_backward"}
         assert set(operations[operation]) == targets

@@ -73,7 +73,11 @@ def test_pixels_of_either_byte_order_and_polarity(order, mark, white, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [(np.float32(-1), "negative"), (np.float32(np.nan), "not finite"), (np.int32(70000), "70000")],
+    [
+        (np.float32(-1), "negative"),
+        (np.float32(np.nan), "expected finite"),
+        (np.int32(70000), "70000"),
+    ],
 )
 def test_numbers_without_a_scale_are_refused_by_name(value, reason, tmp_path):
     error = only_error(save(tmp_path / "odd.tif", np.full((8, 8), value)))
@@ -231,7 +235,7 @@ def test_large_images_are_told_which_option_allows_them(tmp_path, monkeypatch):
 
 def test_files_without_pictures_say_so(tmp_path):
     path = save_video(tmp_path / "sound.mp4", sound=True)
-    assert only_error(path) == "it holds no picture, only audio"
+    assert only_error(path).startswith("it holds no picture, only audio;")
     assert files.count_pictures(path) == 1
     (tmp_path / "empty.mp4").touch()
     assert "can't read this video" in only_error(tmp_path / "empty.mp4")
@@ -277,3 +281,9 @@ def test_only_results_is_an_error(tmp_path):
     save_result(tmp_path / "a_labels.png", PAGES[0])
     with pytest.raises(FileNotFoundError, match=r"no images or videos.*results: 1"):
         files.find_files(tmp_path, tmp_path)
+
+
+def test_errors_name_the_file(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"a\.png: can't read this image: .*convert it to PNG"):
+        files.read_image(tmp_path / "a.png")

@@ -14,7 +14,7 @@ from golden import assert_within
 from jax import jit
 
 import segblocks_jax as sb
-from segblocks_jax.systems.segblocks.fused import fuse
+from segblocks_jax.inference.fused import fuse
 from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, task_loss
 
 CASES = ("A", "B")
@@ -109,21 +109,22 @@ def test_training_step(shared: pathlib.Path, case: str) -> None:
     z = recorded(shared, "train_rn18", case)
     image = golden.nhwc(golden.random_input(z["input_seed"], z["input_shape"]))
     labels, grid = jnp.asarray(z["labels"]), sb.BlockGrid.from_mask(z["grid"])
-    graphdef, params, rest = nnx.split(build("rn18"), nnx.Param, ...)
+    net = build("rn18")
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
 
     def objective(params: nnx.State, rest: nnx.State) -> tuple[jax.Array, tuple]:
-        net = nnx.merge(graphdef, params, rest, copy=True)
-        logits = sb.combine(net(sb.split(image, grid)))
+        run = nnx.merge(graphdef, params, rest, copy=True)
+        logits = sb.combine(run(sb.split(image, grid)))
         loss = task_loss(*cross_entropy_map(logits, labels), ignored="counted")
-        return loss, (logits, nnx.state(net, nnx.BatchStat))
+        return loss, (logits, nnx.state(run, nnx.BatchStat))
 
     step = jit(jax.value_and_grad(objective, has_aux=True))
     (loss, (logits, stats)), gradients = step(params, rest)
     np.testing.assert_allclose(loss, z["loss_f64"], rtol=1e-5)
     assert_within(logits, golden.nhwc(z["logits"]), 1e-4)
-    check_gradients(z, golden.variables(gradients))
+    check_gradients(z, golden.variables(net, gradients))
     after = {key: value for key, value in z.items() if key.startswith("after/")}
-    got = golden.variables(stats)
+    got = golden.variables(net, stats)
     assert {f"after/{name}" for name in got} == set(after)
     for key, value in after.items():
         scale = 1e-5 * np.abs(value).max()
@@ -136,7 +137,8 @@ def test_dense_training_step(shared: pathlib.Path) -> None:
     z = recorded(shared, "train_rn18", "A")
     image = golden.nhwc(golden.random_input(z["input_seed"], z["input_shape"]))
     labels = jnp.asarray(z["labels"])
-    graphdef, params, rest = nnx.split(build("rn18"), nnx.Param, ...)
+    net = build("rn18")
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
 
     def objective(params: nnx.State, rest: nnx.State) -> jax.Array:
         logits = nnx.merge(graphdef, params, rest, copy=True)(image)
@@ -145,7 +147,7 @@ def test_dense_training_step(shared: pathlib.Path) -> None:
     loss, gradients = jit(jax.value_and_grad(objective))(params, rest)
     np.testing.assert_allclose(loss, z["dense_loss_f32"], rtol=1e-5)
     # Recorded in float32 only: itself 1.1e-3 off a run of this network in float64; ours is 5e-4 off.
-    check_norms(z, golden.variables(gradients), z["dense_grad_norm_f32"], 2e-3)
+    check_norms(z, golden.variables(net, gradients), z["dense_grad_norm_f32"], 2e-3)
 
 
 def check_norms(

@@ -160,9 +160,9 @@ def test_indices_out_of_range_are_zeros(dtype, rng, monkeypatch):
     """Nothing may be checked by waiting, and nothing may be read outside."""
     conv = handlers.Conv(16, 24, counts=(3, 2))
     units = Units.random(rng, 16, (conv.high, conv.low), dtype=jnp.dtype(dtype))
-    rows, ghosts = len(units.rows), len(units.means)
+    rows, halos = len(units.rows), len(units.means)
     broken = Units(units.rows, units.means, tuple(p.copy() for p in units.patches), (99, 99))
-    wild = [-(2**31), -2, rows + ghosts, 2**31 - 1]
+    wild = [-(2**31), -2, rows + halos, 2**31 - 1]
     for good, bad in zip(units.patches, broken.patches, strict=True):
         places = rng.random(good.shape) < 0.3
         good[places] = -1

@@ -163,7 +163,7 @@ def test_bfloat16_within_its_rounding_of_float64(channels: int, rng: np.random.G
         got = sb.block_conv(blocks, kernel, implementation=implementation)
         for high, part in ((True, got.high), (False, got.low)):
             maps = oracles.pad(packing, high, (1, 1)).apply(np.asarray(blocks.pixels, np.float64))
-            # A ghost, the mean of four pixels, is rounded to bfloat16 as block_pad rounds it.
+            # A halo, the mean of four pixels, is rounded to bfloat16 as block_pad rounds it.
             maps = np.asarray(jnp.asarray(maps, jnp.float32).astype(jnp.bfloat16), np.float64)
             side = part.shape[1] + 2
             maps = maps.reshape(-1, side, side, channels)

@@ -49,7 +49,7 @@ UNITS = {
     "counts": ((2,), "int32"),
 }
 COUNTS = {"counts": np.array([2, 3], np.int32)}
-GHOSTS = {"ghosts": ((2, 20), "float32")}
+HALOS = {"halos": ((2, 20), "float32")}
 OUTPUTS = 2 * 3 * 4 + 3 * 1 * 2
 SECOND = {"scale2": ((33,), "float32"), "bias2": ((33,), "float32")}
 ATTRIBUTES = {"kh": 3, "kw": 3, "stride": 1, "groups": 1, "activation": 1, "winograd": 0}
@@ -61,13 +61,13 @@ CALLS = {
         | {"scale": ((33,), "float32"), "bias": ((0,), "float32")}
         | {"residual": ((OUTPUTS, 33), "float32")}
         | SECOND,
-        {"out": ((OUTPUTS, 33), "float32"), "out2": ((OUTPUTS, 33), "float32")} | GHOSTS,
+        {"out": ((OUTPUTS, 33), "float32"), "out2": ((OUTPUTS, 33), "float32")} | HALOS,
         ATTRIBUTES,
         COUNTS,
     ),
     "segblocks_indexed_max_pool": Call(
         UNITS,
-        {"out": ((OUTPUTS, 20), "float32")} | GHOSTS,
+        {"out": ((OUTPUTS, 20), "float32")} | HALOS,
         {"window": 3, "stride": 1},
         COUNTS,
     ),
@@ -75,7 +75,7 @@ CALLS = {
         UNITS
         | {"residual": ((0, 20), "float32")}
         | {"scale2": ((20,), "float32"), "bias2": ((20,), "float32")},
-        {"out": ((4 * (2 * 3 * 4 + 3 * 1 * 2), 20), "float32")} | GHOSTS,
+        {"out": ((4 * (2 * 3 * 4 + 3 * 1 * 2), 20), "float32")} | HALOS,
         {},
         COUNTS,
     ),
@@ -83,7 +83,7 @@ CALLS = {
         {"mask": ((1, 1, 3), "bool"), "slots": ((1, 1, 3), "int32")}
         | {"high_cells": ((2,), "int32"), "low_cells": ((1,), "int32")},
         {"table_high": ((2, 6, 6), "int32"), "table_low": ((1, 4, 4), "int32")}
-        | {"ghost_rows": ((8, 4), "int32")},
+        | {"halo_rows": ((8, 4), "int32")},
         {"block_size": 4, "low_factor": 2, "padding": 1, "border": 0},
         {
             "mask": MASK,
@@ -127,14 +127,14 @@ BUFFER_ERRORS: dict[str, list[tuple[tuple[int, ...], str, str]]] = {
         ((OUTPUTS, 33), "bfloat16", "dtype F32|weights"),
     ],
     "out2": [((0, 33), "float32", "rows where scale2"), ((OUTPUTS, 32), "float32", "shape")],
-    "ghosts": [((3, 20), "float32", r"shape \(2, 20\)"), ((2, 20), "bfloat16", "dtype F32")],
+    "halos": [((3, 20), "float32", r"shape \(2, 20\)"), ((2, 20), "bfloat16", "dtype F32")],
     "mask": [((1, 3), "bool", "shape"), ((1, 1, 3), "int32", "dtype PRED")],
     "slots": [((3,), "int32", "rank 3"), ((1, 0, 3), "int32", "gh >= 1")],
     "high_cells": [((4,), "int32", "a number in 0 .. 3"), ((1,), "int32", r"shape \(2\)")],
     "low_cells": [((2,), "int32", r"shape \(1\)"), ((1,), "uint8", "dtype S32")],
     "table_high": [((2, 6, 5), "int32", r"shape \(2, 6, 6\)")],
     "table_low": [((1, 6, 6), "int32", r"shape \(1, 4, 4\)"), ((1, 4, 4), "int8", "S32")],
-    "ghost_rows": [((8,), "int32", r"shape \(8, 4\)"), ((9, 4), "int32", r"shape \(8, 4\)")],
+    "halo_rows": [((8,), "int32", r"shape \(8, 4\)"), ((9, 4), "int32", r"shape \(8, 4\)")],
 }
 ATTRIBUTE_ERRORS = [
     ("kh", 0, "a number in 1 .."),
@@ -232,7 +232,7 @@ def test_what_winograd_cannot_do(replaced: dict[str, int], dtype: str) -> None:
         | dict.fromkeys(("scale", "bias"), ((0,), "float32"))
         | {"residual": ((0, 20), dtype)}
         | dict.fromkeys(("scale2", "bias2"), ((0,), "float32")),
-        {"out": ((OUTPUTS, 20), dtype), "out2": ((0, 20), dtype), "ghosts": ((2, 20), dtype)},
+        {"out": ((OUTPUTS, 20), dtype), "out2": ((0, 20), dtype), "halos": ((2, 20), dtype)},
         ATTRIBUTES | {"winograd": 1},
         COUNTS,
     )
@@ -259,8 +259,8 @@ INDEXED_DATA = [
     ("high", one((2, 5, 6), 59, -2), "index -2 at position 59"),
     ("low", one((3, 3, 4), 35, 2**31 - 1), "index 2147483647 at position 35"),
     ("low", one((3, 3, 4), 0, -(2**31)), "index -2147483648 at position 0"),
-    ("means", one((2, 4), 7, 9), "row 9 of ghost 1, expected a row in 0 .. 8"),
-    ("means", one((2, 4), 1, -1), "row -1 of ghost 0"),
+    ("means", one((2, 4), 7, 9), "row 9 of halo 1, expected a row in 0 .. 8"),
+    ("means", one((2, 4), 1, -1), "row -1 of halo 0"),
 ]
 GRID_DATA = [
     ("slots", int32(0, 3, 1).reshape(1, 1, 3), "slot 3 in cell 1, expected a slot in 0 .. 2"),
@@ -290,7 +290,7 @@ def test_wrong_data(target: str, name: str, data: np.ndarray, expected: str) -> 
 
 
 @pytest.mark.parametrize("target", sorted(CALLS)[1:])
-def test_data_of_dead_units_and_unused_ghosts_is_not_read(target: str) -> None:
+def test_data_of_dead_units_and_unused_halos_is_not_read(target: str) -> None:
     wild = {
         "counts": int32(1, 2),
         "high": one((2, 5, 6), 30, 99),

@@ -66,7 +66,7 @@ class Conv:
     def run(
         self, units: Units, kernel: np.ndarray, rng: np.random.Generator
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Returns what the handler gives and what is expected: out, out2, ghosts."""
+        """Returns what the handler gives and what is expected: out, out2, halos."""
         k, dtype = self.k, units.rows.dtype
         capacity = units.capacity(self.outputs())
         vectors = rng.standard_normal((4, k)).astype(np.float32)
@@ -83,7 +83,7 @@ class Conv:
         rows = (0 if "o" in self.extras else capacity, capacity if "2" in self.extras else 0)
         got = call(
             "segblocks_indexed_conv",
-            [((rows[0], k), dtype), ((rows[1], k), dtype), (units.ghosts().shape, dtype)],
+            [((rows[0], k), dtype), ((rows[1], k), dtype), (units.halos().shape, dtype)],
             [*units.operands, weights, scale, bias, residual, scale2, bias2],
             {
                 "kh": self.kh,
@@ -99,7 +99,7 @@ class Conv:
         y = y + (residual[: len(y)].astype(np.float64) if len(residual) else 0)
         y = [y, np.maximum(y, 0), np.clip(y, 0, 6)][self.activation]
         second = np.maximum(y * scale2 + bias2, 0) if scale2.size else y[:0]
-        return got, [y[: min(len(y), rows[0])], second, units.ghosts().astype(np.float64)]
+        return got, [y[: min(len(y), rows[0])], second, units.halos().astype(np.float64)]
 
 
 CONVS = {
@@ -174,7 +174,7 @@ def check(conv: Conv, dtype: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("winograd", [False, True])
 def test_large_conv_is_the_same_every_time(winograd: bool, rng: np.random.Generator) -> None:
     conv = Conv(48, 200, winograd=winograd, high=(30, 12, 12), low=(40, 8, 8))
-    units = Units.random(rng, conv.c, (conv.high, conv.low), num_rows=2000, ghosts=500)
+    units = Units.random(rng, conv.c, (conv.high, conv.low), num_rows=2000, halos=500)
     kernel = rng.standard_normal((3, 3, 48, 200)).astype(np.float32)
     got, expected = conv.run(units, kernel, np.random.default_rng(1))
     assert_close(got[0], expected[0])

@@ -81,8 +81,10 @@ def test_names_shapes_and_weights_of_checkpoints(shared: pathlib.Path, name: str
 
 @pytest.mark.parametrize("name", ["rn18", "rn50", "effl1", "policy"])
 def test_names_and_shapes_of_full_networks(shared: pathlib.Path, name: str) -> None:
-    state = nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: build(name))))
-    got = {sb.interop.torch_name(path): tuple(variable.shape) for path, variable in state}
+    model = nnx.eval_shape(lambda: build(name))
+    names = golden.relative_names(model)
+    state = nnx.to_flat_state(nnx.state(model))
+    got = {names[path]: tuple(variable.shape) for path, variable in state}
     unused = ("backbone.head.", "backbone.fc.")
     expected = {
         key: tuple(entry["shape"])

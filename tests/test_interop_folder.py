@@ -210,6 +210,18 @@ def test_other_versions(saved: pathlib.Path) -> None:
         sb.load_model(saved)
 
 
+def test_a_saved_model_says_its_system(saved: pathlib.Path) -> None:
+    config = saved / "config.json"
+    content = json.loads(config.read_text())
+    assert content.pop("system") == "segblocks"
+    config.write_text(json.dumps(content))  # As written before there were others.
+    assert sb.load_spec(saved) == SPEC
+    for name in ("dynconv2", "../segblocks", ""):
+        config.write_text(json.dumps(content | {"system": name}))
+        with pytest.raises(ValueError, match=rf"of the system '{name}', which this version hasn't"):
+            sb.load_model(saved)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"color": 1}', '{"name": "swiftnet_rn18"}'])
 def test_broken_configurations(saved: pathlib.Path, content: str) -> None:
     file = saved / "config.json"

@@ -82,7 +82,7 @@ def test_training_begins_with_the_backbones_weights(stopped, backbone):
     workdir, file, said = stopped
     system, step, _ = load_modules(tiny.system(frozen(file)), workdir)
     assert step == 1
-    got = golden.variables(nnx.state(system.net.backbone, nnx.Param))
+    got = golden.variables(system.net.backbone, nnx.state(system.net.backbone, nnx.Param))
     assert len(got) == 60
     for name, value in got.items():
         np.testing.assert_array_equal(value, backbone[1][name], err_msg=name)

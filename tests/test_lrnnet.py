@@ -351,7 +351,6 @@ def pictures(n: int, h: int, w: int) -> np.ndarray:
 def test_the_engine_serves_and_exports(tmp_path: pathlib.Path) -> None:
     built, images = system(), pictures(1, 64, 128)
     engine = sb.Engine(built, SPEC, mode="budget=1")
-    assert engine.execution == "plain"
     result, logits = engine(images), engine(images, output="logits").logits
     assert int(result.mask.sum()) == 1
     assert logits.shape == (1, 8, 16, 5)
@@ -366,8 +365,3 @@ def test_the_engine_serves_and_exports(tmp_path: pathlib.Path) -> None:
     exported = sb.ExportedEngine(folder)(images)
     np.testing.assert_array_equal(exported.mask, result.mask)
     assert np.mean(exported.labels == result.labels) > 0.999
-
-
-def test_fused_networks_are_swiftnets() -> None:
-    with pytest.raises(ValueError, match="execution 'fused' has no LRNNet, only SwiftNet; use"):
-        sb.Engine(system(), SPEC, execution="fused")

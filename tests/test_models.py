@@ -12,7 +12,7 @@ from golden import assert_within
 from jax import jit
 
 import segblocks_jax as sb
-from segblocks_jax import nn
+from segblocks_jax import models, nn
 
 
 def build(semantics: sb.BlockOptions | None = None, **sizes: int) -> nnx.Module:
@@ -153,3 +153,27 @@ def test_create_model() -> None:
     assert net.semantics == sb.BlockOptions()
     with pytest.raises(ValueError, match="no model 'rn18'; expected one of swiftnet_rn18"):
         sb.create_model("rn18", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "known"),
+    [
+        ("swiftnet_rn18", {"dilations": (1, 2)}, "width, features"),
+        ("swiftnet_efflite0", {"width": 32}, "features"),
+        ("swiftnet_efflite0", {"dropout": 0.5}, "features"),
+        ("lrnnet", {"depth": 3}, "width, features, dilations, dropout"),
+    ],
+)
+def test_networks_name_their_options(name: str, option: dict, known: str) -> None:
+    (key,) = option
+    with pytest.raises(ValueError, match=rf"{name} has no {key} to choose .* options are {known}$"):
+        sb.create_model(name, **option, rngs=nnx.Rngs(0))
+
+
+def test_options_that_are_as_published_fit_every_network() -> None:
+    options = {"width": 64, "features": None, "dilations": None, "dropout": 1.0}
+    net = nnx.eval_shape(
+        lambda: sb.create_model("swiftnet_efflite0", 3, **options, rngs=nnx.Rngs(0))
+    )
+    assert net.logits.conv.kernel.shape == (1, 1, 48, 3)
+    assert isinstance(net, models.Network)

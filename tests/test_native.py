@@ -1,70 +1,61 @@
-"""The C++ headers and CPU loops alone: small programs that check them, compiled and run here."""
+"""The C++ headers, the CPU loops and, on the host, what CUDA's threads do: small programs."""
 
+import json
+import os
 import pathlib
-import platform
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NATIVE = ROOT / "tests" / "native"
-FLAGS = (
-    *("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"),
-    *(f"-I{ROOT / 'xla_ffi'}", f"-I{ROOT / 'xla_ffi' / 'include'}"),
-)
-SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-# Files that are compiled for an instruction set of x86, as CMakeLists.txt does.
-X86_TILES = {
-    "tiles_avx2.cc": ("-mavx2", "-mfma"),
-    "tiles_avx512.cc": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
-}
+# So that one process builds, where tests run in several.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("native")]
+
+# CMake and Ninja are those of the environment, where it has them.
+PATHS = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
+SANITIZED = ("-DSEGBLOCKS_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
 
 
-def run(*command: str | pathlib.Path) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+def run(*command: str | pathlib.Path, timeout: int = 900) -> str:
+    environment = os.environ | {"PATH": PATHS}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=timeout
+    )
     assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
-@pytest.fixture
-def compiler() -> str:
-    found = shutil.which("c++")
-    if found is None:
+def has_sanitizers(compiler: str, folder: pathlib.Path) -> bool:
+    (folder / "empty.cc").write_text("int main() {}\n")
+    link = [compiler, "-fsanitize=address,undefined", "empty.cc", "-o", "empty"]
+    return subprocess.run(link, capture_output=True, check=False, cwd=folder).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Builds all programs, with sanitizers where the compiler has some; returns where."""
+    compiler = os.environ.get("CXX") or shutil.which("c++")
+    if compiler is None:
         pytest.skip("no C++ compiler on PATH")
-    return found
+    folder = tmp_path_factory.mktemp("native")
+    options = [f"-DPython_EXECUTABLE={sys.executable}", "-DSEGBLOCKS_TESTS=ON"]
+    if has_sanitizers(compiler, folder):
+        options += SANITIZED
+    run("cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DSEGBLOCKS_CUDA=OFF", *options)
+    run("cmake", "--build", folder, "--target", "native_tests")
+    return folder
 
 
-@pytest.fixture(params=[(), SANITIZED], ids=["plain", "sanitized"])
-def extra(request: pytest.FixtureRequest, compiler: str, tmp_path: pathlib.Path) -> tuple[str, ...]:
-    """Flags without and with sanitizers."""
-    if request.param:
-        (tmp_path / "empty.cc").write_text("int main() {}\n")
-        link = [compiler, *request.param, tmp_path / "empty.cc", "-o", tmp_path / "empty"]
-        if subprocess.run(link, capture_output=True, check=False).returncode != 0:
-            pytest.skip("the compiler has no sanitizers")
-    return request.param
+@pytest.mark.parametrize("name", ["layout", "workers", "rows", "upsample_argmax"])
+def test_cpu(name: str, build: pathlib.Path) -> None:
+    run("ctest", "--test-dir", build, "-R", f"^{name}$", "--no-tests=error", "--output-on-failure")
 
 
-@pytest.mark.parametrize("name", ["layout", "parallel"])
-def test_headers(name: str, extra: tuple[str, ...], compiler: str, tmp_path: pathlib.Path) -> None:
-    run(compiler, *FLAGS, *extra, NATIVE / f"test_{name}.cc", "-o", tmp_path / name)
-    run(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("name", "loops"), [("indexed_conv", "index*.cc"), ("label_map", "label_map.cc")]
-)
-def test_loops(
-    name: str, loops: str, extra: tuple[str, ...], compiler: str, tmp_path: pathlib.Path
-) -> None:
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    flags = (*FLAGS, *extra, *(("-DSEGBLOCKS_X86_TILES",) if x86 else ()))
-    sources = [*ROOT.glob(f"xla_ffi/cpu/{loops}"), *ROOT.glob("xla_ffi/cpu/tiles*.cc")]
-    objects = []
-    for source in [*sources, NATIVE / f"test_{name}.cc"]:
-        if source.name in X86_TILES and not x86:
-            continue
-        objects.append(tmp_path / f"{source.stem}.o")
-        run(compiler, *flags, *X86_TILES.get(source.name, ()), "-c", source, "-o", objects[-1])
-    run(compiler, *flags, *objects, "-o", tmp_path / "test")
-    run(tmp_path / "test")
+@pytest.mark.parametrize("name", ["rows", "upsample_argmax", "indexed_conv"])
+def test_cuda_on_the_host(name: str, build: pathlib.Path) -> None:
+    listed = json.loads(run("ctest", "--test-dir", build, "--show-only=json-v1"))
+    if f"cuda_{name}" not in {test["name"] for test in listed["tests"]}:
+        pytest.skip("no CUDA headers, or for indexed_conv no CUTLASS: pip install nvidia-cutlass")
+    run("ctest", "--test-dir", build, "-R", f"^cuda_{name}$", "--output-on-failure")

@@ -72,12 +72,14 @@ def test_golden_step(net: PolicyNet, image: jax.Array, recorded: dict, run: str)
     np.testing.assert_allclose(probability, z["probs"], rtol=1e-5, atol=1e-6)
     log_probability = jnp.log(jnp.where(mask, probability, 1 - probability))
     np.testing.assert_allclose(log_probability, z["log_probs"], rtol=1e-5, atol=1e-5)
-    check_states(z, grads, stats)
+    check_states(z, net, grads, stats)
 
 
-def check_states(z: dict[str, np.ndarray], grads: nnx.State, stats: nnx.State) -> None:
-    by_name = {f"grad/{name}": value for name, value in golden.variables(grads).items()}
-    by_name |= {f"after/{name}": value for name, value in golden.variables(stats).items()}
+def check_states(
+    z: dict[str, np.ndarray], net: nnx.Module, grads: nnx.State, stats: nnx.State
+) -> None:
+    by_name = {f"grad/{name}": value for name, value in golden.variables(net, grads).items()}
+    by_name |= {f"after/{name}": value for name, value in golden.variables(net, stats).items()}
     norms = dict(zip(z["param_names"].tolist(), z["grad_norm"], strict=True))
     assert {f"grad/{name}" for name in norms} == {k for k in by_name if k.startswith("grad/")}
     for name, norm in norms.items():

@@ -134,6 +134,13 @@ def test_factor_that_the_handler_lacks():
 )
 def test_malformed_calls_of_the_handler(logits, dtype, labels, out, factor, text):
     result = jax.ShapeDtypeStruct(labels, out)
-    run = jax.ffi.ffi_call("segblocks_label_map", result)
-    with pytest.raises(Exception, match=f"(?s)segblocks_label_map: .*{text}"):
+    run = jax.ffi.ffi_call("segblocks_upsample_argmax", result)
+    with pytest.raises(Exception, match=f"(?s)segblocks_upsample_argmax: .*{text}"):
         jax.block_until_ready(run(jnp.zeros(logits, dtype), factor=np.int64(factor)))
+
+
+@pytest.mark.usefixtures("compiled")
+def test_stored_programs_call_it_by_its_old_name():
+    logits = jax.random.normal(jax.random.key(0), (1, 3, 4, 5))
+    run = jax.ffi.ffi_call("segblocks_label_map", jax.ShapeDtypeStruct((1, 6, 8), "uint8"))
+    np.testing.assert_array_equal(run(logits, factor=np.int64(2)), upsample_argmax(logits, 2))

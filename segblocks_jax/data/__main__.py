@@ -19,16 +19,11 @@ from segblocks_jax.whole_folder import check_writable
 with extra("train", "a data set"):
     from PIL import Image
 
+from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.folders import check_counts, find_splits
-from segblocks_jax.data.layouts import LAYOUTS
 from segblocks_jax.data.pipeline import train_batches
-from segblocks_jax.data.source import (
-    DATA_DIR_VARIABLE,
-    DATASETS,
-    ON_ERROR,
-    find_root,
-    open_dataset,
-)
+from segblocks_jax.data.places import DATA_DIR_VARIABLE, find_root
+from segblocks_jax.data.source import ON_ERROR, open_dataset
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.summary import class_frequencies, contact_sheet
 from segblocks_jax.errors import UserError
@@ -37,14 +32,14 @@ from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Prepares the data set and checks its counts; 1 if the published one has more images."""
-    name, layout = arguments.dataset, LAYOUTS[arguments.dataset]
+    name, dataset = arguments.dataset, DATASETS[arguments.dataset]
     root = find_root(name, arguments.data_dir)
-    if layout.url is not None and not _holds_data(name, root):
-        from segblocks_jax.data import builders
+    if dataset.url is not None and not _holds_data(name, root):
+        from segblocks_jax.data.download import download
 
-        print(f"{root} holds no {name}; downloading {layout.url} (gives up after some minutes)")
-        builders.download(layout, root)
-    found = find_splits(layout, Store(root))
+        print(f"{root} holds no {name}; downloading {dataset.url} (gives up after some minutes)")
+        download(dataset, root, arguments.sha256)
+    found = find_splits(dataset, Store(root))
     wanted = arguments.splits.split("+") if arguments.splits else list(found)
     for split in wanted:
         source = open_dataset(
@@ -52,7 +47,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         )
         left_out = f", {len(source.skipped)} left out" if source.skipped else ""
         print(f"{name} {split}: {len(source)} images prepared{left_out}")
-    missing = check_counts(layout, found, arguments.splits and wanted)
+    missing = check_counts(dataset, found, arguments.splits and wanted)
     for line in missing:
         print(f"incomplete: {line}", file=sys.stderr)
     return 1 if missing else 0
@@ -60,7 +55,7 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 def _holds_data(name: str, root: pathlib.Path) -> bool:
     try:
-        return bool(find_splits(LAYOUTS[name], Store(root)))
+        return bool(find_splits(DATASETS[name], Store(root)))
     except FileNotFoundError:
         return False
 
@@ -108,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--on_error", choices=ON_ERROR, default="raise")
         if function is prepare:
             command.add_argument("--splits", help="such as train+val; default: all that are there")
+            command.add_argument("--sha256", help="that a downloaded archive must have")
         else:
             command.add_argument("--split", default="train")
     add = commands.choices["sheet"].add_argument

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from segblocks_jax.data.layouts import LAYOUTS
-from segblocks_jax.data.source import DATASETS, ON_ERROR
+from segblocks_jax.data.datasets import DATASETS
+from segblocks_jax.data.source import ON_ERROR
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.structured_config import (
     COUNT,
@@ -53,7 +53,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_fields(self, "data.")
         for field_name in ("train_split", "eval_split"):
-            value, known = getattr(self, field_name), LAYOUTS[self.dataset].splits
+            value, known = getattr(self, field_name), DATASETS[self.dataset].splits
             check(
                 set(value.split("+")) <= set(known),
                 f"data.{field_name} is {value!r}; expected some of {known}, joined by +",

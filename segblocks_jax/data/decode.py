@@ -1,16 +1,14 @@
 """Decoding of image and label files: checked when a data set is prepared, fast when it is read."""
 
 import io
-from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from segblocks_jax.data import images
+from segblocks_jax.data.datasets import Kind
 from segblocks_jax.errors import InvalidInputError
-
-Kind = Literal["image", "ids", "palette", "colors"]
 
 _MODES = {
     "image": ("RGB", "RGBA", "L", "P", "CMYK"),
@@ -51,7 +49,7 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
             f"{where}: can't be read as an image: {images.explain(error)}"
         ) from error
     raise InvalidInputError(
-        f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published."
+        f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published, or save it so."
     )
 
 

@@ -4,13 +4,14 @@ Every check here happens before anything is kept, so each error can promise that
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 from absl import logging
+from jaxtyping import Int
 
-from segblocks_jax.data.decode import Kind, decode, orientation, turn_to_label
-from segblocks_jax.data.layouts import Folder, Layout
+from segblocks_jax.data.datasets import Dataset, Folder, Kind
+from segblocks_jax.data.decode import decode, orientation, turn_to_label
 from segblocks_jax.data.store import File, Store
 from segblocks_jax.errors import InvalidInputError, MissingFileError
 from segblocks_jax.exact import exact
@@ -75,17 +76,17 @@ class Split:
         return problems
 
 
-def find_splits(layout: Layout, store: Store) -> dict[str, Split]:
+def find_splits(dataset: Dataset, store: Store) -> dict[str, Split]:
     """Finds the image/label pairs of every split that the store holds.
 
     Raises:
         FileNotFoundError: all splits are missing, or one of a split's two folders.
         ValueError: an empty folder, or two files of the same name.
     """
-    remedy = f"A {layout.name} folder holds {layout.expected}. Nothing was written."
+    remedy = f"A {dataset.name} folder holds {dataset.expected}. Nothing was written."
     found = {}
-    for split in layout.splits:
-        folders = layout.folders(store, split)
+    for split in dataset.splits:
+        folders = dataset.folders(store, split)
         missing = [folder.path for folder in folders if not store.has(folder.path)]
         if len(missing) == 1:
             raise MissingFileError(
@@ -94,9 +95,9 @@ def find_splits(layout: Layout, store: Store) -> dict[str, Split]:
         if not missing:
             found[split] = _pair_up(store, *folders)
     if not found:
-        origin = f" Get {layout.origin}." if layout.origin else ""
+        origin = f" Get {dataset.origin}." if dataset.origin else ""
         raise MissingFileError(
-            f"{store.describe('')}: holds none of the splits {layout.splits}. {remedy}{origin}"
+            f"{store.describe('')}: holds none of the splits {dataset.splits}. {remedy}{origin}"
         )
     return found
 
@@ -141,7 +142,9 @@ def _pair_up(store: Store, image_folder: Folder, label_folder: Folder) -> Split:
     return Split(pairs, lonely)
 
 
-def check_pair(pair: Pair, kind: Kind, table: LabelTable) -> tuple[int, int]:
+def check_pair(
+    pair: Pair, kind: Kind, table: LabelTable
+) -> tuple[tuple[int, int], Int[np.ndarray, "256"]]:
     """Decodes both files of a pair and checks sizes and ids.
 
     Args:
@@ -150,7 +153,7 @@ def check_pair(pair: Pair, kind: Kind, table: LabelTable) -> tuple[int, int]:
         table: that the label's ids must follow.
 
     Returns:
-        (height, width).
+        (height, width), and how many pixels have each stored id.
 
     Raises:
         ValueError: unreadable, of different sizes, turned in two possible ways, not a label image, or
@@ -174,33 +177,22 @@ def check_pair(pair: Pair, kind: Kind, table: LabelTable) -> tuple[int, int]:
     if kind == "colors":
         label = camvid_ids(label, pair.label.where)
     table.train_ids(label, pair.label.where)
-    return height, width
+    return (height, width), np.bincount(label.reshape(-1), minlength=256)
 
 
 def check_counts(
-    layout: Layout, found: Mapping[str, Split], splits: Iterable[str] | None = None
+    dataset: Dataset, found: Mapping[str, Split], splits: Iterable[str] | None = None
 ) -> list[str]:
     """What a data set lacks of its published splits: one line each, none if it is complete.
 
     Args:
-        layout: of the data set.
+        dataset: entry of the data set.
         found: of `find_splits`.
         splits: which to check, all by default.
     """
-    have = {split: len(found[split].pairs) if split in found else 0 for split in layout.counts}
+    have = {split: len(found[split].pairs) if split in found else 0 for split in dataset.counts}
     return [
-        f"{split}: {have[split]} of {count} images; get {layout.origin}"
-        for split, count in layout.counts.items()
+        f"{split}: {have[split]} of {count} images; get {dataset.origin}"
+        for split, count in dataset.counts.items()
         if have[split] != count and (splits is None or split in splits)
     ]
-
-
-def fingerprint(splits: dict[str, Split], table: LabelTable) -> str:
-    """A digest of all file names and sizes, and of the label table: 16 hex digits."""
-    digest = hashlib.sha256(table.to_train.tobytes() + table.known.tobytes())
-    for split, content in splits.items():
-        for pair in content.pairs:
-            for file in (pair.image, pair.label):
-                digest.update(f"{split} {file.key} {file.size}\n".encode())
-        digest.update("\n".join(message.split(":")[0] for message in content.lonely).encode())
-    return digest.hexdigest()[:16]

@@ -27,10 +27,6 @@ def allow_pixels(count: int) -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-class PixelError(InvalidInputError):
-    """Pixels that can't become 8 bits a channel without a guess."""
-
-
 def stored_mode(image: ImageFile.ImageFile) -> str:
     """Pillow's mode; with ";16" behind it where Pillow drops the lower half of 16-bit colors."""
     deep = any(";16" in str(tile[3]) for tile in image.tile) and len(image.getbands()) > 1
@@ -41,7 +37,7 @@ def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes the page that an opened image is at, turned as stored.
 
     Raises:
-        PixelError: its pixels have no scale.
+        InvalidInputError: its pixels have no scale.
         Exception: whatever Pillow raises for a broken file.
     """
     mode = stored_mode(image)
@@ -54,7 +50,7 @@ def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     whole = image.convert("RGBA") if "transparency" in image.info else image
     pixels = np.array(whole.convert("RGB"))
     if mode.endswith(";16") and pixels.max(initial=0) < 64:
-        raise PixelError(
+        raise InvalidInputError(
             f"mode {mode}: of its 16 bits a channel the upper two are empty, so that few levels would "
             f"be left of it; {_REMEDY}"
         )
@@ -63,15 +59,13 @@ def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
 
 def _scale(values: Num[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w"]:
     low, high = values.min(initial=0), values.max(initial=0)
-    if not np.isfinite([low, high]).all():
-        raise PixelError(f"mode {mode}: some pixels are not finite numbers; {_REMEDY}")
-    if low < 0 or high > _TOPS[-1]:
-        raise PixelError(
-            f"mode {mode}: pixels go from {low} to {high}, which tells no scale (negative, or above "
-            f"{_TOPS[-1]}); {_REMEDY}"
-        )
     tops = (1, *_TOPS) if mode == "F" else _TOPS
-    top = next(top for top in tops if high <= top)
+    top = next((top for top in tops if low >= 0 and high <= top), None)  # NaN is never at most top.
+    if top is None:
+        raise InvalidInputError(
+            f"mode {mode}: pixels go from {low} to {high}, expected finite numbers from 0 to {tops[-1]}, "
+            f"none negative; {_REMEDY}"
+        )
     return np.rint(values * np.float32(255 / top)).astype(np.uint8)
 
 
@@ -122,7 +116,7 @@ def pages(image: ImageFile.ImageFile) -> tuple[list[int], int]:
 
 def explain(error: Exception) -> str:
     """Why an image can't be read, and what helps."""
-    if isinstance(error, PixelError):
+    if isinstance(error, InvalidInputError) or getattr(error, "errno", None) is not None:
         return str(error)
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         found = re.search(r"\d+", str(error))
@@ -133,8 +127,6 @@ def explain(error: Exception) -> str:
         )
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
-    if isinstance(error, OSError) and error.errno is not None:
-        return str(error)
     if isinstance(error, UnidentifiedImageError):
         return "it holds nothing that Pillow reads; copy it again, or convert it to PNG"
     return f"{str(error) or type(error).__name__}; is the file complete?"

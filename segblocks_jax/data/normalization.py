@@ -1,4 +1,4 @@
-"""Normalization constants of the data sets, and their use."""
+"""Normalization of images by the mean and standard deviation of their data set."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,29 +19,6 @@ class Normalization(NamedTuple):
         """The mean as an 8-bit color: what padding is made of, about zero once normalized."""
         red, green, blue = (round(255 * m) for m in self.mean)
         return red, green, blue
-
-
-_CITYSCAPES = Normalization(
-    mean=(73.1584 / 255, 82.9090 / 255, 72.3924 / 255),
-    std=(44.9149 / 255, 46.1529 / 255, 45.3192 / 255),
-)
-
-# Cityscapes: the values that the SegBlocks authors train with, also on Mapillary; CamVid: over
-# all pixels of its 367 train images at 480x360.
-_CAMVID = Normalization(
-    mean=(0.41189, 0.42513, 0.43267),
-    std=(0.30707, 0.31161, 0.30722),
-)
-
-NORMALIZATION = {
-    "cityscapes": _CITYSCAPES,
-    "cityscapes_coarse": _CITYSCAPES,
-    "street_scenes": _CITYSCAPES,
-    "mapillary": _CITYSCAPES,
-    "mapillary_v2": _CITYSCAPES,
-    "camvid": _CAMVID,
-    "camvid_full": _CAMVID,
-}
 
 
 def normalize(

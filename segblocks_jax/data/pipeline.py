@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from segblocks_jax.data.normalization import NORMALIZATION
+from segblocks_jax.data.datasets import NORMALIZATION
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation

@@ -1,37 +1,29 @@
 """`open_dataset`: a data set by name, prepared on first use, as a random-access source."""
 
+import contextlib
 import dataclasses
+import itertools
 import operator
 import os
 import pathlib
-import stat
+from collections.abc import Mapping
 
+import numpy as np
 from absl import logging
 
-from segblocks_jax.data.folders import check_counts, find_splits, fingerprint
-from segblocks_jax.data.layouts import LAYOUTS
-from segblocks_jax.data.normalization import NORMALIZATION, Normalization
+from segblocks_jax.data.datasets import DATASETS, Dataset
+from segblocks_jax.data.fingerprint import fingerprint
+from segblocks_jax.data.folders import Split, check_counts, find_splits
+from segblocks_jax.data.index import Index
+from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.pipeline import Source
+from segblocks_jax.data.places import find_root, prepared_root
 from segblocks_jax.data.store import Store
-from segblocks_jax.data.street_scenes import SceneSet, write
+from segblocks_jax.data.street_scenes import SceneSet
 from segblocks_jax.errors import InvalidInputError
-from segblocks_jax.paths import expand
-from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL
-from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
-from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2
+from segblocks_jax.tasks.segmentation.labels import LabelTable
 
-DATA_DIR_VARIABLE = "SEGBLOCKS_DATA_DIR"
-DATASETS = tuple(LAYOUTS)
 ON_ERROR = ("raise", "skip")
-TABLES = {
-    "cityscapes": CITYSCAPES,
-    "cityscapes_coarse": CITYSCAPES,
-    "street_scenes": CITYSCAPES,
-    "camvid": CAMVID,
-    "camvid_full": CAMVID_FULL,
-    "mapillary": MAPILLARY_V1_2,
-}
-"""The label table of each data set that needs no file to tell it; see `label_table`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +52,7 @@ class SegmentationSource:
     @property
     def normalization(self) -> Normalization:
         """Mean and deviation to normalize with."""
-        return NORMALIZATION[self.name]
+        return DATASETS[self.name].normalization
 
     def __len__(self) -> int:
         return len(self.records)
@@ -95,8 +87,8 @@ def open_dataset(
             default in the user's cache) where they don't exist yet.
         split: "train", "val", "test", for "cityscapes_coarse" also "train_extra"; several with "+".
         prepared_dir: where prepared files go; `tfds` in the data set's folder by default, or the
-            user's cache where that is read-only. They are reused as long as names and sizes of
-            all source files stay the same.
+            user's cache where that is read-only. They are reused as long as names and contents of
+            all source files stay the same; contents are compared where time stamps differ.
         scenes: which street scenes, for "street_scenes" only; `SceneSet()` by default.
         on_error: "raise", or "skip" to leave out broken items: logged, counted in `skipped`, and refused
             above 1% of a split.
@@ -107,39 +99,80 @@ def open_dataset(
     """
     if name not in DATASETS:
         raise InvalidInputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
-    if scenes is not None and name != "street_scenes":
+    if scenes is not None and DATASETS[name].generate is None:
         raise InvalidInputError(f"scenes= is for 'street_scenes' only, got data set {name!r}")
     if on_error not in ON_ERROR:
         raise InvalidInputError(
             f"open_dataset: on_error is {on_error!r}; expected one of {ON_ERROR}"
         )
-    layout = LAYOUTS[name]
+    dataset = DATASETS[name]
     root = find_root(name, data_dir, scenes)
     store = Store(root)
-    table = layout.table(store)
-    found = find_splits(layout, store)
+    table = dataset.table_of(store)
+    found = find_splits(dataset, store)
     splits = tuple(split.split("+"))
     for one in splits:
         if one not in found:
             raise InvalidInputError(
                 f"{root}: {name} has no split {one!r} with labels here, only {', '.join(found)}; it "
-                f"would need {layout.expected}"
+                f"would need {dataset.expected}"
             )
-    for line in check_counts(layout, found, splits):
+    for line in check_counts(dataset, found, splits):
         logging.warning("%s in %s is not complete. %s", name, root, line)
-    folder = _prepared_root(root, prepared_dir) / f"{name}-{fingerprint(found, table)}"
-    from segblocks_jax.data import builders
+    folder = _prepared(dataset, found, table, root, prepared_root(root, prepared_dir), on_error)
+    from segblocks_jax.data.records import Records
 
+    records = Records(name, folder, splits)
+    source = SegmentationSource(name, split, table, records, records.sizes, records.skipped)
+    _check_content(source, records.index, root, on_error)
+    return source
+
+
+def _check_content(
+    source: SegmentationSource, index: Index, root: pathlib.Path, on_error: str
+) -> None:
+    """Says what is odd about prepared records: items that were left out, ids that look like train ids."""
+    if on_error == "raise":
+        for text in itertools.chain(*index.skipped.values()):
+            raise InvalidInputError(text)
+    if source.skipped:
+        logging.warning(
+            "%s %s: %d items were left out", source.name, source.split, len(source.skipped)
+        )
+    for split in source.split.split("+"):
+        if source.table.holds_train_ids(np.asarray(index.pixels[split])):
+            logging.warning(
+                "%s: the labels of split %s have ids below %d only, and most pixels are ignored. Are they train "
+                "ids? Take the files of label ids as published",
+                *(root, split, source.table.num_classes),
+            )
+
+
+def _prepared(
+    dataset: Dataset,
+    found: Mapping[str, Split],
+    table: LabelTable,
+    root: pathlib.Path,
+    place: pathlib.Path,
+    on_error: str,
+) -> pathlib.Path:
+    """The folder of records of exactly these files; prepares them where there is none."""
+    earlier = sorted(place.glob(f"{dataset.name}-*"))
+    now = fingerprint(found, table, earlier)
+    folder = place / f"{dataset.name}-{now.digest}"
     if not folder.is_dir():
-        partial = builders.skipped_folder(folder)
-        if on_error == "skip" and partial.is_dir():
-            folder = partial
-        else:
-            folder = builders.prepare(name, root, folder, on_error)
-    records = builders.Records(name, folder, splits)
-    if records.skipped:
-        logging.warning("%s %s: %d items were left out", name, split, len(records.skipped))
-    return SegmentationSource(name, split, table, records, records.sizes, records.skipped)
+        from segblocks_jax.data.builders import prepare
+
+        if earlier:
+            logging.warning(
+                "%s: its files are not those that %s was prepared from; preparing them",
+                *(root, earlier[-1]),
+            )
+        prepare(dataset.name, root, folder, now, on_error)
+    elif now.renewed:
+        with contextlib.suppress(OSError):  # Of others; then they are compared every time.
+            now.save(folder)
+    return folder
 
 
 def label_table(name: str, data_dir: str | os.PathLike | None = None) -> LabelTable:
@@ -148,41 +181,5 @@ def label_table(name: str, data_dir: str | os.PathLike | None = None) -> LabelTa
     Raises:
         FileNotFoundError, ValueError: the table is in the data set's folder, and that isn't there.
     """
-    return TABLES[name] if name in TABLES else LAYOUTS[name].table(Store(find_root(name, data_dir)))
-
-
-def find_root(name: str, data_dir, scenes: SceneSet | None = None) -> pathlib.Path:
-    """The data set's own folder, below `data_dir` or the environment's choice.
-
-    Raises:
-        ValueError: neither says where.
-    """
-    data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if data_dir is None and name != "street_scenes":
-        raise InvalidInputError(
-            f"open_dataset({name!r}): where is it? Pass data_dir=... or set {DATA_DIR_VARIABLE} to "
-            f"the folder that holds {LAYOUTS[name].expected}"
-        )
-    parent = expand(data_dir) if data_dir else _cache()
-    if name == "street_scenes":
-        stored = SceneSet.stored_in(parent)
-        if stored is not None:
-            return write(parent, scenes or stored)
-        scenes = scenes or SceneSet()
-        return write(parent / "street_scenes" / scenes.folder_name, scenes)
-    # Editions of a data set may share its folder: "cityscapes_coarse" lies in "cityscapes" too.
-    own = (parent / folder for folder in (name, name.partition("_")[0]))
-    return next((folder for folder in own if folder.is_dir()), parent)
-
-
-def _prepared_root(root: pathlib.Path, prepared_dir) -> pathlib.Path:
-    if prepared_dir is not None:
-        return expand(prepared_dir)
-    # The superuser may write anywhere; a folder without any write permission still means no.
-    writable = root.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-    return root / "tfds" if writable and os.access(root, os.W_OK) else _cache() / "tfds"
-
-
-def _cache() -> pathlib.Path:
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return expand(base) / "segblocks_jax"
+    table = DATASETS[name].table
+    return table or DATASETS[name].table_of(Store(find_root(name, data_dir)))

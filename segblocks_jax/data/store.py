@@ -17,13 +17,25 @@ class File:
         key: the path within the data set, the same whether it is unpacked or not.
         where: what error messages call it: its path, behind that of its archive if it is in one.
         size: in bytes, unpacked.
+        stamp: (mtime, ctime) in ns of an unpacked file, None in an archive.
     """
 
     key: str
     where: str
     size: int
+    stamp: tuple[int, int] | None
     _path: pathlib.Path
     _archive: zipfile.ZipFile | None = None
+
+    def crc32(self) -> int:
+        """The checksum of the content: an archive knows it, another file is read.
+
+        Raises:
+            ValueError: it can't be read; the message names it.
+        """
+        if self._archive is not None:
+            return self._archive.getinfo(self._path.as_posix()).CRC
+        return zlib.crc32(self.read())
 
     def read(self) -> bytes:
         """The content.
@@ -97,11 +109,7 @@ class Store:
         folder = self.root / path
         unpacked = sorted(folder.glob(pattern)) if folder.is_dir() else []
         if unpacked or (path and folder.is_dir()):
-            return [
-                File(p.relative_to(self.root).as_posix(), str(p), p.stat().st_size, p)
-                for p in unpacked
-                if p.is_file()
-            ]
+            return [self._unpacked(p) for p in unpacked if p.is_file()]
         below = re.escape(pattern).replace(r"\*", "[^/]*")
         top = f"{re.escape(path)}/" if path else ""
         matches = re.compile(f".*/({top}{below})")
@@ -110,5 +118,11 @@ class Store:
             if match := matches.fullmatch(name):
                 where = f"{archive.filename}/{member.filename}"
                 inside = pathlib.Path(member.filename)
-                found.append(File(match[1], where, member.file_size, inside, archive))
+                found.append(File(match[1], where, member.file_size, None, inside, archive))
         return found
+
+    def _unpacked(self, path: pathlib.Path) -> File:
+        status = path.stat()
+        stamp = status.st_mtime_ns, status.st_ctime_ns
+        key = path.relative_to(self.root).as_posix()
+        return File(key, str(path), status.st_size, stamp, path)

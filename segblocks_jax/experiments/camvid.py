@@ -7,9 +7,10 @@ python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/r
 from segblocks_jax.extras import extra
 
 with extra("train", "an experiment"):
+    from segblocks_jax.data.datasets import family
     from segblocks_jax.experiments.run import main
 
-DATASETS = ("camvid", "camvid_full")
+DATASETS = family("camvid")
 
 if __name__ == "__main__":
     main(DATASETS)

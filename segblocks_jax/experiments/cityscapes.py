@@ -7,9 +7,10 @@ python -m segblocks_jax.experiments.cityscapes --config=experiments/configs/city
 from segblocks_jax.extras import extra
 
 with extra("train", "an experiment"):
+    from segblocks_jax.data.datasets import family
     from segblocks_jax.experiments.run import main
 
-DATASETS = ("cityscapes", "cityscapes_coarse", "street_scenes")
+DATASETS = family("cityscapes")
 
 if __name__ == "__main__":
     main(DATASETS)

@@ -7,9 +7,10 @@ python -m segblocks_jax.experiments.mapillary --config=FILE --data_dir=FOLDER --
 from segblocks_jax.extras import extra
 
 with extra("train", "an experiment"):
+    from segblocks_jax.data.datasets import family
     from segblocks_jax.experiments.run import main
 
-DATASETS = ("mapillary", "mapillary_v2")
+DATASETS = family("mapillary")
 
 if __name__ == "__main__":
     main(DATASETS)

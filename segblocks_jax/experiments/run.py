@@ -1,7 +1,10 @@
 """What the entry points share: flags, configuration, data, modes."""
 
+import itertools
 import pathlib
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +16,8 @@ from ml_collections import config_flags
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.experiments import commands
 from segblocks_jax.paths import expand
-from segblocks_jax.structured_config import ConfigError
-from segblocks_jax.systems.registry import system_of
+from segblocks_jax.structured_config import ConfigError, check_name
+from segblocks_jax.systems.registry import system_of, system_type
 from segblocks_jax.training import sharding
 from segblocks_jax.training.preemption import EXIT_CODE, Preempted
 from segblocks_jax.training.profiling import Profile
@@ -70,14 +73,44 @@ def main(datasets: tuple[str, ...]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(list(map(_expand_config, argv)))
-    except (AttributeError, KeyError, TypeError) as error:
-        print(
-            f"error: a --config flag names no field of the configuration: {error}", file=sys.stderr
-        )
-    except (flags.Error, ValueError, OSError) as error:
+        argv = list(map(_expand_config, argv))
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    for argument, following in itertools.pairwise([*argv, ""]):
+        if re.fullmatch(r"--?config(=.*)?", argument):
+            file = (argument.partition("=")[2] or following).partition(":")[0]
+            if not pathlib.Path(file).is_file():
+                print(f"error: --config={file}: no such file", file=sys.stderr)
+                sys.exit(2)
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if _in_config_file(error):
+            raise
+        print(f"error: {_unknown_field(argv) or error}", file=sys.stderr)
     sys.exit(2)
+
+
+def _in_config_file(error: BaseException | None) -> bool:
+    """Whether the code of the --config file raised an error, or what led to it: a bug, not a wrong flag."""
+    while error is not None:
+        frames = traceback.walk_tb(error.__traceback__)
+        if any(frame.f_globals.get("__name__") == "config_config" for frame, _ in frames):
+            return True
+        error = error.__context__
+    return False
+
+
+def _unknown_field(argv: list[str]) -> str | None:
+    """What is wrong with the name of a field in the flags; ml_collections knows no former names."""
+    for argument in argv:
+        if found := re.match(r"--?(?:no)?config\.([^=\[]+)", argument):
+            try:
+                check_name(system_type("segblocks").config_type, found[1])
+            except ConfigError as error:
+                return str(error)
+    return None
 
 
 def _expand_config(argument: str) -> str:

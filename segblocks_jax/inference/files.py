@@ -114,7 +114,7 @@ def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     picture = next(_read_pages(file))
     if picture.image is None:
-        raise InvalidInputError(picture.error)
+        raise InvalidInputError(f"{file}: {picture.error}")
     return picture.image
 
 
@@ -175,7 +175,10 @@ def _read_video(file: pathlib.Path) -> Iterator[Picture]:
         with av.open(str(file)) as container:
             if not container.streams.video:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams}))
-                yield Picture(file, error=f"it holds no picture, only {kinds or 'an empty header'}")
+                reason = (
+                    f"it holds no picture, only {kinds or 'a header'}; give a video or an image"
+                )
+                yield Picture(file, error=reason)
                 return
             if others := len(container.streams.video) - 1:
                 logging.warning("%s: left out %d further video streams", file, others)
@@ -190,7 +193,7 @@ def _read_video(file: pathlib.Path) -> Iterator[Picture]:
         yield Picture(file, number, error=reason)
         return
     if number == 0:
-        yield Picture(file, error="this video has no frames")
+        yield Picture(file, error="this video has no frames; is the file complete?")
     elif number < promised:
         logging.warning("%s: its header says %d frames, but it has %d", file, promised, number)
 

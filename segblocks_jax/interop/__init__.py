@@ -2,7 +2,7 @@
 
 from segblocks_jax.interop.files import SUFFIXES as WEIGHT_SUFFIXES
 from segblocks_jax.interop.folder import check_target, load_model, load_spec, save_model
-from segblocks_jax.interop.torch import load_backbone, load_torch_state_dict, torch_name
+from segblocks_jax.interop.torch import load_backbone, load_torch_state_dict, torch_names
 
 __all__ = [
     "WEIGHT_SUFFIXES",
@@ -12,5 +12,5 @@ __all__ = [
     "load_spec",
     "load_torch_state_dict",
     "save_model",
-    "torch_name",
+    "torch_names",
 ]

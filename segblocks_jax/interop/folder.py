@@ -1,8 +1,11 @@
 """Models in folders: weights.safetensors under PyTorch's names, and config.json, which builds the rest."""
 
+import importlib
+import importlib.util
 import json
 import os
 import pathlib
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import safetensors
 import safetensors.numpy
@@ -17,19 +20,33 @@ from segblocks_jax.interop.torch import (
     torch_arrays,
     torch_shape,
 )
-from segblocks_jax.models import Network
 from segblocks_jax.paths import expand
-from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.whole_folder import check_writable, current_file, is_own, whole_folder
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 _FORMAT = {"format": "segblocks_jax", "version": "1"}
+_FIRST_SYSTEM = "segblocks"  # Of files that don't name theirs.
 
 
-def save_model(
-    folder: str | os.PathLike[str], model: Network | nnx.Dict, spec: ModelSpec
-) -> pathlib.Path:
+@runtime_checkable
+class Spec(Protocol):
+    """What builds a model again: `segblocks_jax.systems.NAME.spec.ModelSpec` of the system called `system`."""
+
+    system: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Dict:
+        """Builds the modules of the system with random weights."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, from which the class method `from_mapping` makes the spec."""
+
+
+def save_model(folder: str | os.PathLike[str], model: nnx.Module, spec: Spec) -> pathlib.Path:
     """Writes a network, or a system ``nnx.Dict(net=..., policy=...)``, into a folder of its own.
 
     `weights.safetensors` holds all parameters and running statistics under the names of the authors'
@@ -55,8 +72,7 @@ def save_model(
     arrays = torch_arrays(model)
     expected = named_variables(_abstract(spec))
     raise_misfits(
-        f"save_model: the spec ({spec.name}, policy {spec.policy and spec.policy.name}) builds another"
-        f" model than this {type(model).__name__}",
+        f"save_model: the spec ({spec.name}) builds another model than this {type(model).__name__}",
         {
             "only in the spec's": expected.keys() - arrays.keys(),
             "only in this": arrays.keys() - expected.keys(),
@@ -69,7 +85,8 @@ def save_model(
     )
     with whole_folder(folder, replace=True) as fresh:
         safetensors.numpy.save_file(arrays, fresh / WEIGHTS, metadata=_FORMAT)
-        text = json.dumps({**_FORMAT, "model": spec.to_dict()}, indent=2, allow_nan=False)
+        content = {**_FORMAT, "system": spec.system, "model": spec.to_dict()}
+        text = json.dumps(content, indent=2, allow_nan=False)
         (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
     return folder
 
@@ -95,11 +112,12 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
     return folder
 
 
-def load_model(folder: str | os.PathLike[str]) -> Network | nnx.Dict:
+def load_model(folder: str | os.PathLike[str]) -> Any:
     """Builds the model of a folder of `save_model` and fills it, in evaluation mode.
 
     Returns:
-        The system ``nnx.Dict(net=..., policy=...)``, or the network alone where the spec has no policy.
+        The modules of the system, for SegBlocks ``nnx.Dict(net=..., policy=...)``; where it is a network
+        alone, that.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
@@ -116,11 +134,11 @@ def load_model(folder: str | os.PathLike[str]) -> Network | nnx.Dict:
     title = f"load_model: {weights} doesn't fit {CONFIG} ({spec.name})"
     set_arrays(system, state, title, strict=True)
     system.eval()
-    return system.net if spec.policy is None else system
+    return system.net if list(system) == ["net"] else system
 
 
-def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
-    """Reads only the configuration of a folder of `save_model`.
+def load_spec(folder: str | os.PathLike[str]) -> Any:
+    """Reads only the configuration of a folder of `save_model`: the `ModelSpec` of its system.
 
     Raises:
         FileNotFoundError, ValueError: as `load_model`.
@@ -136,14 +154,27 @@ def load_spec(folder: str | os.PathLike[str]) -> ModelSpec:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         _check_format(path, content)
-        return ModelSpec.from_mapping(content["model"])
+        spec_type = _spec_type(path, content.get("system", _FIRST_SYSTEM))
+        return spec_type.from_mapping(content["model"])
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise InvalidInputError(
             f"load_model: {path} can't be read ({type(error).__name__}: {error}); was it edited?"
         ) from error
 
 
-def _abstract(spec: ModelSpec) -> nnx.Dict:
+def _spec_type(path: pathlib.Path, system: str) -> Any:
+    """The spec's class, found by name: systems lie above."""
+    package = f"segblocks_jax.systems.{system}"
+    known = system.isidentifier() and importlib.util.find_spec(package) is not None
+    if not known:
+        raise InvalidInputError(
+            f"load_model: {path} holds a model of the system {system!r}, which this version hasn't; load it"
+            " with the one that saved it"
+        )
+    return importlib.import_module(f"{package}.spec").ModelSpec
+
+
+def _abstract(spec: Spec) -> nnx.Dict:
     return nnx.eval_shape(lambda: spec.build(nnx.Rngs(0)))
 
 

@@ -1,8 +1,8 @@
-"""Weights by their PyTorch names: of the authors' networks, torchvision's ResNets, EfficientNet-Lites."""
+"""Weights by their PyTorch names, which modules say themselves: see `segblocks_jax.models.TorchNames`."""
 
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,57 +11,13 @@ from flax import nnx
 
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.interop import files
-from segblocks_jax.models import EfficientNetLite, Network, ResNet, SwiftNet
-from segblocks_jax.systems.lrnnet.network import LRNEncoder, LRNNet
-from segblocks_jax.systems.segblocks.policies import Reinforce
-from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.models import TorchNames
 
-# Module path to torch name, in order; the first match of each applies.
-_RENAMES = (
-    (r"^(policy\.)?net\.(?=convs|norms)", r"\1policy_net."),
-    (r"\bspp\.reduce\.", "spp.spp.spp_bn."),
-    (r"\bspp\.levels\.(\d+)\.", r"spp.spp.spp\1."),
-    (r"\bspp\.fuse\.", "spp.spp.spp_fuse."),
-    (r"\b(blocks\.\d+\.\d+)\.", r"\1._"),
-    (r"\bconvs\.(\d+)\.", lambda m: f"layers.{3 * int(m[1])}."),
-    (r"\bnorms\.(\d+)\.", lambda m: f"layers.{3 * int(m[1]) + 1}."),
-    (r"\.kernel$", ".weight"),
-    (r"\.scale$", ".weight"),
-    (r"\.mean$", ".running_mean"),
-    (r"\.var$", ".running_var"),
-)
-
-# Where a network stands in a whole checkpoint of the authors, whose parts are these.
-_PLACES: dict[type[nnx.Module], str] = {
-    SwiftNet: "net.",
-    LRNNet: "net.",
-    ResNet: "net.backbone.",
-    EfficientNetLite: "net.backbone.",
-    LRNEncoder: "net.backbone.",
-    PolicyNet: "policy.policy_net.",
-}
-_PARTS = (
-    *("net.backbone.", "net.spp.", "net.upsample.", "net.attention.", "net.logits."),
-    "policy.policy_net.",
-)
-
-# Counters of training steps, and the classifier that a segmentation network has no use for.
-_UNUSED = re.compile(r"\.num_batches_tracked$|^net\.backbone\.(head|fc)\.")
-
-
-def torch_name(path: tuple[Hashable, ...]) -> str:
-    """The PyTorch name of a variable.
-
-    Example:
-        >>> torch_name(("spp", "levels", 1, "conv", "kernel"))
-        'spp.spp.spp1.conv.weight'
-        >>> torch_name(("policy", "net", "convs", 1, "kernel"))
-        'policy.policy_net.layers.3.weight'
-    """
-    name = ".".join(map(str, path))
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+# What our layers' arrays are called.
+_ARRAYS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_PARTS = ("net.", "policy.")  # Of a whole checkpoint.
+_UNNAMED = TorchNames("")  # Modules that are called there as here.
+_COUNTER = ".num_batches_tracked"  # Of training steps.
 
 
 def load_torch_state_dict(
@@ -99,7 +55,7 @@ def load_torch_state_dict(
     set_arrays(model, files.unwrap(state), title, strict)
 
 
-def load_backbone(net: Network, file: str | os.PathLike[str]) -> dict[str, str]:
+def load_backbone(net: Any, file: str | os.PathLike[str]) -> dict[str, str]:
     """Loads a file of ImageNet weights into a network's backbone, before training.
 
     See `load_torch_state_dict` for what the file may be: torchvision's ResNets, the published
@@ -116,11 +72,46 @@ def load_backbone(net: Network, file: str | os.PathLike[str]) -> dict[str, str]:
     return {"file": str(file), "sha256": files.sha256(path)}
 
 
+def torch_names(model: nnx.Module) -> dict[tuple[Hashable, ...], str]:
+    """The PyTorch names of a model's variables in a whole checkpoint, by path.
+
+    Modules that are called otherwise than there say so: see `segblocks_jax.models.TorchNames`.
+
+    Example:
+        >>> from segblocks_jax import create_model
+        >>> names = torch_names(create_model("swiftnet_rn18", width=4, features=6, rngs=nnx.Rngs(0)))
+        >>> names[("spp", "levels", 1, "conv", "kernel")]
+        'net.spp.spp.spp1.conv.weight'
+    """
+    return {path: _name(below, table) for path, (below, table) in _located(model).items()}
+
+
+def _located(model: nnx.Module) -> dict[tuple[Hashable, ...], tuple[tuple, TorchNames]]:
+    """By path of each variable, the path below the innermost module with names, and those."""
+    nodes = nnx.iter_graph(model)
+    tables: dict[tuple, TorchNames] = {
+        path: getattr(type(node), "torch_names", _UNNAMED) for path, node in nodes
+    }
+    located: dict[tuple[Hashable, ...], tuple[tuple, TorchNames]] = {}
+    for path, _ in nnx.to_flat_state(nnx.state(model)):
+        depths = (i for i in range(len(path)) if tables[path[:i]] is not _UNNAMED)
+        depth = max(depths, default=0)
+        located[path] = path[depth:], tables[path[:depth]]
+    return located
+
+
+def _name(below: tuple[Hashable, ...], table: TorchNames) -> str:
+    *modules, array = map(str, below)
+    name = ".".join([*modules, _ARRAYS.get(array, array)])
+    for pattern, replacement in table.renames:
+        name = re.sub(pattern, replacement, name)
+    return table.place + name
+
+
 def named_variables(model: nnx.Module) -> dict[str, tuple[tuple, nnx.Variable]]:
     """Path and variable of each entry of a model, by its name in a whole checkpoint."""
-    place = _PLACES.get(type(model), "")
-    flat = nnx.to_flat_state(nnx.state(model))
-    return {place + torch_name(path): (path, variable) for path, variable in flat}
+    names = torch_names(model)
+    return {names[path]: (path, v) for path, v in nnx.to_flat_state(nnx.state(model))}
 
 
 def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
@@ -135,16 +126,16 @@ def set_arrays(model: nnx.Module, state: Mapping[str, Any], title: str, strict: 
     Raises:
         ValueError: begins with `title` and lists all that doesn't fit.
     """
-    if isinstance(model, Reinforce):
-        model = model.net
     variables = named_variables(model)
-    lead = _lead(_PLACES.get(type(model), ""), state)
-    others = tuple(part for part in _PARTS if not any(n.startswith(part) for n in variables))
-    entries = {lead + name: value for name, value in state.items()}
+    tables = {table for _, table in _located(model).values()}
+    place = _common_place(tables)
+    lead = _lead(place, state)
+    own = (place,) if place else tuple(p for p in _PARTS if any(n.startswith(p) for n in variables))
     entries = {
         name: value
-        for name, value in entries.items()
-        if not _UNUSED.search(name) and not name.startswith(others)
+        for name, value in ((lead + name, value) for name, value in state.items())
+        if name.startswith(own) or not name.startswith(_PARTS)
+        if not any(table.passes_over(name) for table in tables) and not name.endswith(_COUNTER)
     }
     if not strict:
         entries = {name: value for name, value in entries.items() if name in variables}
@@ -192,6 +183,12 @@ def torch_arrays(model: nnx.Module) -> dict[str, np.ndarray]:
         name: np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
         for name, array in arrays.items()
     }
+
+
+def _common_place(tables: Iterable[TorchNames]) -> str:
+    places = {table.place for table in tables}
+    shortest = min(places, key=len, default="")
+    return shortest if all(place.startswith(shortest) for place in places) else ""
 
 
 def _lead(place: str, names: Mapping[str, Any]) -> str:

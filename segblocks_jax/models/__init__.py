@@ -1,7 +1,8 @@
 """Networks that run on images and on blocks."""
 
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
-from segblocks_jax.models.registry import MODELS, Network, create_model
+from segblocks_jax.models.network import Network, NetworkEntry, TorchNames
+from segblocks_jax.models.registry import MODELS, create_model, network_entry
 from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.models.swiftnet import SwiftNet
 
@@ -9,7 +10,10 @@ __all__ = [
     "MODELS",
     "EfficientNetLite",
     "Network",
+    "NetworkEntry",
     "ResNet",
     "SwiftNet",
+    "TorchNames",
     "create_model",
+    "network_entry",
 ]

@@ -5,9 +5,11 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax.exact import exact
+from segblocks_jax.models.network import TorchNames
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, pointwise, rematerialized, scope
 from segblocks_jax.nn.regions import Features
 
@@ -73,7 +75,7 @@ class InvertedResidual(nnx.Module):
             x = pointwise(jax.nn.relu6, self.bn0(self.expand_conv(x)))
         x = pointwise(jax.nn.relu6, self.bn1(self.depthwise_conv(x)))
         x = self.bn2(self.project_conv(x))
-        return pointwise(jax.numpy.add, x, shortcut) if self.has_shortcut else x
+        return pointwise(jnp.add, x, shortcut) if self.has_shortcut else x
 
 
 class EfficientNetLite(nnx.Module):
@@ -82,6 +84,10 @@ class EfficientNetLite(nnx.Module):
     Attributes:
         features: channels of the four outputs.
     """
+
+    torch_names = TorchNames(
+        "net.backbone.", ((r"^(blocks\.\d+\.\d+)\.", r"\1._"),), unused=r"(head|fc)\."
+    )
 
     def __init__(self, variant: int, *, semantics: BlockOptions, rngs: nnx.Rngs) -> None:
         """Builds variant 0 to 4."""

@@ -1,25 +1,40 @@
 """create_model: networks by name."""
 
-import functools
-from collections.abc import Callable
+import importlib
 from typing import Any
 
 from flax import nnx
 
 from segblocks_jax.errors import InvalidInputError
-from segblocks_jax.models.efficientnet_lite import EfficientNetLite
-from segblocks_jax.models.resnet import ResNet, resnet
-from segblocks_jax.models.swiftnet import SwiftNet
+from segblocks_jax.models import swiftnet
+from segblocks_jax.models.network import Network, NetworkEntry
 from segblocks_jax.nn import BlockOptions
 
-_RESNETS = {f"swiftnet_rn{n}": functools.partial(resnet, n) for n in (18, 34, 50, 101)}
-_EFFICIENTNETS: dict[str, Callable[..., EfficientNetLite]] = {
-    f"swiftnet_efflite{n}": functools.partial(EfficientNetLite, n) for n in range(5)
+# A network of a system is named by where its entry is, since systems lie above.
+_NETWORKS: dict[str, NetworkEntry | str] = {
+    **swiftnet.NETWORKS,
+    "lrnnet": "segblocks_jax.systems.lrnnet.network:NETWORK",
 }
-MODELS = (*_RESNETS, *_EFFICIENTNETS, "lrnnet")
+MODELS = tuple(_NETWORKS)
+_NEUTRAL = {"width": 64, "dropout": 1.0}
+"""Defaults of specs and configurations, for networks that have and that lack the option."""
 
-Network = Any
-"""A network of `create_model`: called with an image or blocks of one, it gives logits."""
+
+def network_entry(name: str) -> NetworkEntry:
+    """What there is to know of a network.
+
+    Raises:
+        InvalidInputError: unknown name.
+    """
+    if name not in _NETWORKS:
+        raise InvalidInputError(
+            f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}"
+        )
+    entry = _NETWORKS[name]
+    if isinstance(entry, NetworkEntry):
+        return entry
+    module, _, attribute = entry.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def create_model(
@@ -27,10 +42,8 @@ def create_model(
     num_classes: int = 19,
     *,
     semantics: BlockOptions | None = None,
-    width: int = 64,
-    features: int | None = None,
-    dilations: tuple[int, ...] | None = None,
     rngs: nnx.Rngs,
+    **options: Any,
 ) -> Network:
     """Builds a network with random weights.
 
@@ -38,52 +51,27 @@ def create_model(
         name: one of `MODELS`.
         num_classes: of the logits.
         semantics: how it runs in blocks; see `BlockOptions`.
-        width: inner channels of a ResNet's first stage, channels of LRNNet's second; the published
-            networks have 64.
-        features: channels of the decoder; by default as published, 128 for ResNets and 48 for
-            EfficientNet-Lites, or 64 in LRNNet's attention.
-        dilations: of LRNNet's third stage, one a block; None: `DILATIONS`. The largest bounds the size of
-            blocks from below: `LRNNet.smallest_block`.
         rngs: the stream `params` initializes the weights.
+        **options: of the network; None is as published. ResNets have `width`, the inner channels of the
+            first stage (64), and `features`, the channels of the decoder (128). EfficientNet-Lites have
+            `features` (48). LRNNet has `LRNNetOptions`.
 
     Raises:
-        ValueError: unknown name, a width for a network that has a fixed one, dilations for one without.
+        InvalidInputError: unknown name, or an option that the network lacks or can't have that way.
 
     Example:
         >>> net = create_model("swiftnet_rn18", num_classes=11, rngs=nnx.Rngs(0))
         >>> net.num_classes
         11
     """
-    semantics = semantics or BlockOptions()
-    if name == "lrnnet":
-        from segblocks_jax.systems.lrnnet.network import DILATIONS, LRNNet
-
-        return LRNNet(
-            num_classes,
-            width=width,
-            features=features or 64,
-            dilations=DILATIONS if dilations is None else dilations,
-            semantics=semantics,
-            rngs=rngs,
-        )
-    if name in MODELS and dilations is not None:
-        raise InvalidInputError(
-            f"create_model: {name} has no dilations to choose; leave them None (got {dilations})"
-        )
-    if name in _RESNETS:
-        backbone: ResNet | EfficientNetLite = _RESNETS[name](
-            width=width, semantics=semantics, rngs=rngs
-        )
-        return SwiftNet(
-            backbone, num_classes, features=features or 128, semantics=semantics, rngs=rngs
-        )
-    if name not in _EFFICIENTNETS:
-        raise InvalidInputError(
-            f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}"
-        )
-    if width != 64:
-        raise InvalidInputError(
-            f"create_model: {name} has a fixed width; leave width at 64 (got {width})"
-        )
-    backbone = _EFFICIENTNETS[name](semantics=semantics, rngs=rngs)
-    return SwiftNet(backbone, num_classes, features=features or 48, semantics=semantics, rngs=rngs)
+    entry = network_entry(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given.keys() - set(entry.option_names):
+        value = given.pop(option)
+        if option not in _NEUTRAL or value != _NEUTRAL[option]:
+            raise InvalidInputError(
+                f"create_model: {name} has no {option} to choose (got {value}); its options are"
+                f" {', '.join(entry.option_names)}"
+            )
+    chosen = entry.options(**given)
+    return entry.create(num_classes, chosen, semantics=semantics or BlockOptions(), rngs=rngs)

@@ -3,8 +3,10 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from segblocks_jax.models.network import TorchNames
 from segblocks_jax.nn import (
     BatchNorm,
     BlockOptions,
@@ -42,7 +44,7 @@ class BasicBlock(nnx.Module):
         shortcut = _shortcut(self.downsample, x)
         x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return pointwise(lambda a, b: jax.nn.relu(a + b), x, shortcut)
+        return pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut))
 
 
 class Bottleneck(nnx.Module):
@@ -71,7 +73,7 @@ class Bottleneck(nnx.Module):
         x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
         x = pointwise(jax.nn.relu, self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return pointwise(lambda a, b: jax.nn.relu(a + b), x, shortcut)
+        return pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut))
 
 
 def _projection(
@@ -97,6 +99,8 @@ class ResNet(nnx.Module):
     Attributes:
         features: channels of the four stages, at strides 4, 8, 16 and 32.
     """
+
+    torch_names = TorchNames("net.backbone.", unused=r"fc\.")
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
 """SwiftNet, single scale (Orsic et al., arXiv 1903.08469): backbone, pyramid pooling, light decoder."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
-from segblocks_jax.models.resnet import ResNet
+from segblocks_jax.models.network import NetworkEntry, TorchNames
+from segblocks_jax.models.resnet import ResNet, resnet
 from segblocks_jax.nn import (
     BatchNorm,
     BlockOptions,
@@ -57,6 +60,15 @@ class PreActivation(nnx.Module):
 
 class PyramidPooling(nnx.Module):
     """Spatial pyramid pooling over the whole image."""
+
+    torch_names = TorchNames(
+        "net.spp.",
+        (
+            (r"^reduce\.", "spp.spp_bn."),
+            (r"^levels\.(\d+)\.", r"spp.spp\1."),
+            (r"^fuse\.", "spp.spp_fuse."),
+        ),
+    )
 
     def __init__(
         self, in_features: int, features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
@@ -113,6 +125,7 @@ class SwiftNet(nnx.Module):
     """
 
     output_stride = 4
+    torch_names = TorchNames("net.")
 
     def __init__(
         self,
@@ -154,3 +167,50 @@ class SwiftNet(nnx.Module):
                 x = rematerialized(upsample, x, skip)
         with scope("logits"):
             return rematerialized(self.logits, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetOptions:
+    """Of a SwiftNet with a ResNet.
+
+    Attributes:
+        width: inner channels of the backbone's first stage.
+        features: channels of the decoder.
+    """
+
+    width: int = 64
+    features: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientNetLiteOptions:
+    """Of a SwiftNet with an EfficientNet-Lite.
+
+    Attributes:
+        features: channels of the decoder.
+    """
+
+    features: int = 48
+
+
+def _with_resnet(layers: int, num_classes: int, options: ResNetOptions, **given: Any) -> SwiftNet:
+    backbone = resnet(layers, width=options.width, **given)
+    return SwiftNet(backbone, num_classes, features=options.features, **given)
+
+
+def _with_efficientnet_lite(
+    variant: int, num_classes: int, options: EfficientNetLiteOptions, **given: Any
+) -> SwiftNet:
+    backbone = EfficientNetLite(variant, **given)
+    return SwiftNet(backbone, num_classes, features=options.features, **given)
+
+
+NETWORKS = {
+    f"swiftnet_rn{n}": NetworkEntry(ResNetOptions, functools.partial(_with_resnet, n))
+    for n in (18, 34, 50, 101)
+} | {
+    f"swiftnet_efflite{n}": NetworkEntry(
+        EfficientNetLiteOptions, functools.partial(_with_efficientnet_lite, n)
+    )
+    for n in range(5)
+}

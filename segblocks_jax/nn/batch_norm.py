@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.block_size import Probe
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.regions import Features
 
 Moments = tuple[Array, Array]
@@ -64,6 +65,7 @@ class BatchNorm(nnx.Module):
         self.per_resolution = semantics.batch_norm == "per_resolution"
         self.use_running_average = False
 
+    @recordable
     def __call__(self, features: Features) -> Features:
         """Normalizes every channel."""
         if isinstance(features, Probe):

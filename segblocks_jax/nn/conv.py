@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from segblocks_jax.blocks import DualRes, block_conv
 from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.block_size import Probe
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.nn.scope import record
 from segblocks_jax.ops.image_conv import image_conv
@@ -56,6 +57,7 @@ class Conv(nnx.Module):
         self.dilation = dilation
         self.semantics = semantics or BlockOptions()
 
+    @recordable
     def __call__(self, features: Features) -> Features:
         """Convolves."""
         if isinstance(features, Probe):

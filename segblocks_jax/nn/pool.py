@@ -11,10 +11,12 @@ from jaxtyping import Array, Float
 from segblocks_jax.blocks import DualRes, block_pad
 from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.block_size import Probe
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.ops.max_pool import maxima
 
 
+@recordable
 @jax.named_scope("max_pool")
 def max_pool(
     features: Features,

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from segblocks_jax.blocks import DualRes, combine, split
 from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.block_size import Probe
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.scope import full_image_region
 
 Maps = TypeVar("Maps", Float[Array, "n _h _w _c"], DualRes)
@@ -18,6 +19,7 @@ Features = TypeVar("Features", Float[Array, "n _h _w _c"], DualRes, Probe)
 """`Maps`, or what stands for them where `segblocks_jax.nn.block_multiple` follows a network."""
 
 
+@recordable
 def pointwise(function: Callable[..., Array], *features: Features) -> Features:
     """Applies a function that treats every pixel alike, e.g. an activation or a sum.
 
@@ -32,6 +34,7 @@ def pointwise(function: Callable[..., Array], *features: Features) -> Features:
     return dataclasses.replace(features[0], pixels=function(*(x.pixels for x in features)))
 
 
+@recordable
 def on_full_image(
     function: Callable[[Array], Array], features: Features, semantics: BlockOptions
 ) -> Features:

@@ -13,10 +13,12 @@ from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.exact import exact
 from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.block_size import Probe
+from segblocks_jax.nn.recording import recordable
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.ops.upsample import upsample_bilinear
 
 
+@recordable
 @jax.named_scope("upsample2")
 def upsample2(features: Features, semantics: BlockOptions) -> Features:
     """Bilinear upsampling by 2, half-pixel centers, clamped at the border of the image.

@@ -59,6 +59,11 @@ def counting() -> Iterator[Count]:
         _count.reset(token)
 
 
+def current_part() -> str:
+    """The name that `scope` gives to operations here."""
+    return _part.get()
+
+
 def record(macs: int) -> None:
     """Adds multiply-adds to the current part, where a count is being taken."""
     count = _count.get()

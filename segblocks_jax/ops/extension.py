@@ -22,13 +22,16 @@ TARGETS = (
     "segblocks_indexed_conv",
     "segblocks_indexed_max_pool",
     "segblocks_indexed_upsample2",
-    "segblocks_label_map",
+    "segblocks_upsample_argmax",
 )
 """Names of all FFI targets, the same on every platform.
 
 An exported program that calls them needs
 ``[jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]``.
 """
+
+# Earlier names, which stored programs still call.
+_OLD_TARGETS = {"segblocks_upsample_argmax": "segblocks_label_map"}
 
 IMPLEMENTATIONS = ("ffi", "xla", "reference")
 """How an operation runs: the compiled handler; what XLA has for it, for a convolution XLA's own; the definition in
@@ -54,6 +57,10 @@ def available(platform: str | None = None) -> bool:
 
     Args:
         platform: "cpu", "gpu" or "cuda", in any case. Default: where JAX runs by default.
+
+    Raises:
+        InvalidInputError: the environment variable SEGBLOCKS_CPU_TILES, which names the instruction
+            set of the CPU's inner loops, names none that was built and runs on this machine.
     """
     return not why_unavailable(platform)
 
@@ -128,10 +135,20 @@ def _load(platform: str) -> str:
         return f"there are no compiled handlers for the platform {platform!r}, only for cpu and gpu"
     module_name, xla_platform, remedy = _MODULES[platform]
     try:
-        module = importlib.import_module(f"segblocks_jax.{module_name}")
-        for operation in module.registrations().values():
+        for operation in _registrations(module_name).values():
             for target, handler in operation.items():
-                jax.ffi.register_ffi_target(target, handler, platform=xla_platform)
+                for name in filter(None, (target, _OLD_TARGETS.get(target))):
+                    jax.ffi.register_ffi_target(name, handler, platform=xla_platform)
+    except InvalidInputError:
+        raise
     except Exception as error:  # Whatever a foreign binary raises, the references still work.
         return f"the compiled handlers for {platform} can't be loaded ({error}); {remedy}"
     return ""
+
+
+def _registrations(module: str) -> dict[str, dict[str, object]]:
+    handlers = importlib.import_module(f"segblocks_jax.{module}")
+    try:
+        return handlers.registrations()
+    except ValueError as error:  # SEGBLOCKS_CPU_TILES names no loops that run here.
+        raise InvalidInputError(str(error)) from None

@@ -55,7 +55,9 @@ def upsample_argmax(
     if not compiled:
         return _reference(logits, factor)
     result = ((n, h * factor, w * factor), jnp.uint8)
-    (labels,) = ffi_call.call("segblocks_label_map", (logits,), [result], (("factor", factor),))
+    (labels,) = ffi_call.call(
+        "segblocks_upsample_argmax", (logits,), [result], (("factor", factor),)
+    )
     return labels
 
 

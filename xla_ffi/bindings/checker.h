@@ -15,7 +15,8 @@
 
 namespace segblocks::bindings {
 
-namespace ffi = xla::ffi;
+// Sides, strides and paddings up to here keep every product of sizes inside int64.
+constexpr int64_t kMaxSide = 1 << 14;
 
 inline std::string text(ffi::DataType type) {
   std::ostringstream stream;
@@ -33,99 +34,87 @@ std::string shape_text(const Dimensions& dimensions) {
   return result + ")";
 }
 
-// Names the operation in errors.
+// The checks of one call. Each says whether all is well; the first one that isn't makes the error.
 class Checker {
  public:
-  explicit Checker(const std::string& operation) : operation_(operation) {}
+  explicit Checker(const char* operation) : operation_(operation) {}
 
-  ffi::Error rank(const char* name, ffi::AnyBuffer buffer, size_t rank,
-                  const char* dimensions) const {
-    if (buffer.dimensions().size() == rank) return ffi::Error::Success();
-    return invalid(operation_, name, "shape " + shape_text(buffer.dimensions()),
-                   "rank " + std::to_string(rank) + " " + dimensions);
+  ffi::Error error() const { return error_; }
+
+  bool fail(const char* name, const std::string& got, const std::string& expected) {
+    error_ = invalid(operation_, name, got, expected);
+    return false;
   }
 
-  ffi::Error shape(const char* name, ffi::AnyBuffer buffer,
-                   std::initializer_list<int64_t> expected) const {
+  bool rank(const char* name, ffi::AnyBuffer buffer, size_t rank, const char* dimensions) {
+    return buffer.dimensions().size() == rank ||
+           fail(name, "shape " + shape_text(buffer.dimensions()),
+                "rank " + std::to_string(rank) + " " + dimensions);
+  }
+
+  bool shape(const char* name, ffi::AnyBuffer buffer, std::initializer_list<int64_t> expected) {
     const auto dimensions = buffer.dimensions();
-    if (std::equal(dimensions.begin(), dimensions.end(), expected.begin(), expected.end())) {
-      return ffi::Error::Success();
-    }
-    return invalid(operation_, name, "shape " + shape_text(dimensions),
-                   "shape " + shape_text(expected));
+    return std::equal(dimensions.begin(), dimensions.end(), expected.begin(), expected.end()) ||
+           fail(name, "shape " + shape_text(dimensions), "shape " + shape_text(expected));
   }
 
-  ffi::Error range(const char* name, int64_t value, int64_t first, int64_t last) const {
-    if (value >= first && value <= last) return ffi::Error::Success();
-    return invalid(operation_, name, std::to_string(value),
-                   "a number in " + std::to_string(first) + " .. " + std::to_string(last));
+  bool dtype(const char* name, ffi::AnyBuffer buffer, ffi::DataType type) {
+    return buffer.element_type() == type ||
+           fail(name, "dtype " + text(buffer.element_type()), "dtype " + text(type));
   }
 
-  // The element type of the first buffer, which all the others must share.
-  ffi::Error element(std::initializer_list<std::pair<const char*, ffi::AnyBuffer>> buffers,
-                     Element* element) const {
-    const auto [first_name, first] = *buffers.begin();
-    switch (first.element_type()) {
-      case ffi::F32:
-        *element = Element::kFloat32;
-        break;
-      case ffi::BF16:
-        *element = Element::kBFloat16;
-        break;
-      case ffi::F16:
-        *element = Element::kFloat16;
-        break;
-      default:
-        return invalid(operation_, first_name, "dtype " + text(first.element_type()),
-                       "dtype F32, BF16 or F16");
-    }
-    for (const auto& [name, buffer] : buffers) {
-      if (buffer.element_type() == first.element_type()) continue;
-      return invalid(operation_, name, "dtype " + text(buffer.element_type()),
-                     "dtype " + text(first.element_type()) + " like argument '" + first_name + "'");
-    }
-    return ffi::Error::Success();
+  bool range(const char* name, int64_t value, int64_t first, int64_t last) {
+    return (value >= first && value <= last) ||
+           fail(name, std::to_string(value),
+                "a number in " + std::to_string(first) + " .. " + std::to_string(last));
   }
 
-  ffi::Error dtype(const char* name, ffi::AnyBuffer buffer, ffi::DataType type) const {
-    if (buffer.element_type() == type) return ffi::Error::Success();
-    return invalid(operation_, name, "dtype " + text(buffer.element_type()), "dtype " + text(type));
+  // The element type of a buffer: float32, bfloat16 or, where `half` allows it, float16.
+  bool element(const char* name, ffi::AnyBuffer buffer, Element* element, bool half = true) {
+    const ffi::DataType type = buffer.element_type();
+    *element = type == ffi::F16    ? Element::kFloat16
+               : type == ffi::BF16 ? Element::kBFloat16
+                                   : Element::kFloat32;
+    return type == ffi::F32 || type == ffi::BF16 || (half && type == ffi::F16) ||
+           fail(name, "dtype " + text(type), half ? "dtype F32, BF16 or F16" : "dtype F32 or BF16");
+  }
+
+  bool same_element(const char* name, ffi::AnyBuffer buffer, const char* like_name,
+                    ffi::AnyBuffer like) {
+    return buffer.element_type() == like.element_type() ||
+           fail(name, "dtype " + text(buffer.element_type()),
+                "dtype " + text(like.element_type()) + " like argument '" + like_name + "'");
   }
 
   // The slots, num_high and low_factor; fills all of the layout but block and channels.
-  ffi::Error grid(ffi::AnyBuffer slots, const GridAttributes& attributes,
-                  BlockLayout* layout) const {
-    if (auto e = rank("slots", slots, 3, "(n, gh, gw)"); e.failure()) return e;
-    if (auto e = dtype("slots", slots, ffi::S32); e.failure()) return e;
+  bool grid(ffi::AnyBuffer slots, int64_t num_high, int64_t low_factor, BlockLayout* layout) {
+    if (!rank("slots", slots, 3, "(n, gh, gw)") || !dtype("slots", slots, ffi::S32)) return false;
     const auto d = slots.dimensions();
     if (d[1] < 1 || d[2] < 1) {
-      return invalid(operation_, "slots", "shape " + shape_text(d), "gh >= 1 and gw >= 1");
+      return fail("slots", "shape " + shape_text(d), "gh >= 1 and gw >= 1");
     }
     layout->images = d[0];
     layout->grid_height = d[1];
     layout->grid_width = d[2];
-    if (auto e = range("num_high", attributes.num_high, 0, layout->cells()); e.failure()) return e;
-    if (attributes.low_factor < 1) {
-      return invalid(operation_, "low_factor", std::to_string(attributes.low_factor),
-                     "a number >= 1");
-    }
-    layout->num_high = attributes.num_high;
-    layout->factor = attributes.low_factor;
-    return ffi::Error::Success();
+    layout->num_high = num_high;
+    layout->factor = low_factor;
+    return range("num_high", num_high, 0, layout->cells()) &&
+           (low_factor >= 1 || fail("low_factor", std::to_string(low_factor), "a number >= 1"));
   }
 
   // The side of the blocks; a batch without blocks may have side 0.
-  ffi::Error block(const char* name, ffi::AnyBuffer buffer, const BlockLayout& layout) const {
+  bool block(const char* name, ffi::AnyBuffer buffer, const BlockLayout& layout) {
     const bool some = layout.block >= 1 || layout.cells() == 0;
-    if (some && layout.block % layout.factor == 0) return ffi::Error::Success();
-    return invalid(operation_, name,
-                   "shape " + shape_text(buffer.dimensions()) + ", so blocks of side " +
-                       std::to_string(layout.block),
-                   "a positive multiple of low_factor " + std::to_string(layout.factor));
+    return (some && layout.block % layout.factor == 0) ||
+           fail(name,
+                "shape " + shape_text(buffer.dimensions()) + ", so blocks of side " +
+                    std::to_string(layout.block),
+                "a positive multiple of low_factor " + std::to_string(layout.factor));
   }
 
- protected:
-  const std::string& operation_;
+ private:
+  const char* operation_;
+  ffi::Error error_;
 };
 
 }  // namespace segblocks::bindings

@@ -1,4 +1,6 @@
 // From an FFI call's buffers and attributes to a checked call of a platform's loops.
+//
+// Shapes and dtypes are checked here; slots, indices and counts, which are data, are not.
 
 #ifndef SEGBLOCKS_BINDINGS_CHECKS_H_
 #define SEGBLOCKS_BINDINGS_CHECKS_H_
@@ -11,34 +13,114 @@
 
 namespace segblocks::bindings {
 
-// Attributes that every operation has.
-struct GridAttributes {
+namespace ffi = xla::ffi;
+
+// What becomes of the pixels of low blocks: f x f means, and the two ways to upsample them.
+enum class LowPixels { kMean, kNearest, kBilinear };
+
+// Of split, combine and their backwards.
+struct ImageOperands {
+  ffi::AnyBuffer image;
+  ffi::AnyBuffer slots;
+  ffi::AnyBuffer pixels;
   int64_t num_high;
   int64_t low_factor;
+  LowPixels low;
 };
 
-struct PadAttributes {
-  GridAttributes grid;
+// Of pad and its backward.
+struct PadOperands {
+  ffi::AnyBuffer pixels;
+  ffi::AnyBuffer slots;
+  ffi::AnyBuffer high;
+  ffi::AnyBuffer low;
+  int64_t num_high;
+  int64_t low_factor;
   int64_t padding_y;
   int64_t padding_x;
 };
 
+struct IndexTablesOperands {
+  ffi::AnyBuffer mask;
+  ffi::AnyBuffer slots;
+  ffi::AnyBuffer high_cells;
+  ffi::AnyBuffer low_cells;
+  ffi::AnyBuffer high;
+  ffi::AnyBuffer low;
+  ffi::AnyBuffer means;
+  int64_t block_size;
+  int64_t low_factor;
+  int64_t padding;
+  int64_t border;
+};
+
+// What all operations on rows found by index begin with, and the halos, a result.
+struct RowOperands {
+  ffi::AnyBuffer rows;
+  ffi::AnyBuffer means;
+  ffi::AnyBuffer high;
+  ffi::AnyBuffer low;
+  ffi::AnyBuffer counts;
+  ffi::AnyBuffer halos;
+};
+
+struct IndexedConvOperands {
+  RowOperands input;
+  ffi::AnyBuffer weights;
+  ffi::AnyBuffer scale;
+  ffi::AnyBuffer bias;
+  ffi::AnyBuffer residual;
+  ffi::AnyBuffer scale2;
+  ffi::AnyBuffer bias2;
+  ffi::AnyBuffer out;
+  ffi::AnyBuffer out2;
+  int64_t kh;
+  int64_t kw;
+  int64_t stride;
+  int64_t groups;
+  int64_t activation;
+  int64_t winograd;
+};
+
+struct MaxPoolOperands {
+  RowOperands input;
+  ffi::AnyBuffer out;
+  int64_t window;
+  int64_t stride;
+};
+
+struct Upsample2Operands {
+  RowOperands input;
+  ffi::AnyBuffer residual;
+  ffi::AnyBuffer scale2;
+  ffi::AnyBuffer bias2;
+  ffi::AnyBuffer out;
+};
+
+struct UpsampleArgmaxOperands {
+  ffi::AnyBuffer logits;
+  ffi::AnyBuffer labels;
+  int64_t factor;
+};
+
+// Each fills all of `call` on success.
+ffi::Error check(const char* operation, const ImageOperands& operands, SplitCall* call);
+ffi::Error check(const char* operation, const ImageOperands& operands, CombineCall* call);
+ffi::Error check(const char* operation, const PadOperands& operands, PadCall* call);
+ffi::Error check(const char* operation, const PadOperands& operands, PadBackwardCall* call);
+ffi::Error check(const char* operation, const IndexTablesOperands& operands, IndexTablesCall* call);
+ffi::Error check(const char* operation, const IndexedConvOperands& operands, IndexedConvCall* call);
+ffi::Error check(const char* operation, const MaxPoolOperands& operands, MaxPoolCall* call);
+ffi::Error check(const char* operation, const Upsample2Operands& operands, Upsample2Call* call);
+ffi::Error check(const char* operation, const UpsampleArgmaxOperands& operands,
+                 UpsampleArgmaxCall* call);
+
 // The error of a call: which operation, which argument, what it got and what it expected.
-xla::ffi::Error invalid(const std::string& operation, const std::string& argument,
-                        const std::string& got, const std::string& expected);
-
-// Checks the operands of split, combine and their backwards, which are the same three. On success
-// fills `layout` and `element`.
-xla::ffi::Error check_image_operands(const std::string& operation, const GridAttributes& attributes,
-                                     xla::ffi::AnyBuffer image, xla::ffi::AnyBuffer slots,
-                                     xla::ffi::AnyBuffer pixels, BlockLayout* layout,
-                                     Element* element);
-
-// Checks the operands of pad and its backward. On success fills `layout` and `element`.
-xla::ffi::Error check_pad_operands(const std::string& operation, const PadAttributes& attributes,
-                                   xla::ffi::AnyBuffer pixels, xla::ffi::AnyBuffer slots,
-                                   xla::ffi::AnyBuffer high, xla::ffi::AnyBuffer low,
-                                   PadLayout* layout, Element* element);
+inline ffi::Error invalid(const std::string& operation, const std::string& argument,
+                          const std::string& got, const std::string& expected) {
+  return ffi::Error::InvalidArgument(operation + ": argument '" + argument + "': got " + got +
+                                     ", expected " + expected);
+}
 
 }  // namespace segblocks::bindings
 

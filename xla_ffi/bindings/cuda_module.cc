@@ -5,9 +5,9 @@
 #include <initializer_list>
 #include <string>
 
-#include "bindings/indexed_registrations.h"
+#include "bindings/registrations.h"
 #include "cuda/kernels.h"
-#include "segblocks/indexed_geometry.h"
+#include "cuda/window_tables.h"
 
 namespace segblocks::bindings {
 namespace {
@@ -18,33 +18,34 @@ struct Cuda {
   static constexpr std::initializer_list<ffi::Traits> kTraits = {ffi::Traits::kCmdBufferCompatible};
 
   template <typename Call>
-  static ffi::Error run(Context stream, const std::string& operation, const Call& call) {
+  static ffi::Error run(Context stream, const char* operation, const Call& call) {
     if constexpr (requires { call.units; }) {
       if (!fits_int32(call)) {
         return ffi::Error::InvalidArgument(
-            operation + ": got index tables or outputs of 2^31 entries or more, expected fewer; " +
+            std::string(operation) +
+            ": got index tables or outputs of 2^31 entries or more, expected fewer; " +
             "split the batch");
       }
     }
     if constexpr (requires { call.winograd; }) {
       if (call.winograd) {
         return ffi::Error::InvalidArgument(
-            operation +
+            std::string(operation) +
             ": argument 'winograd': got 1, expected 0 on a GPU; pack the kernel for it");
       }
     }
     const cudaError_t status = cuda::launch(stream, call);
     if (status == cudaSuccess) return ffi::Error::Success();
-    return ffi::Error::Internal(
-        operation + ": launching the CUDA kernel failed: " + cudaGetErrorString(status));
+    return ffi::Error::Internal(std::string(operation) + ": launching the CUDA kernel failed: " +
+                                cudaGetErrorString(status));
   }
 };
 
 }  // namespace
 }  // namespace segblocks::bindings
 
-PYBIND11_MODULE(_ffi_cuda, module) {
-  module.doc() = "Compiled handlers of segblocks_jax for the platform CUDA.";
-  module.def("registrations", &segblocks::bindings::all_registrations<segblocks::bindings::Cuda>,
-             "Returns {operation: {FFI target name: capsule}}.");
+PyMODINIT_FUNC PyInit__ffi_cuda() {
+  using namespace segblocks::bindings;
+  return start_module("_ffi_cuda", "Compiled handlers of segblocks_jax for the platform CUDA.",
+                      [](PyObject*, PyObject*) { return registrations<Cuda>(); });
 }

@@ -1,13 +1,13 @@
-// The FFI handlers, once for all platforms.
+// The FFI handlers of all operations, once for all platforms.
 //
-// A platform names its context (`Tag` binds it, `Context` is what the handler receives) and has
-// run(context, operation, call) for every call of segblocks/calls.h.
+// A platform names its context (`Tag` binds it, `Context` is what the handler receives) and its
+// traits, and has run(context, operation, call) for every call of segblocks/calls.h.
 
 #ifndef SEGBLOCKS_BINDINGS_HANDLERS_H_
 #define SEGBLOCKS_BINDINGS_HANDLERS_H_
 
 #include <cstdint>
-#include <string>
+#include <utility>
 
 #include "bindings/checks.h"
 #include "segblocks/calls.h"
@@ -15,164 +15,143 @@
 
 namespace segblocks::bindings {
 
-namespace ffi = xla::ffi;
-
-inline const int32_t* slot_data(ffi::AnyBuffer slots) { return slots.typed_data<int32_t>(); }
-
-// The f x f mean is the transpose of nearest enlargement, divided by the pixels of a square.
-inline Resampling mean_resampling(const BlockLayout& layout) {
-  return {false, 1.0f / static_cast<float>(layout.factor * layout.factor)};
-}
+// The name of an attribute that is a bool.
+struct Flag {
+  const char* name;
+};
 
 template <typename Platform>
 struct Handlers {
   using Context = typename Platform::Context;
+  using Buffer = ffi::AnyBuffer;
   using Result = ffi::Result<ffi::AnyBuffer>;
 
-  static ffi::Error split(Context context, ffi::AnyBuffer image, ffi::AnyBuffer slots,
-                          Result pixels, int64_t num_high, int64_t low_factor) {
-    const std::string name = "segblocks_split";
-    SplitCall call{};
-    if (auto e = check_image_operands(name, {num_high, low_factor}, image, slots, *pixels,
-                                      &call.layout, &call.element);
-        e.failure()) {
-      return e;
-    }
-    call.resampling = mean_resampling(call.layout);
-    return run_split(context, name, call, image, slots, *pixels);
+  static ffi::Error split(Context context, Buffer image, Buffer slots, Result pixels,
+                          int64_t num_high, int64_t low_factor) {
+    const ImageOperands operands{image, slots, *pixels, num_high, low_factor, LowPixels::kMean};
+    return run<SplitCall>(context, "segblocks_split", operands);
   }
 
-  static ffi::Error split_backward(Context context, ffi::AnyBuffer pixels, ffi::AnyBuffer slots,
-                                   Result image, int64_t num_high, int64_t low_factor) {
-    const std::string name = "segblocks_split_backward";
-    CombineCall call{};
-    if (auto e = check_image_operands(name, {num_high, low_factor}, *image, slots, pixels,
-                                      &call.layout, &call.element);
-        e.failure()) {
-      return e;
-    }
-    call.resampling = mean_resampling(call.layout);
-    return run_combine(context, name, call, pixels, slots, *image);
+  static ffi::Error split_backward(Context context, Buffer pixels, Buffer slots, Result image,
+                                   int64_t num_high, int64_t low_factor) {
+    const ImageOperands operands{*image, slots, pixels, num_high, low_factor, LowPixels::kMean};
+    return run<CombineCall>(context, "segblocks_split_backward", operands);
   }
 
-  static ffi::Error combine(Context context, ffi::AnyBuffer pixels, ffi::AnyBuffer slots,
-                            Result image, int64_t num_high, int64_t low_factor, bool bilinear) {
-    const std::string name = "segblocks_combine";
-    CombineCall call{};
-    if (auto e = check_image_operands(name, {num_high, low_factor}, *image, slots, pixels,
-                                      &call.layout, &call.element);
-        e.failure()) {
-      return e;
-    }
-    call.resampling = {bilinear, 1.0f};
-    return run_combine(context, name, call, pixels, slots, *image);
+  static ffi::Error combine(Context context, Buffer pixels, Buffer slots, Result image,
+                            int64_t num_high, int64_t low_factor, bool bilinear) {
+    const ImageOperands operands{*image, slots, pixels, num_high, low_factor, upsampling(bilinear)};
+    return run<CombineCall>(context, "segblocks_combine", operands);
   }
 
-  static ffi::Error combine_backward(Context context, ffi::AnyBuffer image, ffi::AnyBuffer slots,
-                                     Result pixels, int64_t num_high, int64_t low_factor,
-                                     bool bilinear) {
-    const std::string name = "segblocks_combine_backward";
-    SplitCall call{};
-    if (auto e = check_image_operands(name, {num_high, low_factor}, image, slots, *pixels,
-                                      &call.layout, &call.element);
-        e.failure()) {
-      return e;
-    }
-    call.resampling = {bilinear, 1.0f};
-    return run_split(context, name, call, image, slots, *pixels);
+  static ffi::Error combine_backward(Context context, Buffer image, Buffer slots, Result pixels,
+                                     int64_t num_high, int64_t low_factor, bool bilinear) {
+    const ImageOperands operands{image, slots, *pixels, num_high, low_factor, upsampling(bilinear)};
+    return run<SplitCall>(context, "segblocks_combine_backward", operands);
   }
 
-  static ffi::Error pad(Context context, ffi::AnyBuffer pixels, ffi::AnyBuffer slots, Result high,
-                        Result low, int64_t num_high, int64_t low_factor, int64_t padding_y,
+  static ffi::Error pad(Context context, Buffer pixels, Buffer slots, Result high, Result low,
+                        int64_t num_high, int64_t low_factor, int64_t padding_y,
                         int64_t padding_x) {
-    const std::string name = "segblocks_pad";
-    PadCall call{};
-    if (auto e = check_pad_operands(name, {{num_high, low_factor}, padding_y, padding_x}, pixels,
-                                    slots, *high, *low, &call.layout, &call.element);
-        e.failure()) {
-      return e;
-    }
-    if (call.layout.blocks.empty()) return ffi::Error::Success();
-    call.slots = slot_data(slots);
-    call.pixels = pixels.untyped_data();
-    call.high = high->untyped_data();
-    call.low = low->untyped_data();
-    return Platform::run(context, name, call);
+    const PadOperands operands{pixels,   slots,      *high,     *low,
+                               num_high, low_factor, padding_y, padding_x};
+    return run<PadCall>(context, "segblocks_pad", operands);
   }
 
-  static ffi::Error pad_backward(Context context, ffi::AnyBuffer high, ffi::AnyBuffer low,
-                                 ffi::AnyBuffer slots, Result pixels, int64_t num_high,
-                                 int64_t low_factor, int64_t padding_y, int64_t padding_x) {
-    const std::string name = "segblocks_pad_backward";
-    PadBackwardCall call{};
-    if (auto e = check_pad_operands(name, {{num_high, low_factor}, padding_y, padding_x}, *pixels,
-                                    slots, high, low, &call.layout, &call.element);
-        e.failure()) {
-      return e;
-    }
-    if (call.layout.blocks.empty()) return ffi::Error::Success();
-    call.slots = slot_data(slots);
-    call.high = high.untyped_data();
-    call.low = low.untyped_data();
-    call.pixels = pixels->untyped_data();
-    return Platform::run(context, name, call);
+  static ffi::Error pad_backward(Context context, Buffer high, Buffer low, Buffer slots,
+                                 Result pixels, int64_t num_high, int64_t low_factor,
+                                 int64_t padding_y, int64_t padding_x) {
+    const PadOperands operands{*pixels,  slots,      high,      low,
+                               num_high, low_factor, padding_y, padding_x};
+    return run<PadBackwardCall>(context, "segblocks_pad_backward", operands);
   }
 
-  static auto bind_image_operation() {
-    return ffi::Ffi::Bind()
-        .template Ctx<typename Platform::Tag>()
-        .template Arg<ffi::AnyBuffer>()
-        .template Arg<ffi::AnyBuffer>()
-        .template Ret<ffi::AnyBuffer>()
-        .template Attr<int64_t>("num_high")
-        .template Attr<int64_t>("low_factor");
+  static ffi::Error index_tables(Context context, Buffer mask, Buffer slots, Buffer high_cells,
+                                 Buffer low_cells, Result high, Result low, Result means,
+                                 int64_t block_size, int64_t low_factor, int64_t padding,
+                                 int64_t border) {
+    const IndexTablesOperands operands{mask,   slots,      high_cells, low_cells, *high, *low,
+                                       *means, block_size, low_factor, padding,   border};
+    return run<IndexTablesCall>(context, "segblocks_index_tables", operands);
   }
 
-  static auto bind_combine() { return bind_image_operation().template Attr<bool>("bilinear"); }
-
-  static auto bind_pad() {
-    return ffi::Ffi::Bind()
-        .template Ctx<typename Platform::Tag>()
-        .template Arg<ffi::AnyBuffer>()
-        .template Arg<ffi::AnyBuffer>()
-        .template Ret<ffi::AnyBuffer>()
-        .template Ret<ffi::AnyBuffer>()
-        .template Attr<int64_t>("num_high")
-        .template Attr<int64_t>("low_factor")
-        .template Attr<int64_t>("padding_y")
-        .template Attr<int64_t>("padding_x");
+  static ffi::Error indexed_conv(Context context, Buffer rows, Buffer means, Buffer high,
+                                 Buffer low, Buffer counts, Buffer weights, Buffer scale,
+                                 Buffer bias, Buffer residual, Buffer scale2, Buffer bias2,
+                                 Result out, Result out2, Result halos, int64_t kh, int64_t kw,
+                                 int64_t stride, int64_t groups, int64_t activation,
+                                 int64_t winograd) {
+    const RowOperands input{rows, means, high, low, counts, *halos};
+    const IndexedConvOperands operands{input,  weights, scale,  bias,       residual,
+                                       scale2, bias2,   *out,   *out2,      kh,
+                                       kw,     stride,  groups, activation, winograd};
+    return run<IndexedConvCall>(context, "segblocks_indexed_conv", operands);
   }
 
-  static auto bind_pad_backward() {
-    return ffi::Ffi::Bind()
-        .template Ctx<typename Platform::Tag>()
-        .template Arg<ffi::AnyBuffer>()
-        .template Arg<ffi::AnyBuffer>()
-        .template Arg<ffi::AnyBuffer>()
-        .template Ret<ffi::AnyBuffer>()
-        .template Attr<int64_t>("num_high")
-        .template Attr<int64_t>("low_factor")
-        .template Attr<int64_t>("padding_y")
-        .template Attr<int64_t>("padding_x");
+  static ffi::Error max_pool(Context context, Buffer rows, Buffer means, Buffer high, Buffer low,
+                             Buffer counts, Result out, Result halos, int64_t window,
+                             int64_t stride) {
+    const RowOperands input{rows, means, high, low, counts, *halos};
+    return run<MaxPoolCall>(context, "segblocks_indexed_max_pool",
+                            MaxPoolOperands{input, *out, window, stride});
+  }
+
+  static ffi::Error upsample2(Context context, Buffer rows, Buffer means, Buffer high, Buffer low,
+                              Buffer counts, Buffer residual, Buffer scale2, Buffer bias2,
+                              Result out, Result halos) {
+    const RowOperands input{rows, means, high, low, counts, *halos};
+    return run<Upsample2Call>(context, "segblocks_indexed_upsample2",
+                              Upsample2Operands{input, residual, scale2, bias2, *out});
+  }
+
+  static ffi::Error upsample_argmax(Context context, Buffer logits, Result labels, int64_t factor) {
+    return run<UpsampleArgmaxCall>(context, "segblocks_upsample_argmax",
+                                   UpsampleArgmaxOperands{logits, *labels, factor});
+  }
+
+  // Binds a handler of so many operands and results. An attribute's name means an int64.
+  template <int kOperands, int kResults, typename Handler, typename... Attributes>
+  static auto bind(Handler handler, Attributes... attributes) {
+    return bind_buffers<kOperands, kResults>(
+        ffi::Ffi::Bind().template Ctx<typename Platform::Tag>(), handler, attributes...);
   }
 
  private:
-  static ffi::Error run_split(Context& context, const std::string& name, SplitCall& call,
-                              ffi::AnyBuffer image, ffi::AnyBuffer slots, ffi::AnyBuffer pixels) {
-    if (call.layout.empty()) return ffi::Error::Success();
-    call.slots = slot_data(slots);
-    call.image = image.untyped_data();
-    call.pixels = pixels.untyped_data();
-    return Platform::run(context, name, call);
+  template <int kOperands, int kResults, typename Binding, typename... Rest>
+  static auto bind_buffers(Binding&& binding, Rest... rest) {
+    if constexpr (kOperands > 0) {
+      return bind_buffers<kOperands - 1, kResults>(std::move(binding).template Arg<Buffer>(),
+                                                   rest...);
+    } else if constexpr (kResults > 0) {
+      return bind_buffers<0, kResults - 1>(std::move(binding).template Ret<Buffer>(), rest...);
+    } else {
+      return bind_attributes(std::move(binding), rest...);
+    }
   }
 
-  static ffi::Error run_combine(Context& context, const std::string& name, CombineCall& call,
-                                ffi::AnyBuffer pixels, ffi::AnyBuffer slots, ffi::AnyBuffer image) {
-    if (call.layout.empty()) return ffi::Error::Success();
-    call.slots = slot_data(slots);
-    call.pixels = pixels.untyped_data();
-    call.image = image.untyped_data();
-    return Platform::run(context, name, call);
+  template <typename Binding, typename Handler, typename... Rest>
+  static auto bind_attributes(Binding&& binding, Handler handler, const char* name, Rest... rest) {
+    return bind_attributes(std::move(binding).template Attr<int64_t>(name), handler, rest...);
+  }
+  template <typename Binding, typename Handler, typename... Rest>
+  static auto bind_attributes(Binding&& binding, Handler handler, Flag flag, Rest... rest) {
+    return bind_attributes(std::move(binding).template Attr<bool>(flag.name), handler, rest...);
+  }
+  template <typename Binding, typename Handler>
+  static auto bind_attributes(Binding&& binding, Handler handler) {
+    return std::move(binding).To(handler, Platform::kTraits);
+  }
+
+  static LowPixels upsampling(bool bilinear) {
+    return bilinear ? LowPixels::kBilinear : LowPixels::kNearest;
+  }
+
+  template <typename Call, typename Operands>
+  static ffi::Error run(Context& context, const char* operation, const Operands& operands) {
+    Call call{};
+    if (auto e = check(operation, operands, &call); e.failure()) return e;
+    if (call.empty()) return ffi::Error::Success();
+    return Platform::run(context, operation, call);
   }
 };
 

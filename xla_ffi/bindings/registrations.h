@@ -1,39 +1,64 @@
-// The handlers of a platform as Python sees them.
+// The handlers of a platform as Python sees them, and the module that has them.
 
 #ifndef SEGBLOCKS_BINDINGS_REGISTRATIONS_H_
 #define SEGBLOCKS_BINDINGS_REGISTRATIONS_H_
 
-#include <pybind11/pybind11.h>
+#include <Python.h>
 
 #include "bindings/handlers.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace segblocks::bindings {
 
-inline pybind11::capsule capsule(XLA_FFI_Handler* handler) {
-  return pybind11::capsule(reinterpret_cast<void*>(handler));
+inline PyObject* capsule(XLA_FFI_Handler* handler) {
+  return PyCapsule_New(reinterpret_cast<void*>(handler), nullptr, nullptr);
 }
 
-// {operation: {target name: capsule}}. The traits are the platform's.
+// Returns {operation: {FFI target: capsule}}.
 template <typename Platform>
-pybind11::dict registrations() {
+PyObject* registrations() {
   using H = Handlers<Platform>;
-  using namespace pybind11::literals;
-  XLA_FFI_DEFINE_HANDLER(split, H::split, H::bind_image_operation(), Platform::kTraits);
-  XLA_FFI_DEFINE_HANDLER(split_backward, H::split_backward, H::bind_image_operation(),
-                         Platform::kTraits);
-  XLA_FFI_DEFINE_HANDLER(combine, H::combine, H::bind_combine(), Platform::kTraits);
-  XLA_FFI_DEFINE_HANDLER(combine_backward, H::combine_backward, H::bind_combine(),
-                         Platform::kTraits);
-  XLA_FFI_DEFINE_HANDLER(pad, H::pad, H::bind_pad(), Platform::kTraits);
-  XLA_FFI_DEFINE_HANDLER(pad_backward, H::pad_backward, H::bind_pad_backward(), Platform::kTraits);
-  return pybind11::dict(
-      "split"_a = pybind11::dict("segblocks_split"_a = capsule(split),
-                                 "segblocks_split_backward"_a = capsule(split_backward)),
-      "combine"_a = pybind11::dict("segblocks_combine"_a = capsule(combine),
-                                   "segblocks_combine_backward"_a = capsule(combine_backward)),
-      "pad"_a = pybind11::dict("segblocks_pad"_a = capsule(pad),
-                               "segblocks_pad_backward"_a = capsule(pad_backward)));
+#define SEGBLOCKS_HANDLER(name, operands, results, ...)                                    \
+  XLA_FFI_Handler* const name = [](XLA_FFI_CallFrame* frame) {                             \
+    static auto* handler =                                                                 \
+        H::template bind<operands, results>(H::name __VA_OPT__(, ) __VA_ARGS__).release(); \
+    return handler->Call(frame);                                                           \
+  }
+  constexpr Flag kBilinear{"bilinear"};
+  SEGBLOCKS_HANDLER(split, 2, 1, "num_high", "low_factor");
+  SEGBLOCKS_HANDLER(split_backward, 2, 1, "num_high", "low_factor");
+  SEGBLOCKS_HANDLER(combine, 2, 1, "num_high", "low_factor", kBilinear);
+  SEGBLOCKS_HANDLER(combine_backward, 2, 1, "num_high", "low_factor", kBilinear);
+  SEGBLOCKS_HANDLER(pad, 2, 2, "num_high", "low_factor", "padding_y", "padding_x");
+  SEGBLOCKS_HANDLER(pad_backward, 3, 1, "num_high", "low_factor", "padding_y", "padding_x");
+  SEGBLOCKS_HANDLER(index_tables, 4, 3, "block_size", "low_factor", "padding", "border");
+  SEGBLOCKS_HANDLER(indexed_conv, 11, 3, "kh", "kw", "stride", "groups", "activation", "winograd");
+  SEGBLOCKS_HANDLER(max_pool, 5, 2, "window", "stride");
+  SEGBLOCKS_HANDLER(upsample2, 8, 2);
+  SEGBLOCKS_HANDLER(upsample_argmax, 1, 1, "factor");
+#undef SEGBLOCKS_HANDLER
+  return Py_BuildValue(
+      "{s{sNsN}s{sNsN}s{sNsN}s{sN}s{sN}s{sN}s{sN}s{sN}}",  //
+      "split", "segblocks_split", capsule(split), "segblocks_split_backward",
+      capsule(split_backward),  //
+      "combine", "segblocks_combine", capsule(combine), "segblocks_combine_backward",
+      capsule(combine_backward),                                                              //
+      "pad", "segblocks_pad", capsule(pad), "segblocks_pad_backward", capsule(pad_backward),  //
+      "index_tables", "segblocks_index_tables", capsule(index_tables),                        //
+      "indexed_conv", "segblocks_indexed_conv", capsule(indexed_conv),                        //
+      "max_pool", "segblocks_indexed_max_pool", capsule(max_pool),                            //
+      "upsample2", "segblocks_indexed_upsample2", capsule(upsample2),                         //
+      "upsample_argmax", "segblocks_upsample_argmax", capsule(upsample_argmax));
+}
+
+// Starts a module whose only function is `registrations`.
+inline PyObject* start_module(const char* name, const char* doc, PyCFunction registrations) {
+  static PyMethodDef methods[] = {
+      {"registrations", registrations, METH_NOARGS, "Returns {operation: {FFI target: capsule}}."},
+      {}};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, name, doc, 0, methods, nullptr, nullptr, nullptr, nullptr};
+  return PyModuleDef_Init(&definition);
 }
 
 }  // namespace segblocks::bindings

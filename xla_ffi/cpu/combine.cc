@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "cpu/kernels.h"
-#include "cpu/numbers.h"
-#include "cpu/parallel.h"
+#include "cpu/row_sums.h"
+#include "cpu/workers.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -60,7 +60,8 @@ struct Combine {
 
 }  // namespace
 
-void combine(Pool& pool, const CombineCall& call) {
+Problem run(Workers& workers, const TileKernels&, const CombineCall& call) {
+  if (Problem p = check_slots(call.layout, call.slots); p.found()) return p;
   with_element(call.element, [&](auto element) {
     using T = decltype(element);
     const BlockLayout& layout = call.layout;
@@ -68,10 +69,11 @@ void combine(Pool& pool, const CombineCall& call) {
                            static_cast<T*>(call.image)};
     const int64_t touched = layout.num_image_pixels() + layout.num_pixels();
     const int64_t bytes = touched * layout.channels * static_cast<int64_t>(sizeof(T));
-    parallel_for(pool, layout.cells(), bytes, [&](int64_t begin, int64_t end) {
+    parallel_for(workers, layout.cells(), bytes, [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) loops.block(index, call.slots[index]);
     });
   });
+  return {};
 }
 
 }  // namespace segblocks::cpu

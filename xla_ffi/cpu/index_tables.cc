@@ -1,12 +1,10 @@
 // Index tables of a grid of blocks, in runs of consecutive rows.
 
-#include "segblocks/index_tables.h"
-
 #include <algorithm>
 #include <numeric>
 #include <string>
 
-#include "cpu/indexed_kernels.h"
+#include "cpu/kernels.h"
 #include "cpu/workers.h"
 
 namespace segblocks::cpu {
@@ -26,15 +24,10 @@ Problem check_cells(const char* argument, const int32_t* cells, int64_t count, i
 
 Problem check_grid(const IndexTablesCall& call) {
   const BlockLayout& blocks = call.layout.blocks;
+  if (Problem p = check_slots(blocks, call.slots); p.found()) return p;
   for (int64_t cell = 0; cell < blocks.cells(); ++cell) {
-    const int32_t slot = call.slots[cell];
-    const std::string where = " in cell " + std::to_string(cell);
-    if (!blocks.has_slot(slot)) {
-      return {"slots", "slot " + std::to_string(slot) + where,
-              "a slot in 0 .. " + std::to_string(blocks.cells() - 1)};
-    }
-    if (blocks.is_high(slot) == call.mask[cell]) continue;
-    return {"mask", (call.mask[cell] ? "true" : "false") + where,
+    if (blocks.is_high(call.slots[cell]) == call.mask[cell]) continue;
+    return {"mask", (call.mask[cell] ? "true in cell " : "false in cell ") + std::to_string(cell),
             "true where the slot is below the number of high cells, else false"};
   }
   if (Problem p = check_cells("high_cells", call.high_cells, blocks.num_high, 0, call); p.found()) {
@@ -98,7 +91,7 @@ class Tables {
 
   void means(const Cell& cell, int64_t slot, int32_t* out) const {
     const int64_t ring = layout_.ring();
-    if (!layout_.has_ghosts(call_.slots, cell)) {
+    if (!layout_.has_halos(call_.slots, cell)) {
       std::fill(out, out + ring * square(), -1);
       return;
     }
@@ -120,13 +113,22 @@ class Tables {
 
 }  // namespace
 
-Problem index_tables(Workers& workers, const IndexTablesCall& call) {
+Problem check_slots(const BlockLayout& layout, const int32_t* slots) {
+  for (int64_t cell = 0; cell < layout.cells(); ++cell) {
+    if (layout.has_slot(slots[cell])) continue;
+    return {"slots", "slot " + std::to_string(slots[cell]) + " in cell " + std::to_string(cell),
+            "a slot in 0 .. " + std::to_string(layout.cells() - 1)};
+  }
+  return {};
+}
+
+Problem run(Workers& workers, const TileKernels&, const IndexTablesCall& call) {
   if (Problem p = check_grid(call); p.found()) return p;
   const IndexTableLayout& layout = call.layout;
   const BlockLayout& blocks = layout.blocks;
   const int64_t indices = blocks.num_high * layout.patch_area(true) +
                           blocks.num_low() * layout.patch_area(false) +
-                          layout.num_ghosts() * blocks.factor * blocks.factor;
+                          layout.num_halos() * blocks.factor * blocks.factor;
   const Tables tables(call);
   parallel_for(workers, blocks.cells(), indices * static_cast<int64_t>(sizeof(int32_t)),
                [&](int64_t begin, int64_t end) {

@@ -5,6 +5,8 @@
 // rows are short or not float32, the table points into a small copy of them, and a kernel row of
 // taps is one contiguous run.
 
+#include "cpu/indexed_conv.h"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
@@ -12,8 +14,7 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/conv_parts.h"
-#include "cpu/indexed_kernels.h"
+#include "cpu/kernels.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -21,8 +22,8 @@ namespace {
 // Below, the copy of rows pays: a tap would be a handful of products.
 constexpr int64_t kShortRow = 16;
 // Of a chunk, where there is enough work.
-constexpr int64_t kFewestPixels = 96;
-constexpr int64_t kMostPixels = 384;
+constexpr int64_t kMinPixels = 96;
+constexpr int64_t kMaxPixels = 384;
 // What one pass over a chunk reads of the weights, so that they stay in a core's own cache.
 constexpr int64_t kPassBytes = 640 * 1024;
 
@@ -45,7 +46,7 @@ class Convolution {
       : workers_(workers),
         kernels_(kernels),
         call_(call),
-        chunks_(call, most_pixels(workers, call)),
+        chunks_(call, max_pixels(workers, call)),
         addresses_(call.input),
         affine_(call),
         copied_(call.input.element != Element::kFloat32 || call.input.channels < kShortRow),
@@ -55,9 +56,9 @@ class Convolution {
         num_groups_(count_groups(call)),
         apart_(num_groups_ >= kGroupsApart && !call.depthwise) {
     convert_weights();
-    const int64_t pass_bytes = depth_ * kMostPanels * kPanel * static_cast<int64_t>(sizeof(float));
-    const int64_t most = std::max<int64_t>(kPassBytes / std::max<int64_t>(pass_bytes, 1), 1);
-    passes_ = call.depthwise ? 1 : ceil_div(taps_, most);
+    const int64_t pass_bytes = depth_ * kMaxPanels * kPanel * static_cast<int64_t>(sizeof(float));
+    const int64_t pass_taps = std::max<int64_t>(kPassBytes / std::max<int64_t>(pass_bytes, 1), 1);
+    passes_ = call.depthwise ? 1 : ceil_div(taps_, pass_taps);
   }
 
   void run() {
@@ -76,13 +77,13 @@ class Convolution {
   }
 
  private:
-  static int64_t most_pixels(Workers& workers, const IndexedConvCall& call) {
+  static int64_t max_pixels(Workers& workers, const IndexedConvCall& call) {
     const int64_t outputs = call.units.counts[0] * call.outputs(call.units.high).area() +
                             call.units.counts[1] * call.outputs(call.units.low).area();
     const int64_t groups = call.depthwise ? 1 : count_groups(call);
     const int64_t items = workers.num_threads() * kItemsPerThread;
     const int64_t fair = ceil_div(outputs * (groups >= kGroupsApart ? groups : 1), items);
-    return std::clamp(fair, kFewestPixels, kMostPixels);
+    return std::clamp(fair, kMinPixels, kMaxPixels);
   }
 
   void convert_weights() {
@@ -101,12 +102,11 @@ class Convolution {
     weights_ = converted_.data();
   }
 
-  // The rows of a depthwise convolution end with
-  // their last channel, and no vector may read past it: there, a last panel that isn't full makes
-  // a group of its own.
+  // The rows of a depthwise convolution end with their last channel, and no vector may read past
+  // it: there, a last panel that isn't full makes a group of its own.
   Group group(int64_t g) const {
     const int64_t panels = call_.depthwise ? call_.features / kPanel : call_.panels();
-    if (g == ceil_div(panels, kMostPanels)) return {panels, 1};
+    if (g == ceil_div(panels, kMaxPanels)) return {panels, 1};
     return equal_group(panels, g);
   }
 
@@ -115,19 +115,19 @@ class Convolution {
   }
 
   static int64_t count_groups(const IndexedConvCall& call) {
-    if (!call.depthwise) return ceil_div(call.panels(), kMostPanels);
-    return ceil_div(call.features / kPanel, kMostPanels) + (call.features % kPanel != 0 ? 1 : 0);
+    if (!call.depthwise) return ceil_div(call.panels(), kMaxPanels);
+    return ceil_div(call.features / kPanel, kMaxPanels) + (call.features % kPanel != 0 ? 1 : 0);
   }
 
   void reserve(Workspace* workspace) const {
-    const int64_t table = chunks_.most(
+    const int64_t table = chunks_.max_size(
         [&](const Chunk& chunk) { return chunk.units * chunk.patch_area(call_.window); });
-    const int64_t pixels = chunks_.most([](const Chunk& chunk) { return chunk.pixels(); });
+    const int64_t pixels = chunks_.max_size([](const Chunk& chunk) { return chunk.pixels(); });
     workspace->table.resize(table);
     workspace->entries.resize(pixels + kPanel);
     workspace->offsets.resize(taps_);
     if (copied_) workspace->copies.resize(table * call_.input.channels);
-    workspace->sums.resize((passes_ == 1 ? kPanel : pixels + kPanel) * kMostPanels * kPanel);
+    workspace->sums.resize((passes_ == 1 ? kPanel : pixels + kPanel) * kMaxPanels * kPanel);
   }
 
   // Copies the rows that consecutive positions of a patch read.
@@ -140,8 +140,8 @@ class Convolution {
       const int64_t index = indices[j];
       int64_t run = 1;
       if (index >= 0 && index < call_.input.num_rows) {
-        const int64_t most = std::min(count - j, call_.input.num_rows - index);
-        while (run < most && indices[j + run] == index + run) ++run;
+        const int64_t max_run = std::min(count - j, call_.input.num_rows - index);
+        while (run < max_run && indices[j + run] == index + run) ++run;
       }
       const void* rows = addresses_(index);
       if (is_float) {
@@ -231,13 +231,13 @@ class Convolution {
     }
   }
 
-  // The depthwise loops for the next pixels, where these are neighbours in rows; else null.
+  // The depthwise loops for the next pixels, where these are neighbors in rows; else null.
   void (*row_kernel(const float* const* const* entries, int64_t pixels) const)(const Tile&, int) {
     const Window& window = call_.window;
     if (!call_.depthwise || (window.width != 3 && window.width != 5)) return nullptr;
     if (window.stride > 2 || pixels < kRowPixels) return nullptr;
     for (size_t run = 0; run < std::size(kRuns); ++run) {
-      if (!are_neighbours(entries, kRuns[run])) continue;
+      if (!are_neighbors(entries, kRuns[run])) continue;
       return kernels_.depthwise_row[window.width == 5][window.stride - 1][run];
     }
     return nullptr;
@@ -245,7 +245,7 @@ class Convolution {
 
   // Whether kRowPixels entries are such runs. Entries grow along a chunk, from row to row by more
   // than a stride, so the ends of a run tell.
-  bool are_neighbours(const float* const* const* entries, int run) const {
+  bool are_neighbors(const float* const* const* entries, int run) const {
     for (int k = 0; k < kRowPixels; k += run) {
       if (entries[k + run - 1] - entries[k] != (run - 1) * call_.window.stride) return false;
     }
@@ -301,8 +301,8 @@ class Convolution {
     tile->out_pitch = outputs.pitch;
     tile->scale = outputs.scale;
     tile->bias = outputs.bias;
-    tile->least = call_.activation == Activation::kNone ? -kInfinity : 0.0f;
-    tile->most = call_.activation == Activation::kRelu6 ? 6.0f : kInfinity;
+    tile->min = call_.activation == Activation::kNone ? -kInfinity : 0.0f;
+    tile->max = call_.activation == Activation::kRelu6 ? 6.0f : kInfinity;
   }
 
   Tile make_tile(const Group& group, int64_t pass, const float* const* const* entries,
@@ -345,9 +345,9 @@ class Convolution {
 
 }  // namespace
 
-Problem indexed_conv(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call) {
+Problem run(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call) {
   if (Problem p = check_indices(workers, call.input, call.units); p.found()) return p;
-  fill_ghosts(workers, kernels, call.input);
+  fill_halos(workers, kernels, call.input);
   if (call.winograd) {
     winograd_conv(workers, kernels, call);
   } else {

@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "cpu/kernels.h"
-#include "cpu/numbers.h"
-#include "cpu/parallel.h"
+#include "cpu/row_sums.h"
+#include "cpu/workers.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -111,28 +111,32 @@ struct PadBackward {
 
 }  // namespace
 
-void pad(Pool& pool, const PadCall& call) {
+Problem run(Workers& workers, const TileKernels&, const PadCall& call) {
+  if (Problem p = check_slots(call.layout.blocks, call.slots); p.found()) return p;
   with_element(call.element, [&](auto element) {
     using T = decltype(element);
     const Pad<T> loops{call.layout, call.slots, static_cast<const T*>(call.pixels),
                        static_cast<T*>(call.high), static_cast<T*>(call.low)};
-    parallel_for(pool, call.layout.blocks.cells(), touched_bytes<T>(call.layout),
+    parallel_for(workers, call.layout.blocks.cells(), touched_bytes<T>(call.layout),
                  [&](int64_t begin, int64_t end) {
                    for (int64_t index = begin; index < end; ++index) loops.block(index);
                  });
   });
+  return {};
 }
 
-void pad_backward(Pool& pool, const PadBackwardCall& call) {
+Problem run(Workers& workers, const TileKernels&, const PadBackwardCall& call) {
+  if (Problem p = check_slots(call.layout.blocks, call.slots); p.found()) return p;
   with_element(call.element, [&](auto element) {
     using T = decltype(element);
     const PadBackward<T> loops{call.layout, call.slots, static_cast<const T*>(call.high),
                                static_cast<const T*>(call.low), static_cast<T*>(call.pixels)};
-    parallel_for(pool, call.layout.blocks.cells(), touched_bytes<T>(call.layout),
+    parallel_for(workers, call.layout.blocks.cells(), touched_bytes<T>(call.layout),
                  [&](int64_t begin, int64_t end) {
                    for (int64_t index = begin; index < end; ++index) loops.block(index);
                  });
   });
+  return {};
 }
 
 }  // namespace segblocks::cpu

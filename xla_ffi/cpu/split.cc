@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "cpu/kernels.h"
-#include "cpu/numbers.h"
-#include "cpu/parallel.h"
+#include "cpu/row_sums.h"
+#include "cpu/workers.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -45,7 +45,7 @@ struct Split {
           const T* row = image_row(cell, y * factor + i, x * factor) + k;
           for (int64_t j = 0; j < factor; ++j) sum += to_float(row[j * channels]);
         }
-        *out++ = from_float<T>(resampling.scale * sum);
+        from_float(resampling.scale * sum, out++);
       }
     }
   }
@@ -82,7 +82,8 @@ struct Split {
 
 }  // namespace
 
-void split(Pool& pool, const SplitCall& call) {
+Problem run(Workers& workers, const TileKernels&, const SplitCall& call) {
+  if (Problem p = check_slots(call.layout, call.slots); p.found()) return p;
   with_element(call.element, [&](auto element) {
     using T = decltype(element);
     const BlockLayout& layout = call.layout;
@@ -90,10 +91,11 @@ void split(Pool& pool, const SplitCall& call) {
                          static_cast<T*>(call.pixels)};
     const int64_t touched = layout.num_image_pixels() + layout.num_pixels();
     const int64_t bytes = touched * layout.channels * static_cast<int64_t>(sizeof(T));
-    parallel_for(pool, layout.cells(), bytes, [&](int64_t begin, int64_t end) {
+    parallel_for(workers, layout.cells(), bytes, [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) loops.block(index, call.slots[index]);
     });
   });
+  return {};
 }
 
 }  // namespace segblocks::cpu

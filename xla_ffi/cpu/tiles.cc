@@ -4,45 +4,54 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 namespace segblocks::cpu {
 namespace {
 
-struct Choice {
-  const TileKernels* kernels;
-  bool runs;
-};
+constexpr char kVariable[] = "SEGBLOCKS_CPU_TILES";
 
-// Fastest first.
-template <typename Visit>
-const TileKernels* first_choice(const Visit& suits) {
+// The sets that this machine runs, fastest first.
+std::vector<const TileKernels*> runnable() {
+  std::vector<const TileKernels*> sets;
 #ifdef SEGBLOCKS_X86_TILES
   __builtin_cpu_init();
-  const Choice avx512{&kAvx512Tiles, __builtin_cpu_supports("avx512f") != 0 &&
-                                         __builtin_cpu_supports("avx512bw") != 0 &&
-                                         __builtin_cpu_supports("avx512vl") != 0 &&
-                                         __builtin_cpu_supports("avx512dq") != 0};
-  const Choice avx2{&kAvx2Tiles,
-                    __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0};
-  if (avx512.runs && suits(*avx512.kernels)) return avx512.kernels;
-  if (avx2.runs && suits(*avx2.kernels)) return avx2.kernels;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    sets.push_back(&kAvx512Tiles);
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    sets.push_back(&kAvx2Tiles);
+  }
 #endif
-  return suits(kBaseTiles) ? &kBaseTiles : nullptr;
+  sets.push_back(&kBaseTiles);
+  return sets;
+}
+
+const TileKernels& chosen() {
+  const char* name = std::getenv(kVariable);
+  if (name == nullptr || *name == '\0') return *runnable().front();
+  const TileKernels* named = find_tile_kernels(name);
+  if (named != nullptr) return *named;
+  std::string names;
+  for (const TileKernels* set : runnable()) names += std::string("'") + set->name + "', ";
+  throw std::invalid_argument(std::string(kVariable) + " is '" + name + "'; expected one of " +
+                              names + "which this machine runs, or nothing for the fastest");
 }
 
 }  // namespace
 
 const TileKernels* find_tile_kernels(const char* name) {
-  return first_choice(
-      [name](const TileKernels& kernels) { return std::strcmp(kernels.name, name) == 0; });
+  for (const TileKernels* set : runnable()) {
+    if (std::strcmp(name, set->name) == 0) return set;
+  }
+  return nullptr;
 }
 
 const TileKernels& tile_kernels() {
-  static const TileKernels& kernels = [&]() -> const TileKernels& {
-    const char* name = std::getenv("SEGBLOCKS_CPU_TILES");
-    const TileKernels* named = name == nullptr ? nullptr : find_tile_kernels(name);
-    return named != nullptr ? *named : *first_choice([](const TileKernels&) { return true; });
-  }();
+  static const TileKernels& kernels = chosen();
   return kernels;
 }
 

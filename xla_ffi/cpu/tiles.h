@@ -11,8 +11,8 @@
 namespace segblocks::cpu {
 
 constexpr int kPanel = 16;           // Channels in a panel of packed weights.
-constexpr int kMostPanels = 4;       // In a tile.
-constexpr int kRowPixels = 8;        // In a depthwise tile whose pixels are neighbours in rows.
+constexpr int kMaxPanels = 4;        // In a tile.
+constexpr int kRowPixels = 8;        // In a depthwise tile whose pixels are neighbors in rows.
 constexpr int kRuns[3] = {8, 4, 2};  // So many of them lie in one row.
 
 // Some output pixels by some panels of output channels.
@@ -33,14 +33,14 @@ struct Tile {
   float* sums;
   int64_t pitch;
   // Where not null, finished float32 rows go there, straight from the registers, not to `sums`:
-  // sums * scale + bias + residual, between `least` and `most`.
+  // sums * scale + bias + residual, between `min` and `max`.
   float* out;
   const float* residual;  // null: none.
   int64_t out_pitch;      // Of out and residual.
   const float* scale;
   const float* bias;
-  float least;
-  float most;
+  float min;
+  float max;
 };
 
 // y = activation(sums * scale + bias + residual); out = y; out2 = relu(y * scale2 + bias2).
@@ -94,7 +94,7 @@ struct WinogradOutput {
   const int64_t* corners;  // (squares, 4): output rows; negative: outside of the unit.
 };
 
-// The four pixels that x2 enlargement makes of the middle one of 3 x 3 source pixels.
+// The four pixels that x2 upsampling makes of the middle one of 3 x 3 source pixels.
 struct UpsampledSquare {
   const void* sources[9];
   int64_t channels;
@@ -113,7 +113,7 @@ struct LogitsRow {
   int64_t pitch;
 };
 
-// The best classes of some phases of a row of corners; see segblocks/label_map.h.
+// The best classes of some phases of a row of corners; see segblocks/corners.h.
 //
 // Corner c lies between elements c and c + 1 of each plane. The last vector of corners runs over
 // their end: planes and labels have room for it, in multiples of 16 corners.
@@ -130,7 +130,7 @@ struct LabelRows {
   int64_t label_pitch;
 };
 
-struct LabelLoops {
+struct ArgmaxLoops {
   void (*read_float32)(const LogitsRow& row);
   void (*read_bfloat16)(const LogitsRow& row);
   void (*read_float16)(const LogitsRow& row);
@@ -156,9 +156,9 @@ struct TileKernels {
   static constexpr int kSizes = 3;
 
   const char* name;
-  // Of each number of panels (1 .. kMostPanels, at n - 1): tiles of ever fewer pixels.
-  SizedTile conv[kMostPanels][kSizes];
-  SizedTile depthwise[kMostPanels][kSizes];
+  // Of each number of panels (1 .. kMaxPanels, at n - 1): tiles of ever fewer pixels.
+  SizedTile conv[kMaxPanels][kSizes];
+  SizedTile depthwise[kMaxPanels][kSizes];
   // At [width == 5][stride - 1][run]: of kRowPixels pixels in runs of kRuns[run], and of windows 3
   // or 5 wide. A run's entries are a stride apart, the offsets of a kernel row follow each other.
   // The sums are the same, in the same order.
@@ -170,7 +170,7 @@ struct TileKernels {
   void (*winograd_output[2])(const WinogradOutput& out);
   RowLoops float32;
   RowLoops bfloat16;
-  LabelLoops labels;
+  ArgmaxLoops argmax;
 };
 
 extern const TileKernels kBaseTiles;
@@ -179,8 +179,9 @@ extern const TileKernels kAvx2Tiles;
 extern const TileKernels kAvx512Tiles;
 #endif
 
-// The fastest set that this machine runs; or, where it runs, the one that the environment variable
-// SEGBLOCKS_CPU_TILES names: base, avx2 or avx512.
+// The fastest set that this machine runs, or the one that the environment variable
+// SEGBLOCKS_CPU_TILES names: base, avx2 or avx512. Throws std::invalid_argument where it names none
+// of those that this machine runs.
 const TileKernels& tile_kernels();
 
 // The set of that name, or null where it wasn't built or this machine doesn't run it.

@@ -7,7 +7,7 @@
 // No inline function of another header may be called here; see tiles.h.
 
 #include "cpu/tiles.h"
-#include "cpu/tiles_labels.h"
+#include "cpu/tiles_argmax.h"
 #include "cpu/tiles_products.h"
 #include "cpu/tiles_rows.h"
 #include "cpu/tiles_winograd.h"
@@ -53,8 +53,8 @@ constexpr TileKernels tiles(const char* name) {
       {&winograd_input<1>, &winograd_input<2>},
       {&winograd_output<1>, &winograd_output<2>},
       row_loops<float>(),
-      row_loops<Bits>(),
-      {&read_logits<float>, &read_logits<Bits>, &read_logits<HalfBits>, &label}};
+      row_loops<BFloat16>(),
+      {&read_logits<float>, &read_logits<BFloat16>, &read_logits<Float16>, &label}};
 }
 
 }  // namespace

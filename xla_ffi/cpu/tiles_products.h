@@ -13,8 +13,7 @@ namespace {
 
 // Applies scale, bias, residual and bounds to sums, from channel `first` of the tile on.
 template <int kPixels, int kVectors>
-inline __attribute__((always_inline)) void finish(const Tile& tile, int64_t first,
-                                                  Vector (&sums)[kPixels][kVectors]) {
+SEGBLOCKS_INLINE void finish(const Tile& tile, int64_t first, Vector (&sums)[kPixels][kVectors]) {
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const Vector scale = load(tile.scale + first + v * kLanes);
@@ -30,23 +29,22 @@ inline __attribute__((always_inline)) void finish(const Tile& tile, int64_t firs
       for (int v = 0; v < kVectors; ++v) sums[p][v] += load(residual + v * kLanes);
     }
   }
-  const Vector least = Vector{} + tile.least;
-  const Vector most = Vector{} + tile.most;
+  const Vector low = Vector{} + tile.min;
+  const Vector high = Vector{} + tile.max;
 #pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       // NaN stays NaN.
-      const Vector above = sums[p][v] < least ? least : sums[p][v];
-      sums[p][v] = above > most ? most : above;
+      const Vector above = sums[p][v] < low ? low : sums[p][v];
+      sums[p][v] = above > high ? high : above;
     }
   }
 }
 
 // Loads or zeroes the sums of a tile from channel `first` on, calls add(sums), stores them.
 template <int kPixels, int kVectors, typename Add>
-inline __attribute__((always_inline)) void with_sums(const Tile& tile, int64_t first,
-                                                     const Add& add) {
+SEGBLOCKS_INLINE void with_sums(const Tile& tile, int64_t first, const Add& add) {
   Vector sums[kPixels][kVectors];
 #pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
@@ -71,8 +69,7 @@ inline __attribute__((always_inline)) void with_sums(const Tile& tile, int64_t f
 constexpr int64_t kChain = 64;
 
 template <int kPixels, int kVectors>
-inline __attribute__((always_inline)) void join(Vector (&sums)[kPixels][kVectors],
-                                                Vector (&totals)[kPixels][kVectors]) {
+SEGBLOCKS_INLINE void join(Vector (&sums)[kPixels][kVectors], Vector (&totals)[kPixels][kVectors]) {
 #pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 4
@@ -84,7 +81,7 @@ inline __attribute__((always_inline)) void join(Vector (&sums)[kPixels][kVectors
 }
 
 template <int kPixels, int kPanels>
-inline __attribute__((always_inline)) void conv_panels(const Tile& tile, int first) {
+SEGBLOCKS_INLINE void conv_panels(const Tile& tile, int first) {
   constexpr int kVectors = kPanels * kPanelVectors;
   const float* weights = tile.weights + first * tile.panel_stride;
   const int64_t stride = tile.panel_stride;
@@ -124,7 +121,7 @@ inline __attribute__((always_inline)) void conv_panels(const Tile& tile, int fir
 }
 
 template <int kPixels, int kPanels>
-inline __attribute__((always_inline)) void depthwise_panels(const Tile& tile, int first) {
+SEGBLOCKS_INLINE void depthwise_panels(const Tile& tile, int first) {
   constexpr int kVectors = kPanels * kPanelVectors;
   const int64_t channel = tile.channel + first * kPanel;
   with_sums<kPixels, kVectors>(tile, first * kPanel,
@@ -146,9 +143,9 @@ inline __attribute__((always_inline)) void depthwise_panels(const Tile& tile, in
                                });
 }
 
-// Neighbours in a row share what they read: each row is loaded once for all taps that it serves.
+// Neighbors in a row share what they read: each row is loaded once for all taps that it serves.
 template <int kWidth, int kStride, int kRun, int kVectors>
-inline __attribute__((always_inline)) void depthwise_strip(const Tile& tile, int64_t first) {
+SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
   const int64_t channel = tile.channel + first;
   with_sums<kRowPixels, kVectors>(tile, first, [&](auto& sums) __attribute__((always_inline)) {
     for (int64_t t = 0; t < tile.taps; t += kWidth) {

@@ -13,8 +13,7 @@ namespace {
 
 // Writes as many channels as V has lanes, from channel k of the row that begins at `row` on.
 template <typename V, typename T>
-inline __attribute__((always_inline)) void write_lanes(const Outputs& o, V sum, int64_t row,
-                                                       int64_t k) {
+SEGBLOCKS_INLINE void write_lanes(const Outputs& o, V sum, int64_t row, int64_t k) {
   V y = sum * get_at<V>(o.scale + k) + get_at<V>(o.bias + k);
   if (o.residual != nullptr) y += get_at<V>(static_cast<const T*>(o.residual) + row + k);
   if (o.activation != 0) y = relu(y);
@@ -28,8 +27,8 @@ inline __attribute__((always_inline)) void write_lanes(const Outputs& o, V sum, 
 // Calls vectors(k) for every k where a whole vector of the channels begins, numbers(k) for the
 // rest.
 template <typename Vectors, typename Numbers>
-inline __attribute__((always_inline)) void for_channels(int64_t channels, const Vectors& vectors,
-                                                        const Numbers& numbers) {
+SEGBLOCKS_INLINE void for_channels(int64_t channels, const Vectors& vectors,
+                                   const Numbers& numbers) {
   int64_t k = 0;
   for (; k + kLanes <= channels; k += kLanes) vectors(k);
   for (; k < channels; ++k) numbers(k);
@@ -47,16 +46,11 @@ void write(const Outputs& outputs) {
   }
 }
 
-inline __attribute__((always_inline)) float larger(float a, float b) {
-  return (a > b) | (a != a) ? a : b;
-}
-inline __attribute__((always_inline)) Vector larger(Vector a, Vector b) {
-  return (a > b) | (a != a) ? a : b;
-}
+SEGBLOCKS_INLINE float larger(float a, float b) { return (a > b) | (a != a) ? a : b; }
+SEGBLOCKS_INLINE Vector larger(Vector a, Vector b) { return (a > b) | (a != a) ? a : b; }
 
 template <typename V, typename T>
-inline __attribute__((always_inline)) void max_lanes(const void* const* rows, int64_t num_rows,
-                                                     int64_t k, void* out) {
+SEGBLOCKS_INLINE void max_lanes(const void* const* rows, int64_t num_rows, int64_t k, void* out) {
   V best = get_at<V>(static_cast<const T*>(rows[0]) + k);
   for (int64_t r = 1; r < num_rows; ++r) {
     best = larger(get_at<V>(static_cast<const T*>(rows[r]) + k), best);
@@ -72,8 +66,7 @@ void max(const void* const* rows, int64_t num_rows, int64_t channels, void* out)
 }
 
 template <typename V, typename T>
-inline __attribute__((always_inline)) void mean_lanes(const void* const* rows, int64_t num_rows,
-                                                      int64_t k, void* out) {
+SEGBLOCKS_INLINE void mean_lanes(const void* const* rows, int64_t num_rows, int64_t k, void* out) {
   V sum = get_at<V>(static_cast<const T*>(rows[0]) + k);
   for (int64_t r = 1; r < num_rows; ++r) sum += get_at<V>(static_cast<const T*>(rows[r]) + k);
   put_at(sum * (1.0f / static_cast<float>(num_rows)), static_cast<T*>(out) + k);
@@ -91,12 +84,11 @@ void to_float(const void* row, int64_t count, float* out) {
   const T* values = static_cast<const T*>(row);
   for_channels(
       count, [&](int64_t k) { put_at(get_at<Vector>(values + k), out + k); },
-      [&](int64_t k) { out[k] = get(values[k]); });
+      [&](int64_t k) { out[k] = to_float(values[k]); });
 }
 
 template <typename V, typename T>
-inline __attribute__((always_inline)) void upsample_lanes(const UpsampledSquare& square,
-                                                          int64_t k) {
+SEGBLOCKS_INLINE void upsample_lanes(const UpsampledSquare& square, int64_t k) {
   V rows[3][3];
 #pragma GCC unroll 9
   for (int i = 0; i < 9; ++i) {

@@ -16,7 +16,7 @@ namespace {
 // What the transformed taps of a line of inputs are multiplied with. An output's sum takes no input
 // from outside of its window, so that NaN spreads as it does in the plain convolution.
 template <int kStride, typename V, int kInputs>
-inline __attribute__((always_inline)) void filter_line(V (&d)[kInputs]) {
+SEGBLOCKS_INLINE void filter_line(V (&d)[kInputs]) {
   if constexpr (kStride == 1) {
     const V middle = d[1];
     d[0] = d[0] - d[2];
@@ -42,7 +42,7 @@ constexpr int winograd_tap(int r, int s) {
 }
 
 template <int kStride, typename V>
-inline __attribute__((always_inline)) void filter_lanes(const WinogradInput& in, int64_t k) {
+SEGBLOCKS_INLINE void filter_lanes(const WinogradInput& in, int64_t k) {
   constexpr int kInputs = kWinograd[kStride - 1].inputs;
   V lines[kInputs][kInputs];
 #pragma GCC unroll 5
@@ -73,7 +73,7 @@ void winograd_input(const WinogradInput& in) {
 
 // Two outputs of a line of points.
 template <int kStride, typename V, int kPoints>
-inline __attribute__((always_inline)) void join_line(const V (&m)[kPoints], V (&y)[2]) {
+SEGBLOCKS_INLINE void join_line(const V (&m)[kPoints], V (&y)[2]) {
   if constexpr (kStride == 1) {
     y[0] = m[0] + (m[1] + m[2]);
     y[1] = (m[1] - m[2]) - m[3];
@@ -84,8 +84,8 @@ inline __attribute__((always_inline)) void join_line(const V (&m)[kPoints], V (&
 }
 
 template <int kStride, typename V>
-inline __attribute__((always_inline)) void join_lanes(const WinogradOutput& out, const float* sums,
-                                                      const int64_t* corners, int64_t k) {
+SEGBLOCKS_INLINE void join_lanes(const WinogradOutput& out, const float* sums,
+                                 const int64_t* corners, int64_t k) {
   constexpr int kPoints = kWinograd[kStride - 1].points;
   V rows[kPoints][2];
 #pragma GCC unroll 4

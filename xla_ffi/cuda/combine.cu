@@ -1,7 +1,7 @@
 // Packed pixels to image: combine, and the backward of split.
 
-#include "cuda/items.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/vectors.cuh"
 
 namespace segblocks::cuda {

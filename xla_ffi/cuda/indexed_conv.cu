@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <initializer_list>
 
-#include "cuda/indexed_gemm.cuh"
-#include "cuda/indexed_launch.cuh"
+#include "cuda/indexed_conv_gemm.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #error "indexed convolutions want sm_80 or newer; set CMAKE_CUDA_ARCHITECTURES to 80 or more"
@@ -20,7 +20,7 @@ struct Sm80 {
   using LoadRows = cute::SM75_U32x4_LDSM_N;
   using LoadWeights = cute::SM75_U16x8_LDSM_T;
 
-  // Through the L1 cache: neighbouring windows read the same rows.
+  // Through the L1 cache: neighboring windows read the same rows.
   template <int kElements>
   __device__ static void copy_row(void* to, const void* from, bool some) {
     using Chunk = cute::uint_bit_t<16 * kElements>;
@@ -68,7 +68,7 @@ cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call) {
   if (!aligned({call.weights}, 16)) return cudaErrorMisalignedAddress;
   const TileConvolution tiles = tile_convolution(call);
   const int64_t channels = call.input.channels;
-  const std::initializer_list<const void*> rows = {call.input.rows, call.input.ghosts};
+  const std::initializer_list<const void*> rows = {call.input.rows, call.input.halos};
   if (channels % 8 == 0 && aligned(rows, 16)) {
     const bool waste = (call.features + 63) / 64 % 2 != 0;
     if (!waste && tiles_of(call, 128, 128) >= kManyTiles) {
@@ -83,7 +83,7 @@ cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call) {
 }
 
 cudaError_t launch(cudaStream_t stream, const IndexedConvCall& call) {
-  const cudaError_t status = launch_ghosts(stream, call.input);
+  const cudaError_t status = launch_halos(stream, call.input);
   if (status != cudaSuccess) return status;
   if (call.depthwise) return launch_depthwise(stream, call);
   return call.input.element == Element::kFloat32 ? launch_plain(stream, call)

@@ -8,25 +8,22 @@
 #include <cuda_runtime_api.h>
 
 #include "segblocks/calls.h"
-#include "segblocks/indexed_calls.h"
-#include "segblocks/label_map.h"
 
 namespace segblocks::cuda {
 
+// For calls that aren't empty.
 cudaError_t launch(cudaStream_t stream, const SplitCall& call);
 cudaError_t launch(cudaStream_t stream, const CombineCall& call);
 cudaError_t launch(cudaStream_t stream, const PadCall& call);
 cudaError_t launch(cudaStream_t stream, const PadBackwardCall& call);
-
-// For calls that aren't empty.
-cudaError_t launch(cudaStream_t stream, const LabelMapCall& call);
-
-// Of indexed operations: for calls that have outputs and for which fits_int32() holds. Which units
-// are live is read on the GPU. Indices out of range stand for rows of zeros.
-cudaError_t launch(cudaStream_t stream, const IndexedConvCall& call);
-cudaError_t launch(cudaStream_t stream, const IndexedMaxPoolCall& call);
-cudaError_t launch(cudaStream_t stream, const IndexedUpsample2Call& call);
+cudaError_t launch(cudaStream_t stream, const UpsampleArgmaxCall& call);
 cudaError_t launch(cudaStream_t stream, const IndexTablesCall& call);
+
+// Only where fits_int32() holds, too. Which units are live is read on the GPU. Indices out of range
+// stand for rows of zeros.
+cudaError_t launch(cudaStream_t stream, const IndexedConvCall& call);
+cudaError_t launch(cudaStream_t stream, const MaxPoolCall& call);
+cudaError_t launch(cudaStream_t stream, const Upsample2Call& call);
 
 }  // namespace segblocks::cuda
 

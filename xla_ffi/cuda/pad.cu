@@ -1,7 +1,7 @@
 // Padded blocks from packed pixels, and the backward: packed pixels gather from padded blocks.
 
-#include "cuda/items.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/vectors.cuh"
 
 namespace segblocks::cuda {
@@ -64,11 +64,11 @@ __global__ void __launch_bounds__(kThreads) pad_backward_kernel(const PadBackwar
 
 cudaError_t launch(cudaStream_t stream, const PadCall& call) {
   const PadLayout& layout = call.layout;
-  const int64_t most = std::max(layout.area(true), layout.area(false));
+  const int64_t max_pixels = std::max(layout.area(true), layout.area(false));
   return with_vectors(
       call.element, layout.blocks.channels, {call.pixels, call.high, call.low}, [&](auto vector) {
         using V = decltype(vector);
-        const LaunchShape shape = launch_shape(layout.blocks, most, V::width);
+        const LaunchShape shape = launch_shape(layout.blocks, max_pixels, V::width);
         pad_kernel<typename V::Element, V::width><<<shape.grid, shape.threads, 0, stream>>>(call);
         return cudaGetLastError();
       });

@@ -1,7 +1,7 @@
 // Image to packed pixels: split, and the backward of combine.
 
-#include "cuda/items.cuh"
 #include "cuda/kernels.h"
+#include "cuda/launch.cuh"
 #include "cuda/vectors.cuh"
 
 namespace segblocks::cuda {

@@ -101,6 +101,19 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
     return folder
 
 
+def find_or_write(parent: pathlib.Path, scenes: SceneSet | None) -> pathlib.Path:
+    """The folder of a set: `parent` if it holds one, else one below that is named after the set.
+
+    Raises:
+        ValueError, FileExistsError: as `write`.
+    """
+    stored = SceneSet.stored_in(parent)
+    if stored is not None:
+        return write(parent, scenes or stored)
+    scenes = scenes or SceneSet()
+    return write(parent / "street_scenes" / scenes.folder_name, scenes)
+
+
 def _holds(folder: pathlib.Path, scenes: SceneSet) -> bool:
     stored = SceneSet.stored_in(folder)
     if stored is None and folder.exists() and any(folder.iterdir()):

@@ -3,7 +3,9 @@
 No code of the authors is public; docs/lrnnet.md says what is theirs and what is our reading.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from flax import nnx
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.nn import (
     BatchNorm,
     BlockOptions,
@@ -29,7 +32,7 @@ from segblocks_jax.systems.lrnnet.reduced_non_local import ReducedNonLocal
 DILATIONS = (1, 2, 5, 9, 2, 5, 9, 17)
 """Of the third stage's blocks, one each."""
 _DEPTHS = (3, 2)  # Blocks of the first two stages, without dilation.
-_DROPOUT = (0.03, 0.03, 0.3)
+_DROPOUT = (0.03, 0.03, 0.3)  # Rates by stage.
 _STRIDE = 8
 _MOMENTUM = 0.1
 
@@ -118,7 +121,7 @@ class FactorizedBlock(nnx.Module):
         x = pointwise(lambda a, b: jnp.concatenate([a, b], -1), left, right)
         x = pointwise(jax.nn.relu, self.bn1(self.depthwise(x)))
         x = self.dropout(self.bn2(self.pointwise(x)))
-        return pointwise(lambda a, b: _shuffle(jax.nn.relu(a + b)), x, shortcut)
+        return pointwise(_shuffle, pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut)))
 
 
 def _shuffle(pixels: jax.Array) -> jax.Array:
@@ -135,15 +138,18 @@ class LRNEncoder(nnx.Module):
         dilations: of the third stage's blocks.
     """
 
+    torch_names = TorchNames("net.backbone.")
+
     def __init__(
         self,
         *,
         width: int = 64,
         dilations: tuple[int, ...] = DILATIONS,
+        dropout: float = 1.0,
         semantics: BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
-        """Stages of half, once and twice `width` channels."""
+        """Stages of half, once and twice `width` channels; `dropout` is a factor on its rates."""
         if width % 4 or width < 8:
             raise InvalidInputError(
                 f"LRNNet: width is {width}; expected a multiple of 4, at least 8"
@@ -160,7 +166,7 @@ class LRNEncoder(nnx.Module):
             down = Down(channels[i], channels[i + 1], semantics=semantics, rngs=rngs)
             blocks = [
                 FactorizedBlock(
-                    channels[i + 1], dilation, _DROPOUT[i], semantics=semantics, rngs=rngs
+                    channels[i + 1], dilation, dropout * _DROPOUT[i], semantics=semantics, rngs=rngs
                 )
                 for dilation in plan
             ]
@@ -185,6 +191,7 @@ class LRNNet(nnx.Module):
     """
 
     output_stride = _STRIDE
+    torch_names = TorchNames("net.")
 
     def __init__(
         self,
@@ -193,13 +200,16 @@ class LRNNet(nnx.Module):
         width: int = 64,
         features: int = 64,
         dilations: tuple[int, ...] = DILATIONS,
+        dropout: float = 1.0,
         semantics: BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
-        """`width` channels in the encoder's second stage, `features` in the attention."""
+        """See `LRNNetOptions`."""
         self.semantics = semantics
         self.num_classes = num_classes
-        self.backbone = LRNEncoder(width=width, dilations=dilations, semantics=semantics, rngs=rngs)
+        self.backbone = LRNEncoder(
+            width=width, dilations=dilations, dropout=dropout, semantics=semantics, rngs=rngs
+        )
         deepest = self.backbone.features
         self.attention = ReducedNonLocal(deepest, channels=features, semantics=semantics, rngs=rngs)
         self.logits = Conv(deepest, num_classes, 1, use_bias=True, semantics=semantics, rngs=rngs)
@@ -218,3 +228,28 @@ class LRNNet(nnx.Module):
             attended = on_full_image(self.attention, x, self.semantics)
         with scope("logits"):
             return self.logits(pointwise(jnp.add, x, attended))
+
+
+@dataclasses.dataclass(frozen=True)
+class LRNNetOptions:
+    """What can be chosen of LRNNet.
+
+    Attributes:
+        width: channels of the encoder's second stage.
+        features: channels of the attention.
+        dilations: of the third stage, one a block. The largest bounds the size of blocks from below:
+            `segblocks_jax.nn.smallest_block`.
+        dropout: factor on the rates of dropout.
+    """
+
+    width: int = 64
+    features: int = 64
+    dilations: tuple[int, ...] = DILATIONS
+    dropout: float = 1.0
+
+
+def _create(num_classes: int, options: LRNNetOptions, **given: Any) -> LRNNet:
+    return LRNNet(num_classes, **dataclasses.asdict(options), **given)
+
+
+NETWORK = NetworkEntry(LRNNetOptions, _create)

@@ -5,7 +5,6 @@ import dataclasses
 from flax import nnx
 
 from segblocks_jax.data import Normalization
-from segblocks_jax.nn import Dropout
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.spec import ModelSpec, PolicySpec
 from segblocks_jax.tasks.segmentation.labels import LabelTable
@@ -53,8 +52,5 @@ def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     Raises:
         ValueError: the blocks are too small for the network.
     """
-    system = model_spec(config, num_classes).build(nnx.Rngs(config.seed))
-    for _, part in nnx.iter_graph(system):
-        if isinstance(part, Dropout):
-            part.rate *= config.model.dropout
-    return system
+    spec = model_spec(config, num_classes)
+    return spec.build(nnx.Rngs(config.seed), dropout=config.model.dropout)

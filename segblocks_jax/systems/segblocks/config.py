@@ -6,7 +6,7 @@ from typing import ClassVar
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.interop import WEIGHT_SUFFIXES
-from segblocks_jax.models import MODELS
+from segblocks_jax.models import MODELS, network_entry
 from segblocks_jax.nn import BlockOptions, scaled_multiple
 from segblocks_jax.ops.extension import IMPLEMENTATIONS
 from segblocks_jax.structured_config import (
@@ -61,11 +61,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
+        options = network_entry(self.name).option_names
         check(
             self.dilations is None
-            or (self.name == "lrnnet" and min(self.dilations, default=0) > 0),
+            or ("dilations" in options and min(self.dilations, default=0) > 0),
             f"model.dilations is {self.dilations} for {self.name}; expected None, or positive numbers for"
-            " lrnnet, one a block of its third stage",
+            " a network that has them, such as lrnnet",
         )
         try:
             scaled_multiple(self.input_scale)

@@ -68,8 +68,8 @@ class Engine(Server):
             mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`.
             shapes: (n, h, w) that images are padded to, the smallest that holds them, so that images of
                 many sizes need few programs. Images that none holds are padded to whole blocks.
-            execution: "fused", folded SwiftNets on the compiled handlers; "plain", the network as it is
-                trained; "xla", the same without any custom call. None: "fused" for SwiftNets on CPUs
+            execution: "fused", norms folded into convolutions on the compiled handlers; "plain", the network as it is
+                trained; "xla", the same without any custom call. None: "fused" on CPUs
                 with compiled handlers, else "plain".
             strict: refuses images that none of `shapes` holds, and whatever else would need a program that
                 `mode` doesn't ask for.
@@ -81,7 +81,7 @@ class Engine(Server):
                 process: calls are faster, and resident memory stays at its highest.
 
         Raises:
-            ValueError: an unknown dtype, mode or execution, "fused" for a network that has none, shapes
+            ValueError: an unknown dtype, mode or execution, "fused" for what can't be fused, shapes
                 that are no whole blocks, strict without shapes, no program to keep, blocks that are too
                 small for the network, or a spec without what serving needs.
             RuntimeError: "fused" without compiled handlers; or the process was forked from one that had an

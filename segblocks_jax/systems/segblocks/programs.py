@@ -13,13 +13,13 @@ from segblocks_jax.adaptive.decision import Decision, fill_scores, top_count
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.server import Shape
-from segblocks_jax.models import Network, SwiftNet
+from segblocks_jax.models import Network
 from segblocks_jax.nn import at_scale
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
-from segblocks_jax.systems.segblocks.fused import FusedNet, fuse, pays
 from segblocks_jax.systems.segblocks.policies import Policy
 from segblocks_jax.systems.segblocks.settings import Output, Program
 from segblocks_jax.systems.segblocks.spec import ModelSpec
@@ -236,10 +236,6 @@ def _key(seed: UInt32[Array, ""], purpose: int) -> Array:
 
 
 def _fused(net: Network, dtype: str) -> FusedNet:
-    if not isinstance(net, SwiftNet):
-        raise InvalidInputError(
-            f"Engine: execution 'fused' has no {type(net).__name__}, only SwiftNet; use 'plain' or 'xla'"
-        )
     extension.resolve("ffi")
     return fuse(net, dtype)
 

@@ -73,14 +73,15 @@ def measure(
         low_factor: of the grid.
         modes: see `segblocks_jax.block_pad`.
     """
-    net = nnx.clone(net)
+    copy: Any = nnx.clone(net)
     dense = np.asarray(_run(net, jnp.asarray(image)))
     deviation = dense.std()
     blocks = split(jnp.asarray(image), mask, low_factor=low_factor)
     maps = {}
     for mode in modes:
-        net.set_attributes(semantics=dataclasses.replace(net.semantics, padding=mode))
-        upsampled = combine(_run(net, blocks), net.semantics.low_upsampling)
+        options: Any = {"padding": mode}
+        copy.set_attributes(semantics=dataclasses.replace(net.semantics, **options))
+        upsampled = combine(_run(copy, blocks), net.semantics.low_upsampling)
         maps[mode] = np.abs(np.asarray(upsampled) - dense).mean(-1) / deviation
     side = image.shape[1] // mask.shape[1] // net.output_stride
     return Seams(maps, border_distance(dense.shape[1:3], side))

@@ -1,6 +1,6 @@
 """The data of an experiment."""
 
-from segblocks_jax.data import SceneSet, SegmentationSource, open_dataset
+from segblocks_jax.data import DATASETS, SceneSet, SegmentationSource, open_dataset
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 
 
@@ -10,7 +10,7 @@ def open_source(
     """Opens a split of the experiment's data set; see `segblocks_jax.data.open_dataset`."""
     data = config.data
     scenes = None
-    if data.dataset == "street_scenes":
+    if DATASETS[data.dataset].generate is not None:
         scenes = SceneSet(
             train=data.scenes[0],
             val=data.scenes[1],

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import nnx
 
@@ -61,6 +61,8 @@ class ModelSpec:
             logits are resized back. A baseline that saves operations everywhere alike.
     """
 
+    system: ClassVar[str] = "segblocks"
+
     name: str
     num_classes: int
     width: int = 64
@@ -92,8 +94,12 @@ class ModelSpec:
         """What sides of images must be multiples of, in pixels, where there is no policy."""
         return scaled_multiple(self.input_scale)
 
-    def build(self, rngs: nnx.Rngs) -> nnx.Dict:
+    def build(self, rngs: nnx.Rngs, *, dropout: float = 1.0) -> nnx.Dict:
         """Builds ``{"net", "policy"}``, or ``{"net"}`` without a policy, with random weights.
+
+        Args:
+            rngs: see `create_model`.
+            dropout: factor on the network's rates, which play a part in training only.
 
         Raises:
             ValueError: the blocks don't fit the network; or see `create_model`, `policies.create`.
@@ -105,6 +111,7 @@ class ModelSpec:
             width=self.width,
             features=self.features,
             dilations=self.dilations,
+            dropout=dropout,
             rngs=rngs,
         )
         if self.policy is None:

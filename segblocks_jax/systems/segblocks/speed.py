@@ -15,15 +15,15 @@ from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.exact import count_of
 from segblocks_jax.inference.allocator import keep_freed_memory
+from segblocks_jax.inference.fused import FusedNet, fuse, pays
+from segblocks_jax.inference.layout import BlockLayout
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
-from segblocks_jax.nn.layout import BlockLayout
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.patches import Border
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.systems.segblocks.fused import FusedNet, fuse, pays
 from segblocks_jax.training.provenance import commit, device_name
 
 SHARES = (1.0, 0.5, 0.25, 0.0)
@@ -102,7 +102,7 @@ def measure(
 
 def _networks(net: Network, config: ExperimentConfig, fused: bool) -> Callable[..., Any]:
     """The network as a compiled function of an image and a grid or None."""
-    if fused and isinstance(net, SwiftNet) and pays(net):
+    if fused and pays(net):
         prepared = jax.block_until_ready(fuse(net, config.precision))
         return functools.partial(jax.jit(functools.partial(_run, config=config)), prepared)
     graphdef, state = nnx.split(net)

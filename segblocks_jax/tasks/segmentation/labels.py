@@ -8,7 +8,7 @@ ids the data set defines, so that a file of another data set is an error and not
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from segblocks_jax.errors import InvalidInputError
 
@@ -72,6 +72,19 @@ class LabelTable:
                 f"{self.name}, with ids as published?"
             )
         return self.to_train[stored]
+
+    def holds_train_ids(self, counts: Int[np.ndarray, "256"]) -> bool:
+        """Whether files that should hold stored ids look as if they held train ids.
+
+        They do if no id is beyond the train ids, and most pixels would be ignored.
+
+        Args:
+            counts: pixels of each id, over a whole split.
+        """
+        k = self.num_classes
+        same = (self.to_train[:k] == np.arange(k)).all()
+        ignored = counts[self.to_train == IGNORE].sum()
+        return bool(not same and not counts[k:IGNORE].any() and 2 * ignored > counts.sum())
 
     def colorize(self, train_ids: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
         """Paints train ids with the table's colors; everything that is no class is black."""

@@ -5,13 +5,18 @@
 
 #include <cstdint>
 
+#include "segblocks/corners.h"
+#include "segblocks/element.h"
+#include "segblocks/index_tables.h"
 #include "segblocks/layout.h"
+#include "segblocks/macros.h"
 #include "segblocks/padding.h"
 #include "segblocks/resampling.h"
+#include "segblocks/units.h"
 
 namespace segblocks {
 
-enum class Element { kFloat32, kBFloat16, kFloat16 };
+enum class Activation { kNone, kRelu, kRelu6 };
 
 // Image to packed pixels: high blocks are copied, low ones get the resampling's transpose.
 struct SplitCall {
@@ -21,6 +26,8 @@ struct SplitCall {
   const int32_t* slots;
   const void* image;
   void* pixels;
+
+  bool empty() const { return layout.empty(); }
 };
 
 // Packed pixels to image: high blocks are copied, low ones resampled.
@@ -31,6 +38,8 @@ struct CombineCall {
   const int32_t* slots;
   const void* pixels;
   void* image;
+
+  bool empty() const { return layout.empty(); }
 };
 
 struct PadCall {
@@ -40,6 +49,8 @@ struct PadCall {
   const void* pixels;
   void* high;
   void* low;
+
+  bool empty() const { return layout.blocks.empty(); }
 };
 
 struct PadBackwardCall {
@@ -49,6 +60,107 @@ struct PadBackwardCall {
   const void* high;
   const void* low;
   void* pixels;
+
+  bool empty() const { return layout.blocks.empty(); }
+};
+
+// y = activation(convolution * scale + bias + residual); out = y, out2 = relu(y * scale2 + bias2).
+// What is null is absent. Sums are float32, and out2 is made of the unrounded y.
+struct IndexedConvCall {
+  // Output channels a panel of packed weights holds; the last panel is filled up with zeros.
+  static constexpr int64_t kPanel = 16;
+
+  IndexedRows input;
+  Units units;
+  Window window;
+  int64_t features;  // Output channels K; as many as input channels where depthwise.
+  bool depthwise;    // One channel a group.
+  bool winograd;     // Weights transformed for squares of 2 x 2 outputs; 3 x 3 of stride 1 or 2.
+  Activation activation;
+  const void* weights;  // (panels, taps() * channels, kPanel), depthwise (taps(), K).
+  const float* scale;
+  const float* bias;
+  const void* residual;
+  const float* scale2;  // Both or none of scale2 and bias2.
+  const float* bias2;
+  void* out;   // At least one of out and out2 is there.
+  void* out2;  // There where scale2 is.
+
+  SEGBLOCKS_HD int64_t panels() const { return (features + kPanel - 1) / kPanel; }
+  // Of the weights: those of the window, or the inputs of a square.
+  SEGBLOCKS_HD int64_t taps() const {
+    if (!winograd) return window.area();
+    return (window.stride + 3) * (window.stride + 3);
+  }
+  SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
+    return window.outputs(patches);
+  }
+
+  bool empty() const { return max_output_rows(*this) == 0 || features == 0; }
+};
+
+// The maximum over windows; rows of index -1 count as zeros.
+struct MaxPoolCall {
+  IndexedRows input;
+  Units units;
+  Window window;
+  void* out;
+
+  SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
+    return window.outputs(patches);
+  }
+
+  bool empty() const { return max_output_rows(*this) == 0 || input.channels == 0; }
+};
+
+// Bilinear x2 of units padded by 1; y = up + residual; out = relu(y * scale2 + bias2) where these
+// are there, else y.
+struct Upsample2Call {
+  IndexedRows input;
+  Units units;
+  const void* residual;
+  const float* scale2;
+  const float* bias2;
+  void* out;
+
+  SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
+    if (patches.height < 2 || patches.width < 2) return {0, 0};
+    return {2 * (patches.height - 2), 2 * (patches.width - 2)};
+  }
+
+  bool empty() const { return max_output_rows(*this) == 0 || input.channels == 0; }
+};
+
+struct IndexTablesCall {
+  IndexTableLayout layout;
+  const bool* mask;           // (n, gh, gw): true is high.
+  const int32_t* slots;       // (n, gh, gw)
+  const int32_t* high_cells;  // (num_high,)
+  const int32_t* low_cells;   // (num_low,)
+  int32_t* high;              // (num_high, patch_side(true), patch_side(true))
+  int32_t* low;               // (num_low, patch_side(false), patch_side(false))
+  int32_t* means;             // (num_halos(), factor * factor)
+
+  bool empty() const { return layout.blocks.empty(); }
+};
+
+// Ties go to the lowest class. A NaN never wins; where nothing is above minus infinity, class 0
+// does.
+struct UpsampleArgmaxCall {
+  static constexpr int64_t kMaxClasses = 256;
+
+  Element element;
+  int64_t images;
+  int64_t height;  // Of the logits.
+  int64_t width;
+  int64_t classes;
+  int64_t factor;
+  const void* logits;  // (images, height, width, classes)
+  uint8_t* labels;     // (images, height * factor, width * factor)
+
+  SEGBLOCKS_HD Corners rows() const { return {height, factor}; }
+  SEGBLOCKS_HD Corners columns() const { return {width, factor}; }
+  bool empty() const { return images == 0 || height == 0 || width == 0; }
 };
 
 }  // namespace segblocks

@@ -1,4 +1,4 @@
-// Which row of the packed list, or which ghost row, every position of a padded block's patch reads.
+// Which row of the packed list, or which halo row, every position of a padded block's patch reads.
 
 #ifndef SEGBLOCKS_INDEX_TABLES_H_
 #define SEGBLOCKS_INDEX_TABLES_H_
@@ -14,14 +14,14 @@ namespace segblocks {
 enum class Border {
   kZeros,  // A row of zeros.
   kImage,  // The nearest position of the image, at the block's own resolution.
-  kBlock   // The nearest position of the block itself; no position reads a neighbour.
+  kBlock   // The nearest position of the block itself; no position reads a neighbor.
 };
 
 // The tables of a layer whose high blocks have `blocks.block` pixels a side.
 //
-// A high block next to a low one lends it averaged pixels, "ghosts": the means of factor x factor
+// A high block next to a low one lends it averaged pixels, "halos": the means of factor x factor
 // pixels, of those cells of its averaged map that lie within `padding` of the map's edge, row by
-// row. Ghost g of high block s has index blocks.num_pixels() + s * ring() + g.
+// row. Halo g of high block s has index blocks.num_pixels() + s * ring() + g.
 struct IndexTableLayout {
   BlockLayout blocks;  // `channels` is not used.
   int64_t padding;
@@ -30,15 +30,15 @@ struct IndexTableLayout {
   SEGBLOCKS_HD int64_t patch_side(bool high) const { return blocks.side(high) + 2 * padding; }
   SEGBLOCKS_HD int64_t patch_area(bool high) const { return patch_side(high) * patch_side(high); }
 
-  // Ghosts of one high block.
+  // Halos of one high block.
   SEGBLOCKS_HD int64_t ring() const {
     const int64_t side = blocks.low_block();
     if (side <= 2 * padding) return padding == 0 ? 0 : side * side;
     return side * side - (side - 2 * padding) * (side - 2 * padding);
   }
-  SEGBLOCKS_HD int64_t num_ghosts() const { return blocks.num_high * ring(); }
+  SEGBLOCKS_HD int64_t num_halos() const { return blocks.num_high * ring(); }
 
-  // The ghost of averaged cell (y, x), which must lie in the ring.
+  // The halo of averaged cell (y, x), which must lie in the ring.
   SEGBLOCKS_HD int64_t ring_position(int64_t y, int64_t x) const {
     const int64_t side = blocks.low_block();
     if (side <= 2 * padding || y < padding) return y * side + x;
@@ -49,7 +49,7 @@ struct IndexTableLayout {
     return padding * side + inner * 2 * padding + (y - (side - padding)) * side + x;
   }
 
-  // The averaged cell of ghost g of a block: the inverse of ring_position().
+  // The averaged cell of halo g of a block: the inverse of ring_position().
   SEGBLOCKS_HD void ring_cell(int64_t g, int64_t* y, int64_t* x) const {
     const int64_t side = blocks.low_block();
     const int64_t inner = side - 2 * padding;
@@ -68,16 +68,16 @@ struct IndexTableLayout {
     }
   }
 
-  // Cells on each side of a high block whose low blocks may read its ghosts: the neighbours, and
+  // Cells on each side of a high block whose low blocks may read its halos: the neighbors, and
   // more only where the padding exceeds a low block.
-  SEGBLOCKS_HD int64_t ghost_reach() const {
+  SEGBLOCKS_HD int64_t halo_reach() const {
     const int64_t side = blocks.low_block();
     return padding <= side ? 1 : (padding + side - 1) / side;
   }
 
-  // Whether a low block may read a ghost of the high block at `cell`.
-  SEGBLOCKS_HD bool has_ghosts(const int32_t* slots, const Cell& cell) const {
-    const int64_t reach = ghost_reach();
+  // Whether a low block may read a halo of the high block at `cell`.
+  SEGBLOCKS_HD bool has_halos(const int32_t* slots, const Cell& cell) const {
+    const int64_t reach = halo_reach();
     const int64_t first_y = cell.y < reach ? 0 : cell.y - reach;
     const int64_t first_x = cell.x < reach ? 0 : cell.x - reach;
     for (int64_t y = first_y; y <= cell.y + reach && y < blocks.grid_height; ++y) {
@@ -88,7 +88,7 @@ struct IndexTableLayout {
     return false;
   }
 
-  // Row `k` (0 .. factor * factor - 1) of the mean of ghost g of the high block in `slot`.
+  // Row `k` (0 .. factor * factor - 1) of the mean of halo g of the high block in `slot`.
   SEGBLOCKS_HD int64_t mean_row(int64_t slot, int64_t g, int64_t k) const {
     int64_t y;
     int64_t x;

@@ -25,10 +25,10 @@ struct Span {
   int64_t last;
 };
 
-// An enlargement of a block alone by an integer factor, times `scale`; and its transpose.
+// An upsampling of a block alone by an integer factor, times `scale`; and its transpose.
 //
-// Nearest: every low pixel becomes a square of factor x factor. Bilinear: half-pixel centres,
-// positions beyond the outermost centres clamped to them.
+// Nearest: every low pixel becomes a square of factor x factor. Bilinear: half-pixel centers,
+// positions beyond the outermost centers clamped to them.
 struct Resampling {
   bool bilinear;
   float scale;
@@ -37,11 +37,11 @@ struct Resampling {
     if (!bilinear) return {position / factor, position / factor, 1.0f, 0.0f};
     // (position + 1/2) / factor - 1/2 in exact units of 1 / (2 * factor).
     const int64_t unit = 2 * factor;
-    const int64_t centre = 2 * position + 1 - factor;
-    if (centre <= 0) return {0, 0, 1.0f, 0.0f};
-    const int64_t first = centre / unit;
+    const int64_t center = 2 * position + 1 - factor;
+    if (center <= 0) return {0, 0, 1.0f, 0.0f};
+    const int64_t first = center / unit;
     if (first >= low_side - 1) return {low_side - 1, low_side - 1, 1.0f, 0.0f};
-    const float weight = static_cast<float>(centre % unit) / static_cast<float>(unit);
+    const float weight = static_cast<float>(center % unit) / static_cast<float>(unit);
     return {first, first + 1, 1.0f - weight, weight};
   }
 

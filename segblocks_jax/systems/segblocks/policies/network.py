@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.models import TorchNames
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, scope
 
 _STRIDE = 32
@@ -21,6 +22,14 @@ class PolicyNet(nnx.Module):
 
     Source: SegBlocks (arXiv 2011.12025), section 3.4; 216,193 parameters.
     """
+
+    torch_names = TorchNames(
+        "policy.policy_net.",
+        (
+            (r"^convs\.(\d+)\.", lambda m: f"layers.{3 * int(m[1])}."),
+            (r"^norms\.(\d+)\.", lambda m: f"layers.{3 * int(m[1]) + 1}."),
+        ),
+    )
 
     def __init__(self, block_size: int, *, features: int = 64, rngs: nnx.Rngs) -> None:
         """For blocks of `block_size` image pixels, a multiple of 32."""

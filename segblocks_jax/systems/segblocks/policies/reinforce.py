@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.models import TorchNames
 from segblocks_jax.nn import uniform
 from segblocks_jax.systems.segblocks.policies.network import PolicyNet
 from segblocks_jax.systems.segblocks.policies.policy import Policy
@@ -21,6 +22,7 @@ class Reinforce(Policy):
     """
 
     learned = True
+    torch_names = TorchNames("policy.")
 
     def __init__(self, block_size: int, target: float, *, rngs: nnx.Rngs) -> None:
         """Builds the network with random weights."""

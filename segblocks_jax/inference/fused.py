@@ -1,0 +1,109 @@
+"""FusedNet: any network of this library's layers for inference, on packed pixel lists.
+
+The calls of its layers are recorded once, and a convolution takes what follows it into its epilogue:
+norm, shortcut and activation; where a layer behind normalizes first, a second output takes that norm,
+too. The same program runs blocks and, as one unit per image, the dense network.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array
+
+from segblocks_jax.blocks import DualRes
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.inference.fusion import Planner
+from segblocks_jax.inference.layout import BlockLayout, ImageLayout
+from segblocks_jax.inference.steps import Pixels, State, Step, registered
+from segblocks_jax.models import Network
+from segblocks_jax.nn.recording import Call, record_calls
+from segblocks_jax.nn.regions import Maps
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.checks import no_type_check
+
+_SIDE = 256  # Of the image that calls are recorded on; its size plays no part in them.
+
+
+@registered
+@no_type_check
+class FusedNet:
+    """A network for inference: its `__call__` in evaluation mode, faster, without gradients.
+
+    Differs from the network by rounding only. Build it with `fuse`; under `jax.jit` it is an argument
+    like any other.
+
+    Attributes:
+        steps: in order; the last one's output is the network's.
+    """
+
+    steps: tuple[Step, ...]
+
+    def __call__(self, x: Maps) -> Maps:
+        """Normalized image, or blocks of it -> what the network gives."""
+        state = _state(x)
+        for step in self.steps:
+            step.run(state)
+        return state.features(self.steps[-1].output)
+
+    def parts(self, x: Maps) -> Iterator[tuple[str, Pixels]]:
+        """Names and results, as pixel lists, of the network's parts (`nn.scope`) as they are computed."""
+        state = _state(x)
+        for part, steps in itertools.groupby(self.steps, lambda step: step.part):
+            for step in steps:
+                step.run(state)
+            yield part, state.latest
+
+
+def fuse(net: Network, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
+    """Prepares a network for inference: folds its running statistics, packs its kernels.
+
+    Args:
+        net: built of the layers in `segblocks_jax.nn`, in evaluation mode; it keeps its weights.
+        dtype: of kernels and activations, "float32" or "bfloat16"; the input must have it.
+
+    Raises:
+        InvalidInputError: the network pads blocks otherwise than by BlockPad, or computes features by what is
+            no layer.
+    """
+    _check_padding(net)
+    return FusedNet(tuple(Planner(*_record(net), dtype).steps()))
+
+
+def pays(net: Network) -> bool:
+    """Whether `fuse` takes the network and makes it faster here: on CPUs, with compiled handlers.
+
+    On GPUs it has not been measured.
+    """
+    if jax.default_backend() != "cpu" or extension.resolve() != "ffi":
+        return False
+    try:
+        _check_padding(net)
+        Planner(*_record(net))
+    except InvalidInputError:
+        return False
+    return True
+
+
+def _check_padding(net: Network) -> None:
+    padding = getattr(getattr(net, "semantics", None), "padding", "block")
+    if padding != "block":
+        raise InvalidInputError(
+            f"fuse: semantics.padding is {padding!r}; a fused network finds its neighbors by index and has only"
+            " 'block'; serve it with execution='plain'"
+        )
+
+
+def _record(net: Network) -> tuple[list[Call], Array, Any]:
+    net = nnx.clone(net)
+    net.eval()
+    return record_calls(net, (1, _SIDE, _SIDE, 3))
+
+
+def _state(x: Any) -> State:
+    if isinstance(x, DualRes):
+        return State(x.pixels, BlockLayout(x.grid, x.block_size))
+    n, h, w, channels = x.shape
+    return State(x.reshape(-1, channels), ImageLayout((n, h, w)))

@@ -1,0 +1,73 @@
+"""What networks are: how they are called, made, and named in PyTorch."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from segblocks_jax.nn import BlockOptions
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A module that gives logits of an image, and of its blocks.
+
+    The sides of blocks that it takes follow from its layers: see `segblocks_jax.nn.block_multiple`.
+
+    Attributes:
+        num_classes: of the logits.
+        semantics: how it runs in blocks.
+        output_stride: side of the image over that of the logits.
+    """
+
+    num_classes: int
+    semantics: BlockOptions
+    output_stride: int
+
+    def __call__(self, x: Any) -> Any:
+        """Normalized image (n, h, w, 3), or a `DualRes` of it -> logits, of the same kind."""
+
+    def eval(self) -> None:
+        """Puts all layers in evaluation mode, as every `flax.nnx.Module` does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkEntry:
+    """What `create_model` knows of a network.
+
+    Attributes:
+        options: a dataclass of what can be chosen; its defaults are as published.
+        create: ``create(num_classes, options, semantics=..., rngs=...)`` gives the network.
+    """
+
+    options: type[Any]
+    create: Callable[..., Network]
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """What can be chosen."""
+        return tuple(field.name for field in dataclasses.fields(self.options))
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchNames:
+    """What a module's weights are called in PyTorch checkpoints; its class attribute `torch_names`.
+
+    The innermost module with names decides. `segblocks_jax.interop` renames the arrays of all layers alike.
+
+    Attributes:
+        place: of the module in a whole checkpoint, with a dot at its end.
+        renames: patterns, and their replacements, of the path below the module, such as
+            `levels.0.conv.kernel`; the first match of each applies.
+        unused: pattern of names behind `place` that the module has no use for.
+    """
+
+    place: str
+    renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
+    unused: str | None = None
+
+    def passes_over(self, name: str) -> bool:
+        """Whether a name of a whole checkpoint is one that the module has no use for."""
+        if self.unused is None or not name.startswith(self.place):
+            return False
+        return re.match(self.unused, name.removeprefix(self.place)) is not None

@@ -1,0 +1,158 @@
+"""Fused networks: what convolutions take into their epilogues, against the networks as they are."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import segblocks_jax as sb
+from segblocks_jax import nn
+from segblocks_jax.inference.fused import fuse, pays
+from segblocks_jax.inference.steps import ConvStep, LayerStep, PointwiseStep
+
+MASK = np.array([[[True, False], [False, True]]])
+
+
+def randomized(net):
+    """Norms whose statistics and parameters are not the initial ones."""
+    keys = iter(jax.random.split(jax.random.key(0), 1000))
+    for _, part in nnx.iter_graph(net):
+        if isinstance(part, nn.BatchNorm):
+            for variable, low, high in (
+                (part.scale, 0.5, 1.5),
+                (part.bias, -0.5, 0.5),
+                (part.mean, -0.5, 0.5),
+                (part.var, 0.5, 1.5),
+            ):
+                shape = variable[...].shape
+                variable[...] = jax.random.uniform(next(keys), shape, minval=low, maxval=high)
+    net.eval()
+    return net
+
+
+class Patterns(nnx.Module):
+    """Calls in the orders that networks make them, and in some that no convolution may take."""
+
+    def __init__(self, pattern, *, rngs):
+        self.semantics = sb.BlockOptions()
+        self.first = nn.Conv(3, 8, 3, use_bias=True, rngs=rngs)
+        self.second = nn.Conv(8, 8, 3, rngs=rngs)
+        self.third = nn.Conv(8, 8, (1, 3), use_bias=True, rngs=rngs)
+        self.depthwise = nn.Conv(8, 8, 3, groups=8, rngs=rngs)
+        self.grouped = nn.Conv(8, 8, 3, groups=2, rngs=rngs)
+        norm = functools.partial(nn.BatchNorm, 8, momentum=0.1, semantics=self.semantics)
+        self.norm, self.other = norm(), norm()
+        self.pattern = pattern
+
+    def __call__(self, x):
+        return getattr(self, self.pattern)(self.first(x))
+
+    def bias_then_norm_then_relu6(self, x):
+        return nn.pointwise(jax.nn.relu6, self.norm(x))
+
+    def two_norms(self, x):
+        return self.other(self.norm(x))
+
+    def relu_before_norm(self, x):
+        return self.norm(nn.pointwise(jax.nn.relu, x))
+
+    def twice_itself(self, x):
+        return nn.pointwise(jnp.add, x, x)
+
+    def shortcut_before(self, x):
+        return nn.pointwise(jax.nn.relu, nn.pointwise(jnp.add, self.norm(self.second(x)), x))
+
+    def shortcut_behind(self, x):
+        y = self.norm(self.second(x))
+        return nn.pointwise(jnp.add, self.other(self.third(x)), y)
+
+    def relu_of_a_sum_and_the_sum(self, x):
+        y = nn.pointwise(jnp.add, self.second(x), x)
+        return nn.pointwise(jnp.add, self.third(nn.pointwise(jax.nn.relu, self.norm(y))), y)
+
+    def norm_of_a_sum_alone(self, x):
+        y = nn.pointwise(jnp.add, self.second(x), x)
+        return self.third(nn.pointwise(jax.nn.relu, self.norm(y)))
+
+    def two_readers_of_a_norm(self, x):
+        y = self.norm(self.second(x))
+        return nn.pointwise(jnp.add, nn.pointwise(jax.nn.relu, y), y)
+
+    def sum_with_what_comes_later(self, x):
+        y = self.second(x)
+        return nn.pointwise(
+            jnp.add, y, nn.pointwise(jnp.tanh, self.third(nn.pointwise(jnp.sin, x)))
+        )
+
+    def depthwise_and_groups(self, x):
+        x = nn.pointwise(jax.nn.relu, self.norm(self.depthwise(x)))
+        return nn.pointwise(jax.nn.relu, self.other(self.grouped(x)))
+
+    def pooled_and_enlarged(self, x):
+        x = nn.max_pool(nn.pointwise(jax.nn.relu, x), 2, 2, 0)
+        x = nn.on_full_image(
+            lambda image: image - image.mean((1, 2), keepdims=True), x, self.semantics
+        )
+        return self.norm(nn.upsample2(x, self.semantics))
+
+
+PATTERNS = [name for name in vars(Patterns) if not name.startswith("_")]
+NETWORKS = {
+    **{name: functools.partial(Patterns, name) for name in PATTERNS},
+    "swiftnet_rn18": lambda rngs: sb.create_model("swiftnet_rn18", 5, width=8, features=12, rngs=rngs),
+    "swiftnet_rn50": lambda rngs: sb.create_model("swiftnet_rn50", 5, width=4, features=12, rngs=rngs),
+    "lrnnet": lambda rngs: sb.create_model(
+        "lrnnet", 5, width=8, features=8, dilations=(1, 2), rngs=rngs
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equals_the_network_on_images_and_on_blocks(name):
+    net = randomized(NETWORKS[name](rngs=nnx.Rngs(0)))
+    fused = fuse(net)
+    side = 16 if name in PATTERNS else 128
+    image = jax.random.normal(jax.random.key(1), (1, 2 * side, 2 * side, 3))
+    graph, state = nnx.split(net)
+
+    @jax.jit
+    def both(state, fused, image):
+        blocks = sb.split(image, MASK, num_high=2)
+        plain = nnx.merge(graph, state)
+        return (plain(image), plain(blocks).pixels), (fused(image), fused(blocks).pixels)
+
+    for expected, got in zip(*both(state, fused, image), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5 * np.std(expected))
+
+
+def test_convolutions_of_a_resnet_take_everything_around_them():
+    net = sb.create_model("swiftnet_rn18", 5, width=8, features=12, rngs=nnx.Rngs(0))
+    fused = fuse(net)
+    parts = nnx.iter_graph((net.backbone, net.upsample, net.logits))
+    convs = [part for _, part in parts if isinstance(part, nn.Conv)]
+    steps = [step for step in fused.steps if isinstance(step, ConvStep)]
+    assert len(steps) == len(convs)
+    assert not any(isinstance(step, PointwiseStep) for step in fused.steps)
+    assert sum(isinstance(step, LayerStep) for step in fused.steps) == 1  # The pyramid.
+    # Three stages and three sums in the decoder are read by a norm; of the sums nothing else is.
+    assert [step.keep for step in steps if step.second is not None] == [True] * 3 + [False] * 3
+    assert len({step.part for step in fused.steps}) > 8
+
+
+class Foreign(Patterns):
+    """Features from what is no layer."""
+
+    def __call__(self, x):
+        return self.second(jnp.tanh(self.first(x)) if isinstance(x, jax.Array) else self.first(x))
+
+
+def test_what_is_no_layer_is_found():
+    net = Foreign("", rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"computed by what is no layer .*pointwise or nn\.on_full_image"
+    ):
+        fuse(net)
+    assert not pays(net)

@@ -1,0 +1,192 @@
+// Checks of the operations on rows found by index: indexed_conv, max_pool, upsample2.
+
+#include <string>
+
+#include "bindings/checker.h"
+#include "bindings/checks.h"
+
+namespace segblocks::bindings {
+namespace {
+
+class UnitChecker : public Checker {
+ public:
+  using Checker::Checker;
+
+  bool input(const RowOperands& o, IndexedRows* rows, Units* units) {
+    if (!rank("rows", o.rows, 2, "(r, c)") || !rank("means", o.means, 2, "(g, q)") ||
+        !dtype("means", o.means, ffi::S32) || !patches("high", o.high, &units->high) ||
+        !patches("low", o.low, &units->low) || !shape("counts", o.counts, {2}) ||
+        !dtype("counts", o.counts, ffi::S32)) {
+      return false;
+    }
+    const auto r = o.rows.dimensions();
+    const auto g = o.means.dimensions();
+    if (g[0] > 0 && g[1] < 1) return fail("means", "shape " + shape_text(g), "q >= 1 where g > 0");
+    if (!shape("halos", o.halos, {g[0], r[1]}) || !element("rows", o.rows, &rows->element, false) ||
+        !same_element("halos", o.halos, "rows", o.rows)) {
+      return false;
+    }
+    units->counts = o.counts.typed_data<int32_t>();
+    rows->num_rows = r[0];
+    rows->channels = r[1];
+    rows->num_halos = g[0];
+    rows->halo_reads = g[1];
+    rows->rows = o.rows.untyped_data();
+    rows->means = o.means.typed_data<int32_t>();
+    rows->halos = o.halos.untyped_data();
+    return true;
+  }
+
+  bool window(const char* height_name, int64_t height, const char* width_name, int64_t width,
+              int64_t stride, const Units& units, Window* window) {
+    *window = {height, width, stride};
+    return range(height_name, height, 1, kMaxSide) && range(width_name, width, 1, kMaxSide) &&
+           range("stride", stride, 1, kMaxSide) && at_least("high", units.high, height, width) &&
+           at_least("low", units.low, height, width);
+  }
+
+  // Whether the weights are transformed, which all but them must allow.
+  bool winograd(int64_t attribute, IndexedConvCall* call) {
+    if (!range("winograd", attribute, 0, 1)) return false;
+    call->winograd = attribute == 1;
+    const Window& window = call->window;
+    return !call->winograd ||
+           (window.height == 3 && window.width == 3 && window.stride <= 2 && !call->depthwise &&
+            call->input.element == Element::kFloat32) ||
+           fail("winograd", "1", "0 for all but float32, one group, 3 x 3, stride 1 or 2");
+  }
+
+  // Units, if there are any, must have patches of at least this size.
+  bool at_least(const char* name, const UnitPatches& patches, int64_t height, int64_t width) {
+    return patches.capacity == 0 || (patches.height >= height && patches.width >= width) ||
+           fail(name,
+                "patches of " + std::to_string(patches.height) + " x " +
+                    std::to_string(patches.width),
+                "at least " + std::to_string(height) + " x " + std::to_string(width));
+  }
+
+  // A buffer of the rows' dtype with a row for every output row, or with none: then null.
+  template <typename Data>
+  bool optional_rows(const char* name, ffi::AnyBuffer buffer, ffi::AnyBuffer like, int64_t rows,
+                     int64_t features, Data** data) {
+    *data = nullptr;
+    if (!same_element(name, buffer, "rows", like)) return false;
+    const auto d = buffer.dimensions();
+    const bool absent = d.size() == 2 && d[0] == 0 && d[1] == features;
+    if (absent && rows > 0) return true;
+    *data = buffer.untyped_data();
+    return shape(name, buffer, {rows, features});
+  }
+
+  // A float32 for every feature, or none at all: then null.
+  bool optional_vector(const char* name, ffi::AnyBuffer buffer, int64_t features,
+                       const float** data) {
+    *data = nullptr;
+    if (!dtype(name, buffer, ffi::F32)) return false;
+    if (buffer.dimensions().size() == 1 && buffer.dimensions()[0] == 0) return true;
+    *data = buffer.typed_data<float>();
+    return shape(name, buffer, {features});
+  }
+
+  // scale2 and bias2: both or none.
+  bool second_affine(ffi::AnyBuffer scale2, ffi::AnyBuffer bias2, int64_t features,
+                     const float** scale_data, const float** bias_data) {
+    return optional_vector("scale2", scale2, features, scale_data) &&
+           optional_vector("bias2", bias2, features, bias_data) &&
+           ((*scale_data == nullptr) == (*bias_data == nullptr) ||
+            fail("bias2", "shape " + shape_text(bias2.dimensions()),
+                 "shape " + shape_text(scale2.dimensions()) + " like argument 'scale2'"));
+  }
+
+ private:
+  bool patches(const char* name, ffi::AnyBuffer buffer, UnitPatches* patches) {
+    if (!rank(name, buffer, 3, "(m, h, w)") || !dtype(name, buffer, ffi::S32)) return false;
+    const auto d = buffer.dimensions();
+    *patches = {d[0], d[1], d[2], buffer.typed_data<int32_t>()};
+    return true;
+  }
+};
+
+}  // namespace
+
+ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedConvCall* call) {
+  UnitChecker check(operation);
+  if (!check.input(o.input, &call->input, &call->units) ||
+      !check.window("kh", o.kh, "kw", o.kw, o.stride, call->units, &call->window) ||
+      !check.range("activation", o.activation, 0, 2) || !check.rank("out", o.out, 2, "(p, k)")) {
+    return check.error();
+  }
+  const int64_t channels = call->input.channels;
+  const int64_t features = o.out.dimensions()[1];
+  call->activation = static_cast<Activation>(o.activation);
+  call->features = features;
+  call->depthwise = o.groups != 1;
+  if (call->depthwise && (o.groups != channels || features != channels)) {
+    check.fail("groups",
+               std::to_string(o.groups) + " of " + std::to_string(channels) + " input and " +
+                   std::to_string(features) + " output channels",
+               "1, or one channel a group, in and out");
+    return check.error();
+  }
+  const ffi::AnyBuffer rows = o.input.rows;
+  if (!check.winograd(o.winograd, call) ||
+      !check.same_element("weights", o.weights, "rows", rows)) {
+    return check.error();
+  }
+  call->weights = o.weights.untyped_data();
+  const int64_t taps = call->taps();
+  const int64_t outputs = max_output_rows(*call);
+  if (!(call->depthwise
+            ? check.shape("weights", o.weights, {taps, channels})
+            : check.shape("weights", o.weights,
+                          {call->panels(), taps * channels, IndexedConvCall::kPanel})) ||
+      !check.optional_vector("scale", o.scale, features, &call->scale) ||
+      !check.optional_vector("bias", o.bias, features, &call->bias) ||
+      !check.second_affine(o.scale2, o.bias2, features, &call->scale2, &call->bias2) ||
+      !check.optional_rows("residual", o.residual, rows, outputs, features, &call->residual) ||
+      !check.optional_rows("out", o.out, rows, outputs, features, &call->out) ||
+      !check.optional_rows("out2", o.out2, rows, outputs, features, &call->out2)) {
+    return check.error();
+  }
+  if (call->empty()) return ffi::Error::Success();
+  if ((call->out2 == nullptr) != (call->scale2 == nullptr)) {
+    check.fail("out2", "shape " + shape_text(o.out2.dimensions()),
+               "rows where scale2 and bias2 are given, and none where they are not");
+  } else if (call->out == nullptr && call->out2 == nullptr) {
+    check.fail("out", "shape " + shape_text(o.out.dimensions()),
+               "rows in at least one of the results out and out2");
+  }
+  return check.error();
+}
+
+ffi::Error check(const char* operation, const MaxPoolOperands& o, MaxPoolCall* call) {
+  UnitChecker check(operation);
+  if (check.input(o.input, &call->input, &call->units) &&
+      check.window("window", o.window, "window", o.window, o.stride, call->units, &call->window) &&
+      check.same_element("out", o.out, "rows", o.input.rows) &&
+      check.shape("out", o.out, {max_output_rows(*call), call->input.channels})) {
+    call->out = o.out.untyped_data();
+  }
+  return check.error();
+}
+
+ffi::Error check(const char* operation, const Upsample2Operands& o, Upsample2Call* call) {
+  UnitChecker check(operation);
+  if (!check.input(o.input, &call->input, &call->units) ||
+      !check.at_least("high", call->units.high, 2, 2) ||
+      !check.at_least("low", call->units.low, 2, 2)) {
+    return check.error();
+  }
+  const int64_t channels = call->input.channels;
+  const int64_t outputs = max_output_rows(*call);
+  if (check.optional_rows("residual", o.residual, o.input.rows, outputs, channels,
+                          &call->residual) &&
+      check.second_affine(o.scale2, o.bias2, channels, &call->scale2, &call->bias2) &&
+      check.same_element("out", o.out, "rows", o.input.rows) &&
+      check.shape("out", o.out, {outputs, channels})) {
+    call->out = o.out.untyped_data();
+  }
+  return check.error();
+}
+
+}  // namespace segblocks::bindings

@@ -1,0 +1,143 @@
+// An indexed convolution on tensor cores: a persistent loop over tiles, each one an implicit matrix
+// product with several stages of loads in flight.
+
+#ifndef SEGBLOCKS_CUDA_INDEXED_CONV_GEMM_CUH_
+#define SEGBLOCKS_CUDA_INDEXED_CONV_GEMM_CUH_
+
+#include <cstdint>
+#include <cute/tensor.hpp>
+
+#include "cuda/epilogue.cuh"
+#include "cuda/indexed_conv_tile.cuh"
+
+namespace segblocks::cuda {
+
+// Sums up a tile's products: sums += rows * weights.
+template <class Tile, class Machine, class Sums>
+__device__ void multiply(RowLoad<Tile, Machine>& row_load, WeightLoad<Tile, Machine>& weight_load,
+                         typename Tile::Element* rows, typename Tile::Element* weights,
+                         int32_t stages, int thread, Sums& sums) {
+  using namespace cute;
+  const auto load = [&](int32_t k) {
+    if (k < stages) {
+      row_load.load(k % Tile::kStages);
+      weight_load.load(k % Tile::kStages);
+    }
+    Machine::commit();  // Empty ones, too: the waits count them.
+  };
+
+  const Tensor shared_rows = make_tensor(make_smem_ptr(rows), typename Tile::Rows{});
+  const Tensor shared_weights = make_tensor(make_smem_ptr(weights), typename Tile::Weights{});
+  const typename Tile::template Mma<Machine> mma;
+  const auto mine = mma.get_thread_slice(thread);
+  Tensor a = mine.partition_fragment_A(shared_rows(_, _, 0));
+  Tensor b = mine.partition_fragment_B(shared_weights(_, _, 0));
+  const auto copy_a =
+      make_tiled_copy_A(Copy_Atom<typename Machine::LoadRows, typename Tile::Element>{}, mma);
+  const auto copy_b =
+      make_tiled_copy_B(Copy_Atom<typename Machine::LoadWeights, typename Tile::Element>{}, mma);
+  const auto thread_a = copy_a.get_thread_slice(thread);
+  const auto thread_b = copy_b.get_thread_slice(thread);
+  const Tensor from_a = thread_a.partition_S(shared_rows);
+  const Tensor from_b = thread_b.partition_S(shared_weights);
+  Tensor to_a = thread_a.retile_D(a);
+  Tensor to_b = thread_b.retile_D(b);
+  const auto fetch = [&](int32_t stage, int step) {
+    copy(copy_a, from_a(_, _, step, stage), to_a(_, _, step));
+    copy(copy_b, from_b(_, _, step, stage), to_b(_, _, step));
+  };
+  constexpr int kSteps = Tile::kDepth / 16;
+
+  CUTE_NO_UNROLL
+  for (int k = 0; k < Tile::kStages - 1; ++k) load(k);
+  Machine::template wait<Tile::kStages - 2>();
+  Machine::sync();
+  fetch(0, 0);
+
+  CUTE_NO_UNROLL
+  for (int32_t k = 0; k < stages; ++k) {
+    CUTE_UNROLL
+    for (int step = 0; step < kSteps; ++step) {
+      if (step == kSteps - 1) {
+        // Stage k is read; stage k + 1 has to be there.
+        Machine::template wait<Tile::kStages - 2>();
+        Machine::sync();
+      }
+      // Behind the last stage this reads what is not used.
+      fetch((step < kSteps - 1 ? k : k + 1) % Tile::kStages, (step + 1) % kSteps);
+      // Behind the barrier that has freed the stage of k - 1.
+      if (step == 0) load(k + Tile::kStages - 1);
+      gemm(mma, a(_, _, step), b(_, _, step), sums);
+    }
+  }
+  // Behind every read of the stages, whose memory is used again. All copies have been waited for.
+  Machine::sync();
+}
+
+// Writes the live rows of a tile from its sums in shared memory, kWidth channels at once.
+template <class Tile, int kWidth>
+__device__ void write_tile(const TileConvolution& call, const float* sums, int32_t first_row,
+                           int32_t end_row, int32_t first_column, int thread) {
+  constexpr int kChunks = Tile::kColumns / kWidth;
+  constexpr int kStep = Tile::kThreads / kChunks;
+  const int column = thread % kChunks * kWidth;
+  if (first_column + column >= call.epilogue.features) return;
+  const Finish<__nv_bfloat16, kWidth> finish(call.epilogue, first_column + column);
+#pragma unroll 2
+  for (int row = thread / kChunks; row < Tile::kRows; row += kStep) {
+    if (first_row + row >= end_row) break;
+    constexpr int kLoad = kWidth % 4 == 0 ? 4 : 1;
+    float values[kWidth];
+#pragma unroll
+    for (int k = 0; k < kWidth; k += kLoad) {
+      const auto part = load<float, kLoad>(sums + typename Tile::Sums{}(row, column + k));
+#pragma unroll
+      for (int i = 0; i < kLoad; ++i) values[k + i] = part.values[i];
+    }
+    finish.write(first_row + row, values);
+  }
+}
+
+// What block `block` of `blocks` does. `shared`: Tile::kSharedBytes bytes.
+template <class Tile, class Machine>
+__device__ void convolve(const TileConvolution& call, char* shared, int thread, int32_t block,
+                         int32_t blocks) {
+  auto* rows = reinterpret_cast<typename Tile::Element*>(shared);
+  auto* weights = reinterpret_cast<typename Tile::Element*>(shared + Tile::kRowBytes);
+  auto* origins = reinterpret_cast<WindowOrigin*>(shared + Tile::kRowBytes + Tile::kWeightBytes);
+  auto* sums = reinterpret_cast<float*>(shared);
+
+  const LiveRows live = call.tables.live();
+  const int32_t across = (call.epilogue.features + Tile::kColumns - 1) / Tile::kColumns;
+  const int32_t tiles = (live.all + Tile::kRows - 1) / Tile::kRows * across;
+  const int32_t stages = (call.terms + Tile::kDepth - 1) / Tile::kDepth;
+  for (int32_t tile = block; tile < tiles; tile += blocks) {
+    const int32_t first_row = tile / across * Tile::kRows;
+    const int32_t first_column = tile % across * Tile::kColumns;
+    // Rows behind the last one are computed from it, and not written.
+    origins[thread] = call.tables.origin(live, min_int32(first_row + thread, live.all - 1));
+    Machine::sync();
+
+    RowLoad<Tile, Machine> row_load(call, rows, origins, thread);
+    WeightLoad<Tile, Machine> weight_load(call, weights, first_column, thread);
+    const typename Tile::template Mma<Machine> mma;
+    auto accumulators = cute::partition_fragment_C(
+        mma, cute::Shape<cute::Int<Tile::kRows>, cute::Int<Tile::kColumns>>{});
+    cute::clear(accumulators);
+    multiply(row_load, weight_load, rows, weights, stages, thread, accumulators);
+
+    const auto tile_sums = cute::make_tensor(cute::make_smem_ptr(sums), typename Tile::Sums{});
+    auto my_sums = mma.get_thread_slice(thread).partition_C(tile_sums);
+    cute::copy(cute::AutoVectorizingCopyWithAssumedAlignment<64>{}, accumulators, my_sums);
+    Machine::sync();
+    if (call.wide_output) {
+      write_tile<Tile, Tile::kChunk>(call, sums, first_row, live.all, first_column, thread);
+    } else {
+      write_tile<Tile, 1>(call, sums, first_row, live.all, first_column, thread);
+    }
+  }
+}
+
+}  // namespace segblocks::cuda
+
+#endif  // SEGBLOCKS_CUDA_INDEXED_CONV_GEMM_CUH_

@@ -1,0 +1,193 @@
+// The 32-bit index arithmetic of the CUDA kernels of indexed operations.
+
+#ifndef SEGBLOCKS_CUDA_WINDOW_TABLES_H_
+#define SEGBLOCKS_CUDA_WINDOW_TABLES_H_
+
+#include <cstdint>
+#include <limits>
+
+#include "segblocks/calls.h"
+#include "segblocks/macros.h"
+
+namespace segblocks {
+
+SEGBLOCKS_HD int32_t min_int32(int32_t a, int32_t b) { return a < b ? a : b; }
+
+// The position of an output row's window in the table of its size of units. A position in the low
+// units' table is kept as its complement, so that the sign tells the table.
+using WindowOrigin = int32_t;
+
+// The output rows that are live, high ones first.
+struct LiveRows {
+  int32_t high;
+  int32_t all;
+};
+
+// Finds, for an output row, the indices of the rows that its window covers.
+struct WindowTables {
+  struct Size {
+    int32_t capacity;
+    int32_t patch_area;
+    int32_t patch_width;
+    int32_t map_area;  // Of the outputs of a unit; 0 where its patch is smaller than the window.
+    int32_t map_width;
+    const int32_t* indices;
+  };
+
+  Size high;
+  Size low;
+  int32_t stride;
+  const int32_t* counts;
+
+  SEGBLOCKS_HD LiveRows live() const {
+    const int32_t rows = live_units(counts[0], high) * high.map_area;
+    return {rows, rows + live_units(counts[1], low) * low.map_area};
+  }
+
+  SEGBLOCKS_HD int32_t capacity() const {
+    return high.capacity * high.map_area + low.capacity * low.map_area;
+  }
+
+  // Of a live row.
+  SEGBLOCKS_HD WindowOrigin origin(const LiveRows& live, int32_t row) const {
+    return row < live.high ? position(high, row) : ~position(low, row - live.high);
+  }
+
+  // The index at (y, x) of a window, given as y * patch_width + x for both sizes of units.
+  SEGBLOCKS_HD int32_t index(WindowOrigin origin, int32_t in_high, int32_t in_low) const {
+    // One load, no branch: the rows of a tile differ.
+    const bool is_high = origin >= 0;
+    const int32_t* indices = is_high ? high.indices : low.indices;
+    return indices[is_high ? origin + in_high : ~origin + in_low];
+  }
+  SEGBLOCKS_HD int32_t index_at(WindowOrigin origin, int32_t y, int32_t x) const {
+    return index(origin, y * high.patch_width + x, y * low.patch_width + x);
+  }
+
+ private:
+  SEGBLOCKS_HD static int32_t live_units(int32_t count, const Size& size) {
+    return count < 0 ? 0 : min_int32(count, size.capacity);
+  }
+
+  SEGBLOCKS_HD int32_t position(const Size& size, int32_t row) const {
+    const int32_t unit = row / size.map_area;
+    const int32_t pixel = row - unit * size.map_area;
+    const int32_t y = pixel / size.map_width;
+    const int32_t x = pixel - y * size.map_width;
+    return unit * size.patch_area + (y * size.patch_width + x) * stride;
+  }
+};
+
+// Runs through the terms of a convolution's sum, ordered as (window row, window column, channel).
+struct TapWalk {
+  int32_t channel;
+  int32_t column;
+  int32_t tap;      // The window's pixels, row by row; its area or more: past the end.
+  int32_t in_high;  // For WindowTables::index.
+  int32_t in_low;
+
+  // Whether that led to another tap.
+  SEGBLOCKS_HD bool advance(int32_t terms, int32_t channels, int32_t window_width,
+                            const WindowTables& tables) {
+    const int32_t before = tap;
+    channel += terms;
+    while (channel >= channels) {
+      channel -= channels;
+      ++tap;
+      ++in_high;
+      ++in_low;
+      if (++column == window_width) {
+        column = 0;
+        in_high += tables.high.patch_width - window_width;
+        in_low += tables.low.patch_width - window_width;
+      }
+    }
+    return tap != before;
+  }
+};
+
+// Rows of channels by index. Indices out of range, -1 among them, stand for zeros.
+template <typename T>
+struct RowList {
+  const T* rows;
+  const T* halos;
+  int32_t num_rows;
+  uint32_t num_indices;
+  int32_t channels;
+
+  SEGBLOCKS_HD bool has(int32_t index) const { return static_cast<uint32_t>(index) < num_indices; }
+  // Of an index that the list has.
+  SEGBLOCKS_HD const T* row(int32_t index) const {
+    const bool given = index < num_rows;
+    const T* first = given ? rows : halos;
+    return first + static_cast<int64_t>(given ? index : index - num_rows) * channels;
+  }
+};
+
+template <typename T>
+RowList<T> row_list(const IndexedRows& input) {
+  constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
+  const int64_t indices = input.num_indices() < kMax ? input.num_indices() : kMax;
+  return {static_cast<const T*>(input.rows), static_cast<const T*>(input.halos),
+          static_cast<int32_t>(input.num_rows < kMax ? input.num_rows : kMax),
+          static_cast<uint32_t>(indices), static_cast<int32_t>(input.channels)};
+}
+
+inline WindowTables::Size table_size(const UnitPatches& patches, const UnitOutputs& map) {
+  return {static_cast<int32_t>(patches.capacity), static_cast<int32_t>(patches.area()),
+          static_cast<int32_t>(patches.width),    static_cast<int32_t>(map.area()),
+          static_cast<int32_t>(map.width),        patches.indices};
+}
+
+// The windows of a convolution or of a pooling.
+template <typename Call>
+WindowTables window_tables(const Call& call) {
+  const Units& units = call.units;
+  return {table_size(units.high, call.outputs(units.high)),
+          table_size(units.low, call.outputs(units.low)), static_cast<int32_t>(call.window.stride),
+          units.counts};
+}
+
+// For every inner pixel of a unit that is upsampled, its 3 x 3 neighborhood.
+inline WindowTables window_tables(const Upsample2Call& call) {
+  const auto size = [&](const UnitPatches& patches) {
+    const UnitOutputs map = call.outputs(patches);
+    return table_size(patches, {map.height / 2, map.width / 2});
+  };
+  return {size(call.units.high), size(call.units.low), 1, call.units.counts};
+}
+
+// The first of the four output rows of an inner pixel that is upsampled to 2 x 2; the pixels count
+// on over all live units, as the rows of `tables`.
+SEGBLOCKS_HD int32_t first_upsampled(const WindowTables& tables, const LiveRows& live,
+                                     int32_t pixel) {
+  const bool in_high = pixel < live.high;
+  const WindowTables::Size& size = in_high ? tables.high : tables.low;
+  const int32_t before = in_high ? 0 : live.high;
+  const int32_t unit = (pixel - before) / size.map_area;
+  const int32_t first = before + unit * size.map_area;
+  const int32_t y = (pixel - first) / size.map_width;
+  const int32_t x = pixel - first - y * size.map_width;
+  return 4 * first + 4 * y * size.map_width + 2 * x;
+}
+
+// Whether all of a call's positions fit the arithmetic of the kernels.
+template <typename Call>
+bool fits_int32(const Call& call) {
+  // Room for the last tile and for a step beyond the end.
+  constexpr int64_t kMax = std::numeric_limits<int32_t>::max() - (1 << 20);
+  const Units& units = call.units;
+  return units.high.capacity * units.high.area() <= kMax &&
+         units.low.capacity * units.low.area() <= kMax && max_output_rows(call) <= kMax &&
+         call.input.channels <= kMax && call.input.num_halos <= kMax;
+}
+// Whose sums have few enough terms, too.
+inline bool fits_int32(const IndexedConvCall& call) {
+  constexpr int64_t kMax = std::numeric_limits<int32_t>::max() - (1 << 20);
+  return fits_int32<IndexedConvCall>(call) && call.features <= kMax &&
+         call.window.area() <= kMax / (call.input.channels > 0 ? call.input.channels : 1);
+}
+
+}  // namespace segblocks
+
+#endif  // SEGBLOCKS_CUDA_WINDOW_TABLES_H_

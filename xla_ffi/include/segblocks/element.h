@@ -1,0 +1,14 @@
+#ifndef SEGBLOCKS_ELEMENT_H_
+#define SEGBLOCKS_ELEMENT_H_
+
+#include <cstdint>
+
+namespace segblocks {
+
+enum class Element { kFloat32, kBFloat16, kFloat16 };
+
+inline int64_t element_bytes(Element element) { return element == Element::kFloat32 ? 4 : 2; }
+
+}  // namespace segblocks
+
+#endif  // SEGBLOCKS_ELEMENT_H_
