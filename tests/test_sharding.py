@@ -14,7 +14,7 @@ import tiny
 from jax.sharding import Mesh
 
 from segblocks_jax import nn
-from segblocks_jax.systems.segblocks.step import AXIS
+from segblocks_jax.training.sharding import AXIS
 
 FOLDER = pathlib.Path(__file__).parent
 

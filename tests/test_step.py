@@ -15,7 +15,7 @@ from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.data import NORMALIZATION, normalize
 from segblocks_jax.nn.remat import rematerialization
 from segblocks_jax.systems.segblocks.resolution_gain import uniform_block_loss
-from segblocks_jax.systems.segblocks.step import AXIS
+from segblocks_jax.training.sharding import AXIS
 
 
 def mesh(devices):
