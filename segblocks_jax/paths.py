@@ -1,10 +1,11 @@
-"""Paths as people write them."""
+"""Paths as people write them, and folders that have to be writable."""
 
 import os
 import pathlib
 import re
+import tempfile
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InvalidInputError, UnwritableError
 
 
 def expand(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -25,3 +26,24 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     if unset and not os.path.lexists(expanded.partition("/")[0]):
         raise InvalidInputError(f"{text}: the variable {unset[0]} is not set")
     return pathlib.Path(expanded).absolute()
+
+
+def check_writable(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """The expanded path of a folder in which files can be written, or that can be made; makes nothing.
+
+    Raises:
+        UnwritableError: it can't be written; the text says what is in the way.
+    """
+    folder = expand(folder)
+    place = folder
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise UnwritableError(
+            f"{folder}: can't write here ({place}: {error.strerror}); give another folder"
+        ) from error
+    return folder

@@ -71,7 +71,7 @@ def test_a_sweep(end, code, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "sweep", ends)
     assert sweep.main([f"--runs={tmp_path}", "--sweep=a", "--no_report"]) == code
     assert sweep.main(["--runs=/dev/null/x", "--sweep=a"]) == 2
-    assert "can't be written" in capsys.readouterr().err
+    assert "can't write here" in capsys.readouterr().err
 
 
 def test_a_result_that_cannot_be_written_is_1_and_one_line(tmp_path, monkeypatch, capsys):

@@ -98,5 +98,5 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_the_work(tmp_path, m
     monkeypatch.setattr(Points, "build", full)
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UnwritableError, match=r"can't be written \(.*file: Not a directory\)"):
+        with pytest.raises(UnwritableError, match=r"can't write here \(.*file: Not a directory\)"):
             loop.train(Points(Config()), workdir)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from segblocks_jax.extras import extra
-from segblocks_jax.paths import expand
+from segblocks_jax.paths import check_writable, expand
 
 with extra("report", "the report"):
     from matplotlib.figure import Figure
@@ -38,7 +38,6 @@ from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import policy_type
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training.logging import read_log
-from segblocks_jax.whole_folder import check_writable
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

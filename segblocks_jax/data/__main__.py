@@ -13,8 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from segblocks_jax.extras import extra
-from segblocks_jax.paths import expand
-from segblocks_jax.whole_folder import check_writable
+from segblocks_jax.paths import check_writable, expand
 
 with extra("train", "a data set"):
     from PIL import Image

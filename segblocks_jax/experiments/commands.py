@@ -14,6 +14,7 @@ from segblocks_jax.data import images
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
+from segblocks_jax.paths import check_writable
 from segblocks_jax.progress import Progress
 from segblocks_jax.systems.segblocks import speed as timing
 from segblocks_jax.systems.segblocks.system import SegBlocks
@@ -23,7 +24,6 @@ from segblocks_jax.training.profiling import Profile
 from segblocks_jax.training.sharding import is_first
 from segblocks_jax.training.system import System
 from segblocks_jax.training.workdir import describe, load_modules
-from segblocks_jax.whole_folder import check_writable
 
 
 def train(system: System, workdir: pathlib.Path, profile: Profile | None = None) -> int:

@@ -16,7 +16,7 @@ import jax
 
 from segblocks_jax.errors import UserError
 from segblocks_jax.extras import extra
-from segblocks_jax.paths import expand
+from segblocks_jax.paths import check_writable, expand
 from segblocks_jax.structured_config import ConfigError
 
 with extra("train", "a sweep"):
@@ -27,7 +27,6 @@ with extra("train", "a sweep"):
     from segblocks_jax.experiments.runner import run_all
     from segblocks_jax.training.logging import write_json
     from segblocks_jax.training.preemption import EXIT_CODE, Preempted
-    from segblocks_jax.whole_folder import check_writable
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import pathlib
 import jax
 from flax import nnx
 
-from segblocks_jax.paths import expand
+from segblocks_jax.paths import check_writable, expand
 from segblocks_jax.training.checkpoint_manager import remove_unfinished
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.preemption import StopRequest
@@ -23,7 +23,6 @@ from segblocks_jax.training.workdir import (
     open_checkpoints,
     open_log,
 )
-from segblocks_jax.whole_folder import check_writable
 
 
 def train(system: System, workdir: pathlib.Path, profile: Profile | None = None) -> Evaluation:

@@ -5,8 +5,7 @@ import dataclasses
 
 from segblocks_jax.errors import UserError
 from segblocks_jax.extras import extra
-from segblocks_jax.paths import expand
-from segblocks_jax.whole_folder import check_writable
+from segblocks_jax.paths import check_writable, expand
 
 with extra("images", "drawing street scenes"):
     from segblocks_jax.data.street_scenes.files import SceneSet, write
