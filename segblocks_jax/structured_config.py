@@ -112,10 +112,9 @@ class Config:
 
     @classmethod
     def from_mapping(cls: type[C], mapping: Mapping[str, Any]) -> C:
-        """Builds the configuration from nested mappings, e.g. an `ml_collections.ConfigDict`.
+        """Builds the configuration from nested mappings, as a configuration file gives them.
 
-        Fields that are missing have their defaults, unless the mapping names a schema: then it is as for
-        `from_stored`.
+        Missing fields have their defaults. With a schema it is as for `from_stored`.
 
         Raises:
             ConfigError: an unknown field, a value of another type, or values that don't fit together.
@@ -158,12 +157,8 @@ class Config:
 def build(cls: Any, mapping: Mapping[str, Any], prefix: str = "", root: Any = None) -> Any:
     """Builds a dataclass of typed fields, which may be dataclasses themselves.
 
-    Args:
-        cls: the dataclass.
-        mapping: values by field; a field that is missing keeps its default. Lists become tuples and
-            integers floats where the field is one.
-        prefix: of the fields' names in errors.
-        root: the `Config` that it is a part of, which knows former names.
+    Lists become tuples and integers floats where the field is one. `prefix` stands before names in errors;
+    `root` is the `Config` that knows former names.
 
     Raises:
         ConfigError: an unknown field, a value of another type, or one that the dataclass refuses.

@@ -23,6 +23,7 @@ from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
 from segblocks_jax.systems.segblocks import callbacks, evaluation
+from segblocks_jax.systems.segblocks import system as system_module
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.sources import open_source
@@ -124,6 +125,7 @@ def test_a_run_that_goes_on_behind_its_profile_goes_on(trained, sources, tmp_pat
 def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
     class FirstBlockHigh(Engine):
         multiple = block_size = 64
+        devices = ()
 
         def __init__(self):
             pass
@@ -204,6 +206,29 @@ def test_many_sizes_compile_a_bounded_number_of_programs(sources, rng):
     valid = labels != 255
     assert result.scores.pixel_accuracy == (labels == predicted)[valid].mean()
     assert labels.size == sum(h * w for h, w in sizes)
+
+
+def test_evaluations_of_a_run_share_one_engine_on_all_devices(sources, monkeypatch):
+    made = []
+
+    def engine(*arguments, **options):
+        made.append(Engine(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(system_module, "Engine", engine)
+    settings = config("all_low", loop={"eval_batch_size": 1})
+    tried, fresh = (system(settings, *sources) for _ in range(2))
+    first = tried.build()
+    other = jax.tree.map(lambda x: -x, nnx.state(first))
+    second = nnx.merge(nnx.graphdef(first), other)
+    results = [tried.evaluate(first), tried.evaluate(second)]
+    assert len(made) == 1
+    assert made[0].devices == tuple(jax.local_devices()[:3])  # One for each batch.
+    assert made[0].compilations == 2 * 3
+    assert results[0].scores.pixel_accuracy != results[1].scores.pixel_accuracy
+    expected = evaluation.evaluate(fresh.engine(second), second, sources[1], settings)
+    np.testing.assert_array_equal(results[1].scores.class_iou, expected.scores.class_iou)
+    assert results[1].shares == expected.shares
 
 
 def predict(trained, source, output, **options):

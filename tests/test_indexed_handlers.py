@@ -146,12 +146,14 @@ WINOGRADS = {
 }
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", WINOGRADS)
 def test_conv_of_transformed_kernels(name: str, stride: int, rng: np.random.Generator) -> None:
     check(dataclasses.replace(WINOGRADS[name], stride=stride, winograd=True), "float32", rng)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CONVS)
 def test_conv(name: str, dtype: str, rng: np.random.Generator) -> None:
@@ -211,6 +213,7 @@ def test_winograd_keeps_nan_in_its_windows(stride: int, rng: np.random.Generator
         np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("window", "stride", "channels"), [(3, 2, 64), (2, 2, 7), (3, 1, 130)])
 def test_max_pool(
@@ -229,6 +232,7 @@ def test_max_pool(
     assert_close(out[: len(expected)], expected)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("channels", "extras"), [(128, ""), (19, "r"), (64, "r2"), (3, "2")])
 def test_upsample2(channels: int, extras: str, dtype: str, rng: np.random.Generator) -> None:
@@ -248,6 +252,7 @@ def test_upsample2(channels: int, extras: str, dtype: str, rng: np.random.Genera
     assert_close(out[: len(y)], np.maximum(y * scale2 + bias2, 0) if scale2.size else y)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("border", [0, 1, 2])
 @pytest.mark.parametrize(
     ("block", "factor", "padding"),

@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
+from segblocks_jax.systems.segblocks.loss import mean_and_std
 from segblocks_jax.systems.segblocks.policies import Reward, advantage
-from segblocks_jax.systems.segblocks.step import mean_and_std
 
 SHAPE = (2, 1, 2)
 ACTIONS = np.array(list(itertools.product([False, True], repeat=4))).reshape(-1, *SHAPE)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import pathlib
 import threading
 import time
@@ -124,31 +123,10 @@ def test_two_runners_on_one_folder_train_nothing_twice(tmp_path, monkeypatch):
     assert sorted(done) == sorted(configs)
 
 
-def hold(folder, ready):
-    with runner.lock(folder, wait=False) as mine:
-        assert mine
-        ready.set()
-        time.sleep(600)
-
-
-def test_the_lock_of_a_killed_runner_is_taken_over(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    other = context.Process(target=hold, args=(tmp_path, ready))
-    other.start()
-    try:
-        assert ready.wait(120)
-        with runner.lock(tmp_path, wait=False) as mine:
-            assert not mine
-    finally:
-        other.kill()
-        other.join()
-    with runner.lock(tmp_path, wait=True) as mine:
-        assert mine
-
-
-@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, RuntimeError])
-def test_a_run_that_fails_does_not_stop_the_others(error, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [ValueError, FileNotFoundError, RuntimeError, KeyError, ConfigError]
+)
+def test_a_run_that_fails_does_not_stop_the_others(error, tmp_path, monkeypatch, capsys):
     configs = {"bad": config(), "good": config()}
 
     def train(key, _, folder, data_dir):
@@ -158,8 +136,19 @@ def test_a_run_that_fails_does_not_stop_the_others(error, tmp_path, monkeypatch)
 
     monkeypatch.setattr(runner, "train_and_record", train)
     monkeypatch.setattr(runner.jax, "clear_caches", lambda: None)
-    assert runner.run_all(configs, tmp_path) == {"bad": f"{error.__name__}: no such thing"}
+    text = str(error("no such thing"))
+    assert runner.run_all(configs, tmp_path) == {"bad": f"{error.__name__}: {text}"}
+    assert ("Traceback" in capsys.readouterr().err) == (error is not ConfigError)
     assert (tmp_path / "runs" / "good" / runner.RECORD).is_file()
+
+
+def test_a_signal_stops_all_runs(tmp_path, monkeypatch):
+    def train(*_):
+        raise Preempted(3)
+
+    monkeypatch.setattr(runner, "train_and_record", train)
+    with pytest.raises(Preempted):
+        runner.run_all({"a": config(), "b": config()}, tmp_path)
 
 
 def test_a_sweep_that_is_stopped_has_the_tables_of_what_is_done(tmp_path, monkeypatch):

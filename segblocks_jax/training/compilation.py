@@ -1,24 +1,25 @@
-"""The executables of a training step: one a number of high blocks, compiled when first needed or ahead."""
+"""The executables of a training step, one per value of a static argument, compiled when needed or ahead."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 Report = Callable[[str], None]
+K = TypeVar("K")
 
 
-class Programs:
-    """Executables of a jitted function whose last argument, `num_high`, is static.
+class Programs(Generic[K]):
+    """Executables of a jitted function whose last argument is static.
 
     Attributes:
         function: the jitted function.
     """
 
-    def __init__(self, function: Any, names: Callable[[int | None], str], report: Report) -> None:
+    def __init__(self, function: Any, names: Callable[[K], str], report: Report) -> None:
         """Compiles nothing yet.
 
         Args:
@@ -28,30 +29,29 @@ class Programs:
                 cache had it.
         """
         self.function, self._names, self._report = function, names, report
-        self._programs: dict[int | None, jax.stages.Compiled] = {}
+        self._programs: dict[K, jax.stages.Compiled] = {}
 
     @property
-    def compiled(self) -> set[int | None]:
-        """The numbers of high blocks that there is an executable for."""
+    def compiled(self) -> set[K]:
+        """The static values that there is an executable for."""
         return set(self._programs)
 
-    def get(self, num_high: int | None, why: str, arguments: tuple) -> jax.stages.Compiled:
-        """The executable for a number of high blocks.
+    def get(self, static: K, why: str, arguments: tuple) -> jax.stages.Compiled:
+        """The executable for a static value.
 
         Args:
-            num_high: its number of high blocks; None for a network without blocks.
+            static: the value.
             why: it is needed, in words, should it not be there yet.
-            arguments: of the function, but for `num_high`; `jax.ShapeDtypeStruct` will do.
+            arguments: of the function, but for the last; `jax.ShapeDtypeStruct` will do.
         """
-        if num_high not in self._programs:
+        if static not in self._programs:
             began = time.monotonic()
             with _cache_hits() as hits:
-                lowered = self.function.lower(*arguments, num_high=num_high)
-                self._programs[num_high] = lowered.compile()
+                self._programs[static] = self.function.lower(*arguments, static).compile()
             source = "read from the compilation cache" if hits else "compiled"
             seconds = time.monotonic() - began
-            self._report(f"{source} {self._names(num_high)} in {seconds:.1f} s: {why}")
-        return self._programs[num_high]
+            self._report(f"{source} {self._names(static)} in {seconds:.1f} s: {why}")
+        return self._programs[static]
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from segblocks_jax.structured_config import (
     check,
     check_fields,
     field,
-    one_of,
 )
 
 _DECAY = Range("a decay from 0 to below 1", lambda x: 0 <= x < 1)
@@ -27,10 +26,6 @@ class OptimConfig:
         learning_rate, final_learning_rate: at the start and at the end.
         b1, b2: decay of Adam's moments.
         weight_decay: added to the gradient as ``weight_decay * parameter``.
-        backbone_multiplier: of the backbone's learning rate and decay; as published, 0.25 with
-            `model.pretrained` and 1 without.
-        policy_multiplier: of the policy's learning rate and decay.
-        loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
         accumulate: parts that a step's batch is run in, one after the other; see the system's step.
         sync_batch_norm: batch norms normalize by the images of all devices; False: each device by its own,
             and running statistics are the devices' mean.
@@ -43,9 +38,6 @@ class OptimConfig:
     b1: float = field(0.5, _DECAY)
     b2: float = field(0.999, _DECAY)
     weight_decay: float = field(1e-4, NOT_NEGATIVE)
-    backbone_multiplier: float = field(1.0, NOT_NEGATIVE)
-    policy_multiplier: float = field(1.0, NOT_NEGATIVE)
-    loss: str = field("cross_entropy", one_of(("cross_entropy", "bootstrapped")))
     accumulate: int = field(1, COUNT)
     sync_batch_norm: bool = True
 

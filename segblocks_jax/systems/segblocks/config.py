@@ -11,6 +11,7 @@ from segblocks_jax.nn import BlockOptions, scaled_multiple
 from segblocks_jax.ops.extension import IMPLEMENTATIONS
 from segblocks_jax.structured_config import (
     COUNT,
+    NOT_NEGATIVE,
     SHARE,
     Config,
     ConfigError,
@@ -139,6 +140,22 @@ class PolicyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SegBlocksOptimConfig(OptimConfig):
+    """The optimizer, and what is SegBlocks' own of it.
+
+    Attributes:
+        backbone_multiplier: of the backbone's learning rate and decay; as published, 0.25 with
+            `model.pretrained` and 1 without.
+        policy_multiplier: of the policy's learning rate and decay.
+        loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
+    """
+
+    backbone_multiplier: float = field(1.0, NOT_NEGATIVE)
+    policy_multiplier: float = field(1.0, NOT_NEGATIVE)
+    loss: str = field("cross_entropy", one_of(("cross_entropy", "bootstrapped")))
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig(Config):
     """Everything that defines a run.
 
@@ -163,7 +180,7 @@ class ExperimentConfig(Config):
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     policy: PolicyConfig = dataclasses.field(default_factory=PolicyConfig)
     semantics: BlockOptions = dataclasses.field(default_factory=BlockOptions)
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    optim: SegBlocksOptimConfig = dataclasses.field(default_factory=SegBlocksOptimConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:

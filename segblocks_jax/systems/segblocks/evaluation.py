@@ -1,8 +1,11 @@
 """Evaluation of a system on a data set: scores, operations, shares of high blocks, speed."""
 
+import collections
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -37,7 +40,7 @@ class Evaluation:
         gmacs: mean multiply-adds an image, padded as it ran, at the real grids, in 10^9, policy included;
             None for no images.
         high_fraction: mean share of blocks that ran high; None without blocks.
-        images_per_second: of one process: median over batches whose executable was compiled before, from
+        images_per_second: of one device: median over batches whose executable was compiled before, from
             images in host memory to labels in host memory; None where every batch compiled one.
         boundary_ratio: label-boundary density of high blocks over that of low blocks.
         images: number of images.
@@ -91,7 +94,7 @@ def evaluate(
 
     Images are padded to multiples of the block size, to at most `config.loop.eval_sizes` sizes; padding
     and the filling of the last batch count neither in the scores nor in the shares. Every process takes
-    its share of the batches, on one device, and all get the result of the whole set, whatever their number.
+    its share of the batches, on the engine's devices, and all get the result of the whole set, whatever their number.
 
     Args:
         engine: that serves the system.
@@ -102,28 +105,52 @@ def evaluate(
         seed: of random policies.
         on_batch: called after each batch of this process, e.g. for progress or pictures.
     """
-    masks = _OracleMasks(system, source, config) if config.policy.name == "oracle" else None
+    kind = config.policy.kind
+    masks = _OracleMasks(system, source, config) if kind and kind.needs_labels else None
     confusion = ConfusionTotal(len(source.table.classes), mesh=local_mesh())
     edges = BoundaryDensity(config.policy.block_size)
     macs: dict[tuple, tuple[float, float]] = {}
-    loop, shard = config.loop, (jax.process_index(), jax.process_count())
     rows: dict[int, _Row] = {}
-    batches = eval_batches(source, loop.eval_batch_size, engine.multiple, loop.eval_sizes, shard)
-    for i, batch in zip(itertools.count(*shard), batches, strict=False):
+
+    def serve(i: int, batch: EvalBatch) -> Segmentation:
         mask = None if masks is None else masks(batch, seed + i)
-        result = engine(batch.image, mode=mode, seed=seed + i, mask=mask)
-        assert result.labels is not None
-        confusion.update(batch.label, result.labels)
-        size = batch.image.shape[1:3]
-        if size not in macs:
-            macs[size] = _gmacs(system, size, config)
-        rows[i] = _Row.of(batch, result, macs[size], config.policy.block_size)
-        if result.mask is not None:
-            edges.add(batch.label[: batch.count], result.mask[: batch.count])
-        if on_batch is not None:
-            on_batch(batch, result)
+        return engine(batch.image, mode=mode, seed=seed + i, mask=mask)
+
+    with contextlib.closing(_served(engine, source, config, serve)) as served:
+        for i, batch, result in served:
+            assert result.labels is not None
+            confusion.update(batch.label, result.labels)
+            size = batch.image.shape[1:3]
+            if size not in macs:
+                macs[size] = _gmacs(system, size, config)
+            rows[i] = _Row.of(batch, result, macs[size], config.policy.block_size)
+            if result.mask is not None:
+                edges.add(batch.label[: batch.count], result.mask[: batch.count])
+            if on_batch is not None:
+                on_batch(batch, result)
     parts = gather((confusion.counts, rows, edges.counts))
     return _summary(parts, source.table.classes, in_blocks=engine.block_size is not None)
+
+
+def _served(
+    engine: Engine,
+    source: SegmentationSource,
+    config: ExperimentConfig,
+    serve: Callable[[int, EvalBatch], Segmentation],
+) -> Generator[tuple[int, EvalBatch, Segmentation], None, None]:
+    """This process's batches with their numbers and results, in order; one runs on each of the engine's devices."""
+    loop, shard = config.loop, (jax.process_index(), jax.process_count())
+    batches = eval_batches(source, loop.eval_batch_size, engine.multiple, loop.eval_sizes, shard)
+    running: collections.deque[tuple[int, EvalBatch, Future[Segmentation]]] = collections.deque()
+    workers = max(1, len(engine.devices))
+    with contextlib.closing(batches), ThreadPoolExecutor(workers) as pool:
+        for i, batch in zip(itertools.count(*shard), batches, strict=False):
+            running.append((i, batch, pool.submit(serve, i, batch)))
+            if len(running) == workers:
+                number, first, result = running.popleft()
+                yield number, first, result.result()
+        for number, first, result in running:
+            yield number, first, result.result()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +208,7 @@ def _gmacs(
     system: nnx.Dict, size: tuple[int, int], config: ExperimentConfig
 ) -> tuple[float, float]:
     """Of an image with all blocks low, and with all high."""
-    policy = system.policy if config.policy.name != "static" else None
+    policy = system.policy if "policy" in system else None
     size = scaled_size(size, config.model.input_scale)
     low, high = (
         count_macs(

@@ -37,33 +37,6 @@ _ADDED_IN_0: Fields = {
     "loop.wandb": None,
 }
 
-_SPEC_IN_0: Fields = {
-    "width": 64,
-    "features": None,
-    "dilations": None,
-    "mean": None,
-    "std": None,
-    "dataset": None,
-    "class_names": None,
-    "input_scale": 1.0,
-}
-_POLICY_IN_0: Fields = {
-    "name": "reinforce",
-    "block_size": 128,
-    "target": 0.4,
-    "threshold": None,
-    "bucket_step": 1 / 16,
-    "low_factor": 2,
-}
-_SEMANTICS_IN_0: Fields = {
-    "interpolation": "halo",
-    "batch_norm": "joint",
-    "low_upsampling": "bilinear",
-    "filling": "best",
-    "ignored": "excluded",
-    "padding": "block",
-}
-
 
 def from_0(fields: Fields) -> Fields:
     """A configuration before schemas: some fields had other names, some came later."""
@@ -87,9 +60,10 @@ def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spec_from_0(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """`ModelSpec.to_dict` before schemas: a field had another name, some came later or were left out."""
-    policy, semantics = spec.get("policy"), spec.get("semantics") or {}
+    """`ModelSpec.to_dict` before schemas: a field had another name, some came later."""
+    policy = spec.get("policy")
     if policy is not None:
-        renamed = {"quantise_step": "bucket_step"}
-        policy = _POLICY_IN_0 | {renamed.get(k, k): v for k, v in policy.items()}
-    return {**_SPEC_IN_0, **spec, "policy": policy, "semantics": _SEMANTICS_IN_0 | semantics}
+        policy = {{"quantise_step": "bucket_step"}.get(k, k): v for k, v in policy.items()}
+    semantics = {"padding": "block", **spec.get("semantics", {})}
+    added = {"dilations": None, "input_scale": 1.0}
+    return {**added, **spec, "policy": policy, "semantics": semantics}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import optax
 from flax import nnx
 
@@ -31,9 +32,6 @@ from segblocks_jax.training.compilation import Report
 from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.optimizer import Multipliers
 from segblocks_jax.training.system import OnBatch, System
-
-# Policies whose scores rank blocks, so that all can be held to the same share.
-_RANKING = ("reinforce", "heuristic", "random", "middle")
 
 
 class SegBlocks(System):
@@ -62,6 +60,7 @@ class SegBlocks(System):
             data = dataclasses.replace(config.data, data_dir=data_dir)
             config = dataclasses.replace(config, data=data)
         self.config, self._eval_split = config, eval_split or config.data.eval_split
+        self._engine: Engine | None = None
         if sources is not None:
             self.train_source, self.eval_source = sources
 
@@ -91,6 +90,11 @@ class SegBlocks(System):
         return complete_spec(self.config, self.table, self.normalization)
 
     @property
+    def _learned(self) -> bool:
+        kind = self.config.policy.kind
+        return kind is not None and kind.learned
+
+    @property
     def model(self) -> str:
         """Name of the network."""
         return self.config.model.name
@@ -102,8 +106,7 @@ class SegBlocks(System):
     def multipliers(self) -> Multipliers:
         """Of the backbone, and of a learned policy."""
         optim = self.config.optim
-        learned = self.config.policy.name == "reinforce"
-        policy = {"policy": optim.policy_multiplier} if learned else {}
+        policy = {"policy": optim.policy_multiplier} if self._learned else {}
         return {"net/backbone": optim.backbone_multiplier, **policy}
 
     def load_pretrained(self, modules: Any) -> dict[str, str] | None:
@@ -132,10 +135,14 @@ class SegBlocks(System):
     def evaluate(
         self, modules: Any, *, on_batch: OnBatch | None = None, mode: str | None = None
     ) -> evaluation.Evaluation:
-        """See `evaluation.evaluate`."""
-        engine = self.engine(modules)
+        """See `evaluation.evaluate`; on all devices of this process, with the programs of earlier evaluations."""
+        if self._engine is None:
+            batches = -(-self.eval_size // self.config.loop.eval_batch_size)
+            self._engine = self.engine(modules, devices=jax.local_devices()[:batches])
+        else:
+            self._engine.replace_weights(modules)
         return evaluation.evaluate(
-            engine, modules, self.eval_source, self.config, mode=mode, on_batch=on_batch
+            self._engine, modules, self.eval_source, self.config, mode=mode, on_batch=on_batch
         )
 
     def describe(self) -> dict[str, Any]:
@@ -152,7 +159,8 @@ class SegBlocks(System):
     def details(self, modules: Any, result: evaluation.Evaluation) -> dict[str, Any]:
         """Shares of all images, the result at the target share, images, parameters, operations by part."""
         at_target, policy = None, self.config.policy
-        if policy.name in _RANKING:
+        # All that rank blocks and may be served can be held to the same share.
+        if policy.kind is not None and policy.kind.ranks_blocks and not policy.kind.needs_labels:
             at_target = self.evaluate(modules, mode=f"share={policy.target}").to_dict()
         sources = self.train_source, self.eval_source
         return {
@@ -169,8 +177,8 @@ class SegBlocks(System):
 
     def show(self, log: RunLog, step: int) -> OnBatch:
         """The first images with labels and grid."""
-        learned = self.config.policy.name == "reinforce"
-        return EvalPictures(log, step, self.table, self.config.loop.eval_pictures, learned)
+        count = self.config.loop.eval_pictures
+        return EvalPictures(log, step, self.table, count, self._learned)
 
     def check_export(self, folder: Path) -> None:
         """Refuses a folder that holds something else than a saved model."""

@@ -1,0 +1,151 @@
+"""The loss of a training step: the task's, and the surrogate that trains the policy."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, UInt8
+
+from segblocks_jax.adaptive.decision import Decision, fill_scores
+from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
+from segblocks_jax.blocks import BlockGrid, combine, split
+from segblocks_jax.data import Normalization, normalize
+from segblocks_jax.nn import at_scale, dropout_key, fold_in, rematerialization
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.policies import advantage
+from segblocks_jax.tasks.segmentation.losses import (
+    block_mean,
+    bootstrapped_loss,
+    cross_entropy_map,
+    task_loss,
+)
+from segblocks_jax.training.accumulation import Metrics
+from segblocks_jax.training.sharding import AXIS
+
+# What an image's key is folded with, by purpose. The key itself draws nothing.
+ACTIONS, FILLING, DROPOUT, LOW_DROPOUT = range(4)
+
+TracedBatch = Mapping[str, UInt8[Array, "n ..."]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The loss of the images that a device runs at a time, and metrics.
+
+    Attributes:
+        config: of the experiment.
+        normalization: of the images.
+    """
+
+    config: ExperimentConfig
+    normalization: Normalization
+
+    def __call__(
+        self,
+        system: nnx.Dict,
+        batch: TracedBatch,
+        decision: Decision | None,
+        keys: Array,
+        mean_valid: Float[Array, ""],
+        num_high: int | None,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The loss and metrics.
+
+        Args:
+            system: in training mode.
+            batch: images and labels.
+            decision: which blocks are wanted high; None for whole images.
+            keys: one per image.
+            mean_valid: mean number of valid pixels over all devices and parts.
+            num_high: number of blocks that run high.
+        """
+        config, semantics = self.config, self.config.semantics
+        image = normalize(batch["image"], *self.normalization)
+        features = image.astype(config.precision)
+        grid = None
+        if decision is not None:
+            scores = fill_scores(decision, semantics.filling, fold_in(keys, FILLING))
+            grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
+        logits = self._logits(system, features, grid, fold_in(keys, DROPOUT))
+        # Logits at full size are the largest arrays of all.
+        losses = jax.checkpoint(cross_entropy_map) if config.rematerialize else cross_entropy_map
+        loss_map, valid = losses(logits, batch["label"])
+        loss = task = _task_loss(loss_map, valid, mean_valid, config)
+        metrics = {"loss_task": task}
+        if grid is not None:
+            metrics["high_fraction"] = grid.mask.mean(dtype=jnp.float32)
+        if decision is not None and grid is not None and system.policy.learned:
+            logits = system.policy(image, fold_in(keys, ACTIONS)).scores
+            policy_loss, policy_metrics = self._policy_loss(
+                logits, decision, grid.mask, loss_map, valid
+            )
+            loss = task + policy_loss
+            metrics |= policy_metrics
+        return loss, {"loss": loss, **metrics}
+
+    def _logits(
+        self, system: nnx.Dict, features: Array, grid: BlockGrid | None, keys: Array
+    ) -> Float[Array, "n h w k"]:
+        with dropout_key(keys), rematerialization(self.config.rematerialize):
+            if grid is None:
+                scale = self.config.model.input_scale
+                return at_scale(system.net, features, scale, system.net.output_stride)
+            blocks = system.net(split(features, grid))
+            return combine(blocks, self.config.semantics.low_upsampling)
+
+    def _policy_loss(
+        self,
+        logits: Float[Array, "n gh gw"],
+        decision: Decision,
+        mask: Bool[Array, "n gh gw"],
+        loss_map: Float[Array, "n h w"],
+        valid: Bool[Array, "n h w"],
+    ) -> tuple[Float[Array, ""], Metrics]:
+        policy, semantics = self.config.policy, self.config.semantics
+        _, gh, gw = mask.shape
+        block_loss, has_valid = block_mean(loss_map, valid, (gh, gw), ignored=semantics.ignored)
+        terms = advantage(
+            block_loss,
+            has_valid,
+            mask,
+            policy.full_reward(),
+            low_loss=decision.low_loss,
+            axis_name=AXIS,
+        )
+        forced = mask != decision.action if semantics.filling == "best" else None
+        uncertainty = entropy(logits)
+        loss = surrogate_loss(logits, mask, terms.total, forced)
+        if policy.entropy:
+            loss = loss - policy.entropy * uncertainty.mean()
+        metrics = {"loss_policy": loss, "entropy": uncertainty.mean()}
+        watched = {
+            "advantage": terms.total,
+            "advantage_task": terms.task,
+            "advantage_sparsity": terms.sparsity,
+            "probability": jax.nn.sigmoid(logits),
+        }
+        for name, values in watched.items():
+            metrics |= mean_and_std(name, values, AXIS)
+        return loss, metrics
+
+
+def _task_loss(
+    loss_map: Array, valid: Array, mean_valid: Array, config: ExperimentConfig
+) -> Float[Array, ""]:
+    """Such that its mean over devices and parts is the loss of the whole batch."""
+    ignored = config.semantics.ignored
+    if config.optim.loss == "bootstrapped":
+        return bootstrapped_loss(loss_map, valid if ignored == "excluded" else None)
+    if ignored == "counted":
+        return task_loss(loss_map, valid, ignored=ignored)
+    # Divided by the mean number of valid pixels, not by its own: parts with more of them weigh more.
+    return loss_map.sum() / jnp.maximum(mean_valid, 1)
+
+
+def mean_and_std(name: str, values: Float[Array, "..."], axis_name: str) -> Metrics:
+    """``NAME_mean`` and ``NAME_std``, the standard deviation, over the entries on all devices."""
+    mean = jax.lax.pmean(values.mean(), axis_name)
+    variance = jax.lax.pmean(jnp.square(values - mean).mean(), axis_name)
+    return {f"{name}_mean": mean, f"{name}_std": jnp.sqrt(variance)}

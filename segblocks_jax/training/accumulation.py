@@ -1,0 +1,105 @@
+"""A step over devices and parts: a device runs its examples in parts, one after the other, and gradients are meaned.
+
+For use under `jax.shard_map` over `AXIS`. Part j holds the examples j, j + k, j + 2k, ..., on any number of devices.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.nn import image_keys
+from segblocks_jax.training.config import OptimConfig
+from segblocks_jax.training.sharding import AXIS
+from segblocks_jax.training.state import TrainState
+
+Metrics = dict[str, Array]
+Loss = Callable[[nnx.State, nnx.State, Any], tuple[Array, tuple[nnx.State, Metrics]]]
+
+
+def examples_per_part(config: OptimConfig, mesh: Mesh) -> int:
+    """Number of examples that a device runs at a time.
+
+    Raises:
+        ValueError: the batch doesn't divide.
+    """
+    if config.batch_size % (mesh.size * config.accumulate):
+        raise InvalidInputError(
+            f"optim.batch_size is {config.batch_size}; expected a multiple of the {mesh.size} devices"
+            + (f" times optim.accumulate, {config.accumulate}" if config.accumulate > 1 else "")
+        )
+    return config.batch_size // mesh.size // config.accumulate
+
+
+def example_keys(state: TrainState, count: int) -> Array:
+    """A PRNG key for each of a device's `count` examples, by its number in the batch of all devices."""
+    key = jax.random.fold_in(state.key, state.step)
+    first = jax.lax.axis_index(AXIS) * count
+    return image_keys(key, first + jnp.arange(count))
+
+
+def over_parts(run: Any, carry: Any, tree: Any, count: int) -> tuple[Any, Any]:
+    """`jax.lax.scan` of ``carry, out = run(carry, part)`` over `count` parts of a device's examples."""
+    if count == 1:  # Without a loop: inside one XLA's CPU convolutions are several times slower.
+        carry, out = run(carry, tree)
+        return carry, jax.tree.map(lambda x: x[None], out)
+    split = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), tree)
+    return jax.lax.scan(run, carry, split)
+
+
+def join_parts(tree: Any) -> Any:
+    """What `over_parts` gave for each example, in the examples' order."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
+
+
+def mean_gradient(
+    loss: Loss, state: TrainState, examples: Any, config: OptimConfig
+) -> tuple[nnx.State, nnx.State, Metrics]:
+    """The mean of a loss's gradient, and of its metrics, over all parts and devices.
+
+    Args:
+        loss: ``(params, stats, part) -> (loss, (new stats, metrics))``.
+        state: to take the gradient at. Each part goes on from the statistics that the one before left.
+        examples: this device's, a tree of arrays.
+        config: says the number of parts, and whether batch norms are synchronized: statistics that are not
+            are the devices' mean.
+
+    Returns:
+        The gradient, the statistics, the metrics.
+    """
+
+    def add(carry: tuple, part: Any) -> tuple[tuple, Metrics]:
+        stats, total = carry
+        gradient = jax.grad(lambda params: loss(params, stats, part), has_aux=True)
+        grads, (stats, metrics) = gradient(state.params)
+        return (stats, jax.tree.map(jnp.add, total, grads)), metrics
+
+    nothing = jax.tree.map(jnp.zeros_like, state.params)
+    (stats, total), parts = over_parts(add, (state.stats, nothing), examples, config.accumulate)
+    grads = jax.tree.map(lambda x: x / config.accumulate, total)
+    metrics = jax.tree.map(lambda x: x.mean(0), parts)
+    grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+    if not config.sync_batch_norm:
+        stats = jax.lax.pmean(stats, AXIS)
+    return grads, stats, metrics
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation, state: TrainState, grads: nnx.State, stats: nnx.State
+) -> TrainState:
+    """The state after a step."""
+    with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes types.
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    return TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        stats=stats,
+        opt_state=opt_state,
+        key=state.key,
+    )
