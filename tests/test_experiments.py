@@ -22,7 +22,7 @@ from segblocks_jax.data import TABLES
 from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
-from segblocks_jax.systems.segblocks import callbacks, evaluation
+from segblocks_jax.systems.segblocks import callbacks, evaluation, oracle
 from segblocks_jax.systems.segblocks import system as system_module
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.engine import Engine
@@ -143,9 +143,9 @@ def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
         for s in sizes
     ]
     source = dataclasses.replace(sources[1], records=records, sizes=sizes)
-    monkeypatch.setattr(evaluation, "_gmacs", lambda *_: (1.0, 5.0))
+    monkeypatch.setattr(evaluation.Evaluator, "_gmacs", lambda *_: (1.0, 5.0))
     settings = config("all_high", loop={"eval_sizes": 1, "eval_batch_size": 1})
-    result = evaluation.evaluate(FirstBlockHigh(), nnx.Dict(), source, settings)
+    result = evaluation.Evaluator(FirstBlockHigh(), source, settings)(nnx.Dict())
     assert sorted(result.shares) == [0.25, 1.0]
     assert result.gmacs == 2.0  # Both ran as four blocks, one of them high.
 
@@ -197,7 +197,7 @@ def test_many_sizes_compile_a_bounded_number_of_programs(sources, rng):
             predicted = np.asarray(result.labels[i])[:height, :width]
             seen.append((source[int(batch.names[i])]["label"].ravel(), predicted.ravel()))
 
-    result = evaluation.evaluate(engine, modules, source, settings, on_batch=record)
+    result = evaluation.Evaluator(engine, source, settings)(modules, on_batch=record)
     assert result.images == 6
     assert len(shapes) == 2
     assert engine.compilations == 2
@@ -226,9 +226,18 @@ def test_evaluations_of_a_run_share_one_engine_on_all_devices(sources, monkeypat
     assert made[0].devices == tuple(jax.local_devices()[:3])  # One for each batch.
     assert made[0].compilations == 2 * 3
     assert results[0].scores.pixel_accuracy != results[1].scores.pixel_accuracy
-    expected = evaluation.evaluate(fresh.engine(second), second, sources[1], settings)
+    expected = evaluation.Evaluator(fresh.engine(second), sources[1], settings)(second)
     np.testing.assert_array_equal(results[1].scores.class_iou, expected.scores.class_iou)
     assert results[1].shares == expected.shares
+
+
+def test_the_oracles_decisions_are_compiled_once(sources):
+    tried = system(config("oracle", loop={"eval_batch_size": 3}), *sources)
+    modules = tried.build()
+    oracle._decide.clear_cache()
+    shares = [tried.evaluate(modules).shares for _ in range(2)]
+    assert oracle._decide._cache_size() == 1
+    assert shares[0] == shares[1] == (0.5, 0.5, 0.5)
 
 
 def predict(trained, source, output, **options):
