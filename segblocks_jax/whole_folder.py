@@ -5,11 +5,10 @@ import fcntl
 import os
 import pathlib
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 
-from segblocks_jax.errors import TargetExistsError, UnwritableError
+from segblocks_jax.errors import TargetExistsError
 
 _PARTIAL = ".segblocks-partial-"
 # Within a folder: files that are complete, on their way to replace its own. Readers look here first.
@@ -74,22 +73,6 @@ def current_file(folder: pathlib.Path, name: str) -> pathlib.Path:
 def is_own(name: str) -> bool:
     """Whether an entry of a folder is one of this module's temporary folders."""
     return name == _PENDING or name.startswith(_PARTIAL)
-
-
-def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Checks that a folder can be written, or made, without leaving anything behind.
-
-    Raises:
-        UnwritableError: it can't; the text says what is in the way.
-    """
-    folder = pathlib.Path(os.path.realpath(folder))
-    place = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
-    try:
-        tempfile.TemporaryFile(dir=place).close()
-    except OSError as error:
-        raise UnwritableError(
-            f"{folder} can't be written ({place}: {error.strerror}); give another folder"
-        ) from error
 
 
 def _replace_files(folder: pathlib.Path, fresh: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ from jax import jit
 from jax.test_util import check_grads
 
 import segblocks_jax as sb
+from segblocks_jax.ops import extension
 from segblocks_jax.ops.valid_conv import valid_convolution
 
 
@@ -319,6 +320,34 @@ def test_errors(kernel: tuple[int, ...], options: dict, error: type[Exception], 
     blocks = sb.split(CASE.image(), CASE.mask())
     with pytest.raises(error, match=text):
         sb.block_conv(blocks, jnp.zeros(kernel, jnp.float32), **options)
+
+
+def test_a_context_gives_way_where_an_operation_lacks_it(compiled: None) -> None:
+    blocks = sb.split(CASE.image(), CASE.mask())
+
+    def operations(name: str, dilation: int) -> set[str]:
+        """What a convolution in a context consists of."""
+
+        def run(pixels: jax.Array, kernel: jax.Array) -> jax.Array:
+            with extension.using(name):
+                maps = dataclasses.replace(blocks, pixels=pixels)
+                return sb.block_conv(maps, kernel, padding=dilation, dilation=dilation).pixels
+
+        kernel = jnp.zeros((3, 3, CASE.channels, 4), jnp.float32)
+        text = str(jax.make_jaxpr(run)(blocks.pixels, kernel))
+        marks = {
+            "segblocks_indexed_conv": "by index",
+            "conv_general_dilated": "XLA's",
+            "dot_general": "products",
+            "segblocks_pad": "padded by a handler",
+        }
+        return {mark for word, mark in marks.items() if word in text}
+
+    assert operations("ffi", 1) == {"by index"}
+    assert operations("ffi", 2) == {"XLA's", "padded by a handler"}
+    assert operations("xla", 1) == {"XLA's"}
+    assert operations("reference", 1) == {"products"}
+    assert operations("reference", 2) == {"XLA's"}
 
 
 def test_mixed_dtypes() -> None:

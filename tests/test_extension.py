@@ -55,6 +55,20 @@ def test_argument_goes_before_environment(monkeypatch: pytest.MonkeyPatch, compi
     assert extension.resolve() == "xla"
 
 
+def test_context_goes_between_argument_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGBLOCKS_IMPLEMENTATION", "reference")
+    assert extension.resolve() == "reference"
+    with extension.using("xla"):
+        assert extension.resolve() == "xla"
+        assert extension.resolve("reference") == "reference"
+        with extension.using(None):  # Leaves the choice to what stands around it.
+            assert extension.resolve() == "xla"
+        with extension.using("reference"):
+            assert extension.resolve() == "reference"
+        assert extension.resolve() == "xla"
+    assert extension.resolve() == "reference"
+
+
 def test_default_takes_what_is_available(monkeypatch: pytest.MonkeyPatch, compiled: None) -> None:
     monkeypatch.setenv("SEGBLOCKS_IMPLEMENTATION", "")
     assert extension.resolve() == ("ffi" if extension.available() else "xla")

@@ -155,3 +155,12 @@ def test_command_line(tmp_path):
     result = subprocess.run([*command, "--train", "7"], capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert "holds SceneSet(train=1" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"edition": 1, "trains": 2}'])
+def test_a_damaged_marker_is_named(tmp_path, content):
+    (tmp_path / "street_scenes.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"street_scenes.json: can't be read .*; remove its folder"
+    ):
+        SceneSet.stored_in(tmp_path)

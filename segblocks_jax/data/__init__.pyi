@@ -1,7 +1,7 @@
 from .datasets import DATASETS as DATASETS
 from .datasets import NORMALIZATION as NORMALIZATION
 from .datasets import TABLES as TABLES
-from .datasets import Dataset as Dataset
+from .entry import Dataset as Dataset
 from .evaluation import EvalBatch as EvalBatch
 from .evaluation import eval_batches as eval_batches
 from .evaluation import pad_to_multiple as pad_to_multiple

@@ -16,8 +16,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from segblocks_jax.data.datasets import DATASETS, Kind
+from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.decode import decode
+from segblocks_jax.data.entry import Kind
 from segblocks_jax.data.fingerprint import Fingerprint
 from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
 from segblocks_jax.data.index import Index

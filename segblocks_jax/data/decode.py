@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from segblocks_jax.data import images
-from segblocks_jax.data.datasets import Kind
+from segblocks_jax.data.entry import Kind
 from segblocks_jax.errors import InvalidInputError
 
 _MODES = {

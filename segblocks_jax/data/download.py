@@ -6,7 +6,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from segblocks_jax.data.datasets import Dataset
+from segblocks_jax.data.entry import Dataset
 from segblocks_jax.data.places import cache
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.whole_folder import partial_folder
@@ -46,7 +46,10 @@ def download(dataset: Dataset, root: pathlib.Path, sha256: str | None = None) ->
 
 def _check(url: str, archive: pathlib.Path, expected: str | None) -> None:
     records = cache() / _RECORDS
-    recorded = json.loads(records.read_text()) if records.is_file() else {}
+    try:
+        recorded = json.loads(records.read_text()) if records.is_file() else {}
+    except ValueError as error:
+        raise InvalidInputError(f"{records}: can't be read ({error}); remove it") from error
     source = "was expected" if expected else f"had the first download (recorded in {records})"
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

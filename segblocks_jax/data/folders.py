@@ -10,8 +10,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int
 
-from segblocks_jax.data.datasets import Dataset, Folder, Kind
 from segblocks_jax.data.decode import decode, orientation, turn_to_label
+from segblocks_jax.data.entry import Dataset, Folder, Kind
 from segblocks_jax.data.store import File, Store
 from segblocks_jax.errors import InvalidInputError, MissingFileError
 from segblocks_jax.exact import exact

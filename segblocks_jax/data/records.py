@@ -2,8 +2,9 @@
 
 import pathlib
 
-from segblocks_jax.data.datasets import DATASETS, Kind
+from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.decode import decode_checked, turn_to_label
+from segblocks_jax.data.entry import Kind
 from segblocks_jax.data.index import Index, damaged
 from segblocks_jax.extras import extra
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
-from segblocks_jax.data.datasets import DATASETS, Dataset
+from segblocks_jax.data.datasets import DATASETS
+from segblocks_jax.data.entry import Dataset
 from segblocks_jax.data.fingerprint import fingerprint
 from segblocks_jax.data.folders import Split, check_counts, find_splits
 from segblocks_jax.data.index import Index

@@ -20,8 +20,8 @@ from segblocks_jax.interop.torch import (
     torch_arrays,
     torch_shape,
 )
-from segblocks_jax.paths import expand
-from segblocks_jax.whole_folder import check_writable, current_file, is_own, whole_folder
+from segblocks_jax.paths import check_writable, expand
+from segblocks_jax.whole_folder import current_file, is_own, whole_folder
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
@@ -66,7 +66,7 @@ def save_model(folder: str | os.PathLike[str], model: nnx.Module, spec: Spec) ->
 
     Raises:
         ValueError: the spec builds another model; lists every name that differs.
-        FileExistsError, OSError: as `check_target`.
+        TargetExistsError, UnwritableError: as `check_target`.
     """
     folder = check_target(folder)
     arrays = torch_arrays(model)
@@ -100,15 +100,13 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
     """
     folder = expand(folder)
     own = {WEIGHTS, CONFIG}
-    is_link = os.path.islink(os.path.realpath(folder))  # One that leads back to itself.
-    if is_link or (
-        folder.exists()
-        and not (folder.is_dir() and all(p.name in own or is_own(p.name) for p in folder.iterdir()))
-    ):
+    target = pathlib.Path(os.path.realpath(folder))  # Still a link, if it leads back to itself.
+    is_model = target.is_dir() and all(p.name in own or is_own(p.name) for p in target.iterdir())
+    if os.path.lexists(target) and not is_model:
         raise TargetExistsError(
             f"save_model: {folder} exists and is no saved model; move it away, or give another folder"
         )
-    check_writable(folder)
+    check_writable(target)
     return folder
 
 

@@ -52,19 +52,24 @@ class SceneSet:
         """The finished set that a folder holds, None if there is none.
 
         Raises:
-            ValueError: scenes of another edition of the drawing.
+            ValueError: scenes of another edition of the drawing, or a damaged marker.
         """
         marker = folder / _MARKER
         if not marker.is_file():
             return None
-        stored = json.loads(marker.read_text())
-        edition = stored.pop("edition")
-        if edition != _EDITION:
+        try:
+            stored = json.loads(marker.read_text())
+            edition = stored.pop("edition")
+            if edition == _EDITION:
+                return cls(**stored)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInputError(
-                f"{folder}: holds street scenes of edition {edition}, this is edition {_EDITION}; "
-                "remove the folder to have them written anew"
-            )
-        return cls(**stored)
+                f"{marker}: can't be read ({error}); remove its folder to have the scenes written anew"
+            ) from error
+        raise InvalidInputError(
+            f"{folder}: holds street scenes of edition {edition}, this is edition {_EDITION}; "
+            "remove the folder to have them written anew"
+        )
 
 
 def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
