@@ -1,6 +1,7 @@
 """The CUDA module compiles without warnings, loads, and has all handlers."""
 
 import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
@@ -20,11 +21,15 @@ def test_cuda_module(tmp_path: pathlib.Path) -> None:
     # No code of ours depends on the architecture, so one stands for all.
     options = ["-DSEGBLOCKS_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=80-real"]
     options.append(f"-DPython_EXECUTABLE={sys.executable}")
+    paths = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": paths}  # CMake and Ninja are those of the environment.
     for command in (
         ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", *options],
         ["cmake", "--build", tmp_path, "--target", "_ffi_cuda"],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=900
+        )
         if "no cute/tensor.hpp" in done.stderr:
             pytest.skip("no CUTLASS: pip install nvidia-cutlass")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -31,6 +31,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.family("README")
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_every_python_block_runs(page, folder):
     names = {"__name__": page.stem}
@@ -78,6 +79,7 @@ def test_every_table_of_results_in_the_readme_has_its_json():
         assert re.search(r"\((experiments|benchmarks)/results/[^)]*\.json\)", part), part[:40]
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_that_the_code_draws(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     spec = importlib.util.spec_from_file_location("figures", ROOT / "docs/figures.py")

@@ -3,6 +3,8 @@
 #ifndef SEGBLOCKS_CUDA_INDEX_TABLES_CUH_
 #define SEGBLOCKS_CUDA_INDEX_TABLES_CUH_
 
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 
 #include "segblocks/calls.h"
