@@ -1,11 +1,12 @@
 # make demo   builds everything, trains and evaluates on the built-in street scenes, shows a table
-# make test   builds everything, runs all tests, with the compiled handlers required
+# make test   builds the package for CPUs and runs the fast tests, within 10 minutes on two cores
+# make test-full  the rest of the tests, also the native ones and the compilation for CUDA
 # make check  formatters, linter, types
 # make docs   the documentation, as a site; any warning is an error
 # make ablations  all sweeps on the built-in street scenes, their tables and the report
 
-# The CUDA handlers are built where there is a compiler for them.
-export SEGBLOCKS_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
+# The CUDA handlers are built for what runs on GPUs, where there is a compiler for them; it takes minutes.
+export SEGBLOCKS_CUDA ?= $(if $(filter demo ablations,$(MAKECMDGOALS)),$(if $(shell command -v nvcc),ON,OFF),OFF)
 # Pages of 2 MiB: a sixth of a training step's time on CPUs (docs/training.md).
 demo ablations: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PYTHON ?= python3
@@ -17,15 +18,19 @@ EXPERIMENT = $(BIN)/python -m segblocks_jax.experiments.cityscapes \
 	--config=experiments/configs/cityscapes/quickstart.py --data_dir=$(RUN)/data
 NATIVE = $(wildcard xla_ffi/*/*.h xla_ffi/*/*/*.h xla_ffi/*/*.cc xla_ffi/*/*.cu xla_ffi/*/*.cuh)
 
-.PHONY: demo test check docs ablations format clean
+INSTALLED = $(VENV)/.installed-$(SEGBLOCKS_CUDA)
+PYTEST = SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2 --dist loadgroup
 
-$(VENV)/.installed: pyproject.toml CMakeLists.txt $(NATIVE)
+.PHONY: demo test test-full check docs ablations format clean
+
+$(INSTALLED): pyproject.toml CMakeLists.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	rm -f $(VENV)/.installed-*
 	touch $@
 
-demo: $(VENV)/.installed
+demo: $(INSTALLED)
 	$(EXPERIMENT) --config.policy.name=static --workdir=$(RUN)/static
 	$(EXPERIMENT) --workdir=$(RUN)/segblocks
 	$(EXPERIMENT) --workdir=$(RUN)/segblocks --mode=predict \
@@ -35,24 +40,29 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "Label maps, overlays and policy grids of the val images: $(RUN)/segblocks/predictions"
 
-test: $(VENV)/.installed
-	SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2 --dist loadgroup
+test: $(INSTALLED)
+	$(PYTEST) -m "not slow" --durations=10
 
-check: $(VENV)/.installed
+# The headers of CUTLASS, without what its Python package needs, for the test that compiles for CUDA.
+test-full: $(INSTALLED)
+	if command -v nvcc; then $(BIN)/pip install --quiet --no-deps 'nvidia-cutlass>=4.2'; fi
+	$(PYTEST) -m slow --durations=30
+
+check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
-docs: $(VENV)/.installed
+docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
 # Small programs, run briefly: less optimization saves more time in the compiler than it costs.
-ablations: $(VENV)/.installed
+ablations: $(INSTALLED)
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" \
 		$(BIN)/python -m segblocks_jax.experiments.sweep --runs=$(ABLATIONS) --data_dir=$(ABLATIONS)/data
 
-format: $(VENV)/.installed
+format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(NATIVE)

@@ -35,11 +35,29 @@ _COSTLY = ("finished", "trained", "runs", "stopped", "engine")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups tests for `--dist loadgroup`."""
+    """Leaves most cases of families to the full tier, and groups tests for `--dist loadgroup`."""
+    met: set[tuple] = set()
     for item in items:
+        if not in_fast_tier(item, met):
+            item.add_marker(pytest.mark.slow)
         used = [name for name in _COSTLY if name in getattr(item, "fixturenames", ())]
-        if used:
+        if used and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(used[0]))
+
+
+def in_fast_tier(item: pytest.Item, met: set[tuple]) -> bool:
+    """Whether no `family` leaves this case to the full tier; `met` holds what was met before it."""
+    family = item.get_closest_marker("family")
+    if family is None:
+        return True
+    if family.args:
+        return item.callspec.id in family.args
+    names = family.kwargs.get("of", item.callspec.params)
+    test = item.nodeid.partition("[")[0]
+    found = {(test, name, str(item.callspec.params[name])) for name in names}
+    new = not found <= met
+    met |= found
+    return new
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

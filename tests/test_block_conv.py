@@ -105,6 +105,7 @@ def execution(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.mark.family
 @every_execution(KERNELS)
 def test_against_loops(sizes: Kernel, execution: str, rng: np.random.Generator) -> None:
     blocks = sb.split(CASE.image(), CASE.mask())
@@ -132,6 +133,7 @@ def test_against_loops(sizes: Kernel, execution: str, rng: np.random.Generator) 
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+@pytest.mark.family
 @every_execution(UNIFORM)
 @pytest.mark.parametrize("high", [True, False])
 def test_uniform_grids_equal_the_dense_convolution(

@@ -106,6 +106,7 @@ def check_grid(grid: sb.BlockGrid, expected: tuple[np.ndarray, list[int], list[i
     assert (grid.num_high, grid.num_low, grid.num_blocks) == (len(high), len(low), mask.size)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("num_high", [None, 0, 1, 7, 11, 12])
 @pytest.mark.parametrize("kind", ["none", "distinct", "ties", "nan", "infinite", "uint8", "int32"])
 def test_grid_against_loop(num_high: int | None, kind: str, rng: np.random.Generator) -> None:
@@ -165,6 +166,7 @@ def test_traced_mask_needs_num_high() -> None:
 # The three operations against loops
 
 
+@pytest.mark.family
 @typed_cases
 def test_operations_against_loops(name: str, dtype: str, implementation: str) -> None:
     given = inputs(name, dtype)
@@ -172,6 +174,7 @@ def test_operations_against_loops(name: str, dtype: str, implementation: str) ->
     assert_exact(forward(name, implementation)(given), expected, dtype)
 
 
+@pytest.mark.family
 @typed_cases
 def test_implementations_agree(name: str, dtype: str, compiled: None, rng) -> None:
     given = {
@@ -203,6 +206,7 @@ def test_shapes(name: str) -> None:
 # Gradients
 
 
+@pytest.mark.family
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [*((name, "float32") for name in SMALL), ("two_images", "bfloat16"), ("two_images", "float16")],
@@ -264,6 +268,7 @@ def test_combine_of_split_is_the_image_where_high(name: str) -> None:
     np.testing.assert_array_equal(again.high, blocks.high)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("name", ["two_images", "prime_grid", "factor4"])
 @pytest.mark.parametrize("axis", [1, 2])
 def test_flipping_commutes(name: str, axis: int) -> None:

@@ -34,6 +34,7 @@ class Recorded:
         return golden.blocks(self.get(high), self.get(low), self.mask)
 
 
+@pytest.mark.family
 @golden_grids
 def test_golden_split(recorded: dict, name: str, implementation: str) -> None:
     z = Recorded(recorded, name)
@@ -61,6 +62,7 @@ def test_golden_split(recorded: dict, name: str, implementation: str) -> None:
     np.testing.assert_array_equal(gradient, golden.nhwc(z.get("split/grad_x")))
 
 
+@pytest.mark.family
 @golden_grids
 @pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
 def test_golden_combine(recorded: dict, name: str, upsampling: str, implementation: str) -> None:
@@ -84,6 +86,7 @@ def test_golden_combine(recorded: dict, name: str, upsampling: str, implementati
     np.testing.assert_allclose(got.low, expected.low, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.family
 @golden_grids
 def test_golden_pad(recorded: dict, name: str, implementation: str) -> None:
     z = Recorded(recorded, name)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import gc
 import resource
 import threading
@@ -21,6 +22,7 @@ from segblocks_jax.inference.latency_tracker import LatencyTracker
 from segblocks_jax.nn import resize_bilinear
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.modes import Mode
+from segblocks_jax.systems.segblocks.serving import Server
 from segblocks_jax.systems.segblocks.settings import Program
 
 SIDE = 64
@@ -34,8 +36,11 @@ SPEC = sb.ModelSpec(
     std=(0.2, 0.25, 0.3),
 )
 EXECUTIONS = ["plain", "xla"] + ["fused"] * (extension.resolve() == "ffi")
+# What one process compiles serves all tests of engines.
+pytestmark = pytest.mark.xdist_group("engines")
 
 
+@functools.cache
 def build(spec=SPEC, seed=0):
     """A system with statistics that are not the initial ones, and logits that differ by block."""
     system = spec.build(nnx.Rngs(seed))
@@ -48,14 +53,32 @@ def build(spec=SPEC, seed=0):
     return system
 
 
+def engine_of(execution=EXECUTIONS[-1], dtype="float32"):
+    """An engine for all tests; the last execution is the one that engines choose."""
+    return _engine(None if execution == EXECUTIONS[-1] else execution, dtype)
+
+
+@functools.cache
+def _engine(execution, dtype):
+    return sb.Engine(build(), SPEC, execution=execution, dtype=dtype)
+
+
+def served(engine, mode="exact", shapes=(), strict=False):
+    """The engine's programs, compiled once for all tests, in another mode or for other shapes."""
+    settings = dataclasses.replace(
+        engine.settings, mode=Mode.parse(mode), shapes=tuple(shapes), strict=strict
+    )
+    return Server(engine.model_programs, settings)
+
+
 @pytest.fixture(scope="module")
 def system():
     return build()
 
 
 @pytest.fixture(scope="module")
-def engine(system):
-    return sb.Engine(system, SPEC)
+def engine():
+    return engine_of()
 
 
 def pictures(n, h, w, seed=0):
@@ -86,9 +109,11 @@ def best(logits):
     return np.asarray(resize_bilinear(logits, (4 * h, 4 * w)).argmax(-1), np.uint8)
 
 
+@pytest.mark.family("fused")
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_equals_plain_network(system, execution):
-    engine = sb.Engine(system, SPEC, execution=execution)
+    engine = engine_of(execution)
+    assert engine.execution == execution
     images = pictures(2, 128, 192)
     labels, logits, mask = plain(system, images)
     result = engine(images)
@@ -100,6 +125,7 @@ def test_equals_plain_network(system, execution):
     np.testing.assert_allclose(given.logits, logits, atol=1e-4 * logits.std())
 
 
+@pytest.mark.family("fused")
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_network_without_policy(system, execution):
     engine = sb.Engine(system.net, SPEC, execution=execution)
@@ -113,18 +139,17 @@ def test_network_without_policy(system, execution):
     assert result.share == 1
 
 
-def test_bfloat16_differs_little(system):
+def test_bfloat16_differs_little():
     images = pictures(1, 128, 192)
     exact, rounded = (
-        sb.Engine(system, SPEC, dtype=dtype)(images, mode="budget=3", output="logits").logits
+        engine_of(dtype=dtype)(images, mode="budget=3", output="logits").logits
         for dtype in ("float32", "bfloat16")
     )
     difference = np.abs(exact - rounded).max() / exact.std()
     assert 1e-5 < difference < 0.2
 
 
-def test_modes_choose_blocks(system):
-    engine = sb.Engine(system, SPEC)
+def test_modes_choose_blocks(engine):
     images = pictures(2, 128, 192)
     scores = engine(images).scores
     result = engine(images, mode="budget=2")
@@ -134,12 +159,12 @@ def test_modes_choose_blocks(system):
     assert engine(images, mode="budget=99").mask.all()
     assert engine(images, mode="share=0.5").mask.sum((1, 2)).tolist() == [3, 3]
     assert not engine(images, mode="share=0").mask.any()
-    budget = sb.Engine(system, SPEC, mode="budget=2")(images)
+    budget = served(engine, "budget=2")(images)
     np.testing.assert_array_equal(budget.labels, result.labels)
 
 
-def test_budget_of_an_image_is_independent_of_its_batch(system):
-    engine = sb.Engine(system, SPEC, mode="budget=3")
+def test_budget_of_an_image_is_independent_of_its_batch(engine):
+    engine = served(engine, "budget=3")
     images = pictures(3, 128, 128)
     together = engine(images)
     for i in range(3):
@@ -148,8 +173,8 @@ def test_budget_of_an_image_is_independent_of_its_batch(system):
         np.testing.assert_array_equal(alone.labels[0], together.labels[i])
 
 
-def test_latency_takes_the_most_blocks_that_are_fast_enough(system, monkeypatch):
-    engine = sb.Engine(system, SPEC, mode="latency=30ms")
+def test_latency_takes_the_most_blocks_that_are_fast_enough(engine, monkeypatch):
+    engine = served(engine, "latency=30ms")
     table = {0: 0.010, 1: 0.020, 2: 0.031, 3: 0.029, 4: 0.050}
     monkeypatch.setattr(engine, "latencies", lambda shape, output: table)
     images = pictures(1, 128, 128)
@@ -182,8 +207,8 @@ def test_a_pace_keeps_nearly_all_times_below_it_when_the_machine_changes_its_spe
     assert pace.value < 1.2  # It comes down again.
 
 
-def test_calls_that_take_longer_than_the_table_says_get_fewer_blocks(system, monkeypatch):
-    engine = sb.Engine(system, SPEC, mode="latency=1000ms")
+def test_calls_that_take_longer_than_the_table_says_get_fewer_blocks(engine, monkeypatch):
+    engine = served(engine, "latency=1000ms")
     engine.warm_up([(1, 128, 128)])
     monkeypatch.setattr(engine, "latencies", lambda shape, output: dict.fromkeys(range(5), 1e-9))
     counts = [
@@ -207,8 +232,8 @@ def test_any_size_is_padded_and_cropped(engine, size):
     assert engine(images, output="logits").logits.shape == (2, -(-h // 4), -(-w // 4), 7)
 
 
-def test_images_take_the_smallest_shape_that_holds_them(system):
-    engine = sb.Engine(system, SPEC, shapes=[(1, 128, 128), (2, 128, 192), (1, 192, 256)])
+def test_images_take_the_smallest_shape_that_holds_them(engine):
+    engine = served(engine, shapes=[(1, 128, 128), (2, 128, 192), (1, 192, 256)])
     shapes = {
         (1, 100, 128): (1, 128, 128),
         (1, 128, 129): (2, 128, 192),
@@ -247,8 +272,7 @@ def test_random_filling_takes_blocks_of_the_image_before_those_of_padding(system
         assert mask[:, :2, :3].sum() == mask.sum() == 4
 
 
-def test_given_mask_runs(system):
-    engine = sb.Engine(system, SPEC)
+def test_given_mask_runs(engine):
     images = pictures(1, 100, 130)
     mask = np.array([[[True, False, False], [False, True, True]]])
     result = engine(images, mask=mask)
@@ -268,9 +292,10 @@ def test_random_policy_follows_its_seed():
 
 
 def test_warm_up_compiles_all_and_serving_nothing(system):
-    engine = sb.Engine(system, SPEC, shapes=[(1, 128, 128), (2, 128, 128)])
+    spec = dataclasses.replace(SPEC, policy=sb.PolicySpec(block_size=SIDE, bucket_step=0.5))
+    engine = sb.Engine(system, spec, shapes=[(1, 128, 128), (2, 128, 128)])
     engine.warm_up()
-    assert engine.compilations == sum(1 + len(buckets(n * 4, 0.25)) for n in (1, 2))
+    assert engine.compilations == sum(1 + len(buckets(n * 4, 0.5)) for n in (1, 2))
     rng = np.random.default_rng(0)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -298,11 +323,12 @@ def test_warm_up_compiles_all_and_serving_nothing(system):
 
 
 def test_threads_get_what_one_gets(system):
-    engine = sb.Engine(system, SPEC)
+    spec = dataclasses.replace(SPEC, policy=sb.PolicySpec(block_size=SIDE, bucket_step=0.5))
+    engine = sb.Engine(system, spec)
     images = [pictures(1, 128, 64 * (1 + i % 3), seed=i) for i in range(12)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         parallel = list(pool.map(engine, images))
-    assert engine.compilations <= 3 * (1 + 5)
+    assert engine.compilations <= 3 * (1 + 3)
     for image, result in zip(images, parallel, strict=True):
         alone = engine(image)
         assert not alone.compiled
@@ -418,8 +444,8 @@ def test_specs_that_do_not_fit(system):
             sb.Engine(system, dataclasses.replace(SPEC, **change))
 
 
-def test_shapes_are_needed_to_warm_up(system):
+def test_shapes_are_needed_to_warm_up(engine):
     with pytest.raises(ValueError, match="there are no shapes"):
-        sb.Engine(system, SPEC).warm_up()
+        engine.warm_up()
     with pytest.raises(ValueError, match="output is 'probabilities'"):
-        sb.Engine(system, SPEC)(pictures(1, 64, 64), output="probabilities")
+        engine(pictures(1, 64, 64), output="probabilities")

@@ -8,7 +8,7 @@ import sys
 import jax.export
 import numpy as np
 import pytest
-from test_engine import EXECUTIONS, SPEC, build, pictures
+from test_engine import EXECUTIONS, SPEC, build, engine_of, pictures, served
 
 import segblocks_jax as sb
 from segblocks_jax.inference.program_files import PLATFORMS
@@ -29,15 +29,18 @@ result = engine(np.load(images))
 np.savez(out, labels=result.labels, mask=result.mask)
 """
 
+pytestmark = pytest.mark.xdist_group("engines")
+
 
 @pytest.fixture(scope="module")
 def system():
     return build()
 
 
+@pytest.mark.family("fused")
 @pytest.mark.parametrize("execution", EXECUTIONS)
-def test_another_process_gives_the_same(execution, system, tmp_path):
-    engine = sb.Engine(system, SPEC, execution=execution)
+def test_another_process_gives_the_same(execution, tmp_path):
+    engine = engine_of(execution)
     folder = engine.export(tmp_path / "engine", [SHAPE], mode="budget=3", platforms=PLATFORMS)
     manifest = json.loads((folder / "engine.json").read_text())
     assert manifest["platforms"] == list(PLATFORMS)
@@ -55,7 +58,7 @@ def test_another_process_gives_the_same(execution, system, tmp_path):
         [sys.executable, "-c", SERVE, *names], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    expected = sb.Engine(system, SPEC, execution=execution, shapes=[SHAPE], mode="budget=3")(images)
+    expected = served(engine, "budget=3", [SHAPE])(images)
     with np.load(tmp_path / "result.npz") as result:
         np.testing.assert_array_equal(result["mask"], expected.mask)
         assert np.mean(result["labels"] == expected.labels) >= 0.9999
@@ -76,8 +79,8 @@ def test_exact_mode_has_all_its_programs(system, tmp_path):
         served(pictures(1, 64, 300))
 
 
-def test_the_xla_export_calls_nothing_but_jax(system, tmp_path):
-    engine = sb.Engine(system, SPEC, execution="xla")
+def test_the_xla_export_calls_nothing_but_jax(tmp_path):
+    engine = engine_of("xla")
     folder = engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1", output="logits")
     (file,) = folder.glob("*.jax_export")
     exported = jax.export.deserialize(bytearray(file.read_bytes()))
@@ -85,8 +88,8 @@ def test_the_xla_export_calls_nothing_but_jax(system, tmp_path):
     assert exported.platforms == ("cpu", "cuda")
 
 
-def test_bfloat16_weights_come_back(tmp_path, system):
-    engine = sb.Engine(system, SPEC, dtype="bfloat16", execution=EXECUTIONS[-1])
+def test_bfloat16_weights_come_back(tmp_path):
+    engine = engine_of(dtype="bfloat16")
     shape = (1, 64, 128)
     platforms = ("cpu",)
     folder = engine.export(tmp_path / "engine", [shape], mode="budget=1", platforms=platforms)
@@ -95,8 +98,8 @@ def test_bfloat16_weights_come_back(tmp_path, system):
     assert np.mean(labels == engine(images, mode="budget=1").labels) >= 0.9999
 
 
-def test_folders_that_can_not_be_written_or_read(system, tmp_path, monkeypatch):
-    engine = sb.Engine(system, SPEC, execution="xla")
+def test_folders_that_can_not_be_written_or_read(tmp_path, monkeypatch):
+    engine = engine_of("xla")
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError, match="there exists; move it away"):
         engine.export(tmp_path / "there", [SHAPE])
@@ -113,8 +116,8 @@ def test_folders_that_can_not_be_written_or_read(system, tmp_path, monkeypatch):
             sb.ExportedEngine(tmp_path / "there")
 
 
-def test_a_copy_without_all_its_weights_says_so(system, tmp_path):
-    engine = sb.Engine(system, SPEC, execution="xla")
+def test_a_copy_without_all_its_weights_says_so(tmp_path):
+    engine = engine_of("xla")
     folder = engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1", platforms=("cpu",))
     weights = folder / "weights.npz"
     weights.write_bytes(weights.read_bytes()[:-1000])
@@ -126,10 +129,12 @@ def test_a_copy_without_all_its_weights_says_so(system, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def exported(system, tmp_path_factory):
-    engine = sb.Engine(system, SPEC, execution="xla", mode="budget=1")
-    return engine.export(
-        tmp_path_factory.mktemp("exported") / "engine", [(1, 64, 64)], platforms=("cpu",)
+def exported(tmp_path_factory):
+    return engine_of("xla").export(
+        tmp_path_factory.mktemp("exported") / "engine",
+        [(1, 64, 64)],
+        mode="budget=1",
+        platforms=("cpu",),
     )
 
 
@@ -194,8 +199,8 @@ def test_the_first_version_of_the_format_is_read(exported, tmp_path):
     np.testing.assert_array_equal(served(images).labels, sb.ExportedEngine(exported)(images).labels)
 
 
-def test_a_failed_export_leaves_nothing(system, tmp_path, monkeypatch):
-    engine = sb.Engine(system, SPEC, execution="xla")
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    engine = engine_of("xla")
 
     def fail(*_, **__):
         raise RuntimeError("no export today")
@@ -207,8 +212,8 @@ def test_a_failed_export_leaves_nothing(system, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(extension.resolve() != "ffi", reason="no compiled handlers")
-def test_missing_handlers_are_named(system, tmp_path, monkeypatch):
-    engine = sb.Engine(system, SPEC, execution="fused")
+def test_missing_handlers_are_named(tmp_path, monkeypatch):
+    engine = engine_of("fused")
     folder = engine.export(tmp_path / "engine", [(1, 64, 64)], mode="budget=1", platforms=("cpu",))
     monkeypatch.setattr(extension, "why_unavailable", lambda: "they were not built")
     with pytest.raises(RuntimeError, match=r"calls segblocks_.*, but they were not built"):

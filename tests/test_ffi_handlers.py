@@ -117,6 +117,7 @@ def test_valid_call_runs(target: str) -> None:
     assert all(not result.any() for result in CALLS[target].run(target, SLOTS))
 
 
+@pytest.mark.family(of=("target",))
 @pytest.mark.parametrize(
     ("target", "name", "shape", "dtype", "expected"),
     [
@@ -136,6 +137,7 @@ def test_wrong_buffers(
         spoilt.run(target)
 
 
+@pytest.mark.family(of=("target",))
 @pytest.mark.parametrize(
     ("target", "name", "value", "expected"),
     [
@@ -152,6 +154,7 @@ def test_wrong_attributes(target: str, name: str, value: int, expected: str) -> 
         spoilt.run(target)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("target", CALLS)
 @pytest.mark.parametrize("slot", [-1, 6, 2**31 - 1])
 def test_slots_out_of_range(target: str, slot: int) -> None:
@@ -208,6 +211,7 @@ def test_work_for_many_threads(operation: Callable[..., jax.Array]) -> None:
         np.testing.assert_array_equal(jax.jit(operation)(blocks), got)
 
 
+@pytest.mark.family
 @operations
 @pytest.mark.parametrize(
     ("shape", "high"), [((0, 2, 3), False), ((1, 2, 3), False), ((1, 2, 3), True)]
@@ -222,6 +226,7 @@ def test_empty_parts(
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.family
 @operations
 @pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
 def test_channel_counts(operation: Callable[..., jax.Array], channels: int) -> None:
@@ -242,6 +247,7 @@ def test_grad_of_grad(operation: Callable[..., jax.Array]) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.family
 @operations
 def test_vmap(operation: Callable[..., jax.Array], implementation: str) -> None:
     masks = jnp.array([[[[1, 0, 1]]], [[[0, 1, 1]]], [[[1, 1, 0]]]], bool)
@@ -259,6 +265,7 @@ def test_vmap(operation: Callable[..., jax.Array], implementation: str) -> None:
             np.testing.assert_allclose(got[k], expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.family
 @operations
 @pytest.mark.parametrize("replicated_grid", [False, True])
 def test_shard_map(
@@ -290,6 +297,7 @@ def test_shard_map(
     assert "all-gather" not in compiled
 
 
+@pytest.mark.family
 @operations
 def test_export(operation: Callable[..., jax.Array], implementation: str) -> None:
     blocks = random_blocks(5, (1, 2, 3), 4, 2)

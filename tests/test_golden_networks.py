@@ -75,6 +75,9 @@ RUNS = [
 ]
 
 
+@pytest.mark.family(
+    "rn18-fused-A-rand", "rn18-plain-A-rand", "rn50-fused-A-rand", "effl1-fused-A-rand"
+)
 @pytest.mark.parametrize(("name", "execution", "case", "grid"), RUNS)
 def test_logits(shared: pathlib.Path, name: str, execution: str, case: str, grid: str) -> None:
     z = recorded(shared, f"net_{name}", case)
@@ -104,6 +107,7 @@ def check_features(z: dict[str, np.ndarray], grid: str, features: list) -> None:
                 np.testing.assert_allclose(part[0, :, :, 0], block, atol=1e-4 * scale)
 
 
+@pytest.mark.family("A")
 @pytest.mark.parametrize("case", CASES)
 def test_training_step(shared: pathlib.Path, case: str) -> None:
     z = recorded(shared, "train_rn18", case)
@@ -133,6 +137,7 @@ def test_training_step(shared: pathlib.Path, case: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_dense_training_step(shared: pathlib.Path) -> None:
     z = recorded(shared, "train_rn18", "A")
     image = golden.nhwc(golden.random_input(z["input_seed"], z["input_shape"]))

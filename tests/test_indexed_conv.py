@@ -79,6 +79,7 @@ def test_winograd_stride() -> None:
 # Where pixels lie
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("border", ["zero", "image", "block"])
 @pytest.mark.parametrize("padding", [0, 1, 2, 3])
 @pytest.mark.parametrize("name", SMALL)
@@ -129,6 +130,7 @@ KERNELS = {"1x1": (1, 1, 1), "3x3": (3, 1, 1), "3x3 s2": (3, 2, 1), "5x5 depthwi
 TRANSFORMED = {"3x3 winograd": (3, 1, 1), "3x3 s2 winograd": (3, 2, 1)}
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("features", [3, 19, 42, 64])
 @pytest.mark.parametrize("name", KERNELS | TRANSFORMED)
 def test_epilogues(name: str, features: int, rng: np.random.Generator) -> None:
@@ -172,6 +174,7 @@ def test_bfloat16_within_its_rounding_of_float64(channels: int, rng: np.random.G
             assert (error <= np.abs(expected) * 2.0**-8 + 1e-5 * np.abs(expected).max()).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(1, 2),
@@ -237,6 +240,7 @@ def test_fewer_live_units_than_capacity(rng: np.random.Generator) -> None:
             assert_close(got[first : first + second], low, 1e-5)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["two_images", "prime_grid", "all_high", "all_low", "factor4"])
 def test_pooling(name: str, dtype: str) -> None:
@@ -252,6 +256,7 @@ def test_pooling(name: str, dtype: str) -> None:
         )
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("interpolation", ["halo", "block"])
 @pytest.mark.parametrize("name", ["two_images", "prime_grid", "one_pixel_low", "all_high"])
 def test_upsampling(name: str, interpolation: str, rng: np.random.Generator) -> None:
@@ -274,6 +279,7 @@ def test_upsampling(name: str, interpolation: str, rng: np.random.Generator) -> 
 # Gradients and transformations
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", ["two_images", "one_pixel_low", "all_high", "all_low"])
 def test_gradients_are_those_of_padded_blocks(

@@ -171,6 +171,7 @@ def test_valid_call_runs(target: str) -> None:
     assert all(not result.any() for result in results) == (target != "segblocks_index_tables")
 
 
+@pytest.mark.family(of=("target",))
 @pytest.mark.parametrize(
     ("target", "name", "shape", "dtype", "expected"),
     [
@@ -187,6 +188,7 @@ def test_wrong_buffers(
         CALLS[target].spoilt(name, shape, dtype).run(target)
 
 
+@pytest.mark.family(of=("target",))
 @pytest.mark.parametrize(
     ("target", "name", "value", "expected"),
     [
@@ -272,6 +274,7 @@ GRID_DATA = [
 ]
 
 
+@pytest.mark.family(of=("target",))
 @pytest.mark.parametrize(
     ("target", "name", "data", "expected"),
     [
@@ -334,6 +337,7 @@ def spoil_anything(target: str, rng: np.random.Generator) -> Call:
     return dataclasses.replace(call, data=call.data | {name: array})
 
 
+@pytest.mark.slow
 def test_a_thousand_random_malformed_calls() -> None:
     """Each gives an error that names its handler; what happens to be valid runs."""
     if jax.default_backend() != "cpu":

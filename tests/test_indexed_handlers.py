@@ -11,7 +11,7 @@ import oracles
 import pytest
 from indexed_oracles import Units
 
-from segblocks_jax.ops.indexed_conv import winograd
+from segblocks_jax.ops.indexed_conv import operands
 
 BF16 = jnp.dtype("bfloat16")
 EMPTY = np.zeros(0, np.float32)
@@ -78,7 +78,9 @@ class Conv:
         if self.depthwise:
             weights = kernel.reshape(-1, k)
         if self.winograd:
-            taps = np.tensordot(winograd.forward(self.stride), kernel.reshape(9, self.c, k), 1)
+            taps = np.tensordot(
+                operands.winograd_forward(self.stride), kernel.reshape(9, self.c, k), 1
+            )
             weights = indexed_oracles.packed(taps[None])
         rows = (0 if "o" in self.extras else capacity, capacity if "2" in self.extras else 0)
         got = call(
@@ -144,12 +146,14 @@ WINOGRADS = {
 }
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", WINOGRADS)
 def test_conv_of_transformed_kernels(name: str, stride: int, rng: np.random.Generator) -> None:
     check(dataclasses.replace(WINOGRADS[name], stride=stride, winograd=True), "float32", rng)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CONVS)
 def test_conv(name: str, dtype: str, rng: np.random.Generator) -> None:
@@ -209,6 +213,7 @@ def test_winograd_keeps_nan_in_its_windows(stride: int, rng: np.random.Generator
         np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("window", "stride", "channels"), [(3, 2, 64), (2, 2, 7), (3, 1, 130)])
 def test_max_pool(
@@ -227,6 +232,7 @@ def test_max_pool(
     assert_close(out[: len(expected)], expected)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("channels", "extras"), [(128, ""), (19, "r"), (64, "r2"), (3, "2")])
 def test_upsample2(channels: int, extras: str, dtype: str, rng: np.random.Generator) -> None:
@@ -246,6 +252,7 @@ def test_upsample2(channels: int, extras: str, dtype: str, rng: np.random.Genera
     assert_close(out[: len(y)], np.maximum(y * scale2 + bias2, 0) if scale2.size else y)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("border", [0, 1, 2])
 @pytest.mark.parametrize(
     ("block", "factor", "padding"),

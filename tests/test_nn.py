@@ -71,6 +71,7 @@ def variable(layer: nnx.Module, name: str) -> nnx.Variable:
     return getattr(layer, VARIABLES.get(name, own))
 
 
+@pytest.mark.family
 @pytest.mark.parametrize(("name", "grid_name"), GRIDS)
 def test_golden(recorded: dict[str, np.ndarray], name: str, grid_name: str) -> None:
     prefix = f"{name}/{grid_name}/"
@@ -134,6 +135,7 @@ def as_image(blocks: sb.DualRes) -> jax.Array:
     return sb.combine(sb.DualRes(blocks.pixels, grid))
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("high", [True, False])
 @pytest.mark.parametrize(
     "layer",

@@ -269,6 +269,7 @@ def test_policy_net_sees_one_logit_a_block(block_size: int) -> None:
     np.testing.assert_allclose(net(repeated), net(image), atol=1e-5)
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("name", ["random", "heuristic", "oracle"])
 @pytest.mark.parametrize("target", [0.0, 0.3, 0.5, 1.0])
 def test_rules_keep_the_target_in_every_image(name: str, target: float) -> None:

@@ -8,10 +8,12 @@ import types
 import jax
 import numpy as np
 import pytest
-from test_engine import SPEC, build, pictures
+from test_engine import SPEC, build, engine_of, pictures, served
 
 import segblocks_jax as sb
 from segblocks_jax.inference.keyed_cache import KeyedCache
+
+pytestmark = pytest.mark.xdist_group("engines")
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +98,11 @@ def test_strict_engines_make_no_program_that_was_not_foreseen(system, monkeypatc
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
-def test_bad_seeds(system, seed):
+def test_bad_seeds(seed):
     with pytest.raises(
         ValueError, match=r"seed is .*; expected a whole number from 0 to 2\*\*32 - 1"
     ):
-        sb.Engine(system, SPEC)(pictures(1, 64, 64), seed=seed)
+        engine_of()(pictures(1, 64, 64), seed=seed)
 
 
 def test_masks_may_be_lists(system, monkeypatch):
@@ -138,7 +140,7 @@ def test_calls_take_the_devices_in_turn(system):
     images = [pictures(1, 64, 128, seed=i) for i in range(6)]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         results = list(pool.map(engine, images))
-    alone = sb.Engine(system, SPEC, mode="budget=1")
+    alone = served(engine_of(), "budget=1")
     for image, result in zip(images, results, strict=True):
         np.testing.assert_array_equal(result.labels, alone(image).labels)
     assert engine.compilations == 2
@@ -178,11 +180,11 @@ def test_a_fork_of_a_process_with_an_engine_says_so(system, work, monkeypatch):
     assert "RuntimeError: an engine was made before this process was forked" in results.get()
 
 
-def test_engines_are_not_pickled(system):
+def test_engines_are_not_pickled():
     with pytest.raises(
         TypeError, match=r"a Engine holds compiled programs .* load it in the process"
     ):
-        pickle.dumps(sb.Engine(system, SPEC))
+        pickle.dumps(engine_of())
 
 
 def test_a_cache_drops_the_least_recently_used():

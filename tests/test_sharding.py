@@ -77,6 +77,7 @@ def test_eight_devices_take_the_steps_of_one(one, tmp_path):
     check_same(dict(np.load(tmp_path / "eight.npz")), one)
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_take_the_steps_of_one_process_of_four(one, four, tmp_path):
     address = f"localhost:{free_port()}"
     finish(*(program(2, tmp_path / "both.npz", address, 2, process) for process in (0, 1)))

@@ -42,6 +42,7 @@ def test_operations_carry_the_names_of_what_they_belong_to():
     assert any(re.search(r"backbone\W+layer2\W+block_conv", name) for name in names)
 
 
+@pytest.mark.slow
 def test_no_convolution_runs_in_a_loop_unless_it_accumulates():
     # XLA's CPU convolutions are several times as slow inside one.
     for accumulate in (1, 2):

@@ -149,12 +149,13 @@ def test_a_killed_run_ends_as_an_undisturbed_one(runs, undisturbed, tmp_path):
     assert timing["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_continue(runs, undisturbed, tmp_path):
     workdir = tmp_path / "stopped"
     program = runs.start(workdir)
     wait_for(program, workdir, 6)
     program.terminate()
-    out, err = finish(program)
+    out, err = finish(program, EXIT_CODE)
     assert "SIGTERM: saving after this step" in err
     step = saved(workdir)[1]
     assert 6 <= step < STEPS
@@ -165,6 +166,7 @@ def test_sigterm_saves_and_says_how_to_continue(runs, undisturbed, tmp_path):
     check_same_end(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_all_processes_stop_at_the_step_that_one_is_asked_at(runs, tmp_path):
     workdir, address = tmp_path / "both", f"localhost:{free_port()}"
     others = ("--distributed", f"--coordinator={address}", "--num_processes=2")
@@ -174,7 +176,7 @@ def test_all_processes_stop_at_the_step_that_one_is_asked_at(runs, tmp_path):
     ]
     wait_for(programs[0], workdir, 2)
     programs[1].terminate()
-    (out, _), (silent, _) = map(finish, programs)
+    (out, _), (silent, _) = (finish(program, EXIT_CODE) for program in programs)
     state, step = saved(workdir, policy="static")  # By one process, on one device.
     assert f"after step {step}, which is saved; to continue:" in out
     assert "continue" not in silent
@@ -183,6 +185,7 @@ def test_all_processes_stop_at_the_step_that_one_is_asked_at(runs, tmp_path):
     assert last_step(workdir) == step
 
 
+@pytest.mark.slow
 def test_processes_and_devices_evaluate_as_one(runs, undisturbed):
     workdir, address = runs.folder / "undisturbed", f"localhost:{free_port()}"
     expected = json.loads((workdir / "eval.json").read_text())["metrics"]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import pathlib
 import threading
 import time
@@ -122,29 +121,6 @@ def test_two_runners_on_one_folder_train_nothing_twice(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert sorted(done) == sorted(configs)
-
-
-def hold(folder, ready):
-    with runner.lock(folder, wait=False) as mine:
-        assert mine
-        ready.set()
-        time.sleep(600)
-
-
-def test_the_lock_of_a_killed_runner_is_taken_over(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    other = context.Process(target=hold, args=(tmp_path, ready))
-    other.start()
-    try:
-        assert ready.wait(120)
-        with runner.lock(tmp_path, wait=False) as mine:
-            assert not mine
-    finally:
-        other.kill()
-        other.join()
-    with runner.lock(tmp_path, wait=True) as mine:
-        assert mine
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def enlarged(logits: np.ndarray, factor: int) -> np.ndarray:
     return logits
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -42,6 +43,7 @@ def test_equals_formula(size, factor, dtype, implementation, rng):
     assert np.mean(labels == wide.argmax(-1)) >= 0.999
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 2), st.integers(1, 20), st.integers(1, 40), st.integers(1, 40)),

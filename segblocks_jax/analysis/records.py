@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from segblocks_jax.errors import MissingFileError, UserError
 from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.migrations import current_record
 
@@ -51,6 +52,8 @@ def read_sweeps(runs: pathlib.Path) -> list[dict[str, Any]]:
 def write_tables(runs: pathlib.Path) -> list[pathlib.Path]:
     """Writes every sweep's Markdown and CSV table; the same bytes from the same records."""
     runs = expand(runs)
+    if not runs.is_dir():
+        raise MissingFileError(f"{runs}: no such folder of runs")
     records, written = read_records(runs), []
     for sweep in read_sweeps(runs):
         for suffix, text in (
@@ -160,8 +163,11 @@ def main() -> None:
     """Writes the tables of --runs again, and says where."""
     parser = argparse.ArgumentParser(prog="python -m segblocks_jax.analysis.records")
     parser.add_argument("--runs", required=True, type=expand, help="folder of the runs")
-    for path in write_tables(parser.parse_args().runs):
-        print(path)
+    try:
+        written = write_tables(parser.parse_args().runs)
+    except (UserError, OSError) as error:
+        parser.error(str(error))
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":
