@@ -1,5 +1,7 @@
 """A pytree of arrays as named entries: what a checkpoint stores, and how two states are compared.
 
+Orbax's own restore stops at the first difference, converts other dtypes silently and refuses empty arrays.
+
 An entry's name is its path in the tree, "params/stem/kernel"; containers themselves leave no
 trace, so a state may come back in tuples where it was saved in lists.
 """
