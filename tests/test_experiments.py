@@ -13,16 +13,17 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+import take_steps
 from events import read_events
 from flax import nnx
 from PIL import Image
-from tiny import config, system
+from tiny import batch, config, system
 
-from segblocks_jax.data import TABLES
+from segblocks_jax.data import NORMALIZATION, TABLES
 from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
-from segblocks_jax.systems.segblocks import callbacks, evaluation
+from segblocks_jax.systems.segblocks import callbacks, evaluation, oracle, policies
 from segblocks_jax.systems.segblocks import system as system_module
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.engine import Engine
@@ -143,9 +144,9 @@ def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
         for s in sizes
     ]
     source = dataclasses.replace(sources[1], records=records, sizes=sizes)
-    monkeypatch.setattr(evaluation, "_gmacs", lambda *_: (1.0, 5.0))
+    monkeypatch.setattr(evaluation.Evaluator, "_gmacs", lambda *_: (1.0, 5.0))
     settings = config("all_high", loop={"eval_sizes": 1, "eval_batch_size": 1})
-    result = evaluation.evaluate(FirstBlockHigh(), nnx.Dict(), source, settings)
+    result = evaluation.Evaluator(FirstBlockHigh(), source, settings)(nnx.Dict())
     assert sorted(result.shares) == [0.25, 1.0]
     assert result.gmacs == 2.0  # Both ran as four blocks, one of them high.
 
@@ -197,7 +198,7 @@ def test_many_sizes_compile_a_bounded_number_of_programs(sources, rng):
             predicted = np.asarray(result.labels[i])[:height, :width]
             seen.append((source[int(batch.names[i])]["label"].ravel(), predicted.ravel()))
 
-    result = evaluation.evaluate(engine, modules, source, settings, on_batch=record)
+    result = evaluation.Evaluator(engine, source, settings)(modules, on_batch=record)
     assert result.images == 6
     assert len(shapes) == 2
     assert engine.compilations == 2
@@ -216,19 +217,26 @@ def test_evaluations_of_a_run_share_one_engine_on_all_devices(sources, monkeypat
         return made[-1]
 
     monkeypatch.setattr(system_module, "Engine", engine)
-    settings = config("all_low", loop={"eval_batch_size": 1})
-    tried, fresh = (system(settings, *sources) for _ in range(2))
+    tried = system(config("static", loop={"eval_batch_size": 1}), *sources)
     first = tried.build()
-    other = jax.tree.map(lambda x: -x, nnx.state(first))
-    second = nnx.merge(nnx.graphdef(first), other)
-    results = [tried.evaluate(first), tried.evaluate(second)]
+    second = nnx.merge(nnx.graphdef(first), jax.tree.map(lambda x: -x, nnx.state(first)))
+    results = [tried.evaluate(modules).scores.class_iou for modules in (first, second, first)]
     assert len(made) == 1
     assert made[0].devices == tuple(jax.local_devices()[:3])  # One for each batch.
-    assert made[0].compilations == 2 * 3
-    assert results[0].scores.pixel_accuracy != results[1].scores.pixel_accuracy
-    expected = evaluation.evaluate(fresh.engine(second), second, sources[1], settings)
-    np.testing.assert_array_equal(results[1].scores.class_iou, expected.scores.class_iou)
-    assert results[1].shares == expected.shares
+    assert made[0].compilations == 3
+    np.testing.assert_array_equal(results[0], results[2])
+    assert (results[0] != results[1]).any()
+
+
+def test_the_oracles_decisions_are_compiled_once():
+    policy = policies.create("oracle", block_size=64, target=0.5)
+    modules = nnx.Dict(net=take_steps.SmallNet(nnx.Rngs(0)), policy=policy)
+    image, label = batch(2).values()
+    oracle._decide.clear_cache()
+    for seed in (0, 1):
+        masks = oracle.OracleMasks(modules, NORMALIZATION["street_scenes"], config("oracle"))
+        assert masks(image, label, seed).sum() == 4
+    assert oracle._decide._cache_size() == 1
 
 
 def predict(trained, source, output, **options):

@@ -10,7 +10,7 @@ from indexed_oracles import Units
 import segblocks_jax as sb
 from segblocks_jax.blocks.patches import index_patches
 from segblocks_jax.ops.indexed_conv.api import indexed_conv
-from segblocks_jax.ops.indexed_conv.packed import pack_kernel
+from segblocks_jax.ops.indexed_conv.operands import pack_kernel
 
 pytestmark = pytest.mark.gpu
 

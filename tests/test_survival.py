@@ -155,7 +155,7 @@ def test_sigterm_saves_and_says_how_to_continue(runs, undisturbed, tmp_path):
     program = runs.start(workdir)
     wait_for(program, workdir, 6)
     program.terminate()
-    out, err = finish(program)
+    out, err = finish(program, EXIT_CODE)
     assert "SIGTERM: saving after this step" in err
     step = saved(workdir)[1]
     assert 6 <= step < STEPS
@@ -176,7 +176,7 @@ def test_all_processes_stop_at_the_step_that_one_is_asked_at(runs, tmp_path):
     ]
     wait_for(programs[0], workdir, 2)
     programs[1].terminate()
-    (out, _), (silent, _) = map(finish, programs)
+    (out, _), (silent, _) = (finish(program, EXIT_CODE) for program in programs)
     state, step = saved(workdir, policy="static")  # By one process, on one device.
     assert f"after step {step}, which is saved; to continue:" in out
     assert "continue" not in silent

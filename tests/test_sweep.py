@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import pathlib
 import threading
 import time
@@ -11,6 +10,7 @@ import pytest
 from tiny import config
 
 from segblocks_jax.analysis import records as tables
+from segblocks_jax.errors import UserError
 from segblocks_jax.experiments import plan as planning
 from segblocks_jax.experiments import runner, sweep
 from segblocks_jax.structured_config import ConfigError, fields_affecting, leaves
@@ -105,6 +105,15 @@ def test_means_over_seeds_with_their_deviation():
     assert "commit 000000000000+changes)" in text
 
 
+@pytest.mark.parametrize("text", ["", "{", "version https://git-lfs.github.com/spec/v1\n"])
+def test_a_damaged_record_is_named(text, tmp_path):
+    file = tmp_path / "runs" / "key" / "run.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"run\.json is damaged .*run its sweep again"):
+        tables.write_tables(tmp_path)
+
+
 def test_two_runners_on_one_folder_train_nothing_twice(tmp_path, monkeypatch):
     configs = {f"run{i}": config() for i in range(6)}
     done = []
@@ -122,29 +131,6 @@ def test_two_runners_on_one_folder_train_nothing_twice(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert sorted(done) == sorted(configs)
-
-
-def hold(folder, ready):
-    with runner.lock(folder, wait=False) as mine:
-        assert mine
-        ready.set()
-        time.sleep(600)
-
-
-def test_the_lock_of_a_killed_runner_is_taken_over(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    other = context.Process(target=hold, args=(tmp_path, ready))
-    other.start()
-    try:
-        assert ready.wait(120)
-        with runner.lock(tmp_path, wait=False) as mine:
-            assert not mine
-    finally:
-        other.kill()
-        other.join()
-    with runner.lock(tmp_path, wait=True) as mine:
-        assert mine
 
 
 @pytest.mark.parametrize(

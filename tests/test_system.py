@@ -13,9 +13,10 @@ import optax
 import pytest
 from flax import nnx
 
+from segblocks_jax.experiments.defaults import config
 from segblocks_jax.structured_config import Config as Base
 from segblocks_jax.structured_config import ConfigError
-from segblocks_jax.systems.registry import SYSTEMS, system_type
+from segblocks_jax.systems.registry import SYSTEMS, system_of, system_type
 from segblocks_jax.training import loop
 from segblocks_jax.training.config import LoopConfig, OptimConfig
 from segblocks_jax.training.preemption import Preempted
@@ -221,6 +222,15 @@ def test_systems_are_found_by_name():
         assert issubclass(system_type(name), System)
     with pytest.raises(ConfigError, match=r"system is 'zzz'; expected one of .*segblocks"):
         system_type("zzz")
+    lrnnet = {"model": {"name": "lrnnet"}}
+    for fields, name in (
+        ({}, "segblocks"),
+        (lrnnet, "lrnnet"),
+        ({"system": "lrnnet"} | lrnnet, "lrnnet"),
+    ):
+        assert type(system_of(fields)) is system_type(name)
+    with pytest.raises(ConfigError, match=r"model.name is 'swiftnet_rn18'; expected 'lrnnet'"):
+        system_of(config({"system": "lrnnet"}).to_dict())
 
 
 def test_the_loop_knows_no_system():

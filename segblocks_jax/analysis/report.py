@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from segblocks_jax.extras import extra
-from segblocks_jax.paths import expand
+from segblocks_jax.paths import check_writable, expand
 
 with extra("report", "the report"):
     from matplotlib.figure import Figure
@@ -87,6 +87,7 @@ def write_report(
     """
     runs = expand(runs)
     output = expand(output or runs / "report.html")
+    check_writable(output.parent)
     records = read_records(runs)
     if not records:
         raise InvalidInputError(f"report: {runs} has no finished run; run a sweep there first")
@@ -227,7 +228,7 @@ def main() -> None:
         path = write_report(
             given.runs, given.output, run=given.run, images=images, data_dir=given.data_dir
         )
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(path)
 

@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.grid import BlockGrid
-from segblocks_jax.blocks.pad import reference as pad_reference
+from segblocks_jax.blocks.pad import windows_of
 from segblocks_jax.ops import extension, ffi_call
 from segblocks_jax.ops.patches import BORDERS, Border, IndexPatches, ring_size, surround
 
@@ -78,9 +78,7 @@ def _reference(
         around = ((0, 0), (padding, padding), (padding, padding))
         high, low = (surround(part[..., 0], around, border) for part in (blocks.high, blocks.low))
         return high, low, means
-    high, low = pad_reference.windows_of(
-        blocks, halos, (padding, padding), "edge" if border == "image" else -1
-    )
+    high, low = windows_of(blocks, halos, (padding, padding), "edge" if border == "image" else -1)
     return high[..., 0], low[..., 0], means
 
 

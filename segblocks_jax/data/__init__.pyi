@@ -1,3 +1,4 @@
+from .config import Augmentation as Augmentation
 from .datasets import DATASETS as DATASETS
 from .datasets import NORMALIZATION as NORMALIZATION
 from .datasets import TABLES as TABLES

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from segblocks_jax.extras import extra
-from segblocks_jax.paths import expand
+from segblocks_jax.paths import check_writable, expand
 
 with extra("train", "a data set"):
     from PIL import Image
@@ -61,6 +61,7 @@ def _holds_data(name: str, root: pathlib.Path) -> bool:
 
 def sheet(arguments: argparse.Namespace) -> int:
     """Writes a contact sheet of augmented batches with their labels."""
+    check_writable(arguments.output.parent)
     source = _open(arguments)
     augmentation = Augmentation((arguments.crop, arguments.crop))
     batches = train_batches(source, augmentation, arguments.columns, arguments.seed)
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

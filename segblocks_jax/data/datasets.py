@@ -1,15 +1,5 @@
 """The data sets, an entry each: where the files lie, what labels mean, how to normalize, where to get them.
 
-    cityscapes         leftImg8bit/<split>/<city>/*_leftImg8bit.png         train, val, test
-                       gtFine/<split>/<city>/*_gtFine_labelIds.png
-    cityscapes_coarse  leftImg8bit/<split>/..., gtCoarse/<split>/...        train, train_extra; val is gtFine's
-    camvid             <split>/*.png|jpg, <split>annot/*.png                train, val, test
-    camvid_full        701_StillsRaw_full/*.png                             train, val, test, by frame
-                       LabeledApproved_full/*_L.png
-    mapillary          <folder>/images/*.jpg                                train: training, val: validation
-                       <folder>/v1.2/labels/*.png, or labels/
-    mapillary_v2       <folder>/images/*.jpg, <folder>/v2.0/labels/*.png, config_v2.0.json
-
 Folders may also lie in zip archives, as published, directly in the data set's folder. Another data set is
 another entry of `DATASETS`, and nothing else.
 """

@@ -6,7 +6,6 @@ archives are in the archives.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -23,60 +22,43 @@ _EDITION = 2
 _SOURCES = "sources.json"
 
 
-@dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Of the files of a data set.
+    """Of the files of a data set; doesn't read those that have the size and time stamps of an earlier preparation.
 
     Attributes:
         digest: of all names and contents and of the label table, 16 hexadecimal digits.
-        checksums: [key, size, mtime, ctime, CRC-32] of every unpacked file.
-        renewed: whether any of them had to be computed.
+        renewed: whether any checksum had to be computed.
     """
 
-    digest: str
-    checksums: list[list]
-    renewed: bool
+    def __init__(
+        self, splits: Mapping[str, Split], table: LabelTable, earlier: Iterable[pathlib.Path]
+    ):
+        """Computes it of `find_splits`' result and the table of ids; `earlier` are folders of records."""
+        known = {tuple(row[:4]): row[4] for folder in earlier for row in _saved(folder)}
+        files = [
+            (split, file, file.stamp and (file.key, file.size, *file.stamp))
+            for split, content in splits.items()
+            for pair in content.pairs
+            for file in (pair.image, pair.label)
+        ]
+        new = {id: file for _, file, id in files if id and id not in known}
+        with ThreadPoolExecutor() as pool:
+            known.update(zip(new, pool.map(_checksum, new.values()), strict=True))
+        text = "".join(
+            f"{split} {file.key} {file.size} {known[id] if id else _checksum(file)}\n"
+            for split, file, id in files
+        )
+        lonely = [line.split(":")[0] for content in splits.values() for line in content.lonely]
+        parts = bytes([_EDITION]), table.to_train.tobytes(), table.known.tobytes()
+        whole = b"".join((*parts, text.encode(), "\n".join(lonely).encode()))
+        self.digest, self.renewed = hashlib.sha256(whole).hexdigest()[:16], bool(new)
+        self._checksums = [[*id, known[id]] for _, _, id in files if id and known[id] is not None]
 
     def save(self, folder: pathlib.Path) -> None:
-        """Keeps the checksums, so that unchanged files needn't be read again."""
+        """Keeps the checksums beside the records, so that unchanged files needn't be read again."""
         path = folder / f"{_SOURCES}.new"
-        path.write_text(json.dumps(self.checksums))
+        path.write_text(json.dumps(self._checksums))
         path.replace(folder / _SOURCES)
-
-
-def fingerprint(
-    splits: Mapping[str, Split], table: LabelTable, earlier: Iterable[pathlib.Path]
-) -> Fingerprint:
-    """Computes it, without reading files that have the size and time stamps of an earlier preparation.
-
-    Args:
-        splits: of `find_splits`.
-        table: of the stored ids.
-        earlier: folders of prepared records.
-    """
-    known = {tuple(row[:4]): row[4] for folder in earlier for row in _saved(folder)}
-    files = [
-        (split, file)
-        for split, content in splits.items()
-        for pair in content.pairs
-        for file in (pair.image, pair.label)
-    ]
-    new = {id: file for _, file in files if (id := _identity(file)) and id not in known}
-    with ThreadPoolExecutor() as pool:
-        known.update(zip(new, pool.map(_checksum, new.values()), strict=True))
-    digest = hashlib.sha256(bytes([_EDITION]) + table.to_train.tobytes() + table.known.tobytes())
-    for split, file in files:
-        checksum = known[id] if (id := _identity(file)) else _checksum(file)
-        digest.update(f"{split} {file.key} {file.size} {checksum}\n".encode())
-    for content in splits.values():
-        digest.update("\n".join(message.split(":")[0] for message in content.lonely).encode())
-    ids = dict.fromkeys(id for _, file in files if (id := _identity(file)))
-    checksums = [[*id, known[id]] for id in ids if known[id] is not None]
-    return Fingerprint(digest.hexdigest()[:16], checksums, bool(new))
-
-
-def _identity(file: File) -> tuple | None:
-    return None if file.stamp is None else (file.key, file.size, *file.stamp)
 
 
 def _checksum(file: File) -> int | None:

@@ -13,7 +13,7 @@ from absl import logging
 
 from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.entry import Dataset
-from segblocks_jax.data.fingerprint import fingerprint
+from segblocks_jax.data.fingerprint import Fingerprint
 from segblocks_jax.data.folders import Split, check_counts, find_splits
 from segblocks_jax.data.index import Index
 from segblocks_jax.data.normalization import Normalization
@@ -159,7 +159,7 @@ def _prepared(
 ) -> pathlib.Path:
     """The folder of records of exactly these files; prepares them where there is none."""
     earlier = sorted(place.glob(f"{dataset.name}-*"))
-    now = fingerprint(found, table, earlier)
+    now = Fingerprint(found, table, earlier)
     folder = place / f"{dataset.name}-{now.digest}"
     if not folder.is_dir():
         from segblocks_jax.data.builders import prepare

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from segblocks_jax.data import images
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
+from segblocks_jax.paths import check_writable
 from segblocks_jax.progress import Progress
 from segblocks_jax.systems.segblocks import speed as timing
 from segblocks_jax.systems.segblocks.system import SegBlocks
@@ -28,14 +30,18 @@ def train(system: System, workdir: pathlib.Path, profile: Profile | None = None)
     """Trains, then prints the last evaluation."""
     result = loop.train(system, workdir, profile)
     if is_first():
+        print(result)
         steps = system.config.optim.steps
         shutil.copyfile(workdir / f"eval_{steps}.json", workdir / "eval.json")
-        print(result)
     return 0
 
 
-def evaluate(system: System, workdir: pathlib.Path, checkpoint: Any) -> int:
-    """Evaluates a checkpoint; writes `eval.json` and prints the scores."""
+def evaluate(
+    system: System, workdir: pathlib.Path, checkpoint: Any, output: pathlib.Path | None = None
+) -> int:
+    """Evaluates a checkpoint; prints the scores and writes `eval.json`, by default to the workdir."""
+    output = output or workdir
+    check_writable(output)
     modules, step, pretrained = load_modules(system, workdir, checkpoint)
     done = 0
     total = system.eval_size // jax.process_count()
@@ -48,18 +54,28 @@ def evaluate(system: System, workdir: pathlib.Path, checkpoint: Any) -> int:
             progress.update(done)
 
         result = system.evaluate(modules, on_batch=advance)
-    if is_first():
-        write_json(workdir / "eval.json", describe(system, result, step, pretrained))
-        print(result)
-    return 0
+    description = describe(system, result, step, pretrained)
+    if not is_first():
+        return 0
+    print(result)
+    return _write(output / "eval.json", description)
 
 
-def speed(system: SegBlocks, workdir: pathlib.Path, size: tuple[int, int]) -> int:
-    """Times the dense network and the network in blocks; writes `speed.json` and prints a table."""
+def speed(system: SegBlocks, output: pathlib.Path, size: tuple[int, int]) -> int:
+    """Times the dense network and the network in blocks; prints a table and writes `speed.json`."""
+    check_writable(output)
     report = timing.measure(system.config, size, len(system.table.classes))
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "speed.json", report)
     print(timing.format_report(report))
+    return _write(output / "speed.json", report)
+
+
+def _write(path: pathlib.Path, value: Any) -> int:
+    """Writes a result that is on the screen already; 1 where it can't be written."""
+    try:
+        write_json(path, value)
+    except OSError as error:
+        print(f"error: the result above is not in {path} ({error.strerror})", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -91,6 +107,7 @@ def predict(system: SegBlocks, workdir: pathlib.Path, checkpoint: Any, options: 
     if options.source is None:
         raise InvalidInputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
     images.allow_pixels(options.max_pixels)
+    check_writable(options.output)
     found = files.find_files(pathlib.Path(options.source), options.output)
     modules, _, _ = load_modules(system, workdir, checkpoint)
     engine = system.engine(modules, mode=options.mode, shapes=options.shapes, keep_memory=True)
@@ -109,9 +126,13 @@ def predict(system: SegBlocks, workdir: pathlib.Path, checkpoint: Any, options: 
     return 1 if failed else 0
 
 
-def export(system: System, workdir: pathlib.Path, checkpoint: Any) -> int:
-    """Writes what a checkpoint holds to `export/`, where it is served from."""
+def export(
+    system: System, workdir: pathlib.Path, checkpoint: Any, output: pathlib.Path | None = None
+) -> int:
+    """Writes what a checkpoint holds to `export/`, where it is served from, by default in the workdir."""
+    folder = (output or workdir) / "export"
+    system.check_export(folder)
     modules, step, _ = load_modules(system, workdir, checkpoint)
-    system.export(modules, workdir / "export")
-    print(f"step {step} is in {workdir / 'export'}")
+    system.export(modules, folder)
+    print(f"step {step} is in {folder}")
     return 0

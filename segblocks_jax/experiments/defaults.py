@@ -7,18 +7,21 @@ import ml_collections
 from ml_collections import config_dict
 
 from segblocks_jax.structured_config import leaves, optional
-from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.registry import system_type
 
 
 def config(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """All fields of `ExperimentConfig` at their defaults, with `changes` (groups of fields) put over them.
+    """All fields of a system's configuration at their defaults, with `changes` (groups of fields) put over them.
+
+    `changes["system"]` names the system; without it, the fields are those of SegBlocks' `ExperimentConfig`.
 
     Example:
         >>> config({"policy": {"target": 0.2}}).policy.target
         0.2
     """
-    full = ml_collections.ConfigDict(ExperimentConfig().to_dict())
-    for name, kind, _ in leaves(ExperimentConfig):
+    chosen = system_type(changes.get("system", "segblocks")).config_type
+    full = ml_collections.ConfigDict(chosen().to_dict())
+    for name, kind, _ in leaves(chosen):
         if (inner := optional(kind)) is not None:
             group, _, field = name.rpartition(".")
             (full[group] if group else full)[field] = config_dict.placeholder(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segblocks_jax.errors import MissingFileError
+from segblocks_jax.paths import expand
 from segblocks_jax.structured_config import ConfigError, fields_affecting, flat
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 
@@ -109,7 +110,7 @@ def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | No
     if preset not in PRESETS:
         raise ConfigError(f"--preset is {preset!r}; expected one of {', '.join(PRESETS)}")
     chosen = PRESETS[preset]
-    sweep = _module(pathlib.Path(file)).get_sweep(preset)
+    sweep = _module(expand(file)).get_sweep(preset)
     base = _module(pathlib.Path(chosen.config)).get_config().to_dict()
     name = f"{preset}_{pathlib.Path(file).stem}"
     if seeds is None:

@@ -1,5 +1,6 @@
 """What the entry points share: flags, configuration, data, modes."""
 
+import errno
 import itertools
 import pathlib
 import re
@@ -15,14 +16,17 @@ from ml_collections import config_flags
 
 from segblocks_jax.errors import InvalidInputError, UserError
 from segblocks_jax.experiments import commands
+from segblocks_jax.paths import expand
 from segblocks_jax.structured_config import ConfigError, check_name
 from segblocks_jax.systems.registry import system_of, system_type
 from segblocks_jax.training import sharding
-from segblocks_jax.training.preemption import Preempted
+from segblocks_jax.training.preemption import EXIT_CODE, Preempted
 from segblocks_jax.training.profiling import Profile
 from segblocks_jax.training.sharding import is_first
 from segblocks_jax.training.system import System
 
+# Of files that the code names itself. Others (a full disk, no permission) are the machine's.
+_BUGS = (None, errno.ENOENT, errno.EEXIST)
 MODES = ("train", "eval", "speed", "predict", "export")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -40,7 +44,7 @@ _DATA_DIR = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_string("split", None, "Split to evaluate on; overrides the configuration.")
 _INPUT = flags.DEFINE_string("input", None, "predict: an image, a video, or a folder of both.")
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "predict: folder for the results; default WORKDIR/predictions."
+    "output", None, "Folder for results of eval, speed, predict, export; default in WORKDIR."
 )
 _SERVE = flags.DEFINE_string(
     "serve", "exact", "predict: how many blocks run high: exact, budget=K, share=F or latency=MS."
@@ -71,6 +75,11 @@ def main(datasets: tuple[str, ...]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    try:
+        argv = list(map(_expand_config, argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     for argument, following in itertools.pairwise([*argv, ""]):
         if re.fullmatch(r"--?config(=.*)?", argument):
             file = (argument.partition("=")[2] or following).partition(":")[0]
@@ -107,6 +116,12 @@ def _unknown_field(argv: list[str]) -> str | None:
     return None
 
 
+def _expand_config(argument: str) -> str:
+    """In the flag that names the configuration's file; what is in it opens its paths itself."""
+    name, equals, path = argument.partition("=")
+    return f"{name}={expand(path)}" if equals and name.lstrip("-") == "config" else argument
+
+
 def read_system(
     mapping: ml_collections.ConfigDict, datasets: tuple[str, ...], **options: Any
 ) -> System:
@@ -135,8 +150,10 @@ def _main(datasets: tuple[str, ...]) -> int:
     except Preempted as stop:
         if is_first():
             print(stop)
-        return 0
-    except UserError as error:
+        return EXIT_CODE
+    except (UserError, OSError) as error:
+        if not isinstance(error, UserError) and error.errno in _BUGS:
+            raise
         logging.debug("stopped", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -159,17 +176,18 @@ def _start_distributed() -> None:
 
 
 def _run(system: Any) -> int:
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = expand(_WORKDIR.value)
+    output = workdir if _OUTPUT.value is None else expand(_OUTPUT.value)
     jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
     checkpoint: Any = _CHECKPOINT.value
     if checkpoint.isdigit():
         checkpoint = int(checkpoint)
     actions: dict[str, Callable[[], int]] = {
         "train": lambda: commands.train(system, workdir, _profile()),
-        "eval": lambda: commands.evaluate(system, workdir, checkpoint),
-        "speed": lambda: commands.speed(system, workdir, _image_size()),
+        "eval": lambda: commands.evaluate(system, workdir, checkpoint, output),
+        "speed": lambda: commands.speed(system, output, _image_size()),
         "predict": lambda: commands.predict(system, workdir, checkpoint, _prediction(workdir)),
-        "export": lambda: commands.export(system, workdir, checkpoint),
+        "export": lambda: commands.export(system, workdir, checkpoint, output),
     }
     return actions[_MODE.value]()
 
@@ -181,7 +199,7 @@ def _profile() -> Profile | None:
 def _prediction(workdir: pathlib.Path) -> commands.Prediction:
     return commands.Prediction(
         source=_INPUT.value,
-        output=pathlib.Path(_OUTPUT.value or workdir / "predictions"),
+        output=expand(_OUTPUT.value or workdir / "predictions"),
         mode=_SERVE.value,
         shapes=tuple(map(_shape, _SHAPES.value)),
         batch_size=_BATCH.value,

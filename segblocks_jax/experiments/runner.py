@@ -1,14 +1,12 @@
 """Runs of sweeps: each trained once, by one process at a time, and recorded as JSON."""
 
-import contextlib
 import datetime
-import fcntl
 import json
 import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import jax
 
@@ -17,6 +15,7 @@ from segblocks_jax.errors import UserError
 from segblocks_jax.systems.registry import system_of
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training import loop
+from segblocks_jax.training.lock import lock
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.workdir import describe, load_modules, open_checkpoints
@@ -44,7 +43,7 @@ def run_all(
             folder = run_folder(runs, key)
             if key in errors or (folder / RECORD).is_file():
                 continue
-            with lock(folder, wait) as mine:
+            with lock(folder, wait, "sweep.lock") as mine:
                 if not mine or (folder / RECORD).is_file():
                     continue
                 print(f"sweep: run {number} of {len(configs)}: {key}", file=sys.stderr)
@@ -58,22 +57,6 @@ def run_all(
                     errors[key] = f"{type(error).__name__}: {error}"
             jax.clear_caches()  # Programs of this run; the next may be of another network.
     return errors
-
-
-@contextlib.contextmanager
-def lock(folder: pathlib.Path, wait: bool) -> Iterator[bool]:
-    """Whether this process alone may work in a folder; with `wait`, only returns when it may.
-
-    The kernel frees the lock of a process that ends, however it ends, so none is left behind.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def train_and_record(

@@ -16,6 +16,7 @@ import jax
 
 from segblocks_jax.errors import UserError
 from segblocks_jax.extras import extra
+from segblocks_jax.paths import check_writable, expand
 from segblocks_jax.structured_config import ConfigError
 
 with extra("train", "a sweep"):
@@ -25,15 +26,16 @@ with extra("train", "a sweep"):
     from segblocks_jax.experiments.plan import PRESETS, Plan, load_plan
     from segblocks_jax.experiments.runner import run_all
     from segblocks_jax.training.logging import write_json
-    from segblocks_jax.training.preemption import Preempted
+    from segblocks_jax.training.preemption import EXIT_CODE, Preempted
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs what the command line says; 1 if a run failed, 2 if nothing could start."""
+    """Runs what the command line says; 1 if a run failed, 2 if nothing could start, 143 if stopped."""
     given = _parser().parse_args(argv)
     logging.set_verbosity(logging.WARNING)
     files = given.sweep or sorted(map(str, pathlib.Path("experiments/ablations").glob("*.py")))
     try:
+        check_writable(given.runs)
         plans = [load_plan(file, given.preset, given.seeds) for file in files]
         if not plans:
             raise ConfigError("no sweeps in experiments/ablations; run from the repository's root")
@@ -48,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         errors = sweep(plans, given.runs, given.data_dir)
     except Preempted as stop:
         print(stop)
-        return 0
+        return EXIT_CODE
+    except OSError as error:  # Beside the runs, each of which fails alone.
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for key, reason in errors.items():
         print(f"error: {key}: {reason}", file=sys.stderr)
     if not given.no_report and list(given.runs.glob("runs/*/run.json")):
@@ -73,7 +78,7 @@ def sweep(plans: list[Plan], runs: pathlib.Path, data_dir: str | None = None) ->
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m segblocks_jax.experiments.sweep")
     parser.add_argument(
-        "--runs", required=True, type=pathlib.Path, help="folder of runs, tables and report"
+        "--runs", required=True, type=expand, help="folder of runs, tables and report"
     )
     parser.add_argument(
         "--sweep", type=_names, help="files of sweeps; default: all in experiments/ablations"

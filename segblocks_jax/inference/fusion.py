@@ -24,7 +24,7 @@ from segblocks_jax.inference.steps import (
 from segblocks_jax.nn import BatchNorm, Conv, max_pool, pointwise, upsample2
 from segblocks_jax.nn.recording import Call
 from segblocks_jax.ops.indexed_conv import pack_kernel, winograd_stride
-from segblocks_jax.ops.indexed_conv.epilogue import Activation
+from segblocks_jax.ops.indexed_conv.operands import Activation
 
 _ACTIVATIONS: dict[Any, Activation] = {jax.nn.relu: "relu", jax.nn.relu6: "relu6"}
 

@@ -67,7 +67,7 @@ def recordable(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def record_calls(
-    net: nnx.Module, shape: tuple[int, int, int, int]
+    net: Callable[[Any], Any], shape: tuple[int, int, int, int]
 ) -> tuple[list[Call], Array, Any]:
     """Traces a network on an image of `shape`: the calls of its layers in order, the image, the result.
 

@@ -1,12 +1,13 @@
-"""Calls of the compiled handlers, as they must be made under jit, vmap and shard_map."""
+"""Calls of the compiled handlers, and linear ones with their transposes."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from segblocks_jax.ops import extension
 
@@ -54,3 +55,64 @@ def vary_alike(*arrays: Shaped[Array, "..."]) -> tuple[Shaped[Array, "..."], ...
         jax.lax.pcast(array, tuple(sorted(union - axes)), to="varying") if union - axes else array
         for array, axes in zip(arrays, varying, strict=True)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearCall:
+    """A linear handler, the handler of its transpose, and everything static about a call.
+
+    Calling it runs the handler, on the slots of a grid too, in which it is not differentiated.
+    Derivatives of any order (reverse mode), `jax.vmap` (one call an element) and `jax.shard_map`
+    work.
+
+    Attributes:
+        target: FFI target that takes arrays of `operands`, then the slots; returns `results`.
+        transpose: FFI target that takes arrays of `results`, then the slots; returns `operands`.
+        operands: shapes.
+        results: shapes.
+        attributes: names and values of what both handlers get besides arrays.
+    """
+
+    target: str
+    transpose: str
+    operands: tuple[Shape, ...]
+    results: tuple[Shape, ...]
+    attributes: Attributes
+
+    def __call__(
+        self, *arrays: Float[Array, "..."], slots: Int[Array, "n gh gw"]
+    ) -> tuple[Float[Array, "..."], ...]:
+        """Runs the handler."""
+        *operands, slots = vary_alike(*arrays, slots)
+        return _apply(tuple(operands), slots, self)
+
+    def transposed(self) -> "LinearCall":
+        """Returns the transposed call."""
+        return dataclasses.replace(
+            self,
+            target=self.transpose,
+            transpose=self.target,
+            operands=self.results,
+            results=self.operands,
+        )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _apply(arrays: tuple[Array, ...], slots: Array, linear: LinearCall) -> tuple[Array, ...]:
+    results = [(shape, arrays[0].dtype) for shape in linear.results]
+    return call(linear.target, (*arrays, slots), results, linear.attributes)
+
+
+def _apply_forward(
+    arrays: tuple[Array, ...], slots: Array, linear: LinearCall
+) -> tuple[tuple[Array, ...], Array]:
+    return _apply(arrays, slots, linear), slots
+
+
+def _apply_backward(
+    linear: LinearCall, slots: Array, cotangents: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], None]:
+    return _apply(cotangents, slots, linear.transposed()), None
+
+
+_apply.defvjp(_apply_forward, _apply_backward)

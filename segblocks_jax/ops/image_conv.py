@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.ops import extension, ffi_call
 from segblocks_jax.ops.indexed_conv.api import indexed_conv
-from segblocks_jax.ops.indexed_conv.packed import pack_kernel
+from segblocks_jax.ops.indexed_conv.operands import pack_kernel
 from segblocks_jax.ops.patches import IndexPatches, image_patches, list_patches
 from segblocks_jax.ops.valid_conv import valid_convolution
 

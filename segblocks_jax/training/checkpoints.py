@@ -5,7 +5,6 @@ model that asks for it before any array is read, and what differs is told all at
 """
 
 import contextlib
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from segblocks_jax.errors import InvalidInputError, MissingFileError, TargetExistsError
 from segblocks_jax.paths import expand
 from segblocks_jax.training import flat_state
-from segblocks_jax.training.damage import is_complete, reading, write_inventory, writing
+from segblocks_jax.training.checkpoint_manager import not_raised, open_manager
+from segblocks_jax.training.damage import is_complete, reading, writing
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.sharding import gather, is_first
 
@@ -76,7 +75,11 @@ class Checkpoints:
         """
         entries = flat_state.flatten(state)
         described = flat_state.describe(entries)
-        record = {"model": self.model, "entries": described, "extra": _checked_extra(extra)}
+        record = {
+            "model": self.model,
+            "entries": described,
+            "extra": flat_state.checked_extra(extra),
+        }
         if metrics is not None and self.best_metric not in metrics:
             raise InvalidInputError(
                 f"Checkpoints.save: metrics hold {sorted(metrics)}, but not {self.best_metric!r}, "
@@ -111,7 +114,8 @@ class Checkpoints:
 
     def metrics(self, step: int) -> dict[str, float]:
         """The scores that a checkpoint was saved with, if any."""
-        return self._open().metrics(step) or {}
+        with reading(self.folder, step):
+            return self._open().metrics(step) or {}
 
     def restore(self, template: Any, step: Step = "latest") -> tuple[Any, dict[str, Any], int]:
         """Reads a checkpoint into the structure, devices and shardings of `template`.
@@ -178,7 +182,7 @@ class Checkpoints:
                 if manager is not None:
                     manager.close()
         finally:
-            logging.getLogger("absl").removeFilter(self._log)
+            logging.getLogger("absl").removeFilter(not_raised)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -190,38 +194,10 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            # The best alone, as Orbax's best_fn keeps it, would drop the latest: a restart's need.
-            keep = checkpoint_managers.AnyPreservationPolicy(
-                [
-                    checkpoint_managers.LatestN(self._keep),
-                    checkpoint_managers.BestN(get_metric_fn=self._rank, n=1),
-                ]
-            )
-            options = ocp.CheckpointManagerOptions(
-                best_fn=self._rank,
-                preservation_policy=keep,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._add_inventory),
-            )
-            handlers = {
-                "state": ocp.StandardCheckpointHandler(),
-                "record": ocp.JsonCheckpointHandler(),
-            }
             with reading(self.folder), writing(self.folder):
-                self._manager = ocp.CheckpointManager(
-                    self.folder, options=options, item_handlers=handlers
-                )
-            logging.getLogger("absl").addFilter(self._log)
+                self._manager = open_manager(self.folder, self._keep, self._rank)
+            logging.getLogger("absl").addFilter(not_raised)
         return self._manager
-
-    def _add_inventory(self) -> None:
-        """Before Orbax gives a checkpoint its final name."""
-        if is_first():
-            for step in self.folder.glob("*.orbax-checkpoint-tmp"):
-                write_inventory(step)
-
-    def _log(self, record: logging.LogRecord) -> bool:
-        """Not what Orbax raises as well; it logs it for every thread and layer, with a traceback."""
-        return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
         value = metrics.get(self.best_metric, -math.inf)
@@ -271,13 +247,3 @@ class Checkpoints:
                 + "\nNothing was restored or overwritten. Build the model from the configuration "
                 "that the checkpoint was saved with (read_extra()), or use another folder."
             )
-
-
-def _checked_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
-    try:
-        return json.loads(json.dumps(dict(extra or {})))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"Checkpoints.save: extra does not fit into JSON ({error}); convert arrays to lists, "
-            "paths to strings and bytes to text"
-        ) from error

@@ -1,9 +1,12 @@
 """A pytree of arrays as named entries: what a checkpoint stores, and how two states are compared.
 
+Orbax's own restore stops at the first difference, converts other dtypes silently and refuses empty arrays.
+
 An entry's name is its path in the tree, "params/stem/kernel"; containers themselves leave no
 trace, so a state may come back in tuples where it was saved in lists.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,6 +92,21 @@ def rebuild(template: Any, arrays: Mapping[str, Any]) -> Any:
     """Puts arrays read for `targets` into the structure of `template`, keys and empty ones too."""
     leaves = [_like(leaf, arrays.get(name)) for name, leaf in flatten(template).items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def checked_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Plain values to store beside a state, as they come back from JSON.
+
+    Raises:
+      TypeError: JSON can't hold them.
+    """
+    try:
+        return json.loads(json.dumps(dict(extra or {})))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Checkpoints.save: extra does not fit into JSON ({error}); convert arrays to lists, "
+            "paths to strings and bytes to text"
+        ) from error
 
 
 def _is_key(leaf: Any) -> bool:

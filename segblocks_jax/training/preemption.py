@@ -12,6 +12,8 @@ import jax
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT_CODE = 143
+"""Of a command that stopped after SIGTERM or SIGINT, everything saved: a shell's for SIGTERM."""
 
 
 class Preempted(Exception):

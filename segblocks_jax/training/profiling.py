@@ -41,6 +41,18 @@ class Profile:
             )
         return cls(*map(int, parts))
 
+    def of_run(self, first: int, last: int, say: Callable[[str], None]) -> "Profile | None":
+        """Of a run that goes on from step `first`: none where that is past its steps.
+
+        Raises:
+            ValueError: the run has not all its steps.
+        """
+        if first >= self.first:
+            say(f"--profile: step {self.first} is past; nothing is traced")
+            return None
+        self.check(first + 1, last)
+        return self
+
     def check(self, first_step: int, last_step: int) -> None:
         """Raises ValueError where a run from `first_step` to `last_step` has not all these steps."""
         last = self.first + self.count - 1

@@ -24,7 +24,7 @@ class WandbLog:
             import wandb
         self._image = wandb.Image
         known = folder / "wandb_id"
-        if not known.exists():
+        if not known.exists() or not known.read_text().strip():
             known.write_text(uuid.uuid4().hex)
         self._run = wandb.init(
             project=project,

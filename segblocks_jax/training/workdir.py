@@ -1,15 +1,22 @@
 """What lies in the folder of a run: its checkpoints, and results with all that is needed to repeat them."""
 
+import contextlib
 import pathlib
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from flax import nnx
 
+from segblocks_jax.errors import InUseError
 from segblocks_jax.training.checkpoints import Checkpoints, Step
+from segblocks_jax.training.lock import holder, lock
+from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.provenance import commit, device_name
 from segblocks_jax.training.resume import check_same_config
+from segblocks_jax.training.sharding import gather, is_first
 from segblocks_jax.training.state import create_state
 from segblocks_jax.training.system import Evaluation, System
 
@@ -22,6 +29,36 @@ def open_checkpoints(system: System, workdir: pathlib.Path) -> Checkpoints:
         keep=system.config.loop.keep_checkpoints,
         best_metric=system.main_metric,
     )
+
+
+@contextlib.contextmanager
+def only_run(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other runs out of the workdir; of several processes, the first does it for all.
+
+    Raises:
+        InUseError: another one is in it.
+    """
+    with contextlib.ExitStack() as stack:
+        mine = not is_first() or stack.enter_context(lock(workdir))
+        if not all(gather(mine)):
+            raise InUseError(
+                f"{workdir}: {holder(workdir)} trains here; wait for its end, or use another workdir"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def open_log(system: System, workdir: pathlib.Path, step: int) -> Iterator[RunLog]:
+    """The log of a run that begins at, or continues from, a step.
+
+    Of several processes all log, as what they log takes all of them; the first one's is kept.
+    """
+    with contextlib.ExitStack() as stack:
+        folder, project = workdir, system.config.loop.wandb
+        if not is_first():
+            folder, project = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())), None
+        config = system.config.to_dict()
+        yield stack.enter_context(RunLog(folder, wandb=project, config=config, step=step))
 
 
 def load_pretrained(

@@ -5,7 +5,7 @@ import dataclasses
 
 from segblocks_jax.errors import UserError
 from segblocks_jax.extras import extra
-from segblocks_jax.paths import expand
+from segblocks_jax.paths import check_writable, expand
 
 with extra("images", "drawing street scenes"):
     from segblocks_jax.data.street_scenes.files import SceneSet, write
@@ -23,8 +23,9 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     folder = arguments.pop("out")
     try:
+        check_writable(folder)
         write(folder, SceneSet(**arguments))
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(f"{folder}: complete")
 

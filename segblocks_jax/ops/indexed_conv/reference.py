@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from segblocks_jax.ops.indexed_conv.epilogue import Epilogue
-from segblocks_jax.ops.indexed_conv.packed import PackedKernel
+from segblocks_jax.ops.indexed_conv.operands import Epilogue, PackedKernel
 from segblocks_jax.ops.patches import IndexPatches
 
 

@@ -1,5 +1,9 @@
 """LRNNet as the training loop, sweeps and entry points know it."""
 
+from typing import Any
+
+from segblocks_jax.structured_config import check
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.system import SegBlocks
 
 
@@ -8,6 +12,16 @@ class LRNNet(SegBlocks):
 
     It shares SegBlocks' configuration, whose `model.name` is "lrnnet", its step and its evaluation.
     """
+
+    def __init__(self, config: ExperimentConfig, **options: Any) -> None:
+        """Opens no data yet; `options` as for `SegBlocks`.
+
+        Raises:
+            ConfigError: the configuration is of another network.
+        """
+        name = config.model.name
+        check(name == "lrnnet", f"model.name is {name!r}; expected 'lrnnet' for the system lrnnet")
+        super().__init__(config, **options)
 
 
 SYSTEM = LRNNet

@@ -12,15 +12,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from segblocks_jax.adaptive.buckets import round_to_bucket
-from segblocks_jax.adaptive.cost import count_macs
-from segblocks_jax.adaptive.decision import Decision, fill_scores
-from segblocks_jax.blocks import BlockGrid
-from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches, normalize
-from segblocks_jax.nn import scaled_multiple, scaled_size
+from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.cost import image_macs
 from segblocks_jax.systems.segblocks.engine import Engine
-from segblocks_jax.systems.segblocks.resolution_gain import resolution_gain
+from segblocks_jax.systems.segblocks.oracle import OracleMasks
 from segblocks_jax.tasks.segmentation.evaluation import (
     BoundaryDensity,
     boundary_ratio,
@@ -80,77 +76,97 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(
-    engine: Engine,
-    system: nnx.Dict,
-    source: SegmentationSource,
-    config: ExperimentConfig,
-    *,
-    mode: str | None = None,
-    seed: int = 0,
-    on_batch: Callable[[EvalBatch, Segmentation], None] | None = None,
-) -> Evaluation:
-    """Runs a system over a set of images at their full size.
+class Evaluator:
+    """Runs systems of one structure over a set of images at their full size; what is compiled is kept.
 
     Images are padded to multiples of the block size, to at most `config.loop.eval_sizes` sizes; padding
     and the filling of the last batch count neither in the scores nor in the shares. Every process takes
-    its share of the batches, on the engine's devices, and all get the result of the whole set, whatever their number.
+    its share of the batches, on the engine's devices, and all get the result of the whole set, whatever their
+    number.
 
-    Args:
-        engine: that serves the system.
-        system: of `create_system`.
-        source: of `segblocks_jax.data.open_dataset`.
-        config: of the experiment.
-        mode: how many blocks run high, see `Mode`; default: the engine's; not for the oracle.
-        seed: of random policies.
-        on_batch: called after each batch of this process, e.g. for progress or pictures.
+    Attributes:
+        engine: that serves the system of a call.
     """
-    kind = config.policy.kind
-    masks = _OracleMasks(system, source, config) if kind and kind.needs_labels else None
-    confusion = ConfusionTotal(len(source.table.classes), mesh=local_mesh())
-    edges = BoundaryDensity(config.policy.block_size)
-    macs: dict[tuple, tuple[float, float]] = {}
-    rows: dict[int, _Row] = {}
 
-    def serve(i: int, batch: EvalBatch) -> Segmentation:
-        mask = None if masks is None else masks(batch, seed + i)
-        return engine(batch.image, mode=mode, seed=seed + i, mask=mask)
+    def __init__(
+        self, engine: Engine, source: SegmentationSource, config: ExperimentConfig
+    ) -> None:
+        """Runs nothing yet.
 
-    with contextlib.closing(_served(engine, source, config, serve)) as served:
-        for i, batch, result in served:
-            assert result.labels is not None
-            confusion.update(batch.label, result.labels)
-            size = batch.image.shape[1:3]
-            if size not in macs:
-                macs[size] = _gmacs(system, size, config)
-            rows[i] = _Row.of(batch, result, macs[size], config.policy.block_size)
-            if result.mask is not None:
-                edges.add(batch.label[: batch.count], result.mask[: batch.count])
-            if on_batch is not None:
-                on_batch(batch, result)
-    parts = gather((confusion.counts, rows, edges.counts))
-    return _summary(parts, source.table.classes, in_blocks=engine.block_size is not None)
+        Args:
+            engine: of the experiment's network and policy.
+            source: of `segblocks_jax.data.open_dataset`.
+            config: of the experiment.
+        """
+        self.engine, self._source, self._config = engine, source, config
+        self._macs: dict[tuple[int, int], tuple[float, float]] = {}
 
+    def __call__(
+        self,
+        system: nnx.Dict,
+        *,
+        mode: str | None = None,
+        seed: int = 0,
+        on_batch: Callable[[EvalBatch, Segmentation], None] | None = None,
+    ) -> Evaluation:
+        """Evaluates the system whose weights the engine has.
 
-def _served(
-    engine: Engine,
-    source: SegmentationSource,
-    config: ExperimentConfig,
-    serve: Callable[[int, EvalBatch], Segmentation],
-) -> Generator[tuple[int, EvalBatch, Segmentation], None, None]:
-    """This process's batches with their numbers and results, in order; one runs on each of the engine's devices."""
-    loop, shard = config.loop, (jax.process_index(), jax.process_count())
-    batches = eval_batches(source, loop.eval_batch_size, engine.multiple, loop.eval_sizes, shard)
-    running: collections.deque[tuple[int, EvalBatch, Future[Segmentation]]] = collections.deque()
-    workers = max(1, len(engine.devices))
-    with contextlib.closing(batches), ThreadPoolExecutor(workers) as pool:
-        for i, batch in zip(itertools.count(*shard), batches, strict=False):
-            running.append((i, batch, pool.submit(serve, i, batch)))
-            if len(running) == workers:
-                number, first, result = running.popleft()
+        Args:
+            system: of `create_system`.
+            mode: how many blocks run high, see `Mode`; default: the engine's; not for the oracle.
+            seed: of random policies.
+            on_batch: called after each batch of this process, e.g. for progress or pictures.
+        """
+        engine, source, config = self.engine, self._source, self._config
+        kind, masks = config.policy.kind, None
+        if kind is not None and kind.needs_labels:
+            masks = OracleMasks(system, source.normalization, config)
+        confusion = ConfusionTotal(len(source.table.classes), mesh=local_mesh())
+        edges = BoundaryDensity(config.policy.block_size)
+        rows: dict[int, _Row] = {}
+
+        def serve(i: int, batch: EvalBatch) -> Segmentation:
+            mask = None if masks is None else masks(batch.image, batch.label, seed + i)
+            return engine(batch.image, mode=mode, seed=seed + i, mask=mask)
+
+        with contextlib.closing(self._served(serve)) as served:
+            for i, batch, result in served:
+                assert result.labels is not None
+                confusion.update(batch.label, result.labels)
+                gmacs = self._gmacs(system, batch.image.shape[1:3])
+                rows[i] = _Row.of(batch, result, gmacs, config.policy.block_size)
+                if result.mask is not None:
+                    edges.add(batch.label[: batch.count], result.mask[: batch.count])
+                if on_batch is not None:
+                    on_batch(batch, result)
+        parts = gather((confusion.counts, rows, edges.counts))
+        return _summary(parts, source.table.classes, in_blocks=engine.block_size is not None)
+
+    def _served(
+        self, serve: Callable[[int, EvalBatch], Segmentation]
+    ) -> Generator[tuple[int, EvalBatch, Segmentation], None, None]:
+        """This process's batches with numbers and results, in order; one runs on each of the engine's devices."""
+        loop, shard = self._config.loop, (jax.process_index(), jax.process_count())
+        batches = eval_batches(
+            self._source, loop.eval_batch_size, self.engine.multiple, loop.eval_sizes, shard
+        )
+        running: collections.deque[tuple[int, EvalBatch, Future]] = collections.deque()
+        workers = max(1, len(self.engine.devices))
+        with contextlib.closing(batches), ThreadPoolExecutor(workers) as pool:
+            for i, batch in zip(itertools.count(*shard), batches, strict=False):
+                running.append((i, batch, pool.submit(serve, i, batch)))
+                if len(running) == workers:
+                    number, first, result = running.popleft()
+                    yield number, first, result.result()
+            for number, first, result in running:
                 yield number, first, result.result()
-        for number, first, result in running:
-            yield number, first, result.result()
+
+    def _gmacs(self, system: nnx.Dict, size: tuple[int, int]) -> tuple[float, float]:
+        """Of an image with all blocks low, and with all high."""
+        if size not in self._macs:
+            low, high = (image_macs(system, self._config, size, share) for share in (0.0, 1.0))
+            self._macs[size] = low.total / 1e9, high.total / 1e9
+        return self._macs[size]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,70 +218,3 @@ def _summary(
         class_names=class_names,
         shares=tuple(shares) if in_blocks else (),
     )
-
-
-def _gmacs(
-    system: nnx.Dict, size: tuple[int, int], config: ExperimentConfig
-) -> tuple[float, float]:
-    """Of an image with all blocks low, and with all high."""
-    policy = system.policy if "policy" in system else None
-    size = scaled_size(size, config.model.input_scale)
-    low, high = (
-        count_macs(
-            system.net, (1, *size, 3), share, policy=policy, low_factor=config.policy.low_factor
-        )
-        for share in (0.0, 1.0)
-    )
-    return low.total / 1e9, high.total / 1e9
-
-
-def count(
-    system: nnx.Dict, config: ExperimentConfig, result: Evaluation, size: tuple[int, int]
-) -> dict[str, Any]:
-    """Parameters, and multiply-adds by part of one image at the mean share of high blocks."""
-    policy = system.policy if "policy" in system else None
-    scale = config.model.input_scale
-    multiple = scaled_multiple(scale) if policy is None else policy.block_size
-    height, width = (-(-side // multiple) * multiple for side in size)
-    shape = scaled_size((height, width), scale)
-    macs = count_macs(
-        system.net,
-        (1, *shape, 3),
-        result.high_fraction,
-        policy=policy,
-        low_factor=config.policy.low_factor,
-    )
-    leaves = jax.tree.leaves(nnx.state(system, nnx.Param))
-    return {
-        "parameters": sum(leaf.size for leaf in leaves),
-        "gmacs_by_part": {name: value / 1e9 for name, value in macs.by_part.items()},
-        "size": list(shape),
-    }
-
-
-class _OracleMasks:
-    """The blocks that a policy picks which sees the labels, its number rounded as the engine does."""
-
-    def __init__(
-        self, system: nnx.Dict, source: SegmentationSource, config: ExperimentConfig
-    ) -> None:
-        self._config = config
-        system = nnx.clone(system)
-        system.eval()
-        graphdef, self._state = nnx.split(system)
-
-        @jax.jit
-        def decide(state: nnx.State, image: jax.Array, label: jax.Array) -> Decision:
-            system = nnx.merge(graphdef, state)
-            image = normalize(image, *source.normalization)
-            return system.policy(image, None, resolution_gain(system, image, label, config))
-
-        self._decide = decide
-
-    def __call__(self, batch: EvalBatch, seed: int) -> np.ndarray:
-        decision = self._decide(self._state, batch.image, batch.label)
-        policy, semantics = self._config.policy, self._config.semantics
-        count = int(np.count_nonzero(decision.action))
-        num_high = round_to_bucket(count, decision.action.size, policy.bucket_step)
-        scores = fill_scores(decision, semantics.filling, jax.random.key(seed))
-        return np.asarray(BlockGrid.from_mask(decision.action, num_high, scores).mask)

@@ -19,11 +19,12 @@ from segblocks_jax.data import (
     train_batches,
 )
 from segblocks_jax.interop import check_target, load_backbone, save_model
-from segblocks_jax.systems.segblocks import evaluation
 from segblocks_jax.systems.segblocks.build import complete_spec, create_system
 from segblocks_jax.systems.segblocks.callbacks import EvalPictures
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.cost import count
 from segblocks_jax.systems.segblocks.engine import Engine
+from segblocks_jax.systems.segblocks.evaluation import Evaluation, Evaluator
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.systems.segblocks.step import TrainStep
@@ -60,7 +61,7 @@ class SegBlocks(System):
             data = dataclasses.replace(config.data, data_dir=data_dir)
             config = dataclasses.replace(config, data=data)
         self.config, self._eval_split = config, eval_split or config.data.eval_split
-        self._engine: Engine | None = None
+        self._evaluator: Evaluator | None = None
         if sources is not None:
             self.train_source, self.eval_source = sources
 
@@ -134,16 +135,15 @@ class SegBlocks(System):
 
     def evaluate(
         self, modules: Any, *, on_batch: OnBatch | None = None, mode: str | None = None
-    ) -> evaluation.Evaluation:
-        """See `evaluation.evaluate`; on all devices of this process, with the programs of earlier evaluations."""
-        if self._engine is None:
+    ) -> Evaluation:
+        """See `Evaluator`; on all devices of this process, with the programs of earlier evaluations."""
+        if self._evaluator is None:
             batches = -(-self.eval_size // self.config.loop.eval_batch_size)
-            self._engine = self.engine(modules, devices=jax.local_devices()[:batches])
+            engine = self.engine(modules, devices=jax.local_devices()[:batches])
+            self._evaluator = Evaluator(engine, self.eval_source, self.config)
         else:
-            self._engine.replace_weights(modules)
-        return evaluation.evaluate(
-            self._engine, modules, self.eval_source, self.config, mode=mode, on_batch=on_batch
-        )
+            self._evaluator.engine.replace_weights(modules)
+        return self._evaluator(modules, mode=mode, on_batch=on_batch)
 
     def describe(self) -> dict[str, Any]:
         """The split that is evaluated, and the configuration."""
@@ -156,7 +156,7 @@ class SegBlocks(System):
         """Number of images."""
         return len(self.eval_source)
 
-    def details(self, modules: Any, result: evaluation.Evaluation) -> dict[str, Any]:
+    def details(self, modules: Any, result: Evaluation) -> dict[str, Any]:
         """Shares of all images, the result at the target share, images, parameters, operations by part."""
         at_target, policy = None, self.config.policy
         # All that rank blocks and may be served can be held to the same share.
@@ -167,7 +167,7 @@ class SegBlocks(System):
             "at_target": at_target,
             "shares": list(result.shares),
             "data": {s.split: {"images": len(s), "skipped": len(s.skipped)} for s in sources},
-            "counts": evaluation.count(modules, self.config, result, self.eval_source.sizes[0]),
+            "counts": count(modules, self.config, self.eval_source.sizes[0], result.high_fraction),
         }
 
     def note(self, metrics: Mapping[str, float]) -> str:

@@ -1,14 +1,15 @@
-"""split: checks its arguments and picks an implementation."""
+"""split: the definition, the compiled call, and the function that picks one."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from segblocks_jax.blocks.dual_res import DualRes
 from segblocks_jax.blocks.grid import BlockGrid
-from segblocks_jax.blocks.split import ffi, reference
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.checks import check_dtype
+from segblocks_jax.ops.ffi_call import LinearCall
 
 
 @jax.named_scope("split")
@@ -51,7 +52,7 @@ def split(
         grid = BlockGrid.from_mask(mask, num_high, scores, low_factor)
     image = check_dtype("split", "image", image)
     _check_shapes(image.shape, grid)
-    run = ffi.split if extension.resolve(implementation) == "ffi" else reference.split
+    run = _compiled if extension.resolve(implementation) == "ffi" else reference
     return DualRes(run(image, grid), grid)
 
 
@@ -84,3 +85,41 @@ def _check_shapes(shape: tuple[int, ...], grid: BlockGrid) -> None:
             f"split: block size {side} is not a multiple of the low factor {grid.low_factor};"
             " give a coarser mask or pad the image"
         )
+
+
+def reference(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:
+    """The definition of `split`: the packed pixels of the image's blocks."""
+    n, h, _, channels = image.shape
+    _, gh, gw = grid.mask.shape
+    side = h // gh
+    blocks = image.reshape(n, gh, side, gw, side, channels).swapaxes(2, 3)
+    blocks = blocks.reshape(n * gh * gw, side, side, channels)
+    high = blocks[grid.high_cells]
+    low = mean_pool(blocks[grid.low_cells], grid.low_factor)
+    return jnp.concatenate([high.reshape(-1, channels), low.reshape(-1, channels)])
+
+
+def mean_pool(
+    blocks: Float[Array, "m b b c"], factor: int
+) -> Float[Array, "m b//{factor} b//{factor} c"]:
+    """Means over factor x factor pixels: float32 sums in row-major order, rounded once."""
+    m, side, _, channels = blocks.shape
+    parts = blocks.reshape(m, side // factor, factor, side // factor, factor, channels)
+    total = jnp.zeros((m, side // factor, side // factor, channels), jnp.float32)
+    for i in range(factor):
+        for j in range(factor):
+            total = total + parts[:, :, i, :, j].astype(jnp.float32)
+    return (total * (1 / factor**2)).astype(blocks.dtype)
+
+
+def _compiled(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:
+    side = image.shape[1] // grid.slots.shape[1]
+    call = LinearCall(
+        target="segblocks_split",
+        transpose="segblocks_split_backward",
+        operands=(image.shape,),
+        results=((grid.num_pixels(side), image.shape[3]),),
+        attributes=(("num_high", grid.num_high), ("low_factor", grid.low_factor)),
+    )
+    (pixels,) = call(image, slots=grid.slots)
+    return pixels

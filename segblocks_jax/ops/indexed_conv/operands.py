@@ -1,15 +1,31 @@
-"""PackedKernel: a convolution kernel in the order in which the handlers read it."""
+"""What a convolution takes besides rows and patches: a packed kernel, transformed where that pays; an epilogue."""
 
 import dataclasses
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.checks import no_type_check
-from segblocks_jax.ops.indexed_conv import winograd as transform
 
+# Winograd's minimal filtering of 3 x 3 kernels, for squares of 2 x 2 outputs: the kernel's part. Of stride 1,
+# F(2 x 2, 3 x 3) of Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016): 16 products
+# instead of 36. Of stride 2, along each axis the even taps are F(2, 2) and the odd one is plain: 25 products.
+# Along one axis: the transformed taps, and those that each point sums up.
+_TAPS = {
+    1: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
+    2: np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 0], [0, 0, 1]]),
+}
+_POINTS = {1: ([0], [1], [2], [3]), 2: ([0, 1], [2], [3, 4])}
+# The kernel from its transformed taps.
+_INVERSE = {
+    1: np.array([[1, 0, 0, 0], [0, 1, -1, 0], [0, 0, 0, 1]]),
+    2: np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]]),
+}
+STRIDES = tuple(_TAPS)
 PANEL = 16
 """Output channels that lie together in packed weights."""
 
@@ -27,7 +43,7 @@ class PackedKernel:
         features: output channels k.
         depthwise: whether every channel is convolved alone.
         winograd: the stride for which the weights are transformed (see
-            `segblocks_jax.ops.indexed_conv.winograd`); 0: they are plain, for any stride.
+            `segblocks_jax.ops.indexed_conv.operands`); 0: they are plain, for any stride.
     """
 
     weights: Float[Array, "..."]
@@ -50,7 +66,7 @@ class PackedKernel:
             return self
         panels = self.weights.shape[0]
         taps = self.weights.reshape(panels, -1, self.channels, PANEL)
-        inverse = transform.inverse(self.winograd)
+        inverse = winograd_inverse(self.winograd)
         weights = jnp.einsum("ut,ptcl->pucl", inverse, taps, precision="highest")
         return dataclasses.replace(self, weights=weights.reshape(panels, -1, PANEL), winograd=0)
 
@@ -63,7 +79,7 @@ def winograd_stride(kernel: Float[Array, "kh kw _ k"], stride: int, groups: int 
     """
     kh, kw, channels, _ = kernel.shape
     fits = (kh, kw) == (3, 3) and groups == 1 and kernel.dtype == "float32"
-    pays = fits and stride in transform.STRIDES and channels >= 16
+    pays = fits and stride in STRIDES and channels >= 16
     compiled = jax.default_backend() == "cpu" and extension.resolve() == "ffi"
     return stride if pays and compiled else 0
 
@@ -91,14 +107,14 @@ def pack_kernel(
             " output channels with 1 channel each"
         )
     if winograd:
-        if winograd not in transform.STRIDES or (kh, kw) != (3, 3) or kernel.dtype != "float32":
+        if winograd not in STRIDES or (kh, kw) != (3, 3) or kernel.dtype != "float32":
             raise ValueError(
                 f"pack_kernel: winograd={winograd} and a {kernel.dtype} kernel of {kh} x {kw}; expected"
-                f" one of {transform.STRIDES} and float32 of 3 x 3, or winograd=0"
+                f" one of {STRIDES} and float32 of 3 x 3, or winograd=0"
             )
         kernel = jnp.einsum(
             "tu,uck->tck",
-            transform.forward(winograd),
+            winograd_forward(winograd),
             kernel.reshape(9, channels, features),
             precision="highest",
         )
@@ -106,3 +122,47 @@ def pack_kernel(
     padded = jnp.pad(kernel.reshape(rows, features), ((0, 0), (0, -features % PANEL)))
     panels = padded.reshape(rows, -1, PANEL).swapaxes(0, 1)
     return PackedKernel(panels, (kh, kw), features, depthwise=False, winograd=winograd)
+
+
+def winograd_forward(stride: int) -> np.ndarray:
+    """(taps, 9): what makes the transformed taps of a 3 x 3 kernel; those of a point lie together."""
+    return np.kron(_TAPS[stride], _TAPS[stride])[_order(stride)].astype(np.float32)
+
+
+def winograd_inverse(stride: int) -> np.ndarray:
+    """(9, taps): what makes the kernel of its transformed taps."""
+    return np.kron(_INVERSE[stride], _INVERSE[stride])[:, _order(stride)].astype(np.float32)
+
+
+def _order(stride: int) -> list[int]:
+    points, side = _POINTS[stride], len(_TAPS[stride])
+    return [r * side + s for a in points for b in points for r in a for s in b]
+
+
+Activation = Literal["none", "relu", "relu6"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclasses.dataclass(frozen=True, eq=False)
+class Epilogue:
+    """What follows a convolution before its result is stored, in float32.
+
+    ``y = activation(conv * scale + bias + residual)``, and for a layer that normalizes first,
+    ``relu(y * following[0] + following[1])``.
+
+    Attributes:
+        scale, bias: (k,), e.g. a folded batch norm; None: 1 and 0.
+        residual: (p, k), like the output; None: 0.
+        following: (scale, bias) of the second output; None: there is none.
+        activation: "none", "relu" or "relu6".
+        keep: whether y itself is stored.
+    """
+
+    scale: Float[Array, "k"] | None = None
+    bias: Float[Array, "k"] | None = None
+    residual: Float[Array, "p k"] | None = None
+    following: tuple[Float[Array, "k"], Float[Array, "k"]] | None = None
+    activation: Activation = dataclasses.field(default="none", metadata={"static": True})
+    keep: bool = dataclasses.field(default=True, metadata={"static": True})

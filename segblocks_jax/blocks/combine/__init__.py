@@ -1,5 +1,0 @@
-"""combine: blocks back to images. Low blocks are upsampled, each alone."""
-
-from segblocks_jax.blocks.combine.api import combine
-
-__all__ = ["combine"]
