@@ -117,6 +117,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
         trainer(config(optim={"batch_size": 3}), mesh(4))
 
 
+@pytest.mark.family("oracle")
 @pytest.mark.parametrize("policy", ["static", "oracle", "all_low"])
 def test_every_policy_takes_a_step(policy):
     step, state = small(policy_name=policy)
@@ -151,6 +152,7 @@ def test_bfloat16_is_for_activations_alone():
     assert 0 < abs(float(metrics["loss_task"]) / float(exact["loss_task"]) - 1) < 0.01
 
 
+@pytest.mark.family("swiftnet_rn18")
 @pytest.mark.parametrize("name", ["swiftnet_rn18", "swiftnet_rn50", "swiftnet_efflite1", "lrnnet"])
 def test_every_network_can_be_rematerialized(name):
     net = nnx.eval_shape(lambda: sb.create_model(name, rngs=nnx.Rngs(0)))
@@ -165,6 +167,7 @@ def test_every_network_can_be_rematerialized(name):
     assert len(re.findall(r"\b(?:checkpoint|remat2?)\[", traced)) >= 9
 
 
+@pytest.mark.slow
 def test_rematerialization_takes_the_same_step():
     # What it saves depends on the compiler: benchmarks/training.py measures it.
     results = []
