@@ -14,10 +14,11 @@ import ml_collections
 import numpy as np
 import pytest
 import take_steps
+import tiny
 from events import read_events
 from flax import nnx
 from PIL import Image
-from tiny import batch, config, system
+from tiny import batch, system
 
 from segblocks_jax.data import NORMALIZATION, TABLES
 from segblocks_jax.data.evaluation import EvalBatch
@@ -37,6 +38,11 @@ from segblocks_jax.training.workdir import load_modules
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "experiments/configs/cityscapes/quickstart.py"
+
+
+def config(policy_name="reinforce", policy=(), **changes):
+    """One number of high blocks in training, so one program."""
+    return tiny.config(policy_name, policy={"bucket_step": 1.0, **dict(policy)}, **changes)
 
 
 @pytest.fixture(scope="module")
