@@ -57,7 +57,7 @@ class FusedNet:
             yield part, state.latest
 
 
-def fuse(net: Network, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
+def fuse(net: nnx.Module | Network, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
     """Prepares a network for inference: folds its running statistics, packs its kernels.
 
     Args:
@@ -72,7 +72,7 @@ def fuse(net: Network, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
     return FusedNet(tuple(Planner(*_record(net), dtype).steps()))
 
 
-def pays(net: Network) -> bool:
+def pays(net: nnx.Module | Network) -> bool:
     """Whether `fuse` takes the network and makes it faster here: on CPUs, with compiled handlers.
 
     On GPUs it has not been measured.
@@ -87,7 +87,7 @@ def pays(net: Network) -> bool:
     return True
 
 
-def _check_padding(net: Network) -> None:
+def _check_padding(net: nnx.Module | Network) -> None:
     padding = getattr(getattr(net, "semantics", None), "padding", "block")
     if padding != "block":
         raise InvalidInputError(
@@ -96,7 +96,7 @@ def _check_padding(net: Network) -> None:
         )
 
 
-def _record(net: Network) -> tuple[list[Call], Array, Any]:
+def _record(net: nnx.Module | Network) -> tuple[list[Call], Array, Any]:
     net = nnx.clone(net)
     net.eval()
     return record_calls(net, (1, _SIDE, _SIDE, 3))
