@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import types
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -165,7 +166,12 @@ def build(cls: Any, mapping: Mapping[str, Any], prefix: str = "", root: Any = No
     """
     root = root or cls
     values = {}
-    for name, value in mapping.items():
+    renamed = getattr(root, "RENAMED", {})
+    # Earlier names last: they were given, while today's may be there at their defaults.
+    for name, value in sorted(mapping.items(), key=lambda item: prefix + item[0] in renamed):
+        if (new := renamed.get(prefix + name)) is not None and new.startswith(prefix):
+            warnings.warn(f"{prefix}{name} is called {new} now", FutureWarning, stacklevel=2)
+            name = new.removeprefix(prefix)
         kind = _kind_of(cls, name, prefix, root)
         values[name] = _convert(kind, value, prefix + name, root)
     try:

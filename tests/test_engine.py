@@ -322,6 +322,7 @@ def test_warm_up_compiles_all_and_serving_nothing(system):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1.02 * resident
 
 
+@pytest.mark.slow
 def test_threads_get_what_one_gets(system):
     spec = dataclasses.replace(SPEC, policy=sb.PolicySpec(block_size=SIDE, bucket_step=0.5))
     engine = sb.Engine(system, spec)
@@ -362,6 +363,7 @@ def test_once_tries_again_after_a_failure():
     assert once.get(1, lambda: "again") == ("made", False)
 
 
+@pytest.mark.slow
 def test_memory_falls_with_the_share():
     spec = dataclasses.replace(SPEC, width=64, features=128)
     engine = sb.Engine(build(spec), spec)

@@ -1,5 +1,7 @@
 """Errors that a user can mend are one line; bugs keep their traceback."""
 
+import errno
+import os
 import pathlib
 import sys
 
@@ -46,6 +48,12 @@ def test_a_users_error_is_one_line(kind, monkeypatch, capsys):
 def test_a_bug_keeps_its_traceback(kind, monkeypatch):
     with pytest.raises(kind, match="a bug"):
         fails(monkeypatch, kind("a bug"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOTDIR])
+def test_what_the_machine_refuses_is_one_line(number, monkeypatch, capsys):
+    assert fails(monkeypatch, OSError(number, os.strerror(number), "/x")) == 2
+    assert capsys.readouterr().err == f"error: [Errno {number}] {os.strerror(number)}: '/x'\n"
 
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "experiments/configs/cityscapes/quickstart.py"

@@ -14,10 +14,11 @@ import ml_collections
 import numpy as np
 import pytest
 import take_steps
+import tiny
 from events import read_events
 from flax import nnx
 from PIL import Image
-from tiny import batch, config, system
+from tiny import batch, system
 
 from segblocks_jax.data import NORMALIZATION, TABLES
 from segblocks_jax.data.evaluation import EvalBatch
@@ -37,6 +38,11 @@ from segblocks_jax.training.workdir import load_modules
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "experiments/configs/cityscapes/quickstart.py"
+
+
+def config(policy_name="reinforce", policy=(), **changes):
+    """One number of high blocks in training, so one program."""
+    return tiny.config(policy_name, policy={"bucket_step": 1.0, **dict(policy)}, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +123,7 @@ def test_a_profile_of_steps_that_do_not_come(tmp_path, sources):
         loop.train(system(config(), *sources), tmp_path, Profile.parse("4:2"))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_behind_its_profile_goes_on(trained, sources, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "run")
     loop.train(system(config(), *sources), tmp_path / "run", Profile.parse("1:2"))
@@ -177,6 +184,7 @@ def test_evaluation_of_a_checkpoint_repeats_the_last_of_training(trained, source
     assert after["config"]["data"]["data_dir"] is None
 
 
+@pytest.mark.slow
 def test_many_sizes_compile_a_bounded_number_of_programs(sources, rng):
     sizes = [(60 + 23 * i, 250 - 31 * i) for i in range(6)]
     records = [
@@ -329,6 +337,7 @@ def test_a_non_finite_loss_stops_with_its_name_and_step(tmp_path, sources):
     assert sorted(saved) == list(map(str, range(1, int(number))))[-len(saved) :]
 
 
+@pytest.mark.slow
 def test_speed_reports_times_beside_operations(tmp_path, capsys):
     dense = config("static", model={"input_scale": 0.5})  # Which plays no part.
     assert commands.speed(system(dense), tmp_path, (128, 128)) == 0
@@ -373,6 +382,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_names_missing_data_and_bad_fields(tmp_path):
     workdir = tmp_path / "run"
     result = run(

@@ -187,6 +187,7 @@ def test_uniform_grids_equal_images(rng: np.random.Generator) -> None:
     assert_within(together, encode(mean2(image))[0], 1e-4, "features")
 
 
+@pytest.mark.slow
 def test_all_high_training_equals_the_image(rng: np.random.Generator) -> None:
     """Statistics and dropped channels too."""
     image = jnp.asarray(rng.standard_normal((2, SIDE, 2 * SIDE, 3)), jnp.float32)
@@ -197,6 +198,7 @@ def test_all_high_training_equals_the_image(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_on_a_mixed_grid_against_finite_differences(rng: np.random.Generator) -> None:
     net = small()
     net.eval()

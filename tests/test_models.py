@@ -74,6 +74,7 @@ def test_all_high_training_equals_the_image(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_authors_semantics_differ(rng: np.random.Generator) -> None:
     image = jnp.asarray(rng.standard_normal((1, 128, 192, 3)), jnp.float32)
     net = small(semantics=sb.BlockOptions.authors())
@@ -119,6 +120,7 @@ def test_implementations_agree(
     assert_within(logits["ffi"], logits["xla"], 1e-5)
 
 
+@pytest.mark.slow
 def test_a_traced_mask_gives_the_same_logits(evaluated: Callable, rng: np.random.Generator) -> None:
     net = small()
     net.eval()
@@ -138,6 +140,7 @@ def test_a_traced_mask_gives_the_same_logits(evaluated: Callable, rng: np.random
     assert len(traced) == 1
 
 
+@pytest.mark.slow
 def test_low_precision_stays_close(evaluated: Callable, rng: np.random.Generator) -> None:
     image = jnp.asarray(rng.standard_normal((1, 128, 128, 3)), jnp.float32)
     mask = np.array([[[True, False], [False, True]]])

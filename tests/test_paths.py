@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from segblocks_jax.data import open_dataset
 from segblocks_jax.data.street_scenes import SceneSet, write
 from segblocks_jax.data.street_scenes import __main__ as scenes_main
 from segblocks_jax.errors import InvalidInputError, UserError
+from segblocks_jax.experiments import run, sweep
 from segblocks_jax.inference.files import find_files
-from segblocks_jax.interop import load_backbone
+from segblocks_jax.interop import check_target, load_backbone
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training.checkpoints import Checkpoints
@@ -131,9 +133,8 @@ def test_what_reads_looks_there(door, written, home, monkeypatch, capsys):
     assert "$HOME" not in told
 
 
-def saved(path):
-    spec = sb.ModelSpec("swiftnet_rn18", 3, width=4, features=6)
-    sb.save_model(path, spec.build(nnx.Rngs(0)), spec)
+def saved(path):  # `save_model` begins with it.
+    check_target(path).mkdir()
 
 
 def checkpoint(path):
@@ -168,6 +169,29 @@ def test_what_writes_puts_it_there(door, home, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     WRITERS[door]("~/x/")
     assert (home / "x").exists()
+
+
+def test_flags_of_experiments(home, monkeypatch):
+    flags = {"_WORKDIR": "~/run", "_OUTPUT": "$HOME/out", "_CHECKPOINT": "best", "_MODE": "eval"}
+    for name, value in flags.items():
+        monkeypatch.setattr(run, name, types.SimpleNamespace(value=value))
+    monkeypatch.setattr(run.jax.config, "update", lambda *_: None)
+    given = []
+    monkeypatch.setattr(run.commands, "evaluate", lambda *arguments: given.extend(arguments) or 0)
+    assert run._run("system") == 0
+    assert given == ["system", home / "run", "best", home / "out"]
+    assert run._expand_config("--config=~/a.py") == f"--config={home}/a.py"
+    assert run._expand_config("--config.data.data_dir=~/a") == "--config.data.data_dir=~/a"
+
+
+def test_flags_of_sweeps(home, monkeypatch, capsys):
+    monkeypatch.setattr(sweep.importlib.util, "find_spec", lambda _: None)
+    assert sweep.main(["--runs=~/x", "--sweep=~/a.py"]) == 2
+    assert f"no file {home}/a.py" in capsys.readouterr().err
+    monkeypatch.setattr(sweep, "load_plan", lambda *_: None)
+    monkeypatch.setattr(sweep, "sweep", lambda plans, runs, _: {str(runs): "x"})
+    assert sweep.main(["--runs=~/x", "--sweep=a", "--no_report"]) == 1
+    assert f"{home}/x" in capsys.readouterr().err
 
 
 def test_a_relative_path_stays_where_it_was_when_the_folder_changes(tmp_path, monkeypatch):

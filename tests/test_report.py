@@ -57,6 +57,7 @@ def report(runs):
     return write_report(runs, images=(0, 2), data_dir=str(runs / "data"))
 
 
+@pytest.mark.slow
 def test_the_report_is_complete_and_asks_no_network(report, runs):
     text = report.read_text()
     page = Page(text)
@@ -140,6 +141,7 @@ def test_distances_from_borders():
     np.testing.assert_array_equal(seams.border_distance((4, 6), 2), expected)
 
 
+@pytest.mark.slow
 def test_seams_vanish_with_blockpad_and_show_without(rng):
     net = sb.create_model("swiftnet_rn18", 3, width=4, features=6, rngs=nnx.Rngs(0))
     net.eval()
@@ -152,6 +154,7 @@ def test_seams_vanish_with_blockpad_and_show_without(rng):
     assert net.backbone.padding_mode == "block"
 
 
+@pytest.mark.slow
 def test_parts_name_everything_between_image_and_labels():
     net = sb.create_model("swiftnet_rn18", 3, width=4, features=6, rngs=nnx.Rngs(0))
     policy = sb.policies.create("middle", block_size=64, target=0.5)
@@ -191,6 +194,7 @@ window.onload = () => document.body.setAttribute("data-boxes", JSON.stringify(
 </script></body>"""
 
 
+@pytest.mark.slow
 def test_a_browser_shows_all_plots_without_errors(chromium, report, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(report.read_text().replace("</body>", _BOXES))

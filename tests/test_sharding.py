@@ -17,6 +17,7 @@ from segblocks_jax import nn
 from segblocks_jax.training.sharding import AXIS
 
 FOLDER = pathlib.Path(__file__).parent
+pytestmark = pytest.mark.xdist_group("sharding")
 
 
 def mesh(devices):
@@ -72,6 +73,11 @@ def check_same(got, expected):
                 assert difference < 1e-4 * np.linalg.norm(expected[name]), name
 
 
+def test_four_devices_take_the_steps_of_one(one, four):
+    check_same(four[0], one)
+
+
+@pytest.mark.slow
 def test_eight_devices_take_the_steps_of_one(one, tmp_path):
     finish(program(8, tmp_path / "eight.npz"))
     check_same(dict(np.load(tmp_path / "eight.npz")), one)
@@ -155,6 +161,7 @@ def test_a_batch_that_does_not_divide_into_parts_and_devices_is_refused():
         take_steps.trainer(tiny.config(optim={"accumulate": 2}), mesh(4))
 
 
+@pytest.mark.slow
 def test_batch_norms_of_each_device_keep_mean_statistics():
     # Both devices see the same images: their own statistics are the joint ones, but for n - 1.
     twice = {name: np.concatenate([part] * 2) for name, part in tiny.batch(2).items()}

@@ -27,6 +27,11 @@ def mesh(devices):
     )
 
 
+def small(report=lambda line: None, **changes):
+    """(step, state) of a network that compiles fast."""
+    return take_steps.trainer(config(**changes), mesh(1), report)
+
+
 def test_operations_carry_the_names_of_what_they_belong_to():
     step, state = trainer(config("reinforce"), mesh(1))
     _, metrics = step(state, batch())
@@ -54,8 +59,7 @@ def test_no_convolution_runs_in_a_loop_unless_it_accumulates():
 
 
 def test_one_executable_a_bucket_and_the_loss_falls():
-    settings = config("reinforce", optim={"steps": 12, "learning_rate": 3e-3})
-    step, state = trainer(settings, mesh(1))
+    step, state = small(optim={"steps": 12, "learning_rate": 3e-3})
     losses, counts = [], []
     for _ in range(12):
         state, metrics = step(state, batch())
@@ -68,8 +72,8 @@ def test_one_executable_a_bucket_and_the_loss_falls():
 
 
 def test_the_policy_gets_its_gradient_only_from_the_surrogate():
-    settings = config("reinforce", policy={"sparsity_weight": 0.0})
-    step, state = trainer(settings, mesh(1))
+    settings = config(policy={"sparsity_weight": 0.0})
+    step, state = take_steps.trainer(settings, mesh(1))
     before = jax.device_get(state.params["policy"])
     # With the same loss everywhere no block is better than another: without the sparsity term the
     # advantage is zero, and Adam moves nothing.
@@ -84,8 +88,8 @@ def test_the_policy_gets_its_gradient_only_from_the_surrogate():
 
 
 def test_the_low_run_comes_on_a_schedule_in_the_programs_that_there_are():
-    settings = config("reinforce", policy={"reward": "gain", "gain_every": 2, "entropy": 0.01})
-    step, state = trainer(settings, mesh(1))
+    settings = config(policy={"reward": "gain", "gain_every": 2, "entropy": 0.01})
+    step, state = take_steps.trainer(settings, mesh(1))
 
     @nnx.jit
     def low_loss(system, image, label):
@@ -113,18 +117,14 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
         trainer(config(optim={"batch_size": 3}), mesh(4))
 
 
+@pytest.mark.family("oracle")
 @pytest.mark.parametrize("policy", ["static", "oracle", "all_low"])
 def test_every_policy_takes_a_step(policy):
-    step, state = trainer(config(policy), mesh(1))
+    step, state = small(policy_name=policy)
     state, metrics = step(state, batch())
     assert np.isfinite(float(metrics["loss"]))
     share = {"static": None, "all_low": 0.0}.get(policy, 0.5)
     assert share is None or float(metrics["high_fraction"]) == share
-
-
-def small(report=lambda line: None, **changes):
-    """(step, state) of a network that compiles fast."""
-    return take_steps.trainer(config(**changes), mesh(1), report)
 
 
 def test_warm_up_compiles_every_bucket_and_steps_no_more():
@@ -152,6 +152,7 @@ def test_bfloat16_is_for_activations_alone():
     assert 0 < abs(float(metrics["loss_task"]) / float(exact["loss_task"]) - 1) < 0.01
 
 
+@pytest.mark.family("swiftnet_rn18")
 @pytest.mark.parametrize("name", ["swiftnet_rn18", "swiftnet_rn50", "swiftnet_efflite1", "lrnnet"])
 def test_every_network_can_be_rematerialized(name):
     net = nnx.eval_shape(lambda: sb.create_model(name, rngs=nnx.Rngs(0)))
@@ -166,6 +167,7 @@ def test_every_network_can_be_rematerialized(name):
     assert len(re.findall(r"\b(?:checkpoint|remat2?)\[", traced)) >= 9
 
 
+@pytest.mark.slow
 def test_rematerialization_takes_the_same_step():
     # What it saves depends on the compiler: benchmarks/training.py measures it.
     results = []

@@ -10,6 +10,7 @@ import pytest
 from tiny import config
 
 from segblocks_jax.analysis import records as tables
+from segblocks_jax.errors import UserError
 from segblocks_jax.experiments import plan as planning
 from segblocks_jax.experiments import runner, sweep
 from segblocks_jax.structured_config import ConfigError, fields_affecting, leaves
@@ -102,6 +103,15 @@ def test_means_over_seeds_with_their_deviation():
     )
     assert "| b | not run |" in text
     assert "commit 000000000000+changes)" in text
+
+
+@pytest.mark.parametrize("text", ["", "{", "version https://git-lfs.github.com/spec/v1\n"])
+def test_a_damaged_record_is_named(text, tmp_path):
+    file = tmp_path / "runs" / "key" / "run.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"run\.json is damaged .*run its sweep again"):
+        tables.write_tables(tmp_path)
 
 
 def test_two_runners_on_one_folder_train_nothing_twice(tmp_path, monkeypatch):

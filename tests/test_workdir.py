@@ -10,9 +10,10 @@ import pytest
 from test_system import Config, Points
 
 from segblocks_jax.errors import InUseError, UnwritableError
+from segblocks_jax.training import checkpoint_manager, loop, run
 from segblocks_jax.training import lock as locking
-from segblocks_jax.training import loop, run
 from segblocks_jax.training.checkpoints import Checkpoints
+from segblocks_jax.training.config import LoopConfig
 from segblocks_jax.training.lock import lock
 from segblocks_jax.training.preemption import Preempted
 from segblocks_jax.training.workdir import open_checkpoints
@@ -71,6 +72,25 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(tmp_path):
     again = Worsening(Config())
     loop.train(again, tmp_path)
     assert again.evaluated == 1
+
+
+@pytest.mark.parametrize("place", ["_log", "evaluate"])
+def test_a_run_that_could_not_save_does_not_say_that_it_stopped_in_good_order(
+    place, tmp_path, monkeypatch
+):
+    owner = Points if place == "evaluate" else run.Run
+    calls, call = itertools.count(1), getattr(owner, place)
+
+    def asked(*given, **options):
+        if next(calls) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return call(*given, **options)
+
+    monkeypatch.setattr(checkpoint_manager, "write_inventory", full)
+    monkeypatch.setattr(owner, place, asked)
+    settings = Config(loop=LoopConfig(eval_every=20, checkpoint_every=40, log_every=10))
+    with pytest.raises(UnwritableError, match="No space left on device"):
+        loop.train(Points(settings), tmp_path)
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path):

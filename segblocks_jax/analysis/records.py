@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from segblocks_jax.errors import MissingFileError, UserError
+from segblocks_jax.errors import InvalidInputError, MissingFileError, UserError
 from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.migrations import current_record
 
@@ -41,12 +41,21 @@ def run_folder(runs: pathlib.Path, key: str) -> pathlib.Path:
 def read_records(runs: pathlib.Path) -> dict[str, Record]:
     """All finished runs, by key, in order of their keys."""
     files = sorted((runs / "runs").glob(f"*/{RECORD}"))
-    return {file.parent.name: current_record(json.loads(file.read_text())) for file in files}
+    return {file.parent.name: current_record(_read(file)) for file in files}
 
 
 def read_sweeps(runs: pathlib.Path) -> list[dict[str, Any]]:
     """All sweeps, in order of their names, as `Plan.to_dict` gave them."""
-    return [json.loads(file.read_text()) for file in sorted((runs / "sweeps").glob("*.json"))]
+    return [_read(file) for file in sorted((runs / "sweeps").glob("*.json"))]
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{file} is damaged ({error}); copy it again, or remove it and run its sweep again"
+        ) from error
 
 
 def write_tables(runs: pathlib.Path) -> list[pathlib.Path]:

@@ -1,5 +1,6 @@
 """What the entry points share: flags, configuration, data, modes."""
 
+import errno
 import itertools
 import pathlib
 import re
@@ -24,6 +25,8 @@ from segblocks_jax.training.profiling import Profile
 from segblocks_jax.training.sharding import is_first
 from segblocks_jax.training.system import System
 
+# Of files that the code names itself. Others (a full disk, no permission) are the machine's.
+_BUGS = (None, errno.ENOENT, errno.EEXIST)
 MODES = ("train", "eval", "speed", "predict", "export")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -149,6 +152,8 @@ def _main(datasets: tuple[str, ...]) -> int:
             print(stop)
         return EXIT_CODE
     except (UserError, OSError) as error:
+        if not isinstance(error, UserError) and error.errno in _BUGS:
+            raise
         logging.debug("stopped", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -100,6 +100,7 @@ class Run:
                 progress.update(number, note)
                 if stops and not last:
                     self._save(state, number, None)
+                    self.checkpoints.wait()
                     raise Preempted(number)
                 evaluates = last or number % loop.eval_every == 0
                 if evaluates:
@@ -153,6 +154,7 @@ class Run:
             # waits for all, only this one may be here.
             if jax.process_count() == 1 and number not in self.checkpoints.steps():
                 self._save(state, number, None)
+                self.checkpoints.wait()
             raise
         values = result.to_dict()
         numbers = {k: v for k, v in values.items() if v is not None and np.isfinite(v)}

@@ -31,12 +31,11 @@ struct Cpu {
   }
 };
 
-PyObject* cpu_registrations(PyObject*, PyObject*) {
+pybind11::dict cpu_registrations() {
   try {
     cpu::tile_kernels();
   } catch (const std::invalid_argument& error) {
-    PyErr_SetString(PyExc_ValueError, error.what());
-    return nullptr;
+    throw pybind11::value_error(error.what());
   }
   return registrations<Cpu>();
 }
@@ -44,8 +43,8 @@ PyObject* cpu_registrations(PyObject*, PyObject*) {
 }  // namespace
 }  // namespace segblocks::bindings
 
-PyMODINIT_FUNC PyInit__ffi_cpu() {
-  using namespace segblocks::bindings;
-  return start_module("_ffi_cpu", "Compiled handlers of segblocks_jax for the platform cpu.",
-                      &cpu_registrations);
+PYBIND11_MODULE(_ffi_cpu, module) {
+  module.doc() = "Compiled handlers of segblocks_jax for the platform cpu.";
+  module.def("registrations", &segblocks::bindings::cpu_registrations,
+             "Returns {operation: {FFI target: capsule}}.");
 }

@@ -44,8 +44,8 @@ struct Cuda {
 }  // namespace
 }  // namespace segblocks::bindings
 
-PyMODINIT_FUNC PyInit__ffi_cuda() {
+PYBIND11_MODULE(_ffi_cuda, module) {
   using namespace segblocks::bindings;
-  return start_module("_ffi_cuda", "Compiled handlers of segblocks_jax for the platform CUDA.",
-                      [](PyObject*, PyObject*) { return registrations<Cuda>(); });
+  module.doc() = "Compiled handlers of segblocks_jax for the platform CUDA.";
+  module.def("registrations", &registrations<Cuda>, "Returns {operation: {FFI target: capsule}}.");
 }

@@ -3,20 +3,20 @@
 #ifndef SEGBLOCKS_BINDINGS_REGISTRATIONS_H_
 #define SEGBLOCKS_BINDINGS_REGISTRATIONS_H_
 
-#include <Python.h>
+#include <pybind11/pybind11.h>
 
 #include "bindings/handlers.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace segblocks::bindings {
 
-inline PyObject* capsule(XLA_FFI_Handler* handler) {
-  return PyCapsule_New(reinterpret_cast<void*>(handler), nullptr, nullptr);
+inline pybind11::capsule capsule(XLA_FFI_Handler* handler) {
+  return pybind11::capsule(reinterpret_cast<void*>(handler));
 }
 
 // Returns {operation: {FFI target: capsule}}.
 template <typename Platform>
-PyObject* registrations() {
+pybind11::dict registrations() {
   using H = Handlers<Platform>;
 #define SEGBLOCKS_HANDLER(name, operands, results, ...)                                    \
   XLA_FFI_Handler* const name = [](XLA_FFI_CallFrame* frame) {                             \
@@ -37,28 +37,23 @@ PyObject* registrations() {
   SEGBLOCKS_HANDLER(upsample2, 8, 2);
   SEGBLOCKS_HANDLER(upsample_argmax, 1, 1, "factor");
 #undef SEGBLOCKS_HANDLER
-  return Py_BuildValue(
-      "{s{sNsN}s{sNsN}s{sNsN}s{sN}s{sN}s{sN}s{sN}s{sN}}",  //
-      "split", "segblocks_split", capsule(split), "segblocks_split_backward",
-      capsule(split_backward),  //
-      "combine", "segblocks_combine", capsule(combine), "segblocks_combine_backward",
-      capsule(combine_backward),                                                              //
-      "pad", "segblocks_pad", capsule(pad), "segblocks_pad_backward", capsule(pad_backward),  //
-      "index_tables", "segblocks_index_tables", capsule(index_tables),                        //
-      "indexed_conv", "segblocks_indexed_conv", capsule(indexed_conv),                        //
-      "max_pool", "segblocks_indexed_max_pool", capsule(max_pool),                            //
-      "upsample2", "segblocks_indexed_upsample2", capsule(upsample2),                         //
-      "upsample_argmax", "segblocks_upsample_argmax", capsule(upsample_argmax));
-}
-
-// Starts a module whose only function is `registrations`.
-inline PyObject* start_module(const char* name, const char* doc, PyCFunction registrations) {
-  static PyMethodDef methods[] = {
-      {"registrations", registrations, METH_NOARGS, "Returns {operation: {FFI target: capsule}}."},
-      {}};
-  static PyModuleDef definition = {
-      PyModuleDef_HEAD_INIT, name, doc, 0, methods, nullptr, nullptr, nullptr, nullptr};
-  return PyModuleDef_Init(&definition);
+  pybind11::dict operations;
+  const auto add = [&operations](const char* operation, const char* target, XLA_FFI_Handler* run) {
+    if (!operations.contains(operation)) operations[operation] = pybind11::dict();
+    operations[operation][target] = capsule(run);
+  };
+  add("split", "segblocks_split", split);
+  add("split", "segblocks_split_backward", split_backward);
+  add("combine", "segblocks_combine", combine);
+  add("combine", "segblocks_combine_backward", combine_backward);
+  add("pad", "segblocks_pad", pad);
+  add("pad", "segblocks_pad_backward", pad_backward);
+  add("index_tables", "segblocks_index_tables", index_tables);
+  add("indexed_conv", "segblocks_indexed_conv", indexed_conv);
+  add("max_pool", "segblocks_indexed_max_pool", max_pool);
+  add("upsample2", "segblocks_indexed_upsample2", upsample2);
+  add("upsample_argmax", "segblocks_upsample_argmax", upsample_argmax);
+  return operations;
 }
 
 }  // namespace segblocks::bindings
