@@ -249,6 +249,6 @@ def _convert(kind: Any, value: Any, name: str, root: Any = None) -> Any:
 
 
 def optional(kind: Any) -> Any:
-    """What a field that may be None is otherwise; None for a field that may not."""
+    """The type of a field that may be None without that None; None for a field that may not be None."""
     kinds = get_args(kind)
     return next(k for k in kinds if k is not types.NoneType) if types.NoneType in kinds else None

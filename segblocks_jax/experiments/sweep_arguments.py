@@ -7,7 +7,7 @@ from segblocks_jax.paths import expand
 
 
 def arguments(presets: Collection[str]) -> argparse.ArgumentParser:
-    """What a sweep may be told; `presets` are those that there are."""
+    """The flags of a sweep; `presets` are the choices of --preset."""
     parser = argparse.ArgumentParser(prog="python -m segblocks_jax.experiments.sweep")
     parser.add_argument(
         "--runs", required=True, type=expand, help="folder of runs, tables and report"
