@@ -7,7 +7,7 @@ memory). Measured in one run, in turn:
 
 - `stages_ms`: the time of every step of one example, one after the other in one thread;
 - `one_thread`: whole examples a second, ours and the plain version's, on the same items and draws;
-- `pipeline`: images a second of batches on Grain, ours and the plain version's, by number of worker
+- `pipeline`: images/s of batches on Grain, ours and the plain version's, by number of worker
   processes (0: four threads), after the first batches.
 
 The plain version is what one writes first: decode by Pillow, crop, resize, ImageEnhance, hue by Pillow's HSV,

@@ -5,7 +5,7 @@ Each is the built-in error of its kind as well, so that callers may catch either
 
 
 class UserError(Exception):
-    """What was asked for can't be done; the text says what, what was expected, and the remedy."""
+    """Base of errors that a user can mend; the text says what was given, what was expected, and the remedy."""
 
 
 class InvalidInputError(UserError, ValueError):

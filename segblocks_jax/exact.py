@@ -19,7 +19,7 @@ def exact(share: float) -> Fraction:
 
 
 def count_of(share: float, total: int) -> int:
-    """``share * total`` rounded to the nearest whole number, a half to the even one.
+    """``share * total`` rounded to the nearest whole number, a half to the even number.
 
     Example:
         >>> count_of(0.29, 100), count_of(0.29, 50)

@@ -10,7 +10,7 @@ LINE_SECONDS = 10.0  # Between two lines of progress where there is no terminal.
 
 
 class Progress:
-    """Progress of a loop with images a second and the time left; a context manager.
+    """Progress of a loop with images/s and the time left; a context manager.
 
     A bar on a terminal; elsewhere a plain line every ten seconds, and one at the end.
     """
@@ -113,7 +113,7 @@ class WaitShare:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets everything so far, such as an evaluation that is no part of the loop."""
+        """Starts the measurement anew, for example after an evaluation, which is not part of the loop."""
         self._since = time.monotonic()
         self._waited = 0.0
 

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import types
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -165,7 +166,12 @@ def build(cls: Any, mapping: Mapping[str, Any], prefix: str = "", root: Any = No
     """
     root = root or cls
     values = {}
-    for name, value in mapping.items():
+    renamed = getattr(root, "RENAMED", {})
+    # Earlier names last: they were given, while today's may be there at their defaults.
+    for name, value in sorted(mapping.items(), key=lambda item: prefix + item[0] in renamed):
+        if (new := renamed.get(prefix + name)) is not None and new.startswith(prefix):
+            warnings.warn(f"{prefix}{name} is called {new} now", FutureWarning, stacklevel=2)
+            name = new.removeprefix(prefix)
         kind = _kind_of(cls, name, prefix, root)
         values[name] = _convert(kind, value, prefix + name, root)
     try:
@@ -243,6 +249,6 @@ def _convert(kind: Any, value: Any, name: str, root: Any = None) -> Any:
 
 
 def optional(kind: Any) -> Any:
-    """What a field that may be None is otherwise; None for a field that may not."""
+    """The type of a field that may be None without that None; None for a field that may not be None."""
     kinds = get_args(kind)
     return next(k for k in kinds if k is not types.NoneType) if types.NoneType in kinds else None

@@ -94,11 +94,11 @@ ITEMS = {
     "image of absurd size": (lambda r: bomb(image(r)), r"val/p007.png: can't be read as an image"),
     "image of 16 bits": (
         lambda r: save(image(r), np.zeros(SIZE, np.uint16)),
-        r"val/p007.png: an image must have 8 bits a channel, got mode I;16",
+        r"val/p007.png: an image must have 8 bits per channel, got mode I;16",
     ),
     "image of 16-bit colors": (
         lambda r: image(r).write_bytes(colors_of_16_bits()),
-        r"val/p007.png: an image must have 8 bits a channel, got mode RGB;16",
+        r"val/p007.png: an image must have 8 bits per channel, got mode RGB;16",
     ),
     "image upside down": (
         lambda r: save(image(r), np.zeros((*SIZE, 3), np.uint8), exif=exif(3)),

@@ -92,7 +92,7 @@ def test_16_bit_colors(suffix, tmp_path):
     read = files.read_image(save_color16(tmp_path / f"full.{suffix}", deep * 257))
     np.testing.assert_array_equal(read[..., 1], RAMP)
     error = only_error(save_color16(tmp_path / f"twelve.{suffix}", deep * 16))
-    assert "16 bits a channel" in error
+    assert "16 bits per channel" in error
     assert "8 bits" in error
 
 

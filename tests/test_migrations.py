@@ -98,14 +98,14 @@ def test_other_schemas_are_refused(schema):
 
 
 @pytest.mark.parametrize(("old", "new"), migrations.RENAMED.items())
-def test_an_old_name_is_answered_with_the_new_one(old, new):
-    text = f"unknown field {old}; it is called {new} now"
-    with pytest.raises(ConfigError, match=text):
-        ExperimentConfig.from_mapping(nested({old: 0.5}))
-    with pytest.raises(ConfigError, match=text):
+def test_an_old_name_stands_for_the_new_one_and_says_so(old, new):
+    value = {"policy.bucket_step": 0.5, "rematerialize": True, "model.implementation": "xla"}[new]
+    for mapping in (nested({old: value}), file_config(nested({old: value})).to_dict()):
+        with pytest.warns(FutureWarning, match=f"{old} is called {new} now"):
+            read = ExperimentConfig.from_mapping(mapping)
+        assert flat(read.to_dict())[new] == value
+    with pytest.raises(ConfigError, match=f"unknown field {old}; it is called {new} now"):
         check_name(ExperimentConfig, old)
-    with pytest.raises(ConfigError, match=text):
-        ExperimentConfig.from_mapping(file_config(nested({old: 0.5})).to_dict())
     check_name(ExperimentConfig, new)
 
 

@@ -1,4 +1,4 @@
-"""What a policy returns, and which blocks it would turn high first."""
+"""Decision: which blocks a policy wants high, and the scores by which rounding adds more."""
 
 import dataclasses
 

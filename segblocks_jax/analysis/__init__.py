@@ -1,4 +1,4 @@
-"""Looking at what a network costs and what it did: `macs` counts operations, `pictures` draws.
+"""Records of runs, tables and reports made of them, time and memory by part.
 
 Nothing is imported here, so that counting works without Pillow.
 """

@@ -78,7 +78,7 @@ def _family(record: Record) -> str:
 
 
 def class_bars(rows: Rows) -> Figure:
-    """IoU of every class, a bar a row."""
+    """IoU of every class, a bar per row."""
     first = next(iter(rows.values()))[0]["metrics"]
     classes = [name.removeprefix("iou/") for name in first if name.startswith("iou/")]
     figure, axes = _figure(width=max(7.0, 0.14 * len(classes) * len(rows)))
@@ -98,7 +98,7 @@ def class_bars(rows: Rows) -> Figure:
 
 
 def curves(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """What a learned policy does over training, a panel a quantity; what a run did not log is left out.
+    """What a learned policy does over training, a panel per quantity; what a run did not log is left out.
 
     Args:
         lines: of `metrics.jsonl`, by label.
@@ -139,7 +139,7 @@ def share_histogram(rows: Rows) -> Figure:
 
 
 def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
-    """Where one image's logits in blocks differ from the dense ones, a panel a padding mode."""
+    """Where one image's logits in blocks differ from the dense ones, a panel per padding mode."""
     figure = Figure(figsize=(10, 2.6), layout="constrained")
     first, *others = figure.subplots(1, 1 + len(seams.maps))
     first.imshow(image)
@@ -156,7 +156,7 @@ def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
 
 
 def seam_profiles(seams: Mapping[str, Seams]) -> Figure:
-    """Mean difference by distance from a block's border, a panel a grid."""
+    """Mean difference by distance from a block's border, a panel per grid."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(seams)))
     for axes, (grid, found) in zip(panels, seams.items(), strict=True):

@@ -77,7 +77,7 @@ def write_tables(runs: pathlib.Path) -> list[pathlib.Path]:
 
 
 def format_markdown(sweep: dict[str, Any], records: dict[str, Record]) -> str:
-    """One line a row of the sweep: means over its seeds, with the deviation where there are several."""
+    """One line per row of the sweep: means over its seeds, with the standard deviation where there are several."""
     lines = [
         f"**{sweep['title']}**{_conditions(sweep, records)}",
         "",
@@ -140,7 +140,7 @@ def _mean(values: Sequence[float | None], style: str) -> str:
 
 
 def format_csv(sweep: dict[str, Any], records: dict[str, Record]) -> str:
-    """One line a run, with every number of its record."""
+    """One line per run, with every number of its record."""
     lines = []
     for row in sweep["rows"]:
         for key in row["runs"]:

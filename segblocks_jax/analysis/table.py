@@ -13,7 +13,7 @@ _HEAD = "| run | mIoU | GMACs an image | share of high blocks | images/s |\n|---
 
 
 def format_table(evaluations: Sequence[dict[str, Any]]) -> str:
-    """One row an evaluation, as `segblocks_jax.training.workdir.describe` gives it."""
+    """One row per evaluation, as `segblocks_jax.training.workdir.describe` gives it."""
     return "\n".join([_HEAD, *map(_row, evaluations)])
 
 

@@ -51,7 +51,7 @@ def block_conv(
     Raises:
         TypeError: kernel or bias of another dtype than the blocks.
         ValueError: channels, stride, padding or dilation that don't fit; "ffi" or "reference" for
-            float16, dilated kernels, groups that are neither one nor one a channel, or another padding
+            float16, dilated kernels, groups that are neither one nor one per channel, or another padding
             mode.
     """
     if padding_mode != "block" and implementation not in (None, "xla"):

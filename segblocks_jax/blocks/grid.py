@@ -112,7 +112,7 @@ class BlockGrid:
         return self.num_high + self.num_low
 
     def num_pixels(self, block_size: int) -> int:
-        """Length of the packed pixel list where a high block has `block_size` pixels a side."""
+        """Length of the packed pixel list where a high block has sides of `block_size` pixels."""
         return self.num_high * block_size**2 + self.num_low * (block_size // self.low_factor) ** 2
 
 

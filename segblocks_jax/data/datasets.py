@@ -1,4 +1,4 @@
-"""The data sets, an entry each: where the files lie, what labels mean, how to normalize, where to get them.
+"""The data sets, one entry each: where the files lie, what labels mean, how to normalize, where to get them.
 
 Folders may also lie in zip archives, as published, directly in the data set's folder. Another data set is
 another entry of `DATASETS`, and nothing else.

@@ -17,7 +17,7 @@ _MODES = {
     "colors": ("RGB",),
 }
 _EXPECTED = {
-    "image": "an image must have 8 bits a channel",
+    "image": "an image must have 8 bits per channel",
     "ids": "a label must have one 8-bit channel of ids",
     "palette": "a label must have one 8-bit channel of ids or palette indices",
     "colors": "a label must be an RGB picture in the published colors",

@@ -92,7 +92,7 @@ def eval_batches(
 
     Args:
         source: items {"image", "label", "name"} with random access.
-        batch_size: images a batch.
+        batch_size: images per batch.
         multiple: heights and widths are padded up to a multiple of this, in pixels.
         max_sizes: how many padded sizes there may be, see `padded_sizes`.
         shard: (host, hosts): gives every `hosts`-th batch, beginning with the `host`-th, and reads no others.

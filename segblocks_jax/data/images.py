@@ -18,7 +18,7 @@ with extra("images", "reading images"):
     from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 _TOPS = (255, 1023, 4095, 16383, 65535)
-_REMEDY = "save it with 8 bits a channel"
+_REMEDY = "save it with 8 bits per channel"
 
 
 def allow_pixels(count: int) -> None:
@@ -51,7 +51,7 @@ def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     pixels = np.array(whole.convert("RGB"))
     if mode.endswith(";16") and pixels.max(initial=0) < 64:
         raise InvalidInputError(
-            f"mode {mode}: of its 16 bits a channel the upper two are empty, so that few levels would "
+            f"mode {mode}: of its 16 bits per channel the upper two are empty, so that few levels would "
             f"be left of it; {_REMEDY}"
         )
     return pixels
@@ -92,7 +92,7 @@ def as_shown(pixels: UInt8[np.ndarray, "_ _ *c"], orientation: int) -> UInt8[np.
 
 
 def pages(image: ImageFile.ImageFile) -> tuple[list[int], int]:
-    """The pages of an opened image to read, and how many pictures beside them are none.
+    """The pages of an opened image to read, and how many pictures beside them are left out.
 
     None are smaller copies in a TIFF, and what cameras put behind a JPEG: previews, depth maps.
     """

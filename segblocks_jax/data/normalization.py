@@ -26,7 +26,7 @@ def normalize(
     mean: Sequence[float] | Array | np.ndarray,
     std: Sequence[float] | Array | np.ndarray,
 ) -> Float32[Array, "... 3"]:
-    """Scales 8-bit images to zero mean and unit deviation: `(image / 255 - mean) / std`.
+    """Scales 8-bit images to zero mean and unit standard deviation: `(image / 255 - mean) / std`.
 
     Args:
         image: uint8 RGB, channels last.

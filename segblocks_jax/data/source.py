@@ -52,7 +52,7 @@ class SegmentationSource:
 
     @property
     def normalization(self) -> Normalization:
-        """Mean and deviation to normalize with."""
+        """Mean and standard deviation to normalize with."""
         return DATASETS[self.name].normalization
 
     def __len__(self) -> int:

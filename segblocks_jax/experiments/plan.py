@@ -120,7 +120,7 @@ def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | No
 
 
 def run_key(config: ExperimentConfig) -> str:
-    """Names a run by all that its result depends on: equal runs of several sweeps are trained once.
+    """The name of a run, from all that its result depends on: equal runs of several sweeps are trained once.
 
     Every field has a part, and the schema, but for those that affect nothing: after a default or the schema
     has changed, a run has another name and is trained anew.

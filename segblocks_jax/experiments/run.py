@@ -1,4 +1,4 @@
-"""What the entry points share: flags, configuration, data, modes."""
+"""Shared by the entry points: flags, configuration, data, modes."""
 
 import errno
 import itertools

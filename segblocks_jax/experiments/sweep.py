@@ -7,7 +7,6 @@ Without --sweep, every sweep in `experiments/ablations` is run. What has a recor
 interrupted run goes on from its checkpoint, and several commands may work on one DIR at the same time.
 """
 
-import argparse
 import importlib.util
 import pathlib
 import sys
@@ -15,8 +14,9 @@ import sys
 import jax
 
 from segblocks_jax.errors import UserError
+from segblocks_jax.experiments.sweep_arguments import arguments
 from segblocks_jax.extras import extra
-from segblocks_jax.paths import check_writable, expand
+from segblocks_jax.paths import check_writable
 from segblocks_jax.structured_config import ConfigError
 
 with extra("train", "a sweep"):
@@ -31,7 +31,7 @@ with extra("train", "a sweep"):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs what the command line says; 1 if a run failed, 2 if nothing could start, 143 if stopped."""
-    given = _parser().parse_args(argv)
+    given = arguments(PRESETS).parse_args(argv)
     logging.set_verbosity(logging.WARNING)
     files = given.sweep or sorted(map(str, pathlib.Path("experiments/ablations").glob("*.py")))
     try:
@@ -73,35 +73,6 @@ def sweep(plans: list[Plan], runs: pathlib.Path, data_dir: str | None = None) ->
     finally:
         for path in write_tables(runs):
             print(path)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m segblocks_jax.experiments.sweep")
-    parser.add_argument(
-        "--runs", required=True, type=expand, help="folder of runs, tables and report"
-    )
-    parser.add_argument(
-        "--sweep", type=_names, help="files of sweeps; default: all in experiments/ablations"
-    )
-    parser.add_argument(
-        "--preset", default="street_scenes", choices=PRESETS, help="base and data of the runs"
-    )
-    parser.add_argument(
-        "--seeds",
-        type=_numbers,
-        help="of every row, with tables of their own; default: the preset's",
-    )
-    parser.add_argument("--data_dir", help="folder of the data set")
-    parser.add_argument("--no_report", action="store_true", help="tables only, without Matplotlib")
-    return parser
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, _names(text)))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Trained networks at work: the engine, exported engines, files, speed."""
+"""Serving: fixed shapes, kept programs, folded networks, prediction on files."""

@@ -1,4 +1,4 @@
-"""The C library's allocator, told what a process that runs one program after another wants of it."""
+"""Settings of the C library's allocator for processes that run one program after another."""
 
 import ctypes
 import functools

@@ -1,4 +1,4 @@
-"""Pictures from files: images of any kind, their pages, and the frames of videos."""
+"""Pictures from files: images and their pages, and frames of videos."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""KeyedCache: values that several threads ask for and one makes, the least recently used dropped first."""
+"""KeyedCache: values made once for several threads; the least recently used one is dropped first."""
 
 import collections
 import threading

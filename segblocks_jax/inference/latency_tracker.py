@@ -1,4 +1,4 @@
-"""LatencyTracker: how slow calls are against a table of times that was measured before."""
+"""LatencyTracker: how much slower calls are than a table of times that was measured before."""
 
 import threading
 
@@ -25,7 +25,7 @@ class LatencyTracker:
         return self._value
 
     def observe(self, seconds: float, expected: float) -> None:
-        """Takes a call's time, and what the table said of it."""
+        """Takes a call's time, and the time that the table expected."""
         with self._lock:
             late = seconds > expected * self._value
             change = 1 + _RATE * (1 - _MISSED) if late else 1 - _RATE * _MISSED

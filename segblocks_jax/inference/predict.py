@@ -33,7 +33,7 @@ _WRITERS = 2
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """What segments: an `Engine` or `ExportedEngine`."""
+    """What segments images: an `Engine` or `ExportedEngine`."""
 
     multiple: int
 

@@ -1,4 +1,4 @@
-"""Files of results: names that overwrite nothing, and PNGs that are known again."""
+"""Files of results: names that overwrite nothing, and PNGs that are recognized as results."""
 
 import collections
 import itertools
@@ -75,5 +75,5 @@ def _inputs_inside(output: pathlib.Path, files: list[pathlib.Path]) -> set[str]:
 
 
 def fold(name: str) -> str:
-    """Equal for names that some file systems take for one."""
+    """A form that is equal for names that some file systems take for one."""
     return unicodedata.normalize("NFC", name).casefold()

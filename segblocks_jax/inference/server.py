@@ -135,7 +135,7 @@ def check_images(images: Shaped[np.ndarray, "..."]) -> None:
 
 
 def checked_seed(seed: Any) -> np.uint32:
-    """The seed as what programs take.
+    """The seed, checked, as programs take it.
 
     Raises:
         ValueError: no whole number from 0 to 2**32 - 1.

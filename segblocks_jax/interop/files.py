@@ -25,7 +25,7 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
 
 
 def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Reads a file of weights as it is: names to arrays, perhaps inside a checkpoint's wrapper.
+    """Reads a file of weights as it is: arrays by name, perhaps inside a checkpoint's wrapper.
 
     Raises:
         FileNotFoundError: no such file.

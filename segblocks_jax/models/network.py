@@ -1,4 +1,4 @@
-"""What networks are: how they are called, made, and named in PyTorch."""
+"""Network: the protocol of networks, their registry entries, and their weights' names in PyTorch."""
 
 import dataclasses
 import re
@@ -45,7 +45,7 @@ class NetworkEntry:
 
     @property
     def option_names(self) -> tuple[str, ...]:
-        """What can be chosen."""
+        """Names of the options."""
         return tuple(field.name for field in dataclasses.fields(self.options))
 
 
@@ -67,7 +67,7 @@ class TorchNames:
     unused: str | None = None
 
     def passes_over(self, name: str) -> bool:
-        """Whether a name of a whole checkpoint is one that the module has no use for."""
+        """Whether the module does not use an array of a whole checkpoint, by its name."""
         if self.unused is None or not name.startswith(self.place):
             return False
         return re.match(self.unused, name.removeprefix(self.place)) is not None

@@ -21,7 +21,7 @@ _NEUTRAL = {"width": 64, "dropout": 1.0}
 
 
 def network_entry(name: str) -> NetworkEntry:
-    """What there is to know of a network.
+    """The entry of a network.
 
     Raises:
         InvalidInputError: unknown name.

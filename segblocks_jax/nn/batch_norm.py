@@ -23,7 +23,7 @@ _axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("axis", defau
 
 @contextlib.contextmanager
 def synchronized_batch_norm(axis_name: str | None) -> Iterator[None]:
-    """Networks that are called inside have batch statistics that are joint over the devices of a mapped axis.
+    """A context: networks that are called inside have joint batch statistics over the devices of a mapped axis.
 
     `axis_name` is one of `jax.shard_map`; None: each device has its own.
     """

@@ -31,7 +31,7 @@ class _Window:
     dilation: int
 
     def pixels(self, low_factor: int) -> fractions.Fraction:
-        """Image pixels along a block that are one pixel of a low block here."""
+        """How many image pixels along a side one pixel of a low block stands for, here."""
         return low_factor / self.side
 
 
@@ -49,13 +49,13 @@ class Probe:
     windows: list[_Window] = dataclasses.field(default_factory=list)
 
     def through(self, stride: int, padding: int, dilation: int = 1, upsampling: int = 1) -> "Probe":
-        """What a layer that reads windows makes of it."""
+        """The probe behind a layer that reads windows."""
         self.windows.append(_Window(self.side, stride, padding, dilation))
         return dataclasses.replace(self, side=self.side * upsampling / stride)
 
 
 def block_multiple(net: Callable[[Any], Any], low_factor: int = 2) -> int:
-    """What sides of a network's blocks must be multiples of, in image pixels.
+    """The number of image pixels that sides of a network's blocks must be multiples of.
 
     At every layer a low block then has whole pixels, and as many as are padded, dilation apart.
 

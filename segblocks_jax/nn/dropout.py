@@ -30,9 +30,9 @@ _keys: contextvars.ContextVar[_Keys | None] = contextvars.ContextVar("keys", def
 
 @contextlib.contextmanager
 def dropout_key(key: Key[Array, "..."]) -> Iterator[None]:
-    """Networks that are called inside drop channels; each layer, in the order of calls, by a key of its own.
+    """A context: networks that are called inside drop channels, each layer by a key of its own.
 
-    `key` is one for a batch, or an array with a key an image.
+    `key` is one for a batch, or an array with a key per image.
     """
     token = _keys.set(_Keys(key))
     try:

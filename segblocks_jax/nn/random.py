@@ -1,6 +1,6 @@
-"""Random numbers that are an image's own: the same in whatever batch, on whatever device it lies.
+"""Random numbers per image: the same in any batch and on any device.
 
-Where a function here takes `key`, that is one key for a batch, or an array with a key an image.
+Where a function here takes `key`, that is one key for a batch, or an array with a key per image.
 """
 
 import jax
@@ -22,7 +22,7 @@ def fold_in(key: Key[Array, "..."], number: int) -> Key[Array, "..."]:
 def uniform(key: Key[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "n ..."]:
     """Numbers in [0, 1) of a shape that begins with the images.
 
-    With a key an image, image i gets ``jax.random.uniform(key[i], shape[1:])``.
+    With a key per image, image i gets ``jax.random.uniform(key[i], shape[1:])``.
     """
     if not _several(key):
         return jax.random.uniform(key, shape)

@@ -12,7 +12,7 @@ _active: contextvars.ContextVar[bool] = contextvars.ContextVar("active", default
 
 @contextlib.contextmanager
 def rematerialization(active: bool = True) -> Iterator[None]:
-    """Of the stages of networks called inside, the backward pass keeps the inputs and runs them again."""
+    """A context: for stages of networks called inside, the backward pass keeps the inputs and runs them again."""
     token = _active.set(active)
     try:
         yield

@@ -21,7 +21,7 @@ def call(
     results: Sequence[tuple[Shape, jax.typing.DTypeLike]],
     attributes: Attributes = (),
 ) -> tuple[Shaped[Array, "..."], ...]:
-    """Runs a handler on arrays; under `jax.vmap` once an element.
+    """Runs a handler on arrays; under `jax.vmap` once per element.
 
     Args:
         target: one of `extension.TARGETS`.

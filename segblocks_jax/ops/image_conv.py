@@ -102,7 +102,7 @@ def resolve(
     if implementation is not None:
         raise ValueError(
             f"{name}: {groups} groups of {maps.dtype}, dilation {dilation}, can't run by index, which takes"
-            " one group, or one a channel, of float32 or bfloat16, and dilation 1; use implementation='xla'"
+            " one group, or one per channel, of float32 or bfloat16, and dilation 1; use implementation='xla'"
         )
     # On GPUs XLA's own convolution is the faster one.
     slower = chosen == "ffi" and jax.default_backend() != "cpu"

@@ -1,4 +1,4 @@
-"""A step over devices and parts: a device runs its examples in parts, one after the other, and gradients are meaned.
+"""A step over devices and parts: a device runs its examples part by part, and gradients are averaged.
 
 For use under `jax.shard_map` over `AXIS`. Part j holds the examples j, j + k, j + 2k, ..., on any number of devices.
 """

@@ -15,7 +15,7 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 def not_raised(record: logging.LogRecord) -> bool:
-    """A filter of logs. What Orbax raises it logs, too, for every thread and layer with a traceback."""
+    """A filter of logs: drops what Orbax also raises, which it logs with a traceback per thread and layer."""
     return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 

@@ -35,7 +35,7 @@ class Checkpoints:
         """Names the folder; nothing is read or made until a call needs it.
 
         Args:
-          folder: where the checkpoints lie, one folder a step.
+          folder: where the checkpoints lie, one folder per step.
           model: name of the model, stored with each checkpoint and used in errors.
           keep: how many of the latest checkpoints to keep; the best one is kept besides.
           best_metric: the metric, larger is better, that tells the best checkpoint.

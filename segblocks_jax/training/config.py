@@ -21,7 +21,7 @@ class OptimConfig:
     """Adam with L2 weight decay in the gradient and a cosine schedule, as published.
 
     Attributes:
-        batch_size: images a step, over all devices.
+        batch_size: images per step, over all devices.
         steps: optimizer steps; the schedule ends there.
         learning_rate, final_learning_rate: at the start and at the end.
         b1, b2: decay of Adam's moments.
@@ -61,7 +61,7 @@ class LoopConfig:
 
     Attributes:
         eval_every, checkpoint_every, log_every: in steps; the last step does all three.
-        eval_batch_size: images a batch in evaluation. High blocks are counted by the batch, so it affects
+        eval_batch_size: images per batch in evaluation. High blocks are counted by the batch, so it affects
             which blocks run.
         eval_sizes: how many sizes evaluation may pad images to; each takes programs of its own. Padding
             affects the pixels near it and the number of blocks.

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints where files were cut, disks are full: one error that names the file.
+"""Errors of reading and writing checkpoints, such as cut files and full disks, as one that names the file.
 
 TensorStore and Orbax raise errors of many kinds, some of which name no file. Beside a checkpoint's arrays lies
 an inventory of their files' sizes, which tells what a copy that stopped, or Git LFS, has left of them.
@@ -39,7 +39,7 @@ def write_inventory(step: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
-    """Makes one `UnwritableError` of a full or read-only disk, whatever Orbax makes of it."""
+    """Turns what Orbax raises on a full or read-only disk into one `UnwritableError`."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
@@ -54,7 +54,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(folder: pathlib.Path, *steps: int) -> Iterator[None]:
-    """Says what is damaged in these steps of a folder, default: in any, where they can't be read.
+    """Turns errors of reading into one that says what is damaged, in these steps of a folder or, by default, in any.
 
     Raises:
         DamagedCheckpointError: a file is not what was written.

@@ -1,4 +1,4 @@
-"""What a run leaves to read: scalars, pictures, JSON files; and a stop when they turn NaN."""
+"""Logs of a run: scalars, pictures, JSON files; and a stop where a metric is NaN."""
 
 import json
 import math
@@ -156,7 +156,7 @@ def _write_text(path: Path, text: str) -> None:
 def check_finite(
     metrics: Mapping[str, Any], step: int, checkpoints: Path | str | None = None
 ) -> None:
-    """Stops a run whose metrics are no numbers any more.
+    """Stops a run whose metrics are NaN or infinite.
 
     Args:
       metrics: named scalars.

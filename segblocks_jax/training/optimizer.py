@@ -1,4 +1,4 @@
-"""The optimizer: Adam with L2 decay in the gradient, a cosine schedule and a multiplier a part."""
+"""The optimizer: Adam with L2 decay in the gradient, a cosine schedule and a multiplier per part."""
 
 from collections.abc import Mapping
 from typing import Any

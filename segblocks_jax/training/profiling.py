@@ -42,7 +42,7 @@ class Profile:
         return cls(*map(int, parts))
 
     def of_run(self, first: int, last: int, say: Callable[[str], None]) -> "Profile | None":
-        """Of a run that goes on from step `first`: none where that is past its steps.
+        """The profile of a run that continues from step `first`; empty where that is past its steps.
 
         Raises:
             ValueError: the run has not all its steps.

@@ -39,7 +39,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def shown(result: Evaluation | None) -> Iterator[None]:
-    """Shows a result, if there is one, that can't be written."""
+    """Prints a result that can't be written, if there is one."""
     try:
         yield
     except OSError:

@@ -34,7 +34,7 @@ PANEL = 16
 @no_type_check
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedKernel:
-    """A convolution kernel in the order in which the handlers read it; pack it once, not a call.
+    """A convolution kernel in the order in which the handlers read it; pack it once, not in every call.
 
     Attributes:
         weights: one group: (ceil(k / 16), kh kw c, 16), panels of 16 output channels, zeros beyond k.
@@ -61,7 +61,7 @@ class PackedKernel:
         return self.weights.shape[1] // taps
 
     def plain(self) -> "PackedKernel":
-        """The kernel without Winograd's transform, up to rounding."""
+        """The kernel without the Winograd transform, up to rounding."""
         if not self.winograd:
             return self
         panels = self.weights.shape[0]
@@ -87,7 +87,7 @@ def winograd_stride(kernel: Float[Array, "kh kw _ k"], stride: int, groups: int 
 def pack_kernel(
     kernel: Float[Array, "kh kw _ k"], groups: int = 1, *, winograd: int = 0
 ) -> PackedKernel:
-    """Packs a kernel (HWIO) of one group, or of one group a channel.
+    """Packs a kernel (HWIO) of one group, or of one group per channel.
 
     Args:
         kernel: of the dtype of the rows that it will meet.

@@ -232,12 +232,12 @@ class LRNNet(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class LRNNetOptions:
-    """What can be chosen of LRNNet.
+    """Options of LRNNet.
 
     Attributes:
         width: channels of the encoder's second stage.
         features: channels of the attention.
-        dilations: of the third stage, one a block. The largest bounds the size of blocks from below:
+        dilations: of the third stage, one per block. The largest bounds the size of blocks from below:
             `segblocks_jax.nn.smallest_block`.
         dropout: factor on the rates of dropout.
     """

@@ -1,4 +1,4 @@
-"""Attention from every position to one vector a region: the reduced non-local operation of LRNNet."""
+"""Attention from every position to one vector per region: the reduced non-local operation of LRNNet."""
 
 import functools
 
@@ -18,7 +18,7 @@ _EPS = 1e-12  # Of a squared length, so that a region of zeros has a gradient.
 
 
 class ReducedNonLocal(nnx.Module):
-    """Attention from every position to one vector a region, in place of all positions.
+    """Attention from every position to one vector per region, in place of all positions.
 
     In steps::
 

@@ -11,7 +11,7 @@ from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 
 def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
-    """What of an experiment builds its system, and says how its decisions run."""
+    """The spec of an experiment: what builds its system, and how its decisions run."""
     policy = config.policy
     return ModelSpec(
         name=config.model.name,

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: pictures at each evaluation, and a profile of some steps."""
+"""What a run of SegBlocks shows while it trains: pictures at each evaluation."""
 
 from segblocks_jax.data import EvalBatch
 from segblocks_jax.tasks.segmentation import pictures
@@ -10,7 +10,7 @@ from segblocks_jax.training.logging import RunLog
 class EvalPictures:
     """Logs the first images of an evaluation, the same ones each time: input, labels, grid.
 
-    Called after each batch, as `evaluate` does with its `on_batch`.
+    Called after each batch, as `Evaluator` does with its `on_batch`.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class ModelConfig:
         name: one of `segblocks_jax.models.MODELS`.
         width: channels of the backbone's first stage, of LRNNet's second; 64 as published.
         features: channels of the decoder; None: as published.
-        dilations: of LRNNet's third stage, one a block; None: as in docs/lrnnet.md.
+        dilations: of LRNNet's third stage, one per block; None: as in docs/lrnnet.md.
         pretrained: a .pth, .pt (both need PyTorch), .safetensors or .npz file of backbone weights that
             training starts from; see `load_backbone`. As published, `optim.backbone_multiplier` is
             0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.

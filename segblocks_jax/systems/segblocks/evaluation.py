@@ -41,7 +41,7 @@ class Evaluation:
         boundary_ratio: label-boundary density of high blocks over that of low blocks.
         images: number of images.
         class_names: of the scores.
-        shares: of high blocks, one an image; empty without blocks.
+        shares: of high blocks, one per image; empty without blocks.
     """
 
     scores: Scores
@@ -171,7 +171,7 @@ class Evaluator:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """What is kept of a batch: a number an image, and images a second if nothing was compiled."""
+    """What is kept of a batch: a number per image, and images/s if nothing was compiled."""
 
     shares: list[float]
     gmacs: list[float]

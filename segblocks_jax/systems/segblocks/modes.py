@@ -14,7 +14,7 @@ class Mode:
     """How many blocks run high.
 
     - exact: those that the policy wants, their number rounded up to the next bucket by the best-scored
-      others. Another number an image, another time an image.
+      others. The number of blocks, and so the time, differs from image to image.
     - budget: the `value` best-scored blocks of every image, all where it has fewer: constant time.
     - share: like budget, with `value` of the blocks of the padded image, to the nearest whole number (a half
       to the even one).

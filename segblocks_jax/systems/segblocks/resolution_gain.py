@@ -1,4 +1,4 @@
-"""What every block would lose if all blocks ran at one resolution."""
+"""The loss of every block if all blocks run at one resolution, and the gain of running high."""
 
 import jax.numpy as jnp
 from flax import nnx

@@ -35,7 +35,7 @@ from segblocks_jax.training.provenance import commit, device_name
 @no_type_check
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seams:
-    """Differences of logits in blocks from dense ones, over the deviation of the dense ones.
+    """Differences of logits in blocks from dense ones, over the standard deviation of the dense ones.
 
     Attributes:
         maps: (n, h / 4, w / 4) mean over classes, by padding mode.

@@ -34,7 +34,7 @@ class _Request:
     mask: Bool[np.ndarray, "m gh gw"] | None = None
 
     def part(self, some: slice) -> "_Request":
-        """Of some of the images."""
+        """The result for some of the images."""
         return self if self.mask is None else dataclasses.replace(self, mask=self.mask[some])
 
 
@@ -74,7 +74,7 @@ class Server(ShapeServer):
 
     @property
     def mode(self) -> Mode:
-        """What calls use that name no mode."""
+        """The mode of calls that name none."""
         return self.settings.mode
 
     def __call__(
@@ -184,7 +184,7 @@ class Server(ShapeServer):
         return [Program("fixed", shape, count, output) for count in counts]
 
     def latencies(self, shape: Shape, output: Output = "labels") -> dict[int, float]:
-        """Seconds of images of `shape` by the number of high blocks an image; measured once.
+        """Seconds of images of `shape` by the number of high blocks per image; measured once.
 
         The slowest of some runs, so that a target that one fits is met by nearly all images.
         """

@@ -80,7 +80,7 @@ class ModelSpec:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise InvalidInputError(
                 f"ModelSpec: {len(self.class_names)} class_names for num_classes {self.num_classes};"
-                " give one a class, in the order of the logits"
+                " give one per class, in the order of the logits"
             )
         if self.policy is not None and self.input_scale != 1:
             raise InvalidInputError(

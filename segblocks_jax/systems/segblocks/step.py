@@ -2,7 +2,7 @@
 
 A step is two jitted programs under `jax.shard_map` over the images: `decide` samples the policy's
 actions; `update` runs the network on as many high blocks as the host then says, a static number, so
-one executable a bucket is compiled. Each device decides its own grids; all run the same bucket. Random
+one executable per bucket is compiled. Each device decides its own grids; all run the same bucket. Random
 numbers are an image's own, so the number of devices has no part in what is sampled or dropped.
 
 With `optim.accumulate` k, the batch runs in k parts (`training.accumulation`). The task loss is that of the
@@ -54,7 +54,7 @@ Batch = Mapping[str, UInt8[Array | np.ndarray, "n ..."]]
 
 
 class TrainStep:
-    """Runs training steps of an experiment: ``state, metrics = step(state, batch)``.
+    """Takes training steps of an experiment: ``state, metrics = step(state, batch)``.
 
     Attributes:
         mesh: over which a step runs.
@@ -102,7 +102,7 @@ class TrainStep:
 
     @property
     def compiled(self) -> set[int | None]:
-        """Numbers of high blocks, a device and part, that an executable has been compiled for."""
+        """Numbers of high blocks, per device and part, that an executable has been compiled for."""
         return self.programs.compiled
 
     def place(self, state: TrainState) -> TrainState:

@@ -83,7 +83,7 @@ def draw_grid(
     Args:
       image: the picture underneath; not changed.
       mask: True where the block runs at high resolution.
-      probabilities: a number a block, such as the policy's, written into its corner to two
+      probabilities: a number per block, such as the policy's, written into its corner to two
         digits where the block is large enough to read it.
 
     Raises:
@@ -99,7 +99,7 @@ def draw_grid(
     if probabilities is not None and probabilities.shape != mask.shape:
         raise ValueError(
             f"draw_grid: probabilities have shape {probabilities.shape}, the mask {mask.shape}; "
-            "pass one number a block"
+            "pass one number per block"
         )
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)

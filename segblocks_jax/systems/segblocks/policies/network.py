@@ -1,4 +1,4 @@
-"""The policy network of SegBlocks: one logit a block, from a subsampled image."""
+"""The policy network of SegBlocks: one logit per block, from a subsampled image."""
 
 import functools
 
@@ -18,7 +18,7 @@ _UNDECIDED = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class PolicyNet(nnx.Module):
-    """Four strided convolutions on the image at 32 pixels a block. Always float32.
+    """Four strided convolutions on the image at 32 x 32 pixels per block. Always float32.
 
     Source: SegBlocks (arXiv 2011.12025), section 3.4; 216,193 parameters.
     """

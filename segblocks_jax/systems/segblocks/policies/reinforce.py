@@ -1,4 +1,4 @@
-"""The learned policy and the surrogate loss whose gradient is REINFORCE's."""
+"""The learned policy, which is trained by REINFORCE."""
 
 import jax
 from flax import nnx
@@ -36,7 +36,7 @@ class Reinforce(Policy):
         key: Array | None = None,
         gain: Float[Array, "n gh gw"] | None = None,
     ) -> Decision:
-        """Decides. Training needs a PRNG key to sample with, or a key an image."""
+        """Decides. Training needs a PRNG key to sample with, or a key per image."""
         logits = self.net(image)
         if self.deterministic:
             return Decision(logits > 0, logits)

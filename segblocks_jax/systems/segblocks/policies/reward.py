@@ -1,4 +1,4 @@
-"""The reward of a learned policy: what a block's decision earned, against the others."""
+"""The reward of a learned policy, block by block, relative to the other blocks."""
 
 import dataclasses
 from collections.abc import Callable

@@ -96,7 +96,7 @@ class Heuristic(Rule):
     options = ("threshold",)
 
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
-        """The change a block would suffer."""
+        """How much averaging changes each block."""
         n, gh, gw = self.grid_shape(image)
         parts = image.reshape(n, image.shape[1] // 4, 4, image.shape[2] // 4, 4, 3)
         change = jnp.abs(parts - parts.mean((2, 4), keepdims=True)).sum((2, 4, 5)) / 16
