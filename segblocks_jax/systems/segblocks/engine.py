@@ -68,9 +68,9 @@ class Engine(Server):
             mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`.
             shapes: (n, h, w) that images are padded to, the smallest that holds them, so that images of
                 many sizes need few programs. Images that none holds are padded to whole blocks.
-            execution: "fused", norms folded into convolutions on the compiled handlers; "plain", the network as it is
-                trained; "xla", the same without any custom call. None: "fused" on CPUs
-                with compiled handlers, else "plain".
+            execution: "fused", norms folded into convolutions on the compiled handlers; "plain", the network
+                as it is trained; "xla", the same without any custom call. None: "fused" on CPUs with
+                compiled handlers, else "plain".
             strict: refuses images that none of `shapes` holds, and whatever else would need a program that
                 `mode` doesn't ask for.
             max_programs: how many programs are kept; beyond, the least recently used one is dropped, and
@@ -84,8 +84,7 @@ class Engine(Server):
             ValueError: an unknown dtype, mode or execution, "fused" for what can't be fused, shapes
                 that are no whole blocks, strict without shapes, no program to keep, blocks that are too
                 small for the network, or a spec without what serving needs.
-            RuntimeError: "fused" without compiled handlers; or the process was forked from one that had an
-                engine.
+            RuntimeError: "fused" without compiled handlers; or a fork of a process that had an engine.
         """
         check_fork()
         if dtype not in DTYPES:
@@ -99,14 +98,11 @@ class Engine(Server):
         self.model_programs = ModelPrograms(
             net, policy, spec, dtype, _checked(execution), max_size=max_programs
         )
-        settings = Settings(
-            block_size=None if policy is None else policy.block_size,
-            bucket_step=1 / 16 if spec.policy is None else spec.policy.bucket_step,
-            fill=self.model_programs.normalization.fill,
+        settings = _settings(spec, policy, self.model_programs.normalization.fill)
+        settings = dataclasses.replace(
+            settings,
             mode=Mode.parse(mode),
             shapes=tuple((n, h, w) for n, h, w in shapes),
-            image_multiple=spec.image_multiple,
-            learned=policy is not None and policy.learned,
             strict=strict,
         )
         if keep_memory:
@@ -176,13 +172,13 @@ class Engine(Server):
         chosen = [
             program
             for shape in settings.shapes
-            for program in server.programs(shape, settings.mode, output)
+            for program in server.settings.programs(shape, settings.mode, output)
         ]
         return export_programs(folder, self.model_programs, chosen, settings, platforms)
 
     def memory(self, shape: Shape, mode: str, output: Output = "labels") -> dict[str, int]:
         """Bytes of the largest program of a mode, as the compiler says; see `ModelPrograms.memory`."""
-        programs = self.programs(shape, Mode.parse(mode), output)
+        programs = self.settings.programs(shape, Mode.parse(mode), output)
         return max(map(self.model_programs.memory, programs), key=lambda m: m["temporary"])
 
 
@@ -194,6 +190,17 @@ def _checked(execution: str | None) -> Execution | None:
         return None
     raise InvalidInputError(
         f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None"
+    )
+
+
+def _settings(spec: ModelSpec, policy: Any, fill: tuple[int, int, int]) -> Settings:
+    return Settings(
+        block_size=None if policy is None else policy.block_size,
+        bucket_step=1 / 16 if spec.policy is None else spec.policy.bucket_step,
+        fill=fill,
+        mode=Mode("exact"),
+        image_multiple=spec.image_multiple,
+        learned=policy is not None and policy.learned,
     )
 
 

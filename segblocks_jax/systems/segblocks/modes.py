@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.exact import count_of
 
 _EXPECTED = "'exact', 'budget=K' (blocks an image), 'share=F' or 'latency=MS' (milliseconds)"
 
@@ -54,3 +55,9 @@ class Mode:
         if kind == "latency" and 0 < number < math.inf:
             return cls("latency", number / 1000)
         raise InvalidInputError(f"mode is {text!r}; expected {_EXPECTED}")
+
+    def count(self, blocks: int) -> int:
+        """High blocks per image of `blocks`, of a budget or a share."""
+        if self.kind == "share":
+            return count_of(self.value, blocks)
+        return min(int(self.value), blocks)

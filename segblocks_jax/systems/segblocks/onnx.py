@@ -40,7 +40,7 @@ def export_onnx(
             " the engine with execution='xla'"
         )
     chosen = engine.mode if mode is None else Mode.parse(mode)
-    programs = engine.programs(shape, chosen, "logits")
+    programs = engine.settings.programs(shape, chosen, "logits")
     if len(programs) != 1:
         raise InvalidInputError(
             f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"

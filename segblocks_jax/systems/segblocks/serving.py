@@ -13,9 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
-from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
+from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.errors import InvalidInputError
-from segblocks_jax.exact import count_of
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.latency_tracker import LatencyTracker
 from segblocks_jax.inference.server import Shape, ShapeServer, check_images, checked_seed
@@ -153,7 +152,9 @@ class Server(ShapeServer):
                 "warm_up: there are no shapes; give some here, or to the engine"
             )
         padded = sorted({self.shape_for(shape) for shape in chosen})
-        programs = [p for s in padded for p in self.programs(s, self.settings.mode, output)]
+        programs = [
+            p for s in padded for p in self.settings.programs(s, self.settings.mode, output)
+        ]
         devices = self.devices or (None,)
         if len(programs) * len(devices) > self._programs.max_size:
             raise InvalidInputError(
@@ -166,22 +167,6 @@ class Server(ShapeServer):
         if self.settings.mode.kind == "latency" and self.block_size is not None:
             for shape in padded:
                 self.latencies(shape, output)
-
-    def programs(self, shape: Shape, mode: Mode, output: Output = "labels") -> list[Program]:
-        """All programs that a mode can ask for on images of `shape`."""
-        settings = self.settings
-        if settings.block_size is None:
-            return [Program("dense", shape, 0, output)]
-        blocks = settings.blocks(shape)
-        if mode.kind == "exact":
-            counts = buckets(shape[0] * blocks, settings.bucket_step)
-            segments = [Program("segment", shape, count, output) for count in counts]
-            return [Program("decide", shape), *segments]
-        measured = mode.kind == "latency"
-        counts = (
-            buckets(blocks, settings.bucket_step) if measured else (_fixed_count(mode, blocks),)
-        )
-        return [Program("fixed", shape, count, output) for count in counts]
 
     def latencies(self, shape: Shape, output: Output = "labels") -> dict[int, float]:
         """Seconds of images of `shape` by the number of high blocks per image; measured once.
@@ -196,7 +181,9 @@ class Server(ShapeServer):
 
     def _measure(self, shape: Shape, output: Output) -> dict[int, float]:
         device = self.devices[0] if self.devices else None
-        counts = [program.num_high for program in self.programs(shape, Mode("latency"), output)]
+        counts = [
+            program.num_high for program in self.settings.programs(shape, Mode("latency"), output)
+        ]
         images = np.zeros((*shape, 3), np.uint8)
         seconds = dict.fromkeys(counts, 0.0)
 
@@ -265,7 +252,7 @@ class Server(ShapeServer):
         n, h, w, _ = padded.shape
         key, mode = ((n, h, w), request.output), request.mode
         if mode.kind != "latency":
-            count = _fixed_count(mode, self.settings.blocks(key[0]))
+            count = mode.count(self.settings.blocks(key[0]))
             run, made = self._get(Program("fixed", key[0], count, request.output), device)
             return tuple(map(np.asarray, run(padded, valid, request.seed))), made
         measured = self._table(*key)[1]
@@ -295,19 +282,13 @@ class Server(ShapeServer):
             program
             for shape in self.shapes
             for output in outputs
-            for program in self.programs(shape, self.settings.mode, output)
+            for program in self.settings.programs(shape, self.settings.mode, output)
         )
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int] | None:
         if self.block_size is None:
             return None
         return -(-size[0] // self.block_size), -(-size[1] // self.block_size)
-
-
-def _fixed_count(mode: Mode, blocks: int) -> int:
-    if mode.kind == "share":
-        return count_of(mode.value, blocks)
-    return min(int(mode.value), blocks)
 
 
 def _checked_output(output: str) -> Output:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 
+from segblocks_jax.adaptive.buckets import buckets
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.systems.segblocks.modes import Mode
 
@@ -81,3 +82,16 @@ class Settings:
     def blocks(self, shape: Shape) -> int:
         """Number of blocks of an image of `shape`."""
         return (shape[1] // self.multiple) * (shape[2] // self.multiple)
+
+    def programs(self, shape: Shape, mode: Mode, output: Output = "labels") -> list[Program]:
+        """All programs that a mode can ask for on images of `shape`."""
+        if self.block_size is None:
+            return [Program("dense", shape, 0, output)]
+        blocks = self.blocks(shape)
+        if mode.kind == "exact":
+            counts = buckets(shape[0] * blocks, self.bucket_step)
+            segments = [Program("segment", shape, count, output) for count in counts]
+            return [Program("decide", shape), *segments]
+        measured = mode.kind == "latency"
+        counts = buckets(blocks, self.bucket_step) if measured else (mode.count(blocks),)
+        return [Program("fixed", shape, count, output) for count in counts]

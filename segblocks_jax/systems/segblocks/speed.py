@@ -77,15 +77,27 @@ def measure(
         runs[share] = functools.partial(own, image, grid)
         runs["around", share] = _around(system.net, config, image, grid)
     times = interleaved(runs, rounds)
-    dense_macs = count_macs(system.net, (1, *size, 3)).total
-    report = _describe(config, size, rounds, pays(system.net))
-    for name in ("xla_dense", "dense"):
-        report[name] = {"seconds": times[name], "gmacs": dense_macs / 1e9}
+    return _describe(config, size, rounds, pays(system.net)) | _compared(
+        system.net, size, grids, times
+    )
+
+
+def _compared(
+    net: Any,
+    size: tuple[int, int],
+    grids: dict[float, BlockGrid],
+    times: dict[Any, float],
+) -> dict[str, Any]:
+    """Times beside operations, and ratios to the dense networks."""
+    dense_macs = count_macs(net, (1, *size, 3)).total
+    report: dict[str, Any] = {
+        name: {"seconds": times[name], "gmacs": dense_macs / 1e9} for name in ("xla_dense", "dense")
+    }
     report["policy_seconds"] = times.get("policy")
     report["blocks"] = []
     for share, grid in grids.items():
         real = grid.num_high / grid.num_blocks
-        macs = count_macs(system.net, (1, *size, 3), real, low_factor=factor).total
+        macs = count_macs(net, (1, *size, 3), real, low_factor=grid.low_factor).total
         report["blocks"].append(
             {
                 "high_fraction": real,
