@@ -218,6 +218,7 @@ def test_calls_that_take_longer_than_the_table_says_get_fewer_blocks(engine, mon
     assert counts[-1] == 0
 
 
+@pytest.mark.family("size2")
 @pytest.mark.parametrize("size", [(1, 1), (64, 65), (100, 130), (127, 63)])
 def test_any_size_is_padded_and_cropped(engine, size):
     h, w = size

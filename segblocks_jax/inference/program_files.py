@@ -123,12 +123,12 @@ def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[st
             problem = "is a Git LFS pointer, not the file itself; run git lfs pull"
         elif name in expected and _sha256(file) != expected[name]:
             problem = (
-                "is not the file that was exported (its SHA-256 differs); was it cut or edited?"
+                "is not the file that was exported (its SHA-256 differs)"
             )
         else:
             continue
         raise InvalidInputError(
-            f"{file} can't be read: it {problem}. Copy the folder again, or export it again"
+            f"{file} can't be read: it {problem}; copy the folder again, or export it again"
         )
 
 
