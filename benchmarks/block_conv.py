@@ -171,7 +171,7 @@ def _with_gradients(function: Callable) -> Callable:
 
 
 def time_layers(size: tuple[int, int], block: int, shares: list[float]) -> list[dict[str, Any]]:
-    """One row a layer shape."""
+    """One row per layer shape."""
     counts = {model: layers_of(model, size, block) for model in _MODELS.value}
     rows = []
     for layer in sorted(set().union(*counts.values()), key=lambda x: (-x.side, x.kernel)):

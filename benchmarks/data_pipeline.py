@@ -47,7 +47,7 @@ from segblocks_jax.training.logging import commit, write_json
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of Cityscapes.", required=True)
 _SPLIT = flags.DEFINE_string("split", "train", "Its split.")
 _CROP = flags.DEFINE_integer("crop", 1024, "Side of a crop.")
-_BATCH = flags.DEFINE_integer("batch_size", 8, "Images a batch.")
+_BATCH = flags.DEFINE_integer("batch_size", 8, "Images per batch.")
 _WORKERS = flags.DEFINE_list("workers", ["1", "2"], "Numbers of worker processes.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that every measurement is taken, in turn.")
 _BATCHES = flags.DEFINE_integer("batches", 4, "Timed batches a round.")

@@ -6,7 +6,7 @@
 For each network, size and batch, in one process and in turn:
 
 - `dense_xla`: the dense network on XLA's convolutions;
-- `dense`: the dense network on the kernels that run blocks, one unit an image (where these run);
+- `dense`: the dense network on the kernels that run blocks, one unit per image (where these run);
 - `pytorch`: the dense network compiled by PyTorch (float32 RN18 on CPUs, where PyTorch is installed), channels
   last, from a normalized image to logits, so without what the others do besides;
 - shares f of high blocks: `Engine` in mode `share`, policy, decision and everything included.

@@ -33,10 +33,10 @@ from segblocks_jax.training.state import create_state
 
 _MODEL = flags.DEFINE_string("model", "swiftnet_rn18", "Network.")
 _PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "Of activations.")
-_BATCH = flags.DEFINE_integer("batch", 8, "Images a step.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Images per step.")
 _CROP = flags.DEFINE_integer("crop", 256, "Side of the images of timed steps.")
 _BLOCK = flags.DEFINE_integer("block_size", 64, "Side of their blocks.")
-_QUANTISE = flags.DEFINE_float("bucket_step", 0.25, "Buckets are multiples of this share.")
+_BUCKET_STEP = flags.DEFINE_float("bucket_step", 0.25, "Buckets are multiples of this share.")
 _LARGE = flags.DEFINE_integer("memory_crop", 1024, "Side of the images in `memory`.")
 _LARGE_BLOCK = flags.DEFINE_integer("memory_block_size", 128, "Side of their blocks.")
 _SHARES = flags.DEFINE_list("shares", ["1", "0.4", "0.2"], "Shares of high blocks in `memory`.")
@@ -62,7 +62,7 @@ class Step:
                 "policy": {
                     "name": policy,
                     "block_size": block_size,
-                    "bucket_step": _QUANTISE.value,
+                    "bucket_step": _BUCKET_STEP.value,
                 },
                 "optim": {"batch_size": _BATCH.value},
             }
@@ -115,7 +115,7 @@ def measure_steps() -> dict[str, Any]:
     runs: dict[Any, Callable[[], Any]] = {}
     dense = Step("static", _CROP.value, _BLOCK.value)
     blocks = Step("reinforce", _CROP.value, _BLOCK.value)
-    for step, numbers in ((dense, (None,)), (blocks, buckets(blocks.blocks, _QUANTISE.value))):
+    for step, numbers in ((dense, (None,)), (blocks, buckets(blocks.blocks, _BUCKET_STEP.value))):
         for num_high in numbers:
             runs[num_high] = functools.partial(step.update, num_high)
     seconds = interleaved(runs | {"decide": blocks.decide}, _ROUNDS.value)

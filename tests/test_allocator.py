@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import golden
 import pytest
 from flax import nnx
 
@@ -64,7 +65,8 @@ def test_an_engine_asks_for_it_only_where_told_to(monkeypatch, keep):
     asked = []
     monkeypatch.setattr(engine, "keep_freed_memory", lambda: asked.append(1))
     spec = sb.ModelSpec("swiftnet_rn18", 3, width=8, mean=(0.5,) * 3, std=(0.2,) * 3)
-    sb.Engine(spec.build(nnx.Rngs(0)), spec, **({"keep_memory": True} if keep else {}))
+    net = golden.network(lambda: spec.build(nnx.Rngs(0)))
+    sb.Engine(net, spec, **({"keep_memory": True} if keep else {}))
     assert len(asked) == keep
 
 

@@ -63,7 +63,7 @@ def tradeoff(rows: Rows) -> Figure:
         axes.errorbar(x, y, std, marker=_MARKERS[i % len(_MARKERS)], capsize=3, **style(i))
         for at, text in zip(zip(x, y, strict=True), labels, strict=True):
             axes.annotate(text, at, (5, 4), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="GMACs an image", ylabel="mIoU, %")
+    axes.set(xlabel="GMACs per image", ylabel="mIoU, %")
     axes.margins(0.15)
     return figure
 
@@ -175,7 +175,7 @@ def parts(measured: Mapping[str, Mapping[str, float]], by_part: Mapping[str, flo
     columns = (
         ({name: 1e3 * m["seconds"] for name, m in measured.items()}, "time, ms"),
         ({name: m["megabytes"] for name, m in measured.items()}, "temporary memory, MB"),
-        (by_part, "GMACs an image"),
+        (by_part, "GMACs per image"),
     )
     for i, (axes, (values, title)) in enumerate(zip(panels, columns, strict=True)):
         axes.barh(list(values), list(values.values()), color=COLORS[i])

@@ -24,7 +24,7 @@ Record = dict[str, Any]
 _COLUMNS = (
     "runs by seed",
     "mIoU",
-    "GMACs an image",
+    "GMACs per image",
     "share of high blocks",
     "mIoU at the target share",
     "boundary density, high over low",

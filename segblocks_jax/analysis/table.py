@@ -9,7 +9,7 @@ from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.migrations import current_record
 from segblocks_jax.systems.segblocks.policies import policy_type
 
-_HEAD = "| run | mIoU | GMACs an image | share of high blocks | images/s |\n|---|---|---|---|---|"
+_HEAD = "| run | mIoU | GMACs per image | share of high blocks | images/s |\n|---|---|---|---|---|"
 
 
 def format_table(evaluations: Sequence[dict[str, Any]]) -> str:

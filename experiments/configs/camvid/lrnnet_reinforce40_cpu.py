@@ -3,7 +3,7 @@
     python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/lrnnet_reinforce40_cpu.py \
         --data_dir=FOLDER --workdir=DIR
 
-Hardware: two CPU cores. Result, one seed: 35.8% mIoU at 49.0% high blocks, 2.07 GMACs an image
+Hardware: two CPU cores. Result, one seed: 35.8% mIoU at 49.0% high blocks, 2.07 GMACs per image
 (experiments/results/camvid_lrnnet_reinforce40_cpu.json). Time: 55 minutes, most of them with other work on the cores.
 """
 

@@ -66,7 +66,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         lines = [format_scores(self.scores, self.class_names)]
-        lines.append(f"GMACs an image: {self.gmacs:.3f} (mean over {self.images} real grids)")
+        lines.append(f"GMACs per image: {self.gmacs:.3f} (mean over {self.images} real grids)")
         if self.high_fraction is not None:
             lines.append(f"share of high blocks: {self.high_fraction:.1%}")
         if self.boundary_ratio is not None:
