@@ -122,9 +122,7 @@ def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[st
         elif found.startswith(_LFS_POINTER):
             problem = "is a Git LFS pointer, not the file itself; run git lfs pull"
         elif name in expected and _sha256(file) != expected[name]:
-            problem = (
-                "is not the file that was exported (its SHA-256 differs)"
-            )
+            problem = "is not the file that was exported (its SHA-256 differs)"
         else:
             continue
         raise InvalidInputError(
