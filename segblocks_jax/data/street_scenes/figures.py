@@ -13,7 +13,7 @@ _CLOTHES = np.array(
 )  # fmt: skip
 _SKIN = np.array([(224, 182, 150), (196, 144, 108), (140, 94, 66), (92, 62, 46)])
 _HAIR = np.array([(40, 28, 22), (90, 62, 40), (24, 22, 22), (150, 120, 80), (120, 118, 116)])
-_TYRE = (24, 24, 26)
+_TIRE = (24, 24, 26)
 
 
 def _pick(rng: np.random.Generator, colors):
@@ -45,12 +45,12 @@ def bicycle(canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters, acro
     """Paints a bicycle from the side (across) or from behind."""
     frame = [0.6 * c + 60 for c in _pick(rng, _CLOTHES)]
     if not across:
-        canvas.disc(x, 0.34, z, 0.07, _TYRE, ids.BICYCLE, aspect=4.8)
+        canvas.disc(x, 0.34, z, 0.07, _TIRE, ids.BICYCLE, aspect=4.8)
         canvas.line((x, 0.5, z), (x, 1.0, z), 0.06, frame, ids.BICYCLE)
         canvas.line((x - 0.28, 1.02, z), (x + 0.28, 1.02, z), 0.06, (40, 40, 42), ids.BICYCLE)
         return
     for wheel in (-0.52, 0.52):
-        canvas.disc(x + wheel, 0.34, z, 0.34, _TYRE, ids.BICYCLE)
+        canvas.disc(x + wheel, 0.34, z, 0.34, _TIRE, ids.BICYCLE)
         canvas.disc(x + wheel, 0.34, z, 0.28, (118, 118, 116))
     joints = {"rear": (-0.52, 0.34), "pedal": (-0.05, 0.3), "seat": (-0.2, 0.85)}
     joints |= {"head": (0.38, 0.85), "front": (0.52, 0.34), "bar": (0.34, 1.02)}
@@ -68,7 +68,7 @@ def motorcycle(
     """Paints a motorcycle from the side (across) or from behind."""
     paint = _pick(rng, _CLOTHES)
     if not across:
-        canvas.disc(x, 0.34, z, 0.12, _TYRE, ids.MOTORCYCLE, aspect=2.8)
+        canvas.disc(x, 0.34, z, 0.12, _TIRE, ids.MOTORCYCLE, aspect=2.8)
         body = [(-0.22, 0.4), (0.22, 0.4), (0.2, 0.85), (0.1, 0.98), (-0.1, 0.98), (-0.2, 0.85)]
         canvas.upright(x, z, body, paint, ids.MOTORCYCLE)
         canvas.line((x - 0.36, 1.05, z), (x + 0.36, 1.05, z), 0.07, (40, 40, 42), ids.MOTORCYCLE)
@@ -76,7 +76,7 @@ def motorcycle(
                         (x - 0.08, 0.8, z)], (200, 30, 24))  # fmt: skip
         return
     for wheel in (-0.68, 0.68):
-        canvas.disc(x + wheel, 0.32, z, 0.32, _TYRE, ids.MOTORCYCLE)
+        canvas.disc(x + wheel, 0.32, z, 0.32, _TIRE, ids.MOTORCYCLE)
         canvas.disc(x + wheel, 0.32, z, 0.18, (120, 122, 126))
     engine = [(-0.4, 0.2), (0.35, 0.2), (0.45, 0.6), (-0.45, 0.6)]
     canvas.upright(x, z, engine, (62, 62, 66), ids.MOTORCYCLE)

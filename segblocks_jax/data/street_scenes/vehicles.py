@@ -18,7 +18,7 @@ CAR_COLORS = np.array(
 BUS_COLORS = np.array([(190, 30, 30), (230, 180, 30), (40, 80, 150), (60, 130, 70)])
 TRAM_COLORS = np.array([(236, 230, 212), (244, 204, 70), (214, 120, 60), (150, 176, 190)])
 _GLASS = (38, 48, 58)
-_TYRE = (22, 22, 24)
+_TIRE = (22, 22, 24)
 _CIRCLE = [(math.sin(a), math.cos(a)) for a in np.arange(0, 2 * np.pi, np.pi / 7).tolist()]
 _RED, _WHITE = (200, 24, 20), (250, 246, 225)
 
@@ -180,13 +180,13 @@ def _along(t: float, away: bool) -> float:
 
 
 def _wheel(canvas, x, z, radius, label) -> None:
-    for scale, color, below in ((1.0, _TYRE, label), (0.58, (128, 130, 134), None)):
+    for scale, color, below in ((1.0, _TIRE, label), (0.58, (128, 130, 134), None)):
         circle = [(x, radius * (1 + scale * s), z + scale * radius * c) for s, c in _CIRCLE]
         canvas.polygon(circle, color, below)
 
 
 def _end(canvas, body, x, z, away, label) -> None:
-    """Paints what the near end carries: lights, a number plate, tyres."""
+    """Paints what the near end carries: lights, a number plate, tires."""
     end = body.profile[:2] if away else body.profile[::-1][:2]
     half, low = end[0][2], end[0][1]
     light = max(0.62, low + 0.2)
@@ -194,7 +194,7 @@ def _end(canvas, body, x, z, away, label) -> None:
     canvas.polygon(quad(x - half, x + half, 0.18, low + 0.12, z, z), (34, 34, 38), label)
     for side in (-1, 1):
         outer, inner = x + side * 0.98 * half, x + side * 0.7 * half
-        canvas.polygon(quad(outer, inner, 0, low + 0.05, z, z), _TYRE, label)
+        canvas.polygon(quad(outer, inner, 0, low + 0.05, z, z), _TIRE, label)
         lamp = quad(outer, inner, light, light + 0.17, z, z)
         canvas.polygon(lamp, _RED if away else _WHITE)
     canvas.polygon(quad(x - 0.26, x + 0.26, low + 0.16, low + 0.28, z, z), (225, 225, 215))
