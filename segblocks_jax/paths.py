@@ -25,6 +25,11 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     unset = re.match(r"\$(\w+|\{\w+\})", expanded)
     if unset and not os.path.lexists(expanded.partition("/")[0]):
         raise InvalidInputError(f"{text}: the variable {unset[0]} is not set")
+    user = re.match(r"~\w+", expanded)
+    if user and not os.path.lexists(expanded.partition("/")[0]):
+        raise InvalidInputError(
+            f"{text}: there is no user {user[0][1:]}; write ./~ for a name with ~"
+        )
     return pathlib.Path(expanded).absolute()
 
 

@@ -220,4 +220,6 @@ def _image_size() -> tuple[int, int]:
     if len(_SIZE.value) != 2 or not all(map(str.isdecimal, _SIZE.value)):
         raise ConfigError(f"--size is {','.join(_SIZE.value)}; expected HEIGHT,WIDTH in pixels")
     height, width = map(int, _SIZE.value)
+    if not height or not width:
+        raise ConfigError(f"--size is {height},{width}; expected sides above 0")
     return height, width

@@ -10,6 +10,7 @@ import functools
 import itertools
 import pathlib
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
@@ -198,6 +199,8 @@ class _Writers:
     def _finish(self, file: pathlib.Path, future: concurrent.futures.Future[None]) -> None:
         self._room.release()
         if (error := future.exception()) is not None:
+            if not isinstance(error, OSError):
+                traceback.print_exception(error)
             self.failed.append(
                 (file, f"can't write its results ({str(error) or type(error).__name__})")
             )

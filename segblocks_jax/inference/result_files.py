@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 KINDS = ("labels", "overlay", "grid", "side_by_side")
 """Of a file's results, each the ending of its name."""
 _FRAME = re.compile(rf"/frame_\d+_({'|'.join(KINDS)})\.png$")
-_ONE_PAGE = (".png", ".jpg", ".jpeg", ".bmp")  # Others may need a folder for frames.
+_ONE_PAGE = (".jpg", ".jpeg", ".bmp")  # Others may need a folder for frames.
 _LONGEST = 255 - len("_side_by_side.png")  # In bytes; what most file systems take.
 _MARK = "segblocks_jax predict"  # As "Software" in every PNG that `save_result` writes.
 

@@ -64,7 +64,7 @@ class ShapeServer:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            f"a {type(self).__name__} holds compiled programs and threads and can't be pickled or copied;"
+            f"{type(self).__name__}: it holds compiled programs and threads and can't be pickled or copied;"
             " pass the model's folder and load it in the process that serves"
         )
 

@@ -163,7 +163,10 @@ def load_spec(folder: str | os.PathLike[str]) -> Any:
 def _spec_type(path: pathlib.Path, system: str) -> Any:
     """The spec's class, found by name: systems lie above."""
     package = f"segblocks_jax.systems.{system}"
-    known = system.isidentifier() and importlib.util.find_spec(package) is not None
+    try:
+        known = importlib.util.find_spec(f"{package}.spec") is not None
+    except ModuleNotFoundError:
+        known = False
     if not known:
         raise InvalidInputError(
             f"load_model: {path} holds a model of the system {system!r}, which this version hasn't; load it"

@@ -36,7 +36,8 @@ def system_of(config: Mapping[str, Any], **options: Any) -> System:
         ConfigError: there is no such system, or it refuses the configuration.
     """
     fields = dict(config)
-    model = fields.get("model", {}).get("name")
+    group = fields.get("model", {})
+    model = group.get("name") if isinstance(group, Mapping) else None
     name = fields.pop("system", None) or (model if model in SYSTEMS else "segblocks")
     chosen = system_type(name)
     return chosen(chosen.config_type.from_mapping(fields), **options)

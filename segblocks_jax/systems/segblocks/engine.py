@@ -102,7 +102,7 @@ class Engine(Server):
         settings = dataclasses.replace(
             settings,
             mode=Mode.parse(mode),
-            shapes=tuple((n, h, w) for n, h, w in shapes),
+            shapes=_checked_shapes(shapes),
             strict=strict,
         )
         if keep_memory:
@@ -161,9 +161,7 @@ class Engine(Server):
         """
         settings = dataclasses.replace(
             self.settings,
-            shapes=self.settings.shapes
-            if shapes is None
-            else tuple((n, h, w) for n, h, w in shapes),
+            shapes=self.settings.shapes if shapes is None else _checked_shapes(shapes),
             mode=self.settings.mode if mode is None else Mode.parse(mode),
         )
         if not settings.shapes:
@@ -191,6 +189,13 @@ def _checked(execution: str | None) -> Execution | None:
     raise InvalidInputError(
         f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None"
     )
+
+
+def _checked_shapes(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    try:
+        return tuple((int(n), int(h), int(w)) for n, h, w in shapes)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"shapes are {shapes!r}; expected (n, h, w) of each") from error
 
 
 def _settings(spec: ModelSpec, policy: Any, fill: tuple[int, int, int]) -> Settings:

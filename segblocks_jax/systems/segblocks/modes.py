@@ -41,7 +41,7 @@ class Mode:
             >>> Mode.parse("latency=40ms")
             Mode(kind='latency', value=0.04)
         """
-        kind, _, value = text.partition("=")
+        kind, _, value = str(text).partition("=")
         if text == "exact":
             return cls("exact")
         try:

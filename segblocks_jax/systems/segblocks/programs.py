@@ -69,9 +69,9 @@ class ModelPrograms:
         Raises:
             ValueError: another network or policy.
         """
-        _, weights = self._prepare(net, policy)
-        if _layout(weights) != _layout(self.weights):
-            raise ValueError(
+        (_, policy_graph), weights = self._prepare(net, policy)
+        if policy_graph != self._graphs[1] or _layout(weights) != _layout(self.weights):
+            raise InvalidInputError(
                 "replace_weights: these are the weights of another network or policy; build another engine"
             )
         self.weights = weights

@@ -303,7 +303,10 @@ def _checked_mask(
 ) -> Bool[np.ndarray, "n gh gw"]:
     if expected is None:
         raise InvalidInputError("mask: this network runs without blocks; serve one with a policy")
-    mask = np.asarray(mask)
+    try:
+        mask = np.asarray(mask)
+    except ValueError as error:  # A ragged list.
+        raise InvalidInputError(f"mask: {error}; expected {expected} and bool") from error
     if mask.shape != expected or mask.dtype != np.bool_:
         raise InvalidInputError(
             f"mask has shape {mask.shape} and dtype {mask.dtype}; expected {expected} and bool"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,11 @@ class SegBlocks(System):
         """See `Evaluator`; on all devices of this process, with the programs of earlier evaluations."""
         if self._evaluator is None:
             batches = -(-self.eval_size // self.config.loop.eval_batch_size)
-            engine = self.engine(modules, devices=jax.local_devices()[:batches])
+            devices = jax.local_devices()[:batches]
+            # All that an evaluation can need, so that the next one compiles nothing.
+            per_size = math.ceil(1 / self.config.policy.bucket_step) + 2
+            needed = self.config.loop.eval_sizes * per_size * len(devices)
+            engine = self.engine(modules, devices=devices, max_programs=max(128, needed))
             self._evaluator = Evaluator(engine, self.eval_source, self.config)
         else:
             self._evaluator.engine.replace_weights(modules)
