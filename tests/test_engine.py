@@ -293,10 +293,9 @@ def test_random_policy_follows_its_seed():
 
 
 def test_warm_up_compiles_all_and_serving_nothing(system):
-    spec = dataclasses.replace(SPEC, policy=sb.PolicySpec(block_size=SIDE, bucket_step=0.5))
-    engine = sb.Engine(system, spec, shapes=[(1, 128, 128), (2, 128, 128)])
+    engine = sb.Engine(system, SPEC, shapes=[(1, 128, 128), (2, 128, 128)])
     engine.warm_up()
-    assert engine.compilations == sum(1 + len(buckets(n * 4, 0.5)) for n in (1, 2))
+    assert engine.compilations == sum(1 + len(buckets(n * 4, 0.25)) for n in (1, 2))
     rng = np.random.default_rng(0)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(

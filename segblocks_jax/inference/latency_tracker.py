@@ -1,10 +1,14 @@
 """LatencyTracker: how much slower calls are than a table of times that was measured before."""
 
 import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 _MISSED = 0.03  # Share of calls that may take longer than expected.
 _RATE = 0.05  # A call that does raises the expectation by 5%, 32 others lower it as much.
 _BOUNDS = (0.5, 4.0)
+_ROUNDS = 7
 
 
 class LatencyTracker:
@@ -30,3 +34,15 @@ class LatencyTracker:
             late = seconds > expected * self._value
             change = 1 + _RATE * (1 - _MISSED) if late else 1 - _RATE * _MISSED
             self._value = min(max(self._value * change, _BOUNDS[0]), _BOUNDS[1])
+
+
+def slowest(serve: Callable[[int], Any], counts: Sequence[int]) -> dict[int, float]:
+    """The longest seconds that `serve` takes with each count, in some interleaved rounds."""
+    seconds = dict.fromkeys(counts, 0.0)
+    for _ in range(_ROUNDS):
+        for count in counts:
+            serve(count)  # Untimed: after another program, a first run is slower.
+            start = time.perf_counter()
+            serve(count)
+            seconds[count] = max(seconds[count], time.perf_counter() - start)
+    return seconds

@@ -3,38 +3,30 @@
 It knows nothing of networks, so that compiled and exported programs are served alike.
 """
 
-import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.keyed_cache import KeyedCache
-from segblocks_jax.inference.latency_tracker import LatencyTracker
+from segblocks_jax.inference.latency_tracker import LatencyTracker, slowest
 from segblocks_jax.inference.server import Shape, ShapeServer, check_images, checked_seed
 from segblocks_jax.systems.segblocks.modes import Mode
-from segblocks_jax.systems.segblocks.settings import Output, Program, Programs, Settings
+from segblocks_jax.systems.segblocks.settings import (
+    Output,
+    Program,
+    Programs,
+    Request,
+    Settings,
+    checked_mask,
+    checked_output,
+)
 from segblocks_jax.tasks.segmentation.result import Segmentation
-
-_TIMED_ROUNDS = 7
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Request:
-    mode: Mode
-    output: Output
-    seed: np.uint32
-    mask: Bool[np.ndarray, "m gh gw"] | None = None
-
-    def part(self, some: slice) -> "_Request":
-        """The result for some of the images."""
-        return self if self.mask is None else dataclasses.replace(self, mask=self.mask[some])
 
 
 class Server(ShapeServer):
@@ -110,11 +102,11 @@ class Server(ShapeServer):
         check_images(images)
         count, height, width, _ = images.shape
         grid = self._grid((height, width))
-        request = _Request(
+        request = Request(
             self.settings.mode if mode is None else Mode.parse(mode),
-            _checked_output(output),
+            checked_output(output),
             checked_seed(seed),
-            None if mask is None else _checked_mask(mask, None if grid is None else (count, *grid)),
+            None if mask is None else checked_mask(mask, None if grid is None else (count, *grid)),
         )
         shape = self.shape_for((count, height, width))
         parts, compiled = [], False
@@ -181,29 +173,20 @@ class Server(ShapeServer):
 
     def _measure(self, shape: Shape, output: Output) -> dict[int, float]:
         device = self.devices[0] if self.devices else None
-        counts = [
-            program.num_high for program in self.settings.programs(shape, Mode("latency"), output)
-        ]
         images = np.zeros((*shape, 3), np.uint8)
-        seconds = dict.fromkeys(counts, 0.0)
 
-        def serve(count: int) -> float:
-            request = _Request(Mode("budget", float(count)), output, np.uint32(0))
-            start = time.perf_counter()
+        def serve(count: int) -> None:
+            request = Request(Mode("budget", float(count)), output, np.uint32(0))
             self._serve(images, shape, request, device)
-            return time.perf_counter() - start
 
-        for _ in range(_TIMED_ROUNDS):
-            for count in counts:
-                serve(count)  # Untimed: after another program, a first run is slower.
-                seconds[count] = max(seconds[count], serve(count))
-        return seconds
+        programs = self.settings.programs(shape, Mode("latency"), output)
+        return slowest(serve, [program.num_high for program in programs])
 
     def _serve(
         self,
         images: UInt8[np.ndarray, "m h w 3"],
         shape: Shape,
-        request: "_Request",
+        request: Request,
         device: jax.Device | None,
     ) -> tuple[tuple[np.ndarray, np.ndarray | None, np.ndarray | None], bool]:
         """Labels or logits, mask and scores of images that fit `shape`; and whether a program was made."""
@@ -225,7 +208,7 @@ class Server(ShapeServer):
         return (served, high, scores), made
 
     def _run_decided(
-        self, padded: np.ndarray, valid: np.ndarray, request: "_Request", device: jax.Device | None
+        self, padded: np.ndarray, valid: np.ndarray, request: Request, device: jax.Device | None
     ) -> tuple[tuple[np.ndarray, ...], bool]:
         """First the decision, then, for its number of blocks, the network."""
         n, h, w, _ = padded.shape
@@ -246,7 +229,7 @@ class Server(ShapeServer):
         return tuple(map(np.asarray, (result, high, scores))), made or made_decide
 
     def _run_fixed(
-        self, padded: np.ndarray, valid: np.ndarray, request: "_Request", device: jax.Device | None
+        self, padded: np.ndarray, valid: np.ndarray, request: Request, device: jax.Device | None
     ) -> tuple[tuple[np.ndarray, ...], bool]:
         """The best-scored blocks of every image; in mode "latency" the call's time is watched."""
         n, h, w, _ = padded.shape
@@ -267,7 +250,7 @@ class Server(ShapeServer):
         return result, made or measured
 
     def _get(self, program: Program, device: jax.Device | None) -> tuple[Callable[..., Any], bool]:
-        if self.strict and program not in self._allowed:
+        if self.strict and program not in self.settings.allowed:
             raise InvalidInputError(
                 f"{program.num_high} high blocks ({program.kind}) are none of the programs of mode"
                 f" {self.settings.mode.kind!r}, and the engine is strict; use the engine's own mode, and masks"
@@ -275,40 +258,7 @@ class Server(ShapeServer):
             )
         return self._programs.get(program, device)
 
-    @functools.cached_property
-    def _allowed(self) -> frozenset[Program]:
-        outputs: tuple[Output, ...] = get_args(Output)
-        return frozenset(
-            program
-            for shape in self.shapes
-            for output in outputs
-            for program in self.settings.programs(shape, self.settings.mode, output)
-        )
-
     def _grid(self, size: tuple[int, int]) -> tuple[int, int] | None:
         if self.block_size is None:
             return None
         return -(-size[0] // self.block_size), -(-size[1] // self.block_size)
-
-
-def _checked_output(output: str) -> Output:
-    for known in get_args(Output):
-        if output == known:
-            return known
-    raise InvalidInputError(f"output is {output!r}; expected 'labels' or 'logits'")
-
-
-def _checked_mask(
-    mask: Shaped[np.ndarray, "..."] | Sequence, expected: Shape | None
-) -> Bool[np.ndarray, "n gh gw"]:
-    if expected is None:
-        raise InvalidInputError("mask: this network runs without blocks; serve one with a policy")
-    try:
-        mask = np.asarray(mask)
-    except ValueError as error:  # A ragged list.
-        raise InvalidInputError(f"mask: {error}; expected {expected} and bool") from error
-    if mask.shape != expected or mask.dtype != np.bool_:
-        raise InvalidInputError(
-            f"mask has shape {mask.shape} and dtype {mask.dtype}; expected {expected} and bool"
-        )
-    return mask

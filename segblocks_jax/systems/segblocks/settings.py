@@ -1,12 +1,16 @@
 """What a server and its programs agree on: the programs there are, and the settings they were made for."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import jax
+import numpy as np
+from jaxtyping import Bool, Shaped
 
 from segblocks_jax.adaptive.buckets import buckets
+from segblocks_jax.errors import InvalidInputError
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.systems.segblocks.modes import Mode
 
@@ -95,3 +99,57 @@ class Settings:
         measured = mode.kind == "latency"
         counts = buckets(blocks, self.bucket_step) if measured else (mode.count(blocks),)
         return [Program("fixed", shape, count, output) for count in counts]
+
+    @functools.cached_property
+    def allowed(self) -> frozenset[Program]:
+        """What a strict server may be asked for: what `mode` needs on images of `shapes`."""
+        outputs: tuple[Output, ...] = get_args(Output)
+        return frozenset(
+            program
+            for shape in self.shapes
+            for output in outputs
+            for program in self.programs(shape, self.mode, output)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """What a call asks for.
+
+    Attributes:
+        mask: blocks that run high, (m, gh, gw); None: as the mode says.
+    """
+
+    mode: Mode
+    output: Output
+    seed: np.uint32
+    mask: Bool[np.ndarray, "m gh gw"] | None = None
+
+    def part(self, some: slice) -> "Request":
+        """The result for some of the images."""
+        return self if self.mask is None else dataclasses.replace(self, mask=self.mask[some])
+
+
+def checked_output(output: str) -> Output:
+    """The kind of output, or an InvalidInputError."""
+    for known in get_args(Output):
+        if output == known:
+            return known
+    raise InvalidInputError(f"output is {output!r}; expected 'labels' or 'logits'")
+
+
+def checked_mask(
+    mask: Shaped[np.ndarray, "..."] | Sequence, expected: Shape | None
+) -> Bool[np.ndarray, "n gh gw"]:
+    """The mask as an array, or an InvalidInputError; `expected` is None without blocks."""
+    if expected is None:
+        raise InvalidInputError("mask: this network runs without blocks; serve one with a policy")
+    try:
+        mask = np.asarray(mask)
+    except ValueError as error:  # A ragged list.
+        raise InvalidInputError(f"mask: {error}; expected {expected} and bool") from error
+    if mask.shape != expected or mask.dtype != np.bool_:
+        raise InvalidInputError(
+            f"mask has shape {mask.shape} and dtype {mask.dtype}; expected {expected} and bool"
+        )
+    return mask
