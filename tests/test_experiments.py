@@ -242,7 +242,7 @@ def test_the_oracles_decisions_are_compiled_once():
     image, label = batch(2).values()
     oracle._decide.clear_cache()
     for seed in (0, 1):
-        masks = oracle.OracleMasks(modules, NORMALIZATION["street_scenes"], config("oracle"))
+        masks = oracle.OracleMasks(modules, NORMALIZATION["street_scenes"], tiny.config("oracle"))
         assert masks(image, label, seed).sum() == 4
     assert oracle._decide._cache_size() == 1
 
