@@ -173,4 +173,5 @@ def test_the_command_line_refuses_weights_before_it_opens_data(tmp_path, backbon
     assert result.returncode == 2
     assert "missing: conv1.weight\nleft over: more" in result.stderr
     assert "Traceback" not in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["cut.npz"]
+    assert {path.name for path in tmp_path.iterdir()} == {"cut.npz", "run"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"lock", "compilation_cache"}
