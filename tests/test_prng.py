@@ -61,6 +61,8 @@ class Net(nnx.Module):
     """Two layers that drop channels, and as little else as makes a network."""
 
     output_stride = 4
+    num_classes = tiny.CLASSES
+    semantics = sb.BlockOptions()
 
     def __init__(self, rngs):
         self.dropouts = nnx.List([Dropout(0.5), Dropout(0.5)])
