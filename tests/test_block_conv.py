@@ -45,7 +45,7 @@ class Kernel:
 
 SQUARE = {f"k{k}s{s}": Kernel((k, k), s, bias=s == 1) for k in (1, 3, 5, 7) for s in (1, 2)}
 # As in LRNNet. Dilation 4 pads as many pixels as a low block has, 5 reads past the neighbor.
-FACTORISED = {
+FACTORIZED = {
     "k3x1": Kernel((3, 1)),
     "k1x5": Kernel((1, 5), bias=True),
     "k1x3s2": Kernel((1, 3), 2),
@@ -56,7 +56,7 @@ FACTORISED = {
     "depthwise_d4": Kernel((3, 3), groups=4, dilation=4),
     "depthwise_d5": Kernel((3, 3), groups=4, bias=True, dilation=5),
 }
-UNIFORM = SQUARE | FACTORISED
+UNIFORM = SQUARE | FACTORIZED
 KERNELS = UNIFORM | {
     "groups2": Kernel((3, 3), groups=2, features=6),
     "pointwise_groups": Kernel((1, 1), groups=4),
@@ -181,7 +181,7 @@ def test_gradients_on_a_mixed_grid_against_finite_differences(
     name: str, rng: np.random.Generator
 ) -> None:
     """A product of pixels and kernel: central differences are exact but for rounding."""
-    sizes = FACTORISED[name]
+    sizes = FACTORIZED[name]
     blocks = sb.split(CASE.image(), CASE.mask())
     kernel, _ = sizes.draw(CASE.channels, rng)
 

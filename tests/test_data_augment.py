@@ -153,8 +153,8 @@ def test_hue_turns_colors_and_keeps_gray_and_value():
     red = np.full((2, 2, 3), (200, 50, 50), np.uint8)
     turned = jittered("hue", 0.1, red)[:, 0, 0]
     np.testing.assert_allclose(turned.max(-1), 200, atol=2)
-    assert turned[:, 1].max() > 100  # towards yellow
-    assert turned[:, 2].max() > 100  # and towards magenta
+    assert turned[:, 1].max() > 100  # toward yellow
+    assert turned[:, 2].max() > 100  # and toward magenta
     # A turn of 0.1 is 36 degrees: green reaches at most 50 + 0.6 * 150.
     assert turned[:, 1:].max() <= 142
     gray = np.full((2, 2, 3), 90, np.uint8)

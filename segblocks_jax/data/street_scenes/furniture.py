@@ -18,7 +18,7 @@ def _post(
 
 
 def lamp(canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters, inward: int) -> None:
-    """Paints a street lamp whose arm reaches `inward` (-1 or 1, towards the road)."""
+    """Paints a street lamp whose arm reaches `inward` (-1 or 1, toward the road)."""
     height, arm = rng.uniform(6, 8.5), rng.uniform(0.8, 2.0)
     _post(canvas, x, z, height, 0.08)
     canvas.line((x, height, z), (x + inward * arm, height + 0.4, z), 0.1, _METAL, ids.POLE)

@@ -1,7 +1,8 @@
-r"""Seams: how far a network in blocks is from the dense one at the borders of blocks, by padding mode.
+"""Seams: how far a network in blocks is from the dense one at the borders of blocks, by padding mode.
 
-    python -m segblocks_jax.systems.segblocks.seams --model=WORKDIR/export --data_dir=FOLDER \
-        [--images=8] [--output=FILE]
+    python -m segblocks_jax.systems.segblocks.seams --model=WORKDIR/export --data_dir=FOLDER
+
+Options: --images=8, --output=FILE.
 
 The weights are the same in every mode: they were trained with one of them.
 """

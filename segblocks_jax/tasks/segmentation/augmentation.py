@@ -158,7 +158,7 @@ def _contrast(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _saturation(image: np.ndarray, amount: float) -> np.ndarray:
-    """Moves every pixel away from its gray, or towards it: one linear map of the three channels."""
+    """Moves every pixel away from its gray, or toward it: one linear map of the three channels."""
     import cv2
 
     return cv2.transform(image, (1 + amount) * np.eye(3) - amount * _LUMA)
