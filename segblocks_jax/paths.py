@@ -14,7 +14,7 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     It names the same file after the process has changed its folder. Symbolic links stay as they are.
 
     Raises:
-        InvalidInputError: the path is empty, or begins with a variable that is not set.
+        InvalidInputError: the path is empty, or begins with a variable that is not set or a folder of no user.
     """
     text = os.fspath(path)
     if not text:
@@ -25,10 +25,10 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     unset = re.match(r"\$(\w+|\{\w+\})", expanded)
     if unset and not os.path.lexists(expanded.partition("/")[0]):
         raise InvalidInputError(f"{text}: the variable {unset[0]} is not set")
-    user = re.match(r"~\w+", expanded)
-    if user and not os.path.lexists(expanded.partition("/")[0]):
+    user, slash, _ = expanded.partition("/")
+    if user.startswith("~") and slash and not os.path.lexists(user):
         raise InvalidInputError(
-            f"{text}: there is no user {user[0][1:]}; write ./~ for a name with ~"
+            f"{text}: there is no user {user[1:]}; write ./~ for a name with ~"
         )
     return pathlib.Path(expanded).absolute()
 

@@ -13,7 +13,6 @@ from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.adaptive.decision import top_fraction
 from segblocks_jax.exact import count_of, exact
 from segblocks_jax.systems.segblocks.modes import Mode
-from segblocks_jax.systems.segblocks.serving import _fixed_count
 
 TOTALS = st.integers(1, 5000)
 PERCENT = st.integers(0, 100)
@@ -59,7 +58,7 @@ def test_shares_round_to_the_nearest_count_and_halves_to_even(percent, total):
     expected = round(Fraction(percent * total, 100))
     assert count_of(percent / 100, total) == expected
     mode = Mode.parse(f"share={percent / 100}")
-    assert _fixed_count(mode, total) == expected
+    assert mode.count(total) == expected
 
 
 @pytest.mark.parametrize(

@@ -358,6 +358,12 @@ def test_the_engine_serves_and_exports(tmp_path: pathlib.Path) -> None:
     assert logits.shape == (1, 8, 16, 5)
     enlarged = nn.resize_bilinear(jnp.asarray(logits), (64, 128))
     assert np.mean(np.asarray(enlarged.argmax(-1)) == result.labels) > 0.999
+    engine.replace_weights(jax.tree.map(lambda x: 1.5 * x, built))
+    other = engine(images, output="logits")
+    assert not other.compiled
+    assert np.abs(other.logits - logits).max() > 0.1 * logits.std()
+    engine.replace_weights(built)
+    np.testing.assert_array_equal(engine(images, output="logits").logits, logits)
     smaller = images[:, :50, :100]
     assert engine(smaller).labels.shape == (1, 50, 100)
     assert engine(smaller, output="logits").logits.shape == (1, 7, 13, 5)

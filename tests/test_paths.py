@@ -72,9 +72,13 @@ def test_what_was_not_set_is_no_folder(home):
         paths.expand("")
     with pytest.raises(InvalidInputError, match=r"\$UNSET/a: the variable \$UNSET is not set"):
         paths.expand("$UNSET/a")
+    with pytest.raises(InvalidInputError, match="there is no user nobody-of-this-name;"):
+        paths.expand("~nobody-of-this-name/a")
     (home / "$UNSET").mkdir()
+    (home / "~nobody-of-this-name").mkdir()
     os.chdir(home)
     assert paths.expand("$UNSET/a").name == "a"
+    assert paths.expand("~nobody-of-this-name/a").name == "a"
 
 
 def command(main, *arguments, name="--data_dir"):

@@ -53,8 +53,7 @@ class ModelPrograms:
 
         At most `max_size` programs are kept; the least recently used ones are dropped.
         """
-        best: Execution = "fused" if pays(net) else "plain"
-        self.execution = execution or best
+        self.execution: Execution = execution or ("fused" if pays(net) else "plain")
         self.spec, self._dtype, self._stride = spec, dtype, net.output_stride
         self.normalization = _normalization(spec)
         self.max_size = max_size
@@ -69,13 +68,15 @@ class ModelPrograms:
         Raises:
             ValueError: another network or policy.
         """
-        (_, policy_graph), weights = self._prepare(net, policy)
-        if policy_graph != self._graphs[1] or _layout(weights) != _layout(self.weights):
+        graphs, weights = self._prepare(net, policy)
+        if graphs != self._graphs or _layout(weights) != _layout(self.weights):
             raise InvalidInputError(
                 "replace_weights: these are the weights of another network or policy; build another engine"
             )
-        self.weights = weights
-        self._placed = {None: weights}
+        # A fused network's structure holds functions that are others each time, if alike.
+        structure = jax.tree.structure(self.weights)
+        self.weights = jax.tree.unflatten(structure, jax.tree.leaves(weights))
+        self._placed = {None: self.weights}
 
     def _prepare(
         self, net: Network, policy: nnx.Module | None
@@ -225,9 +226,10 @@ class ModelPrograms:
         return result, mask, scores
 
 
-def _layout(weights: Any) -> tuple[Any, list[Any]]:
-    leaves, structure = jax.tree.flatten(weights)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+def _layout(weights: Any) -> list[tuple[Any, ...]]:
+    """Place, shape and dtype of every array."""
+    leaves = jax.tree.leaves_with_path(weights)
+    return [(path, leaf.shape, leaf.dtype) for path, leaf in leaves]
 
 
 def _key(seed: UInt32[Array, ""], purpose: int) -> Array:
