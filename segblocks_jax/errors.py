@@ -8,7 +8,7 @@ class UserError(Exception):
     """Base of errors that a user can mend; the text says what was given, what was expected, and the remedy."""
 
 
-class InvalidInputError(UserError, ValueError):
+class InputError(UserError, ValueError):
     """A value, a combination of values or the content of a file doesn't fit."""
 
 

@@ -5,7 +5,7 @@ import pathlib
 import re
 import tempfile
 
-from segblocks_jax.errors import InvalidInputError, UnwritableError
+from segblocks_jax.errors import InputError, UnwritableError
 
 
 def expand(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -14,22 +14,18 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     It names the same file after the process has changed its folder. Symbolic links stay as they are.
 
     Raises:
-        InvalidInputError: the path is empty, or begins with a variable that is not set or a folder of no user.
+        InputError: the path is empty, or begins with a variable that is not set or a folder of no user.
     """
     text = os.fspath(path)
     if not text:
-        raise InvalidInputError(
-            "a path is empty; expected a file or folder (was a variable not set?)"
-        )
+        raise InputError("a path is empty; expected a file or folder (was a variable not set?)")
     expanded = os.path.expanduser(os.path.expandvars(text))
     unset = re.match(r"\$(\w+|\{\w+\})", expanded)
     if unset and not os.path.lexists(expanded.partition("/")[0]):
-        raise InvalidInputError(f"{text}: the variable {unset[0]} is not set")
+        raise InputError(f"{text}: the variable {unset[0]} is not set")
     user, slash, _ = expanded.partition("/")
     if user.startswith("~") and slash and not os.path.lexists(user):
-        raise InvalidInputError(
-            f"{text}: there is no user {user[1:]}; write ./~ for a name with ~"
-        )
+        raise InputError(f"{text}: there is no user {user[1:]}; write ./~ for a name with ~")
     return pathlib.Path(expanded).absolute()
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from segblocks_jax.errors import InvalidInputError, UserError
+from segblocks_jax.errors import InputError, UserError
 
 Affects = Literal["nothing", "rounding", "results"]
 C = TypeVar("C", bound="Config")
@@ -19,7 +19,7 @@ Fields = dict[str, Any]
 """Values by the fields' names on the command line, such as ``{"policy.target": 0.2}``."""
 
 
-class ConfigError(InvalidInputError):
+class ConfigError(InputError):
     """A configuration that can't run; the text names the field, what it is and what it may be."""
 
 

@@ -17,7 +17,7 @@ from segblocks_jax.training.logging import NonFiniteError
 # ml_collections loads configuration files by it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 KINDS = {
-    errors.InvalidInputError: ValueError,
+    errors.InputError: ValueError,
     errors.MissingFileError: FileNotFoundError,
     errors.TargetExistsError: FileExistsError,
     errors.MissingPackageError: ModuleNotFoundError,

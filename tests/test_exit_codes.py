@@ -11,7 +11,7 @@ import pytest
 from segblocks_jax.analysis import records, report
 from segblocks_jax.data import __main__ as data
 from segblocks_jax.data.street_scenes import __main__ as street_scenes
-from segblocks_jax.errors import InvalidInputError, UnwritableError
+from segblocks_jax.errors import InputError, UnwritableError
 from segblocks_jax.experiments import commands, run, sweep
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.training.logging import NonFiniteError
@@ -24,7 +24,7 @@ ENDS = {
     0: 0,
     1: 1,
     Preempted(7): EXIT_CODE,
-    InvalidInputError("what, expected, remedy"): 2,
+    InputError("what, expected, remedy"): 2,
     NonFiniteError("step 3: loss = nan"): 2,
     UnwritableError("folder"): 2,
     FULL: 2,

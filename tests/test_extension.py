@@ -23,13 +23,13 @@ except RuntimeError as error:
 
 TILES = """
 import os
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.ops import extension
 for name in ("typo", "AVX2", "base"):
     os.environ["SEGBLOCKS_CPU_TILES"] = name
     try:
         print(extension.resolve())
-    except InvalidInputError as error:
+    except InputError as error:
         print(error)
 """
 

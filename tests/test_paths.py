@@ -18,7 +18,7 @@ from segblocks_jax.data import __main__ as data_main
 from segblocks_jax.data import open_dataset
 from segblocks_jax.data.street_scenes import SceneSet, write
 from segblocks_jax.data.street_scenes import __main__ as scenes_main
-from segblocks_jax.errors import InvalidInputError, UserError
+from segblocks_jax.errors import InputError, UserError
 from segblocks_jax.experiments import run, sweep
 from segblocks_jax.inference.files import find_files
 from segblocks_jax.interop import check_target, load_backbone
@@ -68,11 +68,11 @@ def test_links_stay_links(tmp_path):
 
 
 def test_what_was_not_set_is_no_folder(home):
-    with pytest.raises(InvalidInputError, match=r"was a variable not set\?"):
+    with pytest.raises(InputError, match=r"was a variable not set\?"):
         paths.expand("")
-    with pytest.raises(InvalidInputError, match=r"\$UNSET/a: the variable \$UNSET is not set"):
+    with pytest.raises(InputError, match=r"\$UNSET/a: the variable \$UNSET is not set"):
         paths.expand("$UNSET/a")
-    with pytest.raises(InvalidInputError, match="there is no user nobody-of-this-name;"):
+    with pytest.raises(InputError, match="there is no user nobody-of-this-name;"):
         paths.expand("~nobody-of-this-name/a")
     (home / "$UNSET").mkdir()
     (home / "~nobody-of-this-name").mkdir()

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from segblocks_jax.errors import InvalidInputError, MissingFileError, UserError
+from segblocks_jax.errors import InputError, MissingFileError, UserError
 from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.migrations import current_record
 
@@ -53,7 +53,7 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InvalidInputError(
+        raise InputError(
             f"{file} is damaged ({error}); copy it again, or remove it and run its sweep again"
         ) from error
 

@@ -32,7 +32,7 @@ from segblocks_jax.analysis.records import (
     run_folder,
 )
 from segblocks_jax.analysis.run_details import inspect_run
-from segblocks_jax.errors import InvalidInputError, UserError
+from segblocks_jax.errors import InputError, UserError
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import policy_type
@@ -90,7 +90,7 @@ def write_report(
     check_writable(output.parent)
     records = read_records(runs)
     if not records:
-        raise InvalidInputError(f"report: {runs} has no finished run; run a sweep there first")
+        raise InputError(f"report: {runs} has no finished run; run a sweep there first")
     page = _Page(output.parent / "plots")
     for sweep in read_sweeps(runs):
         _add_sweep(page, runs, sweep, records)
@@ -188,7 +188,7 @@ def _add_closeup(
 def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
     if run is not None:
         if run not in records:
-            raise InvalidInputError(f"report: no run {run!r}; there are {', '.join(records)}")
+            raise InputError(f"report: no run {run!r}; there are {', '.join(records)}")
         return records[run]
     kinds = ((r, policy_type(r["config"]["policy"]["name"])) for r in records.values())
     return next((r for r, kind in kinds if kind is not None and kind.learned), None)

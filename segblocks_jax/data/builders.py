@@ -24,7 +24,7 @@ from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
 from segblocks_jax.data.index import Index
 from segblocks_jax.data.records import NAME
 from segblocks_jax.data.store import Store
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.extras import extra
 from segblocks_jax.paths import check_writable
 from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
@@ -101,7 +101,7 @@ def _checked(split: Split, kind: Kind, table: LabelTable, problems: Problems) ->
             for pair, check in zip(split.pairs, checks, strict=True):
                 try:
                     size, counts = check.result()
-                except InvalidInputError as error:
+                except InputError as error:
                     problems.add(str(error))
                 else:
                     yield pair, size, counts

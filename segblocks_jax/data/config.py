@@ -4,7 +4,7 @@ import dataclasses
 
 from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.source import ON_ERROR
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.structured_config import (
     COUNT,
     NOT_NEGATIVE,
@@ -76,5 +76,5 @@ class DataConfig:
                 saturation=self.jitter,
                 hue=self.hue,
             )
-        except InvalidInputError as error:
+        except InputError as error:
             raise ConfigError(f"data: {error}") from error

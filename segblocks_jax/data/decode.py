@@ -8,7 +8,7 @@ from PIL import Image
 
 from segblocks_jax.data import images
 from segblocks_jax.data.entry import Kind
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 
 _MODES = {
     "image": ("RGB", "RGBA", "L", "P", "CMYK"),
@@ -45,10 +45,8 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
             if mode in _MODES[kind]:
                 return images.read_rgb(picture) if kind == "image" else np.array(picture)
     except Exception as error:  # Pillow raises many things for broken files.
-        raise InvalidInputError(
-            f"{where}: can't be read as an image: {images.explain(error)}"
-        ) from error
-    raise InvalidInputError(
+        raise InputError(f"{where}: can't be read as an image: {images.explain(error)}") from error
+    raise InputError(
         f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published, or save it so."
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segblocks_jax.data.pipeline import Source, fill_color
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 
@@ -101,15 +101,13 @@ def eval_batches(
         ValueError: an argument below 1, or no such host.
     """
     if min(batch_size, multiple, max_sizes) < 1:
-        raise InvalidInputError(
+        raise InputError(
             "eval_batches needs batch_size, multiple and max_sizes >= 1, got "
             f"{batch_size}, {multiple} and {max_sizes}"
         )
     host, hosts = shard
     if not 0 <= host < hosts:
-        raise InvalidInputError(
-            f"eval_batches: host {host} of {hosts}; expected hosts counted from 0"
-        )
+        raise InputError(f"eval_batches: host {host} of {hosts}; expected hosts counted from 0")
     sizes = getattr(source, "sizes", None)
     if sizes is None:
         sizes = [source[i]["label"].shape for i in range(len(source))]

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from segblocks_jax.data.folders import Split
 from segblocks_jax.data.store import File
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 # Raised when records are written in another way, so that older ones are not taken for these.
@@ -64,7 +64,7 @@ class Fingerprint:
 def _checksum(file: File) -> int | None:
     try:
         return file.crc32()
-    except InvalidInputError:  # Preparation says so, or leaves the file out.
+    except InputError:  # Preparation says so, or leaves the file out.
         return None
 
 

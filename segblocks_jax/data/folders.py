@@ -13,7 +13,7 @@ from jaxtyping import Int
 from segblocks_jax.data.decode import decode, orientation, turn_to_label
 from segblocks_jax.data.entry import Dataset, Folder, Kind
 from segblocks_jax.data.store import File, Store
-from segblocks_jax.errors import InvalidInputError, MissingFileError
+from segblocks_jax.errors import InputError, MissingFileError
 from segblocks_jax.exact import exact
 from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
 from segblocks_jax.tasks.segmentation.labels import LabelTable
@@ -50,11 +50,11 @@ class Problems:
             ValueError: it isn't, or more than `MAX_SKIPPED` of the split would be.
         """
         if not self._skip:
-            raise InvalidInputError(f"{message} Nothing was written.")
+            raise InputError(f"{message} Nothing was written.")
         logging.warning("left out of split %s: %s", self._split, message)
         self.messages.append(message)
         if len(self.messages) > exact(MAX_SKIPPED) * self._total:
-            raise InvalidInputError(
+            raise InputError(
                 f"split {self._split!r}: {len(self.messages)} of {self._total} items are bad, and "
                 f'on_error="skip" leaves out at most {MAX_SKIPPED:.0%}; the last: {message} '
                 "Nothing was written."
@@ -111,14 +111,14 @@ def _files(store: Store, folder: Folder) -> dict[str, File]:
             continue
         key = name[: -len(ending)]
         if key in found:
-            raise InvalidInputError(
+            raise InputError(
                 f"{file.where} and {found[key].where} have the same name; remove one of them. "
                 "Nothing was written."
             )
         if folder.keep(key):
             found[key] = file
     if not found:
-        raise InvalidInputError(
+        raise InputError(
             f"{store.describe(folder.path)}: holds no file {folder.pattern} ending in "
             f"{' or '.join(folder.endings)}; unpack the data set completely. Nothing was written."
         )
@@ -164,13 +164,13 @@ def check_pair(
     label = decode(pair.label.read(), kind, pair.label.where)
     height, width, _ = turn_to_label(image, content, label).shape
     if label.shape[:2] != (height, width):
-        raise InvalidInputError(
+        raise InputError(
             f"{pair.label.where}: the label is {label.shape[1]}x{label.shape[0]} but its image "
             f"{pair.image.where} is {width}x{height}; take both from the same release."
         )
     turned = orientation(content)
     if turned > 1 and (turned < 5 or height == width):
-        raise InvalidInputError(
+        raise InputError(
             f"{pair.image.where}: its EXIF orientation is {turned}, and the label {pair.label.where} fits the "
             "image as stored and as shown; save the image upright, without that tag."
         )

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from jaxtyping import Num, UInt8
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.extras import extra
 
 with extra("images", "reading images"):
@@ -37,7 +37,7 @@ def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes the page that an opened image is at, turned as stored.
 
     Raises:
-        InvalidInputError: its pixels have no scale.
+        InputError: its pixels have no scale.
         Exception: whatever Pillow raises for a broken file.
     """
     mode = stored_mode(image)
@@ -50,7 +50,7 @@ def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     whole = image.convert("RGBA") if "transparency" in image.info else image
     pixels = np.array(whole.convert("RGB"))
     if mode.endswith(";16") and pixels.max(initial=0) < 64:
-        raise InvalidInputError(
+        raise InputError(
             f"mode {mode}: of its 16 bits per channel the upper two are empty, so that few levels would "
             f"be left of it; {_REMEDY}"
         )
@@ -62,7 +62,7 @@ def _scale(values: Num[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w"
     tops = (1, *_TOPS) if mode == "F" else _TOPS
     top = next((top for top in tops if low >= 0 and high <= top), None)  # NaN is never at most top.
     if top is None:
-        raise InvalidInputError(
+        raise InputError(
             f"mode {mode}: pixels go from {low} to {high}, expected finite numbers from 0 to {tops[-1]}, "
             f"none negative; {_REMEDY}"
         )
@@ -116,7 +116,7 @@ def pages(image: ImageFile.ImageFile) -> tuple[list[int], int]:
 
 def explain(error: Exception) -> str:
     """Why an image can't be read, and what helps."""
-    if isinstance(error, InvalidInputError) or getattr(error, "errno", None) is not None:
+    if isinstance(error, InputError) or getattr(error, "errno", None) is not None:
         return str(error)
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         found = re.search(r"\d+", str(error))

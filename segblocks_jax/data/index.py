@@ -5,7 +5,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 
 _INDEX = "index.json"
 
@@ -36,7 +36,7 @@ class Index:
         """Reads it, and compares the folder's files with it.
 
         Raises:
-            InvalidInputError: a file is missing, or isn't what was written; the text names it.
+            InputError: a file is missing, or isn't what was written; the text names it.
         """
         try:
             index = cls(**json.loads((folder / _INDEX).read_text()))
@@ -56,9 +56,9 @@ def _file_sizes(folder: pathlib.Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def damaged(folder: pathlib.Path, path: pathlib.Path, reason: str) -> InvalidInputError:
+def damaged(folder: pathlib.Path, path: pathlib.Path, reason: str) -> InputError:
     """The error that names a damaged file of prepared records, and the remedy."""
-    return InvalidInputError(
+    return InputError(
         f"{path}: {reason}; these prepared records are damaged. Remove the folder {folder}: the data set is "
         "prepared again when it is next opened"
     )

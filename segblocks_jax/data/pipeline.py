@@ -16,7 +16,7 @@ from absl import flags
 from jaxtyping import UInt8
 
 from segblocks_jax.data.datasets import NORMALIZATION
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.extras import extra
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
@@ -62,7 +62,7 @@ class TrainBatches(Iterator):
 
     def __next__(self) -> dict[str, UInt8[np.ndarray, "n ..."]]:
         if not self._stop.alive:
-            raise InvalidInputError("these training batches were closed; make new ones")
+            raise InputError("these training batches were closed; make new ones")
         if not self._running:
             self._running.append(self._start())
         batch = next(self._running[0])
@@ -81,7 +81,7 @@ class TrainBatches(Iterator):
             ValueError: it was taken from other batches.
         """
         if {k: v for k, v in state.items() if k != "next_batch"} != self._identity:
-            raise InvalidInputError(
+            raise InputError(
                 f"these batches can't continue from {state}: they are determined by {self._identity}; "
                 "use the seed, batch size and data set of the interrupted run"
             )
@@ -168,12 +168,12 @@ def train_batches(
 
     host, hosts = shard
     if len(source) == 0 or batch_size < 1 or seed < 0 or workers < 0:
-        raise InvalidInputError(
+        raise InputError(
             "train_batches needs items, a batch size >= 1, a seed >= 0 and workers >= 0, got "
             f"{len(source)} items, batch size {batch_size}, seed {seed}, {workers} workers"
         )
     if not 0 <= host < hosts or batch_size % hosts:
-        raise InvalidInputError(
+        raise InputError(
             f"train_batches: batch size {batch_size} on host {host} of {hosts}; expected hosts counted "
             "from 0 and a batch size that is a multiple of their number"
         )

@@ -6,7 +6,7 @@ import stat
 from typing import Any
 
 from segblocks_jax.data.datasets import DATASETS
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.paths import expand
 
 DATA_DIR_VARIABLE = "SEGBLOCKS_DATA_DIR"
@@ -21,7 +21,7 @@ def find_root(name: str, data_dir: str | os.PathLike | None, scenes: Any = None)
     dataset = DATASETS[name]
     data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if data_dir is None and dataset.generate is None:
-        raise InvalidInputError(
+        raise InputError(
             f"open_dataset({name!r}): where is it? Pass data_dir=... or set {DATA_DIR_VARIABLE} to "
             f"the folder that holds {dataset.expected}"
         )

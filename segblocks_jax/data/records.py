@@ -30,7 +30,7 @@ class Records:
         """Opens the records of the data set `name`.
 
         Raises:
-            InvalidInputError: they are damaged; says what, and what to do.
+            InputError: they are damaged; says what, and what to do.
         """
         self._folder = folder
         self.index = Index.read(folder)

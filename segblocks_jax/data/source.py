@@ -21,7 +21,7 @@ from segblocks_jax.data.pipeline import Source
 from segblocks_jax.data.places import find_root, prepared_root
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.street_scenes import SceneSet
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 ON_ERROR = ("raise", "skip")
@@ -99,13 +99,11 @@ def open_dataset(
         FileNotFoundError: the data set or one of its folders isn't there.
     """
     if name not in DATASETS:
-        raise InvalidInputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
+        raise InputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if scenes is not None and DATASETS[name].generate is None:
-        raise InvalidInputError(f"scenes= is for 'street_scenes' only, got data set {name!r}")
+        raise InputError(f"scenes= is for 'street_scenes' only, got data set {name!r}")
     if on_error not in ON_ERROR:
-        raise InvalidInputError(
-            f"open_dataset: on_error is {on_error!r}; expected one of {ON_ERROR}"
-        )
+        raise InputError(f"open_dataset: on_error is {on_error!r}; expected one of {ON_ERROR}")
     dataset = DATASETS[name]
     root = find_root(name, data_dir, scenes)
     store = Store(root)
@@ -114,7 +112,7 @@ def open_dataset(
     splits = tuple(split.split("+"))
     for one in splits:
         if one not in found:
-            raise InvalidInputError(
+            raise InputError(
                 f"{root}: {name} has no split {one!r} with labels here, only {', '.join(found)}; it "
                 f"would need {dataset.expected}"
             )
@@ -135,7 +133,7 @@ def _check_content(
     """Says what is odd about prepared records: items that were left out, ids that look like train ids."""
     if on_error == "raise":
         for text in itertools.chain(*index.skipped.values()):
-            raise InvalidInputError(text)
+            raise InputError(text)
     if source.skipped:
         logging.warning(
             "%s %s: %d items were left out", source.name, source.split, len(source.skipped)

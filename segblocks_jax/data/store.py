@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 
-from segblocks_jax.errors import InvalidInputError, MissingFileError
+from segblocks_jax.errors import InputError, MissingFileError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,7 @@ class File:
                 return self._path.read_bytes()
             return self._archive.read(self._path.as_posix())
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InvalidInputError(
-                f"{self.where}: can't be read ({error}); copy it again"
-            ) from error
+            raise InputError(f"{self.where}: can't be read ({error}); copy it again") from error
 
 
 class Store:
@@ -68,20 +66,20 @@ class Store:
             ValueError: `root` is a file, or an archive is broken.
         """
         if zipfile.is_zipfile(root):
-            raise InvalidInputError(
+            raise InputError(
                 f"{root}: is a zip archive where a folder is expected; pass the folder that it lies in"
             )
         if not root.exists():
             raise MissingFileError(f"{root}: no such folder")
         if not root.is_dir():
-            raise InvalidInputError(f"{root}: is a file where a folder is expected")
+            raise InputError(f"{root}: is a file where a folder is expected")
         self.root = root
         self._members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
         for path in sorted(root.glob("*.zip")):
             try:
                 archive = zipfile.ZipFile(path)
             except (OSError, zipfile.BadZipFile) as error:
-                raise InvalidInputError(
+                raise InputError(
                     f"{path}: can't be read as a zip archive ({error}); download it again"
                 ) from error
             for member in archive.infolist():

@@ -11,7 +11,7 @@ import rich.console
 from absl import logging
 
 from segblocks_jax.data import images
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.inference import files
 from segblocks_jax.inference import predict as prediction
 from segblocks_jax.paths import check_writable
@@ -105,7 +105,7 @@ class Prediction:
 def predict(system: SegBlocks, workdir: pathlib.Path, checkpoint: Any, options: Prediction) -> int:
     """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed."""
     if options.source is None:
-        raise InvalidInputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
+        raise InputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
     images.allow_pixels(options.max_pixels)
     check_writable(options.output)
     found = files.find_files(pathlib.Path(options.source), options.output)

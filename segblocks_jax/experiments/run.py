@@ -14,7 +14,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from segblocks_jax.errors import InvalidInputError, UserError
+from segblocks_jax.errors import InputError, UserError
 from segblocks_jax.experiments import commands
 from segblocks_jax.paths import expand
 from segblocks_jax.structured_config import ConfigError, check_name
@@ -164,12 +164,10 @@ def _start_distributed() -> None:
     where = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     if not _DISTRIBUTED.value:
         if where != (None, None, None):
-            raise InvalidInputError(
-                "--coordinator, --num_processes and --process_id need --distributed"
-            )
+            raise InputError("--coordinator, --num_processes and --process_id need --distributed")
         return
     if _MODE.value not in ("train", "eval"):
-        raise InvalidInputError(
+        raise InputError(
             f"--distributed serves --mode=train and eval; run --mode={_MODE.value} in one process"
         )
     sharding.start(*where)

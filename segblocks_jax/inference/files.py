@@ -18,7 +18,7 @@ with extra("images", "reading image files"):
     from PIL import Image, ImageFile
 
 from segblocks_jax.data import images
-from segblocks_jax.errors import InvalidInputError, MissingFileError
+from segblocks_jax.errors import InputError, MissingFileError
 from segblocks_jax.inference.result_files import is_result
 from segblocks_jax.ops.checks import no_type_check
 
@@ -114,7 +114,7 @@ def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     picture = next(_read_pages(file))
     if picture.image is None:
-        raise InvalidInputError(f"{file}: {picture.error}")
+        raise InputError(f"{file}: {picture.error}")
     return picture.image
 
 

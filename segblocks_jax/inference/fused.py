@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from segblocks_jax.blocks import DualRes
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fusion import Planner
 from segblocks_jax.inference.layout import BlockLayout, ImageLayout
 from segblocks_jax.inference.steps import Pixels, State, Step, registered
@@ -65,7 +65,7 @@ def fuse(net: nnx.Module | Network, dtype: jax.typing.DTypeLike = "float32") -> 
         dtype: of kernels and activations, "float32" or "bfloat16"; the input must have it.
 
     Raises:
-        InvalidInputError: the network pads blocks otherwise than by BlockPad, or computes features by what is
+        InputError: the network pads blocks otherwise than by BlockPad, or computes features by what is
             no layer.
     """
     _check_padding(net)
@@ -82,7 +82,7 @@ def pays(net: nnx.Module | Network) -> bool:
     try:
         _check_padding(net)
         Planner(*_record(net))
-    except InvalidInputError:
+    except InputError:
         return False
     return True
 
@@ -90,7 +90,7 @@ def pays(net: nnx.Module | Network) -> bool:
 def _check_padding(net: nnx.Module | Network) -> None:
     padding = getattr(getattr(net, "semantics", None), "padding", "block")
     if padding != "block":
-        raise InvalidInputError(
+        raise InputError(
             f"fuse: semantics.padding is {padding!r}; a fused network finds its neighbors by index and has only"
             " 'block'; serve it with execution='plain'"
         )

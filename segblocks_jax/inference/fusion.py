@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.inference.steps import (
     ConvStep,
     LayerStep,
@@ -51,7 +51,7 @@ class Planner:
         """Arguments as `record_calls` gives them; `dtype` of kernels and activations.
 
         Raises:
-            InvalidInputError: features, or the result, come from what is no layer.
+            InputError: features, or the result, come from what is no layer.
         """
         # A call that gives back what it got does nothing.
         self.calls = [call for call in calls if not any(call.result is x for x in call.features)]
@@ -191,7 +191,7 @@ class Planner:
 
     def _check(self, array: Any, where: str) -> None:
         if id(array) not in self.made:
-            raise InvalidInputError(
+            raise InputError(
                 f"fuse: features of {where!r} are computed by what is no layer of segblocks_jax.nn; put it into"
                 " nn.pointwise or nn.on_full_image, or serve the network with execution='plain'"
             )

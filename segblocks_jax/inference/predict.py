@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from segblocks_jax.data import pad_to_multiple
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
 from segblocks_jax.inference.result_files import name_results, save_result
 from segblocks_jax.ops.checks import no_type_check
@@ -75,7 +75,7 @@ def predict_files(
         The files that failed, each with the first reason.
     """
     if batch_size < 1:
-        raise InvalidInputError(f"predict: batch_size is {batch_size}; expected 1 or more")
+        raise InputError(f"predict: batch_size is {batch_size}; expected 1 or more")
     output = expand(output)
     names = name_results(files, output)
     failed: dict[pathlib.Path, str] = {}

@@ -12,7 +12,7 @@ import jax.export
 import ml_dtypes
 import numpy as np
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.extras import extra
 from segblocks_jax.ops import extension
 
@@ -57,7 +57,7 @@ def deserialize(
     except (
         Exception
     ) as error:  # Of flatbuffers, of MLIR, of XLA: whatever a broken or newer file raises.
-        raise InvalidInputError(
+        raise InputError(
             f"{file} can't be read ({type(error).__name__}: {error}). It was exported by {made_by}, this is"
             f" JAX {jax.__version__}: export it again, or update JAX"
         ) from error
@@ -80,9 +80,7 @@ def read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
         with path.open("rb") as stream, np.load(stream) as file:
             arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInputError(
-            f"{path} can't be read ({type(error).__name__}: {error})"
-        ) from error
+        raise InputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
     return [
         jax.device_put(a.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else a)
         for a, dtype in zip(arrays, dtypes, strict=True)
@@ -108,7 +106,7 @@ def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[st
     for name in names:
         file = folder / name
         if file.resolve().parent != folder.resolve():
-            raise InvalidInputError(
+            raise InputError(
                 f"{folder}: {name!r} is, or leads to, a file outside of the folder; was it edited?"
             )
         found = None
@@ -125,7 +123,7 @@ def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[st
             problem = "is not the file that was exported (its SHA-256 differs)"
         else:
             continue
-        raise InvalidInputError(
+        raise InputError(
             f"{file} can't be read: it {problem}; copy the folder again, or export it again"
         )
 

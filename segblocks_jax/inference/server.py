@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from segblocks_jax.errors import InvalidInputError, UnavailableError
+from segblocks_jax.errors import InputError, UnavailableError
 
 Shape = tuple[int, int, int]
 
@@ -44,14 +44,12 @@ class ShapeServer:
         """
         for shape in shapes:
             if shape[0] < 1 or any(s < 1 or s % multiple for s in shape[1:]):
-                raise InvalidInputError(
+                raise InputError(
                     f"shapes: {shape} doesn't fit; expected (n, h, w) with n from 1 and sides that are"
                     f" multiples of {multiple}"
                 )
         if strict and not shapes:
-            raise InvalidInputError(
-                "strict: there are no shapes; give the engine those that it may serve"
-            )
+            raise InputError("strict: there are no shapes; give the engine those that it may serve")
         check_fork()
         self._process = os.getpid()
         _processes.add(self._process)
@@ -96,7 +94,7 @@ class ShapeServer:
         fits = [s for s in self.shapes if s[1] >= height and s[2] >= width]
         if not fits:
             if self.strict:
-                raise InvalidInputError(
+                raise InputError(
                     f"images of {shape[1]} x {shape[2]} pixels: none of the shapes {self.shapes} holds them,"
                     " and the engine is strict; resize them, or add a shape"
                 )
@@ -129,7 +127,7 @@ def check_images(images: Shaped[np.ndarray, "..."]) -> None:
             " in 0..255, not normalized"
         )
     if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
-        raise InvalidInputError(
+        raise InputError(
             f"images have shape {images.shape}; expected (n, h, w, 3), none of them 0; one image is image[None]"
         )
 
@@ -142,7 +140,7 @@ def checked_seed(seed: Any) -> np.uint32:
     """
     if isinstance(seed, int | np.integer) and 0 <= seed < 2**32:
         return np.uint32(seed)
-    raise InvalidInputError(f"seed is {seed!r}; expected a whole number from 0 to 2**32 - 1")
+    raise InputError(f"seed is {seed!r}; expected a whole number from 0 to 2**32 - 1")
 
 
 def _refuse_fork() -> NoReturn:

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from segblocks_jax.errors import InvalidInputError, MissingFileError, MissingPackageError
+from segblocks_jax.errors import InputError, MissingFileError, MissingPackageError
 from segblocks_jax.paths import expand
 
 # Keys under which a checkpoint keeps its state dict, beside optimizer, epoch and settings.
@@ -36,11 +36,11 @@ def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         state = _READERS[path.suffix](path)
     except (OSError, EOFError, *_BROKEN) as error:
-        raise InvalidInputError(
+        raise InputError(
             f"{path}: can't be read as a {path.suffix} file ({error}); is it complete?"
         ) from error
     if not isinstance(state, Mapping):
-        raise InvalidInputError(
+        raise InputError(
             f"{path}: holds a {type(state).__name__}; expected names and their arrays (a state dict)"
         )
     return state
@@ -55,7 +55,7 @@ def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
     """
     path = expand(path)
     if path.suffix not in SUFFIXES:
-        raise InvalidInputError(
+        raise InputError(
             f"{path}: files of weights end in {', '.join(SUFFIXES)}, not in {path.suffix!r}"
         )
     if not path.is_file():
@@ -127,7 +127,7 @@ def _read_torch(path: pathlib.Path) -> Any:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InvalidInputError(
+        raise InputError(
             f"{path}: PyTorch refuses it as weights only, because it is broken or holds Python objects"
             " that could run code. If you trust it, write its weights alone to another file:"
             " torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)."

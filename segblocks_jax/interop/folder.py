@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from segblocks_jax.errors import InvalidInputError, MissingFileError, TargetExistsError
+from segblocks_jax.errors import InputError, MissingFileError, TargetExistsError
 from segblocks_jax.interop import files
 from segblocks_jax.interop.torch import (
     named_variables,
@@ -155,7 +155,7 @@ def load_spec(folder: str | os.PathLike[str]) -> Any:
         spec_type = _spec_type(path, content.get("system", _FIRST_SYSTEM))
         return spec_type.from_mapping(content["model"])
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise InvalidInputError(
+        raise InputError(
             f"load_model: {path} can't be read ({type(error).__name__}: {error}); was it edited?"
         ) from error
 
@@ -168,7 +168,7 @@ def _spec_type(path: pathlib.Path, system: str) -> Any:
     except ModuleNotFoundError:
         known = False
     if not known:
-        raise InvalidInputError(
+        raise InputError(
             f"load_model: {path} holds a model of the system {system!r}, which this version hasn't; load it"
             " with the one that saved it"
         )
@@ -182,7 +182,7 @@ def _abstract(spec: Spec) -> nnx.Dict:
 def _check_format(path: pathlib.Path, found: dict) -> None:
     got = {key: found.get(key) for key in _FORMAT}
     if got != _FORMAT:
-        raise InvalidInputError(
+        raise InputError(
             f"load_model: {path} is of format {got['format']!r}, version {got['version']!r}; this"
             f" library reads {_FORMAT['format']!r}, version {_FORMAT['version']!r}. Load a plain file"
             " of weights with load_torch_state_dict"

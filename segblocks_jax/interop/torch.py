@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.interop import files
 from segblocks_jax.models import TorchNames
 
@@ -173,7 +173,7 @@ def raise_misfits(title: str, problems: Mapping[str, set[str]], lead: str = "") 
         if names
     ]
     if lines:
-        raise InvalidInputError("\n".join([f"{title}.", *lines]))
+        raise InputError("\n".join([f"{title}.", *lines]))
 
 
 def torch_arrays(model: nnx.Module) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.models import swiftnet
 from segblocks_jax.models.network import Network, NetworkEntry
 from segblocks_jax.nn import BlockOptions
@@ -24,12 +24,10 @@ def network_entry(name: str) -> NetworkEntry:
     """The entry of a network.
 
     Raises:
-        InvalidInputError: unknown name.
+        InputError: unknown name.
     """
     if name not in _NETWORKS:
-        raise InvalidInputError(
-            f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}"
-        )
+        raise InputError(f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}")
     entry = _NETWORKS[name]
     if isinstance(entry, NetworkEntry):
         return entry
@@ -57,7 +55,7 @@ def create_model(
             `features` (48). LRNNet has `LRNNetOptions`.
 
     Raises:
-        InvalidInputError: unknown name, or an option that the network lacks or can't have that way.
+        InputError: unknown name, or an option that the network lacks or can't have that way.
 
     Example:
         >>> net = create_model("swiftnet_rn18", num_classes=11, rngs=nnx.Rngs(0))
@@ -69,7 +67,7 @@ def create_model(
     for option in given.keys() - set(entry.option_names):
         value = given.pop(option)
         if option not in _NEUTRAL or value != _NEUTRAL[option]:
-            raise InvalidInputError(
+            raise InputError(
                 f"create_model: {name} has no {option} to choose (got {value}); its options are"
                 f" {', '.join(entry.option_names)}"
             )

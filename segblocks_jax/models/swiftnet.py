@@ -79,7 +79,7 @@ class PyramidPooling(nnx.Module):
         )
         level = features // len(_PYRAMID_ROWS)
         if level < 1:
-            raise InvalidInputError(
+            raise InputError(
                 f"SwiftNet: features is {features}; expected at least {len(_PYRAMID_ROWS)}, one channel for"
                 " each grid of the pyramid"
             )

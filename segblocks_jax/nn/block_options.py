@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, get_args, get_type_hints
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.ops.checks import no_type_check
 
 
@@ -38,7 +38,7 @@ class BlockOptions:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if value not in get_args(kind):
-                raise InvalidInputError(
+                raise InputError(
                     f"BlockOptions: {name} is {value!r}; expected one of {get_args(kind)}"
                 )
 

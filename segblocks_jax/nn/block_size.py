@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, final
 
 from segblocks_jax.blocks import DualRes
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.nn.remat import rematerialization
 
 UNIT = 32
@@ -75,7 +75,7 @@ def smallest_block(net: Callable[[Any], Any], low_factor: int = 2) -> int:
 
 
 def check_blocks(net: Callable[[Any], Any], blocks: DualRes) -> None:
-    """Raises InvalidInputError where blocks of an image don't have a size that the network can run on."""
+    """Raises InputError where blocks of an image don't have a size that the network can run on."""
     side, factor = blocks.block_size, blocks.grid.low_factor
     windows = _windows(net)
     multiple, smallest = _bounds(windows, factor)
@@ -84,7 +84,7 @@ def check_blocks(net: Callable[[Any], Any], blocks: DualRes) -> None:
         widest = max(windows, key=lambda window: window.padding * window.pixels(factor))
         more = f", and at least {smallest}" if smallest > multiple else ""
         use = max(smallest, -(-side // multiple) * multiple)
-        raise InvalidInputError(
+        raise InputError(
             f"{type(net).__name__}: blocks of {side} x {side} pixels; the network needs a multiple of"
             f" {multiple}{more}, so that a low block (1/{factor} of the side) has whole pixels at every"
             f" layer, and as many as are padded ({widest.padding} at stride {1 / widest.side}); use"

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from segblocks_jax.blocks import DualRes, block_pad
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.exact import exact
 from segblocks_jax.nn.block_options import BlockOptions
 from segblocks_jax.nn.block_size import Probe
@@ -120,7 +120,7 @@ def scaled_multiple(scale: float, multiple: int = 32) -> int:
     """
     ratio = exact(scale).limit_denominator(8) if 0 < scale <= 1 else None
     if not ratio or abs(float(ratio) - scale) > 1e-6:
-        raise InvalidInputError(
+        raise InputError(
             f"input_scale is {scale}; expected a fraction above 0, up to 1, with a denominator up to 8,"
             " such as 0.5 or 0.75, so that sides stay whole"
         )

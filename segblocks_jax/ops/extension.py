@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import jax
 
-from segblocks_jax.errors import InvalidInputError, UnavailableError
+from segblocks_jax.errors import InputError, UnavailableError
 
 TARGETS = (
     "segblocks_split",
@@ -59,7 +59,7 @@ def available(platform: str | None = None) -> bool:
         platform: "cpu", "gpu" or "cuda", in any case. Default: where JAX runs by default.
 
     Raises:
-        InvalidInputError: the environment variable SEGBLOCKS_CPU_TILES, which names the instruction
+        InputError: the environment variable SEGBLOCKS_CPU_TILES, which names the instruction
             set of the CPU's inner loops, names none that was built and runs on this machine.
     """
     return not why_unavailable(platform)
@@ -95,7 +95,7 @@ def resolve(implementation: str | None = None) -> str:
     if name is None:
         return "ffi" if available() else "xla"
     if name not in IMPLEMENTATIONS:
-        raise InvalidInputError(
+        raise InputError(
             f"{source} is {name!r}; expected one of {', '.join(map(repr, IMPLEMENTATIONS))},"
             " or nothing for the compiled handlers where there are some"
         )
@@ -139,7 +139,7 @@ def _load(platform: str) -> str:
             for target, handler in operation.items():
                 for name in filter(None, (target, _OLD_TARGETS.get(target))):
                     jax.ffi.register_ffi_target(name, handler, platform=xla_platform)
-    except InvalidInputError:
+    except InputError:
         raise
     except Exception as error:  # Whatever a foreign binary raises, the references still work.
         return f"the compiled handlers for {platform} can't be loaded ({error}); {remedy}"
@@ -151,4 +151,4 @@ def _registrations(module: str) -> dict[str, dict[str, object]]:
     try:
         return handlers.registrations()
     except ValueError as error:  # SEGBLOCKS_CPU_TILES names no loops that run here.
-        raise InvalidInputError(str(error)) from None
+        raise InputError(str(error)) from None

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.nn import image_keys
 from segblocks_jax.training.config import OptimConfig
 from segblocks_jax.training.sharding import AXIS
@@ -30,7 +30,7 @@ def examples_per_part(config: OptimConfig, mesh: Mesh) -> int:
         ValueError: the batch doesn't divide.
     """
     if config.batch_size % (mesh.size * config.accumulate):
-        raise InvalidInputError(
+        raise InputError(
             f"optim.batch_size is {config.batch_size}; expected a multiple of the {mesh.size} devices"
             + (f" times optim.accumulate, {config.accumulate}" if config.accumulate > 1 else "")
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import orbax.checkpoint as ocp
 
-from segblocks_jax.errors import InvalidInputError, MissingFileError, TargetExistsError
+from segblocks_jax.errors import InputError, MissingFileError, TargetExistsError
 from segblocks_jax.paths import expand
 from segblocks_jax.training import flat_state
 from segblocks_jax.training.checkpoint_manager import not_raised, open_manager
@@ -41,9 +41,7 @@ class Checkpoints:
           best_metric: the metric, larger is better, that tells the best checkpoint.
         """
         if keep < 1:
-            raise InvalidInputError(
-                f"Checkpoints: keep is {keep}, expected at least 1; 3 is the default"
-            )
+            raise InputError(f"Checkpoints: keep is {keep}, expected at least 1; 3 is the default")
         self.folder = expand(folder)
         self.model = model
         self.best_metric = best_metric
@@ -81,7 +79,7 @@ class Checkpoints:
             "extra": flat_state.checked_extra(extra),
         }
         if metrics is not None and self.best_metric not in metrics:
-            raise InvalidInputError(
+            raise InputError(
                 f"Checkpoints.save: metrics hold {sorted(metrics)}, but not {self.best_metric!r}, "
                 "which tells the best checkpoint; add it or set best_metric"
             )
@@ -240,7 +238,7 @@ class Checkpoints:
     ) -> None:
         differences = flat_state.differences(record["entries"], wanted)
         if differences:
-            raise InvalidInputError(
+            raise InputError(
                 f"Checkpoints.{operation}: step {step} in {self.folder} holds model "
                 f"{record['model']!r}, which does not fit model {self.model!r}.\n"
                 + "\n".join(differences)

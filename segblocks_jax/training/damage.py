@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from segblocks_jax.errors import InvalidInputError, UnwritableError
+from segblocks_jax.errors import InputError, UnwritableError
 
 INVENTORY = "state_files.json"
 _NEEDED = ("record/metadata", "state/manifest.ocdbt")
@@ -21,7 +21,7 @@ _JSON = ("metadata", "metrics", "_METADATA")
 _LFS = b"version https://git-lfs"
 
 
-class DamagedCheckpointError(InvalidInputError):
+class DamagedCheckpointError(InputError):
     """A file of a checkpoint is not what was written; the text names it, and a step that is whole."""
 
 

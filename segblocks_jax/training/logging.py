@@ -13,7 +13,7 @@ import numpy as np
 import tensorboardX
 from jaxtyping import UInt8
 
-from segblocks_jax.errors import InvalidInputError, UserError
+from segblocks_jax.errors import InputError, UserError
 from segblocks_jax.paths import expand
 from segblocks_jax.training.wandb_log import WandbLog
 
@@ -179,7 +179,7 @@ def check_finite(
 def _number(name: str, value: Any) -> float:
     array = np.asarray(value)
     if array.size != 1:
-        raise InvalidInputError(
+        raise InputError(
             f"metric {name!r} has shape {array.shape}, expected a single number; reduce it, or log "
             "its entries under names of their own"
         )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Profile:
         """
         parts = text.split(":")
         if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            raise InvalidInputError(
+            raise InputError(
                 f"--profile is {text!r}; expected FIRST:COUNT, such as 100:5 for steps 100 to 104"
             )
         return cls(*map(int, parts))
@@ -57,7 +57,7 @@ class Profile:
         """Raises ValueError where a run from `first_step` to `last_step` has not all these steps."""
         last = self.first + self.count - 1
         if self.first < first_step or last > last_step:
-            raise InvalidInputError(
+            raise InputError(
                 f"--profile asks for steps {self.first} to {last}; this run has {first_step} to {last_step}"
             )
 

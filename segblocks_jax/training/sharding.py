@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 
 AXIS = "data"
 T = TypeVar("T")
@@ -37,14 +37,14 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     }
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
-        raise InvalidInputError(
+        raise InputError(
             f"--distributed: {', '.join(missing)} missing; give {', '.join(given)}, or none of them"
             " under Slurm"
         )
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except ValueError as error:
-        raise InvalidInputError(
+        raise InputError(
             f"--distributed: no cluster found ({error}); run under Slurm (srun), or give"
             f" {', '.join(given)}"
         ) from error

@@ -8,7 +8,7 @@ import pathlib
 from PIL import Image
 
 from segblocks_jax.data.street_scenes.scene import render
-from segblocks_jax.errors import InvalidInputError, TargetExistsError
+from segblocks_jax.errors import InputError, TargetExistsError
 from segblocks_jax.paths import expand
 from segblocks_jax.whole_folder import whole_folder
 
@@ -38,9 +38,7 @@ class SceneSet:
 
     def __post_init__(self):
         if min(self.train, self.val, self.height, self.width) < 1 or self.seed < 0:
-            raise InvalidInputError(
-                f"SceneSet: counts and sizes must be >= 1, seed >= 0, got {self}"
-            )
+            raise InputError(f"SceneSet: counts and sizes must be >= 1, seed >= 0, got {self}")
 
     @property
     def folder_name(self) -> str:
@@ -63,10 +61,10 @@ class SceneSet:
             if edition == _EDITION:
                 return cls(**stored)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidInputError(
+            raise InputError(
                 f"{marker}: can't be read ({error}); remove its folder to have the scenes written anew"
             ) from error
-        raise InvalidInputError(
+        raise InputError(
             f"{folder}: holds street scenes of edition {edition}, this is edition {_EDITION}; "
             "remove the folder to have them written anew"
         )
@@ -127,7 +125,7 @@ def _holds(folder: pathlib.Path, scenes: SceneSet) -> bool:
             "or empty this one. Nothing was written."
         )
     if stored not in (None, scenes):
-        raise InvalidInputError(
+        raise InputError(
             f"{folder}: holds {stored}, wanted {scenes}; choose another folder or remove this one. "
             "Nothing was written."
         )

@@ -15,7 +15,7 @@ from segblocks_jax.data.street_scenes import (
     vehicles,
 )
 from segblocks_jax.data.street_scenes.canvas import Canvas, View, varied
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 
 _Thing = tuple[float, Callable[[Canvas, np.random.Generator], None]]
 
@@ -50,7 +50,7 @@ def render(seed: int, height: int, width: int) -> Scene:
         ValueError: negative seed or empty size.
     """
     if seed < 0 or height < 1 or width < 1:
-        raise InvalidInputError(
+        raise InputError(
             f"render needs seed >= 0 and sizes >= 1, got seed {seed}, {height}x{width}"
         )
     rng = np.random.default_rng([seed, 0])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax.blocks import DualRes
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.nn import (
     BatchNorm,
@@ -151,11 +151,9 @@ class LRNEncoder(nnx.Module):
     ) -> None:
         """Stages of half, once and twice `width` channels; `dropout` is a factor on its rates."""
         if width % 4 or width < 8:
-            raise InvalidInputError(
-                f"LRNNet: width is {width}; expected a multiple of 4, at least 8"
-            )
+            raise InputError(f"LRNNet: width is {width}; expected a multiple of 4, at least 8")
         if not dilations or min(dilations) < 1:
-            raise InvalidInputError(
+            raise InputError(
                 f"LRNNet: dilations are {dilations}; expected a number above 0 for every block of the"
                 " third stage"
             )

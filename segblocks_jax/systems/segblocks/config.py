@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from segblocks_jax.data.config import DataConfig
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.interop import WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS, network_entry
 from segblocks_jax.nn import BlockOptions, scaled_multiple
@@ -71,7 +71,7 @@ class ModelConfig:
         )
         try:
             scaled_multiple(self.input_scale)
-        except InvalidInputError as error:
+        except InputError as error:
             raise ConfigError(f"model.{error}") from error
         known = self.pretrained is None or self.pretrained.endswith(WEIGHT_SUFFIXES)
         check(
@@ -135,7 +135,7 @@ class PolicyConfig:
                 target_per=self.target_per,  # type: ignore[arg-type]
                 gain_every=self.gain_every,
             )
-        except InvalidInputError as error:
+        except InputError as error:
             raise ConfigError(f"policy: {error}") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.program_files import PLATFORMS
 from segblocks_jax.inference.server import Shape, check_fork
@@ -88,9 +88,9 @@ class Engine(Server):
         """
         check_fork()
         if dtype not in DTYPES:
-            raise InvalidInputError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
+            raise InputError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
         if max_programs < 1:
-            raise InvalidInputError(f"Engine: max_programs is {max_programs}; expected 1 or more")
+            raise InputError(f"Engine: max_programs is {max_programs}; expected 1 or more")
         net, policy = _parts(model)
         if policy is not None:
             _check_policy(net, policy, spec)
@@ -165,7 +165,7 @@ class Engine(Server):
             mode=self.settings.mode if mode is None else Mode.parse(mode),
         )
         if not settings.shapes:
-            raise InvalidInputError("export: there are no shapes; give some here, or to the engine")
+            raise InputError("export: there are no shapes; give some here, or to the engine")
         server = Server(self.model_programs, settings)  # Checks the shapes.
         chosen = [
             program
@@ -186,16 +186,14 @@ def _checked(execution: str | None) -> Execution | None:
             return known
     if execution is None:
         return None
-    raise InvalidInputError(
-        f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None"
-    )
+    raise InputError(f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None")
 
 
 def _checked_shapes(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
     try:
         return tuple((int(n), int(h), int(w)) for n, h, w in shapes)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"shapes are {shapes!r}; expected (n, h, w) of each") from error
+        raise InputError(f"shapes are {shapes!r}; expected (n, h, w) of each") from error
 
 
 def _settings(spec: ModelSpec, policy: Any, fill: tuple[int, int, int]) -> Settings:
@@ -217,11 +215,11 @@ def _parts(model: Network | nnx.Dict) -> tuple[Network, Any]:
 
 def _check_policy(net: Network, policy: Any, spec: ModelSpec) -> None:
     if spec.policy is None:
-        raise InvalidInputError(
+        raise InputError(
             "Engine: the model has a policy, the spec has none; give the spec a PolicySpec, or serve model.net"
         )
     if policy.block_size != spec.policy.block_size:
-        raise InvalidInputError(
+        raise InputError(
             f"Engine: the policy has blocks of {policy.block_size} pixels, the spec of {spec.policy.block_size}"
         )
     spec.check_blocks(net)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from segblocks_jax.errors import InvalidInputError, TargetExistsError
+from segblocks_jax.errors import InputError, TargetExistsError
 from segblocks_jax.inference.program_files import PLATFORMS, checksums, serialize, write_weights
 from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.exported import MANIFEST, WEIGHTS, Manifest
@@ -35,9 +35,7 @@ def export_programs(
     if folder.exists():
         raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")
     if not platforms or not set(platforms) <= set(PLATFORMS):
-        raise InvalidInputError(
-            f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}"
-        )
+        raise InputError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
     with whole_folder(folder) as fresh:
         targets: set[str] = set()
         leaves = jax.tree.leaves(programs.weights)

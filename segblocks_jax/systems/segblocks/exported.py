@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from segblocks_jax.errors import InvalidInputError, MissingFileError, UnavailableError
+from segblocks_jax.errors import InputError, MissingFileError, UnavailableError
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.program_files import (
@@ -85,9 +85,7 @@ class Manifest:
         try:
             manifest = cls._parse(json.loads(path.read_text(encoding="utf-8")))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InvalidInputError(
-                f"{path} can't be read ({type(error).__name__}: {error})"
-            ) from error
+            raise InputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
         check_files(folder, [*manifest.programs, WEIGHTS], manifest.sha256)
         return manifest
 
@@ -95,7 +93,7 @@ class Manifest:
     def _parse(cls, content: Mapping[str, Any]) -> "Manifest":
         kind, version = content.get("format"), content.get("version")
         if kind != FORMAT or version not in ("1", VERSION):
-            raise InvalidInputError(
+            raise InputError(
                 f"it says format {kind!r}, version {version!r}; this package reads {FORMAT!r}, versions 1 to"
                 f" {VERSION}; it was exported by JAX {content.get('jax', '?')}, this is JAX {jax.__version__}"
             )
@@ -186,7 +184,7 @@ class _ExportedPrograms:
     def _compile(self, program: Program) -> jax.stages.Compiled:
         if program not in self._files:
             shapes = sorted({known.shape for known in self._files})
-            raise InvalidInputError(
+            raise InputError(
                 f"{self._folder} has no program for {program}; it was exported for images of {shapes}: give"
                 " the mode and shapes to Engine.export"
             )

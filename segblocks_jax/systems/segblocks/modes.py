@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.exact import count_of
 
 _EXPECTED = "'exact', 'budget=K' (blocks an image), 'share=F' or 'latency=MS' (milliseconds)"
@@ -54,7 +54,7 @@ class Mode:
             return cls("share", number)
         if kind == "latency" and 0 < number < math.inf:
             return cls("latency", number / 1000)
-        raise InvalidInputError(f"mode is {text!r}; expected {_EXPECTED}")
+        raise InputError(f"mode is {text!r}; expected {_EXPECTED}")
 
     def count(self, blocks: int) -> int:
         """High blocks per image of `blocks`, of a budget or a share."""

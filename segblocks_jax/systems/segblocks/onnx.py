@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.extras import extra
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.paths import expand
@@ -35,14 +35,14 @@ def export_onnx(
         ModuleNotFoundError: jax2onnx is missing.
     """
     if engine.execution != "xla":
-        raise InvalidInputError(
+        raise InputError(
             f"export_onnx: the engine's execution is {engine.execution!r}; ONNX has no custom calls: build"
             " the engine with execution='xla'"
         )
     chosen = engine.mode if mode is None else Mode.parse(mode)
     programs = engine.settings.programs(shape, chosen, "logits")
     if len(programs) != 1:
-        raise InvalidInputError(
+        raise InputError(
             f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
             " give mode='budget=K' or 'share=F'"
         )

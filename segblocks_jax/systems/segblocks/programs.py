@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 from segblocks_jax.adaptive.decision import Decision, fill_scores, top_count
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data.normalization import Normalization, normalize
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.server import Shape
@@ -70,7 +70,7 @@ class ModelPrograms:
         """
         graphs, weights = self._prepare(net, policy)
         if graphs != self._graphs or _layout(weights) != _layout(self.weights):
-            raise InvalidInputError(
+            raise InputError(
                 "replace_weights: these are the weights of another network or policy; build another engine"
             )
         # A fused network's structure holds functions that are others each time, if alike.
@@ -248,7 +248,7 @@ def _finish(logits: Float[Array, "n lh lw k"], output: Output, stride: int) -> A
 
 def _normalization(spec: ModelSpec) -> Normalization:
     if spec.mean is None or spec.std is None:
-        raise InvalidInputError(
+        raise InputError(
             "Engine: the spec has no mean and std to normalize images with; give it those of the training"
             " data: dataclasses.replace(spec, mean=..., std=...)"
         )

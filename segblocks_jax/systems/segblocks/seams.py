@@ -23,7 +23,7 @@ from segblocks_jax.blocks import combine, split
 from segblocks_jax.blocks.pad import PADDING_MODES
 from segblocks_jax.data import SegmentationSource, normalize, open_dataset
 from segblocks_jax.data.pipeline import fill_color
-from segblocks_jax.errors import InvalidInputError, UserError
+from segblocks_jax.errors import InputError, UserError
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
 from segblocks_jax.ops.checks import no_type_check
@@ -145,7 +145,7 @@ def load_system(folder: str | os.PathLike[str]) -> tuple[nnx.Dict, ModelSpec]:
     """
     model, spec = load_model(folder), load_spec(folder)
     if not isinstance(model, nnx.Dict) or spec.policy is None:
-        raise InvalidInputError(
+        raise InputError(
             f"seams: {folder} has no policy, so no grid to run on; give one with blocks"
         )
     return model, spec
@@ -196,7 +196,7 @@ def main() -> None:
     try:
         system, spec = load_system(arguments.model)
         if spec.dataset is None:
-            raise InvalidInputError(f"{arguments.model} doesn't say which data it was trained on")
+            raise InputError(f"{arguments.model} doesn't say which data it was trained on")
         source = open_dataset(spec.dataset, arguments.data_dir, "val")
     except UserError as error:
         parser.error(str(error))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from segblocks_jax.adaptive.buckets import round_to_bucket
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.inference.keyed_cache import KeyedCache
 from segblocks_jax.inference.latency_tracker import LatencyTracker, slowest
 from segblocks_jax.inference.server import Shape, ShapeServer, check_images, checked_seed
@@ -140,16 +140,14 @@ class Server(ShapeServer):
         """
         chosen = tuple(self.settings.shapes if shapes is None else shapes)
         if not chosen:
-            raise InvalidInputError(
-                "warm_up: there are no shapes; give some here, or to the engine"
-            )
+            raise InputError("warm_up: there are no shapes; give some here, or to the engine")
         padded = sorted({self.shape_for(shape) for shape in chosen})
         programs = [
             p for s in padded for p in self.settings.programs(s, self.settings.mode, output)
         ]
         devices = self.devices or (None,)
         if len(programs) * len(devices) > self._programs.max_size:
-            raise InvalidInputError(
+            raise InputError(
                 f"warm_up: {len(padded)} shapes take {len(programs) * len(devices)} programs, and only"
                 f" {self._programs.max_size} are kept; give the engine a larger max_programs, or fewer shapes"
             )
@@ -251,7 +249,7 @@ class Server(ShapeServer):
 
     def _get(self, program: Program, device: jax.Device | None) -> tuple[Callable[..., Any], bool]:
         if self.strict and program not in self.settings.allowed:
-            raise InvalidInputError(
+            raise InputError(
                 f"{program.num_high} high blocks ({program.kind}) are none of the programs of mode"
                 f" {self.settings.mode.kind!r}, and the engine is strict; use the engine's own mode, and masks"
                 " whose number of blocks is a bucket's"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from segblocks_jax.adaptive.buckets import buckets
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.systems.segblocks.modes import Mode
 
@@ -131,25 +131,25 @@ class Request:
 
 
 def checked_output(output: str) -> Output:
-    """The kind of output, or an InvalidInputError."""
+    """The kind of output, or an InputError."""
     for known in get_args(Output):
         if output == known:
             return known
-    raise InvalidInputError(f"output is {output!r}; expected 'labels' or 'logits'")
+    raise InputError(f"output is {output!r}; expected 'labels' or 'logits'")
 
 
 def checked_mask(
     mask: Shaped[np.ndarray, "..."] | Sequence, expected: Shape | None
 ) -> Bool[np.ndarray, "n gh gw"]:
-    """The mask as an array, or an InvalidInputError; `expected` is None without blocks."""
+    """The mask as an array, or an InputError; `expected` is None without blocks."""
     if expected is None:
-        raise InvalidInputError("mask: this network runs without blocks; serve one with a policy")
+        raise InputError("mask: this network runs without blocks; serve one with a policy")
     try:
         mask = np.asarray(mask)
     except ValueError as error:  # A ragged list.
-        raise InvalidInputError(f"mask: {error}; expected {expected} and bool") from error
+        raise InputError(f"mask: {error}; expected {expected} and bool") from error
     if mask.shape != expected or mask.dtype != np.bool_:
-        raise InvalidInputError(
+        raise InputError(
             f"mask has shape {mask.shape} and dtype {mask.dtype}; expected {expected} and bool"
         )
     return mask

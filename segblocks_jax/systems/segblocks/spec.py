@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from segblocks_jax import models
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.nn import BlockOptions, block_multiple, scaled_multiple, smallest_block
 from segblocks_jax.systems.segblocks import policies
 from segblocks_jax.systems.segblocks.migrations import spec_from_0
@@ -78,12 +78,12 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise InvalidInputError(
+            raise InputError(
                 f"ModelSpec: {len(self.class_names)} class_names for num_classes {self.num_classes};"
                 " give one per class, in the order of the logits"
             )
         if self.policy is not None and self.input_scale != 1:
-            raise InvalidInputError(
+            raise InputError(
                 f"ModelSpec: input_scale is {self.input_scale} beside a policy; only a network without one"
                 " sees a smaller image, set it to 1"
             )
@@ -133,7 +133,7 @@ class ModelSpec:
         multiple, smallest = block_multiple(net, factor), smallest_block(net, factor)
         if side % multiple or side < smallest:
             more = f" from {smallest} on" if smallest > multiple else ""
-            raise InvalidInputError(
+            raise InputError(
                 f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple}{more},"
                 " so that a low block has whole pixels, and as many as are padded, at every layer"
             )
@@ -157,7 +157,7 @@ class ModelSpec:
         if version == 0:
             fields = spec_from_0(fields)
         elif version != SCHEMA:
-            raise InvalidInputError(
+            raise InputError(
                 f"ModelSpec: schema is {version!r}, expected up to {SCHEMA}; use the version of the package"
                 " that wrote it"
             )

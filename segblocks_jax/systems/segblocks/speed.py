@@ -12,7 +12,7 @@ from flax import nnx
 
 from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.exact import count_of
 from segblocks_jax.inference.allocator import keep_freed_memory
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
@@ -222,7 +222,7 @@ def _system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     policy = dataclasses.replace(config.policy, name="reinforce")
     try:
         return create_system(dataclasses.replace(dense, policy=policy), num_classes)
-    except InvalidInputError:
+    except InputError:
         if config.policy.kind is not None:
             raise
         return create_system(dense, num_classes)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's and OpenCV's gray.
@@ -43,17 +43,13 @@ class Augmentation:
 
     def __post_init__(self):
         if len(self.crop) != 2 or min(self.crop) < 1:
-            raise InvalidInputError(f"Augmentation: crop must be two sizes >= 1, got {self.crop}")
+            raise InputError(f"Augmentation: crop must be two sizes >= 1, got {self.crop}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise InvalidInputError(
-                f"Augmentation: scale must be 0 < low <= high, got {self.scale}"
-            )
+            raise InputError(f"Augmentation: scale must be 0 < low <= high, got {self.scale}")
         limits = {"flip": 1, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5}
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
-                raise InvalidInputError(
-                    f"Augmentation: {name} must lie in 0..{limit}, got {self!r}"
-                )
+                raise InputError(f"Augmentation: {name} must lie in 0..{limit}, got {self!r}")
 
     def __call__(
         self,

@@ -7,7 +7,7 @@ the table below.
 import numpy as np
 from jaxtyping import UInt8
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.tasks.segmentation.labels import CAMVID, IGNORE, LabelTable
 
 # Name, color (label_colors.txt of the release) and the class of the 11 that it belongs to (the
@@ -82,7 +82,7 @@ def camvid_ids(
     wrong = np.argwhere(codes[ids] != packed)
     if len(wrong):
         y, x = wrong[0]
-        raise InvalidInputError(
+        raise InputError(
             f"{where}: pixel ({x}, {y}) has color {tuple(picture[y, x].tolist())}, which is no class "
             f"of CamVid ({len(wrong)} such pixels); take the label pictures as published"
         )
@@ -107,6 +107,6 @@ def camvid_split(name: str) -> str:
         return "train" if int(digits) <= 8520 else "test"
     if drive == "0016E5" and digits:
         return "val" if 7959 <= int(digits) <= 8159 else "train"
-    raise InvalidInputError(
+    raise InputError(
         f"{name}: no frame of CamVid; names begin with 0001TP_, 0006R0_, 0016E5_ or Seq05VD_"
     )

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 
 IGNORE = 255
 
@@ -39,9 +39,7 @@ class LabelTable:
         for field, shape in expected.items():
             if getattr(self, field).shape != shape:
                 got = getattr(self, field).shape
-                raise InvalidInputError(
-                    f"LabelTable {self.name}: {field} has shape {got}, not {shape}"
-                )
+                raise InputError(f"LabelTable {self.name}: {field} has shape {got}, not {shape}")
             getattr(self, field).setflags(write=False)
 
     @property
@@ -62,11 +60,11 @@ class LabelTable:
             ValueError: an id that the data set doesn't define.
         """
         if stored.dtype != np.uint8:
-            raise InvalidInputError(f"{where}: label ids must be uint8, got {stored.dtype}")
+            raise InputError(f"{where}: label ids must be uint8, got {stored.dtype}")
         present = np.bincount(stored.reshape(-1), minlength=256) > 0
         unknown = np.flatnonzero(present & ~self.known)
         if unknown.size:
-            raise InvalidInputError(
+            raise InputError(
                 f"{where}: holds label {_ranges(unknown)}, which {self.name} doesn't define; "
                 f"allowed are {_ranges(np.flatnonzero(self.known))}. Is this a label file of "
                 f"{self.name}, with ids as published?"

@@ -2,7 +2,7 @@
 
 import json
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.tasks.segmentation.labels import LabelTable, make_table
 
 # Ids, names and colors of config.json in the v1.2 release.
@@ -101,7 +101,7 @@ def mapillary_table(config: bytes, where: str) -> LabelTable:
         void = tuple(i for i, label in enumerate(labels) if not label["evaluate"])
         return make_table(f"Mapillary Vistas ({where})", rows, void)
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInputError(
+        raise InputError(
             f"{where}: not a Mapillary Vistas label configuration ({error!r}); take config.json, "
             "config_v1.2.json or config_v2.0.json from the release"
         ) from error

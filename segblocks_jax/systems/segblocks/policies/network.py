@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.models import TorchNames
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, scope
 
@@ -34,7 +34,7 @@ class PolicyNet(nnx.Module):
     def __init__(self, block_size: int, *, features: int = 64, rngs: nnx.Rngs) -> None:
         """For blocks of `block_size` image pixels, a multiple of 32."""
         if block_size % _STRIDE or block_size < _STRIDE:
-            raise InvalidInputError(
+            raise InputError(
                 f"PolicyNet: block size {block_size} is not a multiple of {_STRIDE}; use e.g."
                 f" {max(_STRIDE, block_size // _STRIDE * _STRIDE)} or 128"
             )

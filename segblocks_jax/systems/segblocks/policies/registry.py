@@ -4,7 +4,7 @@ from typing import Any
 
 from flax import nnx
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.systems.segblocks.policies.policy import Policy
 from segblocks_jax.systems.segblocks.policies.reinforce import Reinforce
 from segblocks_jax.systems.segblocks.policies.rules import (
@@ -38,9 +38,7 @@ def policy_type(name: str) -> type[Policy] | None:
         ValueError: unknown name.
     """
     if name not in CHOICES:
-        raise InvalidInputError(
-            f"policies: no policy {name!r}; expected one of {', '.join(CHOICES)}"
-        )
+        raise InputError(f"policies: no policy {name!r}; expected one of {', '.join(CHOICES)}")
     return _TYPES.get(name)
 
 
@@ -71,18 +69,16 @@ def create(
         [False, True, True, False]
     """
     if name not in _TYPES:
-        raise InvalidInputError(
+        raise InputError(
             f"policies.create: no policy {name!r}; expected one of {', '.join(POLICIES)}"
         )
     if not 0 <= target <= 1:
-        raise InvalidInputError(
-            f"policies.create: target is {target}; expected a share from 0 to 1"
-        )
+        raise InputError(f"policies.create: target is {target}; expected a share from 0 to 1")
     kind = _TYPES[name]
     options: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
     for option in options.keys() - set(kind.options):
         known = " and ".join(name for name, other in _TYPES.items() if option in other.options)
-        raise InvalidInputError(f"policies.create: {name} has no {option}; only {known} do")
+        raise InputError(f"policies.create: {name} has no {option}; only {known} do")
     if kind.learned:
         options["rngs"] = rngs or nnx.Rngs(0)
     return kind(block_size, target, **options)

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.adaptive.decision import Decision
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.models import TorchNames
 from segblocks_jax.nn import uniform
 from segblocks_jax.systems.segblocks.policies.network import PolicyNet
@@ -41,7 +41,7 @@ class Reinforce(Policy):
         if self.deterministic:
             return Decision(logits > 0, logits)
         if key is None:
-            raise InvalidInputError(
+            raise InputError(
                 "the reinforce policy samples in training and needs a PRNG key; pass key, or call eval()"
             )
         return Decision(uniform(key, logits.shape) < jax.nn.sigmoid(logits), logits)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.ops.checks import no_type_check
 
 _MIN_STD = 1e-6  # Nats. Below, all blocks are alike, and rounding would be what is normalized.
@@ -42,11 +42,9 @@ class Reward:
         for name, kind in get_type_hints(type(self)).items():
             value, known = getattr(self, name), get_args(kind)
             if known and value not in known:
-                raise InvalidInputError(f"Reward: {name} is {value!r}; expected one of {known}")
+                raise InputError(f"Reward: {name} is {value!r}; expected one of {known}")
         if self.gain_every < 1:
-            raise InvalidInputError(
-                f"Reward: gain_every is {self.gain_every}; expected 1 step or more"
-            )
+            raise InputError(f"Reward: gain_every is {self.gain_every}; expected 1 step or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +95,7 @@ def advantage(
     worth, known, share = block_loss, has_valid, mask.astype(jnp.float32)
     if reward.kind == "gain":
         if low_loss is None:
-            raise InvalidInputError(
+            raise InputError(
                 "advantage: reward 'gain' needs the losses of a low run; pass low_loss"
             )
         known = has_valid & mask & jnp.isfinite(low_loss)

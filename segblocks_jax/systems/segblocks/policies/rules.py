@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segblocks_jax.adaptive.decision import Decision, top_fraction
-from segblocks_jax.errors import InvalidInputError
+from segblocks_jax.errors import InputError
 from segblocks_jax.exact import exact
 from segblocks_jax.nn import uniform
 from segblocks_jax.systems.segblocks.policies.policy import Policy
@@ -66,9 +66,7 @@ class Random(Rule):
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """Uniform random scores."""
         if key is None:
-            raise InvalidInputError(
-                "the random policy needs a PRNG key; pass key=jax.random.key(seed)"
-            )
+            raise InputError("the random policy needs a PRNG key; pass key=jax.random.key(seed)")
         return uniform(key, self.grid_shape(image))
 
 
@@ -113,7 +111,7 @@ class Oracle(Rule):
     def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
         """The gain itself: a block's mean loss at low resolution minus that at high."""
         if gain is None:
-            raise InvalidInputError(
+            raise InputError(
                 "the oracle policy needs the loss that a block gains by high resolution, so it runs only"
                 " where labels are given (train and eval); pass gain=loss_low - loss_high a block"
             )
