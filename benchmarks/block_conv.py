@@ -33,7 +33,7 @@ from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax.blocks.patches import index_patches
-from segblocks_jax.inference.allocator import keep_freed_memory
+from segblocks_jax.inference.server import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.nn import Conv
 from segblocks_jax.ops import extension

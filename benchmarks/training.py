@@ -26,10 +26,9 @@ from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.provenance import commit, device_name
 from segblocks_jax.training.sharding import put_batch
-from segblocks_jax.training.state import create_state
+from segblocks_jax.training.state import create_optimizer, create_state
 
 _MODEL = flags.DEFINE_string("model", "swiftnet_rn18", "Network.")
 _PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "Of activations.")

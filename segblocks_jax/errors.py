@@ -1,7 +1,11 @@
 """Errors that a user can mend. Commands print their text alone; every other error is a bug and keeps its traceback.
 
-Each is the built-in error of its kind as well, so that callers may catch either.
+Each is the built-in error of its kind as well, so that callers may catch either. `extra` is for optional packages.
 """
+
+import contextlib
+import sys
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -34,3 +38,29 @@ class MissingPackageError(UserError, ModuleNotFoundError):
 
 class UnavailableError(UserError, RuntimeError):
     """This machine or installation lacks what was asked for: compiled handlers, a platform."""
+
+
+@contextlib.contextmanager
+def extra(name: str, user: str) -> Iterator[None]:
+    """Around imports of an extra's packages: says how to install one that is missing.
+
+    A command of this package (``python -m segblocks_jax...``) says so in one line and exits with 2.
+
+    Args:
+        name: an extra of pyproject.toml.
+        user: what needs the packages, for the message.
+
+    Raises:
+        MissingPackageError: a package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "segblocks_jax").startswith("segblocks_jax"):
+            raise
+        message = f"{user} needs {error.name}; pip install 'segblocks-jax[{name}]'"
+        command = getattr(sys.modules["__main__"], "__spec__", None)
+        if command is not None and command.name.startswith("segblocks_jax."):
+            print(f"error: {message}", file=sys.stderr)
+            sys.exit(2)
+        raise MissingPackageError(message, name=error.name) from error

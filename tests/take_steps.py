@@ -16,7 +16,6 @@ from segblocks_jax.data import NORMALIZATION
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, max_pool, pointwise, rematerialized
 from segblocks_jax.systems.segblocks.policies import create
 from segblocks_jax.systems.segblocks.step import TrainStep
-from segblocks_jax.training.optimizer import create_optimizer
 from segblocks_jax.training.sharding import (
     data_mesh,
     is_first,
@@ -24,7 +23,7 @@ from segblocks_jax.training.sharding import (
     put_batch,
     start,
 )
-from segblocks_jax.training.state import create_state
+from segblocks_jax.training.state import create_optimizer, create_state
 
 IMAGES, STEPS = 8, 20
 

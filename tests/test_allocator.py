@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.inference import allocator
+from segblocks_jax.inference import server
 from segblocks_jax.systems.segblocks import engine
 
 FEWEST_FAULTS = """
@@ -20,7 +20,7 @@ FEWEST_FAULTS = """
     import jax
     import jax.numpy as jnp
 
-    from segblocks_jax.inference.allocator import keep_freed_memory
+    from segblocks_jax.inference.server import keep_freed_memory
 
     if {keep}:
         assert keep_freed_memory()
@@ -86,10 +86,10 @@ def test_other_c_libraries_are_left_alone(monkeypatch, missing):
             raise OSError("no library")
         return Library()
 
-    monkeypatch.setattr(allocator.ctypes, "CDLL", load)
-    allocator.keep_freed_memory.cache_clear()
+    monkeypatch.setattr(server.ctypes, "CDLL", load)
+    server.keep_freed_memory.cache_clear()
     try:
-        assert not allocator.keep_freed_memory()
+        assert not server.keep_freed_memory()
     finally:
-        allocator.keep_freed_memory.cache_clear()
+        server.keep_freed_memory.cache_clear()
     assert not calls

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from segblocks_jax.errors import UnwritableError, UserError
-from segblocks_jax.training import checkpoint_manager
+from segblocks_jax.training import checkpoint_files
+from segblocks_jax.training.checkpoint_files import DamagedCheckpointError, writing
 from segblocks_jax.training.checkpoints import Checkpoints
-from segblocks_jax.training.damage import DamagedCheckpointError, writing
 
 # Where it fails, Orbax leaves coroutines behind.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -109,7 +109,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, caplog):
         def full(*_, **__):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(checkpoint_manager, "write_inventory", full)
+        monkeypatch.setattr(checkpoint_files, "write_inventory", full)
     with Checkpoints(tmp_path, model="m") as checkpoints, caplog.at_level(logging.ERROR):
         checkpoints.save(2, STATE)
         with pytest.raises(

@@ -17,8 +17,8 @@ import segblocks_jax as sb
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import normalize
-from segblocks_jax.inference.keyed_cache import KeyedCache
-from segblocks_jax.inference.latency_tracker import LatencyTracker
+from segblocks_jax.inference.programs import KeyedCache
+from segblocks_jax.inference.timing import LatencyTracker
 from segblocks_jax.nn import resize_bilinear
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.modes import Mode

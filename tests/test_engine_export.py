@@ -11,7 +11,7 @@ import pytest
 from test_engine import EXECUTIONS, SPEC, build, engine_of, pictures, served
 
 import segblocks_jax as sb
-from segblocks_jax.inference.program_files import PLATFORMS
+from segblocks_jax.inference.programs import PLATFORMS
 from segblocks_jax.ops import extension
 
 SHAPE = (1, 128, 192)

@@ -7,8 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from segblocks_jax.errors import MissingPackageError
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import MissingPackageError, extra
 
 EXTRAS = (
     "array_record",

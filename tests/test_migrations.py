@@ -23,7 +23,7 @@ from segblocks_jax.structured_config import (
 )
 from segblocks_jax.systems.segblocks import migrations
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.training.resume import check_same_config
+from segblocks_jax.training.workdir import check_same_config
 
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "results"
 OLD_NAMES = {new: old for old, new in migrations.RENAMED.items()}

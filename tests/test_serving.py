@@ -11,7 +11,7 @@ import pytest
 from test_engine import SPEC, build, engine_of, pictures, served
 
 import segblocks_jax as sb
-from segblocks_jax.inference.keyed_cache import KeyedCache
+from segblocks_jax.inference.programs import KeyedCache
 
 pytestmark = pytest.mark.xdist_group("engines")
 

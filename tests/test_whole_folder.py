@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from segblocks_jax.whole_folder import (
+from segblocks_jax.paths import (
     current_file,
     is_own,
     partial_folder,
@@ -35,7 +35,7 @@ def entries(folder):
 KILLS = """
 import os, pathlib, sys
 
-from segblocks_jax.whole_folder import current_file, whole_folder
+from segblocks_jax.paths import current_file, whole_folder
 CHANGES = ("os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.chmod", "open")
 
 def write(folder, text, kill=None):

@@ -10,7 +10,7 @@ import pytest
 from test_system import Config, Points
 
 from segblocks_jax.errors import InUseError, UnwritableError
-from segblocks_jax.training import checkpoint_manager, loop, run
+from segblocks_jax.training import checkpoint_files, loop, run
 from segblocks_jax.training import lock as locking
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import LoopConfig
@@ -86,7 +86,7 @@ def test_a_run_that_could_not_save_does_not_say_that_it_stopped_in_good_order(
             signal.raise_signal(signal.SIGTERM)
         return call(*given, **options)
 
-    monkeypatch.setattr(checkpoint_manager, "write_inventory", full)
+    monkeypatch.setattr(checkpoint_files, "write_inventory", full)
     monkeypatch.setattr(owner, place, asked)
     settings = Config(loop=LoopConfig(eval_every=20, checkpoint_every=40, log_every=10))
     with pytest.raises(UnwritableError, match="No space left on device"):

@@ -14,8 +14,7 @@ from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.systems.segblocks.system import SegBlocks
-from segblocks_jax.training.optimizer import create_optimizer
-from segblocks_jax.training.state import create_state
+from segblocks_jax.training.state import create_optimizer, create_state
 
 CLASSES = 19
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import extra
 
 with extra("report", "a figure"):
     import matplotlib

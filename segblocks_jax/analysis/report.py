@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import extra
 from segblocks_jax.paths import check_writable, expand
 
 with extra("report", "the report"):

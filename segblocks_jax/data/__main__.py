@@ -12,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import extra
 from segblocks_jax.paths import check_writable, expand
 
 with extra("train", "a data set"):

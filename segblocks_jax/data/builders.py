@@ -24,12 +24,10 @@ from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
 from segblocks_jax.data.index import Index
 from segblocks_jax.data.records import NAME
 from segblocks_jax.data.store import Store
-from segblocks_jax.errors import InputError
-from segblocks_jax.extras import extra
-from segblocks_jax.paths import check_writable
+from segblocks_jax.errors import InputError, extra
+from segblocks_jax.paths import check_writable, whole_folder
 from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
 from segblocks_jax.tasks.segmentation.labels import LabelTable
-from segblocks_jax.whole_folder import whole_folder
 
 with extra("train", "a data set"):
     import tensorflow_datasets as tfds

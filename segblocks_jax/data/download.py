@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from segblocks_jax.data.entry import Dataset
 from segblocks_jax.data.places import cache
 from segblocks_jax.errors import InputError
-from segblocks_jax.whole_folder import partial_folder
+from segblocks_jax.paths import partial_folder
 
 _RECORDS = "downloads.json"
 

@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segblocks_jax.data.pipeline import Source, fill_color
-from segblocks_jax.errors import InputError
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import InputError, extra
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 
 Size = tuple[int, int]

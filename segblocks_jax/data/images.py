@@ -11,8 +11,7 @@ import warnings
 import numpy as np
 from jaxtyping import Num, UInt8
 
-from segblocks_jax.errors import InputError
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import InputError, extra
 
 with extra("images", "reading images"):
     from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError

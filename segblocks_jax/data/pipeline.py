@@ -16,8 +16,7 @@ from absl import flags
 from jaxtyping import UInt8
 
 from segblocks_jax.data.datasets import NORMALIZATION
-from segblocks_jax.errors import InputError
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import InputError, extra
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 # Batches made side by side without worker processes: enough to hide a slow one, few enough for batches

@@ -6,7 +6,7 @@ from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.decode import decode_checked, turn_to_label
 from segblocks_jax.data.entry import Kind
 from segblocks_jax.data.index import Index, damaged
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import extra
 
 with extra("train", "a data set"):
     import tensorflow_datasets as tfds

@@ -4,7 +4,7 @@ python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/r
     --data_dir=FOLDER --workdir=DIR [--mode=train|eval|speed|predict|export]
 """
 
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import extra
 
 with extra("train", "an experiment"):
     from segblocks_jax.data.datasets import family

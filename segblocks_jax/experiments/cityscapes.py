@@ -4,7 +4,7 @@ python -m segblocks_jax.experiments.cityscapes --config=experiments/configs/city
     --workdir=DIR [--mode=train|eval|speed|predict|export] [--config.policy.target=0.2]
 """
 
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import extra
 
 with extra("train", "an experiment"):
     from segblocks_jax.data.datasets import family

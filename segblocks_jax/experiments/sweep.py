@@ -13,9 +13,8 @@ import sys
 
 import jax
 
-from segblocks_jax.errors import UserError
+from segblocks_jax.errors import UserError, extra
 from segblocks_jax.experiments.sweep_arguments import arguments
-from segblocks_jax.extras import extra
 from segblocks_jax.paths import check_writable
 from segblocks_jax.structured_config import ConfigError
 

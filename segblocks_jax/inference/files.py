@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import extra
 from segblocks_jax.paths import expand
 
 with extra("images", "reading image files"):

@@ -20,8 +20,7 @@ from segblocks_jax.interop.torch import (
     torch_arrays,
     torch_shape,
 )
-from segblocks_jax.paths import check_writable, expand
-from segblocks_jax.whole_folder import current_file, is_own, whole_folder
+from segblocks_jax.paths import check_writable, current_file, expand, is_own, whole_folder
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"

@@ -15,9 +15,8 @@ import orbax.checkpoint as ocp
 
 from segblocks_jax.errors import InputError, MissingFileError, TargetExistsError
 from segblocks_jax.paths import expand
+from segblocks_jax.training import checkpoint_files as files
 from segblocks_jax.training import flat_state
-from segblocks_jax.training.checkpoint_manager import not_raised, open_manager
-from segblocks_jax.training.damage import is_complete, reading, writing
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.sharding import gather, is_first
 
@@ -84,13 +83,14 @@ class Checkpoints:
                 "which tells the best checkpoint; add it or set best_metric"
             )
         manager = self._open()
-        self._check_folder_fits(described)
+        if not self._known_to_fit and (latest := self.latest_step()) is not None:
+            self._check_fits("save", latest, self._record(latest), described)
         if step in manager.all_steps():
             raise TargetExistsError(
                 f"Checkpoints.save: step {step} exists in {self.folder} and is not overwritten; "
                 "continue from the latest step or save to another folder"
             )
-        with writing(self.folder):
+        with files.writing(self.folder):
             manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -112,7 +112,7 @@ class Checkpoints:
 
     def metrics(self, step: int) -> dict[str, float]:
         """The scores that a checkpoint was saved with, if any."""
-        with reading(self.folder, step):
+        with files.reading(self.folder, step):
             return self._open().metrics(step) or {}
 
     def restore(self, template: Any, step: Step = "latest") -> tuple[Any, dict[str, Any], int]:
@@ -136,7 +136,7 @@ class Checkpoints:
         entries = flat_state.flatten(template)
         self._check_fits("restore", step, record, flat_state.describe(entries))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(flat_state.targets(entries)))
-        with reading(self.folder, step):
+        with files.reading(self.folder, step):
             arrays = self._open().restore(step, args=args)["state"]
         self._known_to_fit = True
         return flat_state.rebuild(template, arrays), record["extra"], step
@@ -153,7 +153,7 @@ class Checkpoints:
         return [
             step
             for step in sorted(self._open().all_steps())
-            if is_complete(self.folder / str(step))
+            if files.is_complete(self.folder / str(step))
         ]
 
     def latest_step(self) -> int | None:
@@ -169,18 +169,18 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until every save is on disk; raises what went wrong in the background."""
         if self._manager is not None:
-            with writing(self.folder):
+            with files.writing(self.folder):
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
         manager, self._manager = self._manager, None
         try:
-            with writing(self.folder):
+            with files.writing(self.folder):
                 if manager is not None:
                     manager.close()
         finally:
-            logging.getLogger("absl").removeFilter(not_raised)
+            logging.getLogger("absl").removeFilter(files.not_raised)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -192,9 +192,9 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            with reading(self.folder), writing(self.folder):
-                self._manager = open_manager(self.folder, self._keep, self._rank)
-            logging.getLogger("absl").addFilter(not_raised)
+            with files.reading(self.folder), files.writing(self.folder):
+                self._manager = files.open_manager(self.folder, self._keep, self._rank)
+            logging.getLogger("absl").addFilter(files.not_raised)
         return self._manager
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
@@ -225,13 +225,8 @@ class Checkpoints:
 
     def _record(self, step: int) -> dict[str, Any]:
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        with reading(self.folder, step):
+        with files.reading(self.folder, step):
             return self._open().restore(step, args=args)["record"]
-
-    def _check_folder_fits(self, wanted: Mapping[str, str]) -> None:
-        latest = None if self._known_to_fit else self.latest_step()
-        if latest is not None:
-            self._check_fits("save", latest, self._record(latest), wanted)
 
     def _check_fits(
         self, operation: str, step: int, record: Mapping[str, Any], wanted: Mapping[str, str]

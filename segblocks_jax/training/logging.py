@@ -1,10 +1,11 @@
-"""Logs of a run: scalars, pictures, JSON files; and a stop where a metric is NaN."""
+"""Logs of a run: scalars, pictures, JSON files, Weights & Biases; and a stop where a metric is NaN."""
 
 import json
 import math
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ import numpy as np
 import tensorboardX
 from jaxtyping import UInt8
 
-from segblocks_jax.errors import InputError, UserError
+from segblocks_jax.errors import InputError, UserError, extra
 from segblocks_jax.paths import expand
-from segblocks_jax.training.wandb_log import WandbLog
 
 LOG = "metrics.jsonl"
 
@@ -197,3 +197,40 @@ def _finite_or_null(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+class WandbLog:
+    """A run in a project of Weights & Biases. A restarted run continues the one of its folder."""
+
+    def __init__(self, project: str, folder: Path, config: Mapping[str, Any]) -> None:
+        """Begins or continues the run; its id stays in `wandb_id` in the folder.
+
+        Raises:
+          ModuleNotFoundError: wandb is not installed.
+        """
+        with extra("wandb", f"loop.wandb={project!r}"):
+            import wandb
+        self._image = wandb.Image
+        known = folder / "wandb_id"
+        if not known.exists() or not known.read_text().strip():
+            known.write_text(uuid.uuid4().hex)
+        self._run = wandb.init(
+            project=project,
+            name=folder.resolve().name,
+            id=known.read_text(),
+            resume="allow",
+            dir=str(folder),
+            config=dict(config),
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Named finite numbers of one step. Steps that a restart repeats are already there."""
+        self._run.log(dict(values), step=step)
+
+    def pictures(self, step: int, values: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> None:
+        """Named pictures of one step."""
+        self._run.log({name: self._image(value) for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self._run.finish()

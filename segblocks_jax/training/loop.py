@@ -7,17 +7,16 @@ import jax
 from flax import nnx
 
 from segblocks_jax.paths import check_writable, expand
-from segblocks_jax.training.checkpoint_manager import remove_unfinished
-from segblocks_jax.training.optimizer import create_optimizer
+from segblocks_jax.training.checkpoint_files import remove_unfinished
 from segblocks_jax.training.preemption import StopRequest
 from segblocks_jax.training.profiling import Profile, Profiler
 from segblocks_jax.training.provenance import commit
-from segblocks_jax.training.resume import Timing
 from segblocks_jax.training.run import Run, say, shown, trained_modules
 from segblocks_jax.training.sharding import is_first
-from segblocks_jax.training.state import create_state
+from segblocks_jax.training.state import create_optimizer, create_state
 from segblocks_jax.training.system import Evaluation, System
 from segblocks_jax.training.workdir import (
+    Timing,
     load_pretrained,
     only_run,
     open_checkpoints,

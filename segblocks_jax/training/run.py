@@ -16,14 +16,13 @@ from flax import nnx
 from segblocks_jax.progress import Progress, WaitShare
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.logging import RunLog, check_finite, write_json
-from segblocks_jax.training.optimizer import learning_rate
 from segblocks_jax.training.preemption import Preempted, StopRequest
 from segblocks_jax.training.profiling import Profiler
-from segblocks_jax.training.resume import Timing
 from segblocks_jax.training.sharding import is_first, on_one_device
-from segblocks_jax.training.state import TrainState
+from segblocks_jax.training.state import TrainState, learning_rate
 from segblocks_jax.training.system import Batches, Evaluation, Metrics, Step, System
 from segblocks_jax.training.workdir import (
+    Timing,
     describe,
 )
 

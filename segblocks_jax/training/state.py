@@ -1,6 +1,8 @@
-"""The state of a training run."""
+"""The state of a training run and its optimizer: Adam, a cosine schedule and a multiplier per part."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.training.config import OptimConfig
 
 # The seed's key folded with 0, 1, ... gives the weights; this number they never reach.
 _STEPS = 2**32 - 1
@@ -49,3 +52,38 @@ def create_state(
         key=jax.random.fold_in(jax.random.key(seed), _STEPS),
     )
     return graphdef, state
+
+
+Multipliers = Mapping[str, float]
+"""Factors by a part's path in the modules, such as "net/backbone"; 1 elsewhere."""
+
+
+def create_optimizer(config: OptimConfig, multipliers: Multipliers) -> optax.GradientTransformation:
+    """Builds the published recipe's optimizer for the parameters of modules.
+
+    ``g += decay * m * p``, then Adam, then ``p -= rate(step) * m * update``, where m is the multiplier
+    of the part.
+    """
+    parts = {"": 1.0, **multipliers}
+
+    def label(path: tuple, _: Any) -> str:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") + "/"
+        return max((part for part in parts if name.startswith(part and part + "/")), key=len)
+
+    def each(transform: Any) -> optax.GradientTransformation:
+        own = {part: transform(multiplier) for part, multiplier in parts.items()}
+        return optax.partition(own, lambda tree: jax.tree.map_with_path(label, tree))
+
+    chain = optax.chain(
+        each(lambda m: optax.add_decayed_weights(config.weight_decay * m)),
+        optax.scale_by_adam(config.b1, config.b2),
+        each(optax.scale),
+        optax.scale_by_learning_rate(learning_rate(config)),
+    )
+    return optax.GradientTransformation(chain.init, jax.named_scope("optimizer")(chain.update))
+
+
+def learning_rate(config: OptimConfig) -> optax.Schedule:
+    """Cosine from `learning_rate` to `final_learning_rate` over all steps."""
+    ratio = config.final_learning_rate / config.learning_rate
+    return optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=ratio)

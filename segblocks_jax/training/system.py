@@ -11,10 +11,9 @@ from jaxtyping import Array
 
 from segblocks_jax.errors import TargetExistsError
 from segblocks_jax.structured_config import Config
-from segblocks_jax.training.compilation import Report
 from segblocks_jax.training.logging import RunLog
-from segblocks_jax.training.optimizer import Multipliers
-from segblocks_jax.training.state import TrainState
+from segblocks_jax.training.state import Multipliers, TrainState
+from segblocks_jax.training.steps import Report
 
 Metrics = dict[str, Array]
 OnBatch = Callable[[Any, Any], None]

@@ -3,8 +3,7 @@
 import argparse
 import dataclasses
 
-from segblocks_jax.errors import UserError
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import UserError, extra
 from segblocks_jax.paths import check_writable, expand
 
 with extra("images", "drawing street scenes"):

@@ -9,8 +9,7 @@ from PIL import Image
 
 from segblocks_jax.data.street_scenes.scene import render
 from segblocks_jax.errors import InputError, TargetExistsError
-from segblocks_jax.paths import expand
-from segblocks_jax.whole_folder import whole_folder
+from segblocks_jax.paths import expand, whole_folder
 
 _MARKER = "street_scenes.json"
 # Raised when the pictures of a seed change, so that sets of an older drawing are seen as such.

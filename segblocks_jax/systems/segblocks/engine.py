@@ -10,9 +10,8 @@ import jax
 from flax import nnx
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference.allocator import keep_freed_memory
-from segblocks_jax.inference.program_files import PLATFORMS
-from segblocks_jax.inference.server import Shape, check_fork
+from segblocks_jax.inference.programs import PLATFORMS
+from segblocks_jax.inference.server import Shape, check_fork, keep_freed_memory
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
 from segblocks_jax.systems.segblocks.export import export_programs
@@ -77,7 +76,7 @@ class Engine(Server):
                 compiled again when it is needed.
             devices: that calls take in turn, so that as many run at the same time; default: JAX's own
                 default device, for all calls.
-            keep_memory: calls `segblocks_jax.inference.allocator.keep_freed_memory`, for the whole
+            keep_memory: calls `segblocks_jax.inference.server.keep_freed_memory`, for the whole
                 process: calls are faster, and resident memory stays at its highest.
 
         Raises:

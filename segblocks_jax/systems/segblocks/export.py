@@ -8,12 +8,11 @@ from typing import Any
 import jax
 
 from segblocks_jax.errors import InputError, TargetExistsError
-from segblocks_jax.inference.program_files import PLATFORMS, checksums, serialize, write_weights
-from segblocks_jax.paths import expand
+from segblocks_jax.inference.programs import PLATFORMS, checksums, serialize, write_weights
+from segblocks_jax.paths import expand, whole_folder
 from segblocks_jax.systems.segblocks.exported import MANIFEST, WEIGHTS, Manifest
 from segblocks_jax.systems.segblocks.programs import ModelPrograms
 from segblocks_jax.systems.segblocks.settings import Program, Settings
-from segblocks_jax.whole_folder import whole_folder
 
 
 def export_programs(

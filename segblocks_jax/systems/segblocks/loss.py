@@ -21,8 +21,8 @@ from segblocks_jax.tasks.segmentation.losses import (
     cross_entropy_map,
     task_loss,
 )
-from segblocks_jax.training.accumulation import Metrics
 from segblocks_jax.training.sharding import AXIS
+from segblocks_jax.training.steps import Metrics
 
 # What an image's key is folded with, by purpose. The key itself draws nothing.
 ACTIONS, FILLING, DROPOUT, LOW_DROPOUT = range(4)

@@ -3,8 +3,7 @@
 import os
 import pathlib
 
-from segblocks_jax.errors import InputError
-from segblocks_jax.extras import extra
+from segblocks_jax.errors import InputError, extra
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.engine import Engine

@@ -14,7 +14,7 @@ from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
-from segblocks_jax.inference.keyed_cache import KeyedCache
+from segblocks_jax.inference.programs import KeyedCache
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.models import Network
 from segblocks_jax.nn import at_scale

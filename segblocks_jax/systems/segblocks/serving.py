@@ -13,9 +13,9 @@ from jaxtyping import Shaped, UInt8
 
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference.keyed_cache import KeyedCache
-from segblocks_jax.inference.latency_tracker import LatencyTracker, slowest
+from segblocks_jax.inference.programs import KeyedCache
 from segblocks_jax.inference.server import Shape, ShapeServer, check_images, checked_seed
+from segblocks_jax.inference.timing import LatencyTracker, slowest
 from segblocks_jax.systems.segblocks.modes import Mode
 from segblocks_jax.systems.segblocks.settings import (
     Output,

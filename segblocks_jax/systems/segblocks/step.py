@@ -5,7 +5,7 @@ actions; `update` runs the network on as many high blocks as the host then says,
 one executable per bucket is compiled. Each device decides its own grids; all run the same bucket. Random
 numbers are an image's own, so the number of devices has no part in what is sampled or dropped.
 
-With `optim.accumulate` k, the batch runs in k parts (`training.accumulation`). The task loss is that of the
+With `optim.accumulate` k, the batch runs in k parts (`training.steps`). The task loss is that of the
 whole batch. Batch norm, and the means that the advantage is relative to, are of one part, over all devices;
 running statistics are updated k times.
 """
@@ -37,8 +37,12 @@ from segblocks_jax.systems.segblocks.resolution_gain import (
     uniform_block_loss,
 )
 from segblocks_jax.tasks.segmentation.labels import IGNORE
-from segblocks_jax.training.accumulation import (
+from segblocks_jax.training.sharding import AXIS, data_mesh, put_batch, put_on_all
+from segblocks_jax.training.state import TrainState
+from segblocks_jax.training.steps import (
     Metrics,
+    Programs,
+    Report,
     apply_gradient,
     example_keys,
     examples_per_part,
@@ -46,9 +50,6 @@ from segblocks_jax.training.accumulation import (
     mean_gradient,
     over_parts,
 )
-from segblocks_jax.training.compilation import Programs, Report
-from segblocks_jax.training.sharding import AXIS, data_mesh, put_batch, put_on_all
-from segblocks_jax.training.state import TrainState
 
 Batch = Mapping[str, UInt8[Array | np.ndarray, "n ..."]]
 

@@ -30,9 +30,9 @@ from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.tasks.segmentation.labels import LabelTable
-from segblocks_jax.training.compilation import Report
 from segblocks_jax.training.logging import RunLog
-from segblocks_jax.training.optimizer import Multipliers
+from segblocks_jax.training.state import Multipliers
+from segblocks_jax.training.steps import Report
 from segblocks_jax.training.system import OnBatch, System
 
 

@@ -1,4 +1,4 @@
-"""Errors of reading and writing checkpoints, such as cut files and full disks, as one that names the file.
+"""Folders of checkpoints: Orbax's manager of them; its errors as one that names the file and what is wrong.
 
 TensorStore and Orbax raise errors of many kinds, some of which name no file. Beside a checkpoint's arrays lies
 an inventory of their files' sizes, which tells what a copy that stopped, or Git LFS, has left of them.
@@ -6,13 +6,19 @@ an inventory of their files' sizes, which tells what a copy that stopped, or Git
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from segblocks_jax.errors import InputError, UnwritableError
+from segblocks_jax.training.sharding import is_first
 
 INVENTORY = "state_files.json"
 _NEEDED = ("record/metadata", "state/manifest.ocdbt")
@@ -117,3 +123,53 @@ def _reason(path: pathlib.Path, size: int | None) -> str | None:
         except ValueError as error:
             return f"is cut or was changed ({error})"
     return None
+
+
+_UNFINISHED = ".orbax-checkpoint-tmp"
+
+
+def not_raised(record: logging.LogRecord) -> bool:
+    """A filter of logs: drops what Orbax also raises, which it logs with a traceback per thread and layer."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what saves that were killed have left; only for who saves there, alone."""
+    if is_first():
+        for path in folder.glob(f"*{_UNFINISHED}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def open_manager(
+    folder: pathlib.Path, keep: int, rank: Callable[[Mapping[str, float]], float]
+) -> ocp.CheckpointManager:
+    """Opens a folder, and makes it where it is missing.
+
+    Args:
+        folder: absolute.
+        keep: how many of the latest checkpoints to keep, besides the best.
+        rank: of a checkpoint's metrics; the best has the largest.
+    """
+
+    def add_inventory() -> None:
+        """Before Orbax gives a checkpoint its final name."""
+        if is_first():
+            for step in folder.glob(f"*{_UNFINISHED}"):
+                write_inventory(step)
+
+    # The best alone, as Orbax's best_fn keeps it, would drop the latest: a restart's need.
+    policy = checkpoint_managers.AnyPreservationPolicy(
+        [checkpoint_managers.LatestN(keep), checkpoint_managers.BestN(get_metric_fn=rank, n=1)]
+    )
+    return ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            best_fn=rank,
+            preservation_policy=policy,
+            async_options=ocp.AsyncOptions(post_finalization_callback=add_inventory),
+        ),
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "record": ocp.JsonCheckpointHandler(),
+        },
+    )
