@@ -13,6 +13,7 @@ from jax import jit
 
 import segblocks_jax as sb
 from segblocks_jax import models, nn
+from segblocks_jax.errors import InputError
 
 
 def build(semantics: sb.BlockOptions | None = None, **sizes: int) -> nnx.Module:
@@ -171,6 +172,11 @@ def test_networks_name_their_options(name: str, option: dict, known: str) -> Non
     (key,) = option
     with pytest.raises(ValueError, match=rf"{name} has no {key} to choose .* options are {known}$"):
         sb.create_model(name, **option, rngs=nnx.Rngs(0))
+
+
+def test_a_pyramid_needs_a_channel_for_each_grid() -> None:
+    with pytest.raises(InputError, match="SwiftNet: features is 2; expected at least 3"):
+        sb.create_model("swiftnet_rn18", features=2, width=8, rngs=nnx.Rngs(0))
 
 
 def test_options_that_are_as_published_fit_every_network() -> None:

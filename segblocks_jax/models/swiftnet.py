@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
+from segblocks_jax.errors import InputError
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.network import NetworkEntry, TorchNames
 from segblocks_jax.models.resnet import ResNet, resnet
