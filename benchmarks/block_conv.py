@@ -32,12 +32,13 @@ from absl import app, flags
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.blocks.patches import index_patches
+from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.inference.server import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.nn import Conv
 from segblocks_jax.ops import extension
-from segblocks_jax.ops.indexed_conv import indexed_conv, pack_kernel, winograd_stride
+from segblocks_jax.ops.indexed_conv import indexed_conv
+from segblocks_jax.ops.packed_kernel import pack_kernel, winograd_stride
 from segblocks_jax.systems.segblocks import speed
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.provenance import commit, device_name

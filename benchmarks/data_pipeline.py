@@ -35,8 +35,8 @@ from absl import app, flags
 from PIL import Image, ImageEnhance
 
 from segblocks_jax.data import DATASETS, NORMALIZATION, open_dataset
-from segblocks_jax.data.decode import decode_checked
 from segblocks_jax.data.folders import find_splits
+from segblocks_jax.data.images import decode_checked
 from segblocks_jax.data.pipeline import TrainBatches, train_batches
 from segblocks_jax.data.store import Store
 from segblocks_jax.tasks.segmentation import augmentation as steps

@@ -26,6 +26,7 @@ from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.training.provenance import commit, device_name
 from segblocks_jax.training.sharding import put_batch
 from segblocks_jax.training.state import create_optimizer, create_state

@@ -19,13 +19,13 @@ from PIL import Image
 
 from segblocks_jax.data import DATASETS, open_dataset
 from segblocks_jax.data import __main__ as command
-from segblocks_jax.tasks.segmentation.camvid_labels import (
+from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES
+from segblocks_jax.tasks.segmentation.published_labels import (
     CAMVID_COLORS,
     CAMVID_FULL,
     camvid_ids,
     camvid_split,
 )
-from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES
 
 SIZE = (6, 10)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from segblocks_jax.data import NORMALIZATION, normalize
 from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, IGNORE
-from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2, mapillary_table
+from segblocks_jax.tasks.segmentation.published_labels import MAPILLARY_V1_2, mapillary_table
 
 # The official list, written the other way round: train id at the position of the label id.
 CITYSCAPES_TRAIN_IDS = [

@@ -9,8 +9,8 @@ from PIL import Image
 
 from segblocks_jax.data import open_dataset
 from segblocks_jax.data.summary import class_frequencies
-from segblocks_jax.tasks.segmentation.camvid_labels import camvid_split
 from segblocks_jax.tasks.segmentation.labels import CAMVID
+from segblocks_jax.tasks.segmentation.published_labels import camvid_split
 
 pytestmark = pytest.mark.xdist_group("real frames")
 CITYSCAPES_PIXELS = {  # (row, column): train id, looked up in a script that printed the label files' values

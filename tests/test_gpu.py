@@ -8,9 +8,9 @@ import test_indexed_handlers as handlers
 from indexed_oracles import Units
 
 import segblocks_jax as sb
-from segblocks_jax.blocks.patches import index_patches
-from segblocks_jax.ops.indexed_conv.api import indexed_conv
-from segblocks_jax.ops.indexed_conv.operands import pack_kernel
+from segblocks_jax.blocks.pad import index_patches
+from segblocks_jax.ops.indexed_conv import indexed_conv
+from segblocks_jax.ops.packed_kernel import pack_kernel
 
 pytestmark = pytest.mark.gpu
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import segblocks_jax as sb
-from segblocks_jax.blocks.patches import index_patches
+from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.nn import BlockOptions, max_pool, upsample2
 from segblocks_jax.ops.image_conv import image_conv
-from segblocks_jax.ops.indexed_conv import Epilogue, indexed_conv, pack_kernel, winograd_stride
-from segblocks_jax.ops.indexed_conv.reference import gather
+from segblocks_jax.ops.indexed_conv import Epilogue, indexed_conv
 from segblocks_jax.ops.max_pool import indexed_max_pool
-from segblocks_jax.ops.patches import IndexPatches, image_patches
+from segblocks_jax.ops.packed_kernel import pack_kernel, winograd_stride
+from segblocks_jax.ops.patches import IndexPatches, gather, image_patches
 from segblocks_jax.ops.upsample2 import indexed_upsample2
 
 pytestmark = pytest.mark.usefixtures("compiled")

@@ -11,7 +11,7 @@ import oracles
 import pytest
 from indexed_oracles import Units
 
-from segblocks_jax.ops.indexed_conv import operands
+from segblocks_jax.ops import packed_kernel
 
 BF16 = jnp.dtype("bfloat16")
 EMPTY = np.zeros(0, np.float32)
@@ -79,7 +79,7 @@ class Conv:
             weights = kernel.reshape(-1, k)
         if self.winograd:
             taps = np.tensordot(
-                operands.winograd_forward(self.stride), kernel.reshape(9, self.c, k), 1
+                packed_kernel.winograd_forward(self.stride), kernel.reshape(9, self.c, k), 1
             )
             weights = indexed_oracles.packed(taps[None])
         rows = (0 if "o" in self.extras else capacity, capacity if "2" in self.extras else 0)

@@ -13,7 +13,7 @@ from tiny import batch, config, trainer
 import segblocks_jax as sb
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.data import NORMALIZATION, normalize
-from segblocks_jax.nn.remat import rematerialization
+from segblocks_jax.nn.scope import rematerialization
 from segblocks_jax.systems.segblocks.resolution_gain import uniform_block_loss
 from segblocks_jax.training.sharding import AXIS
 

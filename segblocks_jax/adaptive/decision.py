@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from segblocks_jax.exact import count_of
 from segblocks_jax.nn import uniform
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 
 
 @jax.tree_util.register_dataclass

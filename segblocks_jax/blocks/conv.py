@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segblocks_jax.blocks.dual_res import DualRes
-from segblocks_jax.blocks.grid import BlockGrid
-from segblocks_jax.blocks.pad import PaddedBlocks, block_pad
-from segblocks_jax.blocks.patches import index_patches
+from segblocks_jax.blocks.grid import BlockGrid, DualRes
+from segblocks_jax.blocks.pad import PaddedBlocks, block_pad, index_patches
 from segblocks_jax.ops.image_conv import Window, convolve, pair, resolve
 from segblocks_jax.ops.patches import IndexPatches
 from segblocks_jax.ops.valid_conv import valid_convolution
@@ -95,12 +93,7 @@ class _Window(Window):
         return jnp.concatenate([x.reshape(-1, kernel.shape[3]) for x in outputs])
 
 
-def _check(
-    blocks: DualRes,
-    kernel: Array,
-    window: Window,
-    bias: Array | None,
-) -> None:
+def _check(blocks: DualRes, kernel: Array, window: Window, bias: Array | None) -> None:
     stride, padding, groups = window.stride, window.padding, window.groups
     if kernel.ndim != 4:
         raise ValueError(

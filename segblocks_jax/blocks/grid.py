@@ -1,17 +1,19 @@
-"""BlockGrid: which blocks of a batch of images run at high resolution, and where each one lies in the packed list.
+"""Which blocks of a batch run at high resolution (BlockGrid), and the packed list of their pixels (DualRes).
 
 Blocks of all images share one order: the high blocks first, then the low ones, each kind by its
 flattened grid position ``n * gh * gw + row * gw + column``.
 """
 
 import dataclasses
+import math
+from typing import final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Num
+from jaxtyping import Array, Bool, Int, Num, Shaped
 
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 
 
 @jax.tree_util.register_dataclass
@@ -82,7 +84,10 @@ class BlockGrid:
         if scores is None:
             by_rank = jnp.argsort(is_low, stable=True)
         else:
-            by_rank = jnp.lexsort((_reversed(jnp.asarray(scores).reshape(-1)), is_low))
+            scores = jnp.asarray(scores).reshape(-1)
+            # The negative of an unsigned or of the smallest integer wraps around.
+            reverse = jnp.invert if jnp.issubdtype(scores.dtype, jnp.integer) else jnp.negative
+            by_rank = jnp.lexsort((reverse(scores), is_low))
         cells = jnp.arange(mask.size, dtype=jnp.int32)
         high = jnp.zeros(mask.size, bool).at[by_rank[:num_high]].set(True)
         high_before = jnp.cumsum(high, dtype=jnp.int32) - high.astype(jnp.int32)
@@ -127,11 +132,6 @@ def _check_mask(mask: Array | np.ndarray) -> None:
         )
 
 
-def _reversed(scores: Array) -> Array:
-    # The negative of an unsigned or of the smallest integer wraps around.
-    return ~scores if jnp.issubdtype(scores.dtype, jnp.integer) else -scores
-
-
 def _concrete_count(mask: Array | np.ndarray) -> int:
     if isinstance(mask, jax.core.Tracer):
         raise ValueError(
@@ -139,3 +139,66 @@ def _concrete_count(mask: Array | np.ndarray) -> int:
             " static; pass num_high=k, or build the grid outside of jit, vmap and grad"
         )
     return int(np.count_nonzero(np.asarray(mask)))
+
+
+@jax.tree_util.register_dataclass
+@no_type_check
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class DualRes:
+    """Feature maps in blocks: a pixel list and the grid that says where each pixel belongs.
+
+    The list holds every block's pixels in row-major order, high blocks first, in block order. So
+    pointwise functions, batch norm and 1x1 convolutions run once, over `pixels`:
+    ``dataclasses.replace(blocks, pixels=f(blocks.pixels))``.
+
+    Attributes:
+        pixels: ``n_high * b**2 + n_low * (b / low_factor)**2`` pixels of c channels, where b is
+            `block_size`.
+        grid: the blocks' resolutions and order.
+    """
+
+    pixels: Shaped[Array, "p c"]
+    grid: BlockGrid
+
+    @property
+    def block_size(self) -> int:
+        """Side b of a high block in pixels, at this layer; it follows from the length of `pixels`."""
+        return block_size(self.pixels.shape[0], self.grid)
+
+    @property
+    def low_size(self) -> int:
+        """Side of a low block in pixels, at this layer."""
+        return self.block_size // self.grid.low_factor
+
+    @property
+    def high(self) -> Shaped[Array, "n_high b b c"]:
+        """The high blocks."""
+        side = self.block_size
+        return self.pixels[: self.grid.num_high * side**2].reshape(
+            self.grid.num_high, side, side, self.pixels.shape[1]
+        )
+
+    @property
+    def low(self) -> Shaped[Array, "n_low lb lb c"]:
+        """The low blocks."""
+        side = self.low_size
+        return self.pixels[self.grid.num_high * self.block_size**2 :].reshape(
+            self.grid.num_low, side, side, self.pixels.shape[1]
+        )
+
+
+def block_size(num_pixels: int, grid: BlockGrid) -> int:
+    """Returns the b for which ``grid.num_pixels(b) == num_pixels``; 0 for a batch without blocks.
+
+    Raises:
+        ValueError: no b gives this length.
+    """
+    area = grid.num_high * grid.low_factor**2 + grid.num_low
+    side = math.isqrt(num_pixels * grid.low_factor**2 // area) if area else 0
+    if grid.num_pixels(side) != num_pixels or (grid.num_low and side % grid.low_factor):
+        raise ValueError(
+            f"DualRes: {num_pixels} pixels don't fill {grid.num_high} high and {grid.num_low} low blocks"
+            f" (low factor {grid.low_factor}) of any size; replace `pixels` by a list of whole blocks"
+        )
+    return side

@@ -1,19 +1,18 @@
-"""block_pad: the definition, the compiled call, and the function that picks one."""
+"""block_pad; index_patches, which tells where a padded block finds its pixels; both by definition or compiled."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
-from segblocks_jax.blocks.combine import paste
-from segblocks_jax.blocks.dual_res import DualRes, block_size
-from segblocks_jax.blocks.grid import BlockGrid
-from segblocks_jax.blocks.split import mean_pool
-from segblocks_jax.ops import extension
-from segblocks_jax.ops.checks import check_dtype, no_type_check
-from segblocks_jax.ops.ffi_call import LinearCall
-from segblocks_jax.ops.upsample import upsample_nearest
+from segblocks_jax.blocks.grid import BlockGrid, DualRes, block_size
+from segblocks_jax.blocks.split import mean_pool, paste
+from segblocks_jax.ops import extension, ffi_call, no_type_check
+from segblocks_jax.ops.ffi_call import check_dtype, linear_call
+from segblocks_jax.ops.patches import BORDERS, Border, IndexPatches, ring_size, surround
+from segblocks_jax.ops.upsample2 import upsample_nearest
 
 PADDING_MODES = ("block", "zero", "clamp")
 
@@ -117,12 +116,8 @@ def windows_of(
 
 
 def _windows(
-    image: Shaped[Array, "n h w c"],
-    cells: Int[Array, "m"],
-    grid: BlockGrid,
-    padding: tuple[int, int],
-    outside: int | str,
-) -> Shaped[Array, "m wh ww c"]:
+    image: Array, cells: Array, grid: BlockGrid, padding: tuple[int, int], outside: int | str
+) -> Array:
     _, gh, gw = grid.mask.shape
     side = image.shape[1] // gh
     py, px = padding
@@ -134,27 +129,104 @@ def _windows(
     return padded[(cells // (gh * gw))[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _compiled(
-    pixels: Float[Array, "p c"], grid: BlockGrid, padding: tuple[int, int]
-) -> tuple[Float[Array, "n_high bh bw c"], Float[Array, "n_low lh lw c"]]:
+def _compiled(pixels: Array, grid: BlockGrid, padding: tuple[int, int]) -> tuple[Array, ...]:
     py, px = padding
     channels = pixels.shape[1]
     side = block_size(pixels.shape[0], grid)
     low_side = side // grid.low_factor
-    call = LinearCall(
-        target="segblocks_pad",
-        transpose="segblocks_pad_backward",
-        operands=(pixels.shape,),
+    return linear_call(
+        "segblocks_pad",
+        pixels,
+        grid.slots,
         results=(
             (grid.num_high, side + 2 * py, side + 2 * px, channels),
             (grid.num_low, low_side + 2 * py, low_side + 2 * px, channels),
         ),
-        attributes=(
-            ("num_high", grid.num_high),
-            ("low_factor", grid.low_factor),
-            ("padding_y", py),
-            ("padding_x", px),
-        ),
+        num_high=grid.num_high,
+        low_factor=grid.low_factor,
+        padding_y=py,
+        padding_x=px,
     )
-    high, low = call(pixels, slots=grid.slots)
-    return high, low
+
+
+def index_patches(
+    grid: BlockGrid,
+    block_size: int,
+    padding: int,
+    border: Border = "zero",
+    *,
+    implementation: str | None = None,
+) -> IndexPatches:
+    """The patches of blocks padded on all sides, as `segblocks_jax.block_pad` pads them.
+
+    Args:
+        grid: the blocks.
+        block_size: side of a high block, in pixels of the layer.
+        padding: pixels on each side, at each block's own resolution.
+        border: what lies outside of the image: "zero"; "image" repeats the outermost pixels of the
+            image; "block" those of the block, and no neighbor is read.
+        implementation: "ffi", "xla", or None for the compiled handler where there is one.
+
+    Raises:
+        ValueError: an unknown border, or padding larger than a high block.
+    """
+    if border not in BORDERS:
+        raise ValueError(f"index_patches: border is {border!r}; expected one of {BORDERS}")
+    if not 0 <= padding <= block_size:
+        raise ValueError(
+            f"index_patches: padding is {padding}; expected 0 to the block size, {block_size}"
+        )
+    counts = jnp.asarray(np.array([grid.num_high, grid.num_low], np.int32))
+    run = _compiled_patches if extension.resolve(implementation) == "ffi" else _reference_patches
+    high, low, means = run(grid, block_size, padding, border)
+    return IndexPatches(high, low, means, counts)
+
+
+def _compiled_patches(
+    grid: BlockGrid, block_size: int, padding: int, border: Border
+) -> tuple[Array, ...]:
+    side, low_side = block_size + 2 * padding, block_size // grid.low_factor + 2 * padding
+    halos = grid.num_high * ring_size(block_size // grid.low_factor, padding)
+    shapes = (
+        (grid.num_high, side, side),
+        (grid.num_low, low_side, low_side),
+        (halos, grid.low_factor**2),
+    )
+    return ffi_call.call(
+        "segblocks_index_tables",
+        (grid.mask, grid.slots, grid.high_cells, grid.low_cells),
+        [(shape, jnp.int32) for shape in shapes],
+        block_size=block_size,
+        low_factor=grid.low_factor,
+        padding=padding,
+        border=BORDERS.index(border),
+    )
+
+
+def _reference_patches(
+    grid: BlockGrid, block_size: int, padding: int, border: Border
+) -> tuple[Array, ...]:
+    rows = jnp.arange(grid.num_pixels(block_size), dtype=jnp.int32)
+    blocks = DualRes(rows[:, None], grid)
+    halos, means = _halo_means(blocks, padding)
+    if border == "block":
+        around = ((0, 0), (padding, padding), (padding, padding))
+        high, low = (surround(part[..., 0], around, border) for part in (blocks.high, blocks.low))
+        return high, low, means
+    high, low = windows_of(blocks, halos, (padding, padding), "edge" if border == "image" else -1)
+    return high[..., 0], low[..., 0], means
+
+
+def _halo_means(blocks: DualRes, padding: int) -> tuple[Array, Array]:
+    """The high blocks averaged, as indices of halo means (-1 where no patch reads), and what each averages."""
+    factor, low_side = blocks.grid.low_factor, blocks.low_size
+    position = np.arange(low_side)
+    near = (position < padding) | (position >= low_side - padding)
+    ring = (near[:, None] | near[None, :]).reshape(-1)
+    positions = np.where(ring, np.cumsum(ring) - 1, -1).reshape(1, low_side, low_side, 1)
+    block = np.arange(blocks.grid.num_high)[:, None, None, None]
+    first = blocks.pixels.shape[0] + block * ring.sum()
+    halos = np.where(positions >= 0, first + positions, -1).astype(np.int32)
+    sources = blocks.high.reshape(-1, low_side, factor, low_side, factor).swapaxes(2, 3)
+    means = sources.reshape(-1, low_side**2, factor**2)[:, np.flatnonzero(ring)]
+    return jnp.asarray(halos), means.reshape(-1, factor**2)

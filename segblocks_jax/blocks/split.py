@@ -1,15 +1,16 @@
-"""split: the definition, the compiled call, and the function that picks one."""
+"""split and combine: of each the definition, the compiled call, and the function that picks one."""
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Num, Shaped
 
-from segblocks_jax.blocks.dual_res import DualRes
-from segblocks_jax.blocks.grid import BlockGrid
+from segblocks_jax.blocks.grid import BlockGrid, DualRes, block_size
 from segblocks_jax.ops import extension
-from segblocks_jax.ops.checks import check_dtype
-from segblocks_jax.ops.ffi_call import LinearCall
+from segblocks_jax.ops.ffi_call import check_dtype, linear_call
+from segblocks_jax.ops.upsample2 import upsample_bilinear, upsample_nearest
 
 
 @jax.named_scope("split")
@@ -52,7 +53,7 @@ def split(
         grid = BlockGrid.from_mask(mask, num_high, scores, low_factor)
     image = check_dtype("split", "image", image)
     _check_shapes(image.shape, grid)
-    run = _compiled if extension.resolve(implementation) == "ffi" else reference
+    run = _split_compiled if extension.resolve(implementation) == "ffi" else _split_reference
     return DualRes(run(image, grid), grid)
 
 
@@ -87,7 +88,7 @@ def _check_shapes(shape: tuple[int, ...], grid: BlockGrid) -> None:
         )
 
 
-def reference(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:
+def _split_reference(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:
     """The definition of `split`: the packed pixels of the image's blocks."""
     n, h, _, channels = image.shape
     _, gh, gw = grid.mask.shape
@@ -112,14 +113,76 @@ def mean_pool(
     return (total * (1 / factor**2)).astype(blocks.dtype)
 
 
-def _compiled(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:
+def _split_compiled(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:
     side = image.shape[1] // grid.slots.shape[1]
-    call = LinearCall(
-        target="segblocks_split",
-        transpose="segblocks_split_backward",
-        operands=(image.shape,),
+    (pixels,) = linear_call(
+        "segblocks_split",
+        image,
+        grid.slots,
         results=((grid.num_pixels(side), image.shape[3]),),
-        attributes=(("num_high", grid.num_high), ("low_factor", grid.low_factor)),
+        num_high=grid.num_high,
+        low_factor=grid.low_factor,
     )
-    (pixels,) = call(image, slots=grid.slots)
     return pixels
+
+
+@jax.named_scope("combine")
+def combine(
+    blocks: DualRes,
+    low_upsampling: Literal["bilinear", "nearest"] = "bilinear",
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "n h w c"]:
+    """Puts blocks back together: high ones are copied, low ones upsampled by the low factor.
+
+    Each low block is upsampled alone: bilinear has half-pixel centers and clamps at the block's own
+    border; nearest repeats pixels.
+
+    Args:
+        blocks: blocks of float32, bfloat16 or float16 pixels.
+        low_upsampling: "bilinear" or "nearest".
+        implementation: "ffi", "xla", or None for the compiled handler where there is one.
+
+    Raises:
+        TypeError: wrong dtype.
+        ValueError: unknown `low_upsampling`, or pixels that are no whole blocks.
+
+    Source: SegBlocks (arXiv 2011.12025), section 3.2.
+    """
+    if low_upsampling not in ("bilinear", "nearest"):
+        raise ValueError(
+            f"combine: low_upsampling is {low_upsampling!r}; expected 'bilinear' or 'nearest'"
+        )
+    pixels = check_dtype("combine", "blocks", blocks.pixels)
+    run = _combine_compiled if extension.resolve(implementation) == "ffi" else _combine_reference
+    return run(pixels, blocks.grid, low_upsampling)
+
+
+def _combine_reference(pixels: Array, grid: BlockGrid, low_upsampling: str) -> Array:
+    """The definition of `combine`: the image of packed blocks."""
+    blocks = DualRes(pixels, grid)
+    upsample = {"bilinear": upsample_bilinear, "nearest": upsample_nearest}[low_upsampling]
+    return paste(jnp.concatenate([blocks.high, upsample(blocks.low, grid.low_factor)]), grid)
+
+
+def paste(blocks: Shaped[Array, "m b b c"], grid: BlockGrid) -> Shaped[Array, "n h w c"]:
+    """Puts blocks of one size, given in block order, at their places."""
+    n, gh, gw = grid.mask.shape
+    _, side, _, channels = blocks.shape
+    cells = blocks[grid.slots]
+    return cells.swapaxes(2, 3).reshape(n, gh * side, gw * side, channels)
+
+
+def _combine_compiled(pixels: Array, grid: BlockGrid, low_upsampling: str) -> Array:
+    images, rows, columns = grid.slots.shape
+    side = block_size(pixels.shape[0], grid)
+    (image,) = linear_call(
+        "segblocks_combine",
+        pixels,
+        grid.slots,
+        results=((images, rows * side, columns * side, pixels.shape[1]),),
+        num_high=grid.num_high,
+        low_factor=grid.low_factor,
+        bilinear=low_upsampling == "bilinear",
+    )
+    return image

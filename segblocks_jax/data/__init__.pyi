@@ -2,7 +2,7 @@ from .config import Augmentation as Augmentation
 from .datasets import DATASETS as DATASETS
 from .datasets import NORMALIZATION as NORMALIZATION
 from .datasets import TABLES as TABLES
-from .entry import Dataset as Dataset
+from .datasets import Dataset as Dataset
 from .evaluation import EvalBatch as EvalBatch
 from .evaluation import eval_batches as eval_batches
 from .evaluation import pad_to_multiple as pad_to_multiple

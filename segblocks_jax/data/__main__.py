@@ -21,8 +21,7 @@ with extra("train", "a data set"):
 from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.folders import check_counts, find_splits
 from segblocks_jax.data.pipeline import train_batches
-from segblocks_jax.data.places import DATA_DIR_VARIABLE, find_root
-from segblocks_jax.data.source import ON_ERROR, open_dataset
+from segblocks_jax.data.source import DATA_DIR_VARIABLE, ON_ERROR, find_root, open_dataset
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.summary import class_frequencies, contact_sheet
 from segblocks_jax.errors import UserError
@@ -34,7 +33,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     name, dataset = arguments.dataset, DATASETS[arguments.dataset]
     root = find_root(name, arguments.data_dir)
     if dataset.url is not None and not _holds_data(name, root):
-        from segblocks_jax.data.download import download
+        from segblocks_jax.data.builders import download
 
         print(f"{root} holds no {name}; downloading {dataset.url} (gives up after some minutes)")
         download(dataset, root, arguments.sha256)

@@ -1,13 +1,15 @@
-"""Preparing data sets as TFDS array records, without TensorFlow.
+"""Downloading data sets, and preparing them as TFDS array records, without TensorFlow.
 
 A record holds the image's and the label's files as they are on disk (nothing is re-encoded, but labels
 in colors, which become ids) and the pair's name; stored ids become train ids when read. Records keep
-the order of the names.
+the order of the names. Downloads are checked by SHA-256: against what is given, or against the first one.
 """
 
 import concurrent.futures
 import contextlib
+import hashlib
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -16,22 +18,67 @@ from typing import ClassVar
 
 import numpy as np
 
-from segblocks_jax.data.datasets import DATASETS
-from segblocks_jax.data.decode import decode
-from segblocks_jax.data.entry import Kind
-from segblocks_jax.data.fingerprint import Fingerprint
+from segblocks_jax.data.datasets import DATASETS, Dataset, Kind
 from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
-from segblocks_jax.data.index import Index
-from segblocks_jax.data.records import NAME
+from segblocks_jax.data.images import decode
+from segblocks_jax.data.records import NAME, Fingerprint, Index
+from segblocks_jax.data.source import cache
 from segblocks_jax.data.store import Store
 from segblocks_jax.errors import InputError, extra
-from segblocks_jax.paths import check_writable, whole_folder
-from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
+from segblocks_jax.paths import check_writable, partial_folder, whole_folder
 from segblocks_jax.tasks.segmentation.labels import LabelTable
+from segblocks_jax.tasks.segmentation.published_labels import camvid_ids
 
 with extra("train", "a data set"):
     import tensorflow_datasets as tfds
     from PIL import Image
+
+_DOWNLOADS = "downloads.json"
+
+
+def download(dataset: Dataset, root: pathlib.Path, sha256: str | None = None) -> pathlib.Path:
+    """Downloads a data set's public archive into its folder, which is made if needed, by TFDS's manager.
+
+    The archive must have the `sha256`; by default what the entry says, else what the first download had,
+    which the user's cache records.
+
+    Raises:
+        ValueError: it has no archive, it can't be reached, or the archive is another one.
+    """
+    if dataset.url is None:
+        raise InputError(f"{dataset.name} can't be downloaded by a program; get {dataset.origin}")
+    target = root / f"{dataset.name}.zip"
+    with partial_folder(root) as work:
+        try:
+            manager = tfds.download.DownloadManager(download_dir=work)
+            archive = pathlib.Path(manager.download(dataset.url))
+        except Exception as error:  # The manager's own, requests' and the operating system's.
+            raise InputError(
+                f"{dataset.url}: can't be downloaded ({error}); put a copy of it into {root}"
+            ) from error
+        _check_sum(dataset.url, archive, sha256 or dataset.sha256)
+        archive.rename(target)
+    return target
+
+
+def _check_sum(url: str, archive: pathlib.Path, expected: str | None) -> None:
+    records = cache() / _DOWNLOADS
+    try:
+        recorded = json.loads(records.read_text()) if records.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{records}: can't be read ({error}); remove it") from error
+    source = "was expected" if expected else f"had the first download (recorded in {records})"
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    expected = (expected or recorded.get(url, found)).lower()
+    if found != expected:
+        raise InputError(
+            f"{url}: the archive has SHA-256 {found}, but {expected} {source}. It was changed at its origin or "
+            f"on the way. If you trust it, give its own by --sha256={found}; nothing was kept"
+        )
+    if recorded.get(url) != found:
+        records.parent.mkdir(parents=True, exist_ok=True)
+        records.write_text(json.dumps({**recorded, url: found}, indent=1) + "\n")
 
 
 class _PairsBuilder(  # type: ignore[call-arg]
@@ -76,7 +123,7 @@ class _PairsBuilder(  # type: ignore[call-arg]
         }
 
     def _generate_examples(self, name: str, split: Split, kind: Kind, table: LabelTable):
-        problems = split.problems(self._on_error, name)
+        problems = Problems(self._on_error, name, split)
         sizes = self.index.sizes[name] = []
         pixels = np.zeros(256, np.int64)
         for pair, size, counts in _checked(split, kind, table, problems):
@@ -121,14 +168,9 @@ def prepare(
     fingerprint: Fingerprint,
     on_error: str = "raise",
 ) -> None:
-    """Prepares a data set as array records, in one piece: a folder appears complete or not at all.
+    """Prepares the data set in `root` as array records in `folder`, which appears complete or not at all.
 
-    Args:
-        name: of the data set.
-        root: its folder, unpacked or with archives.
-        folder: to create.
-        fingerprint: of its files.
-        on_error: "raise", or "skip" to leave out bad items, at most 1% of a split.
+    `on_error` is "raise", or "skip" to leave out bad items, at most 1% of a split.
 
     Raises:
         ValueError, FileNotFoundError: what `find_splits` and `check_pair` raise.

@@ -6,16 +6,81 @@ another entry of `DATASETS`, and nothing else.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from segblocks_jax.data.entry import Dataset, Folder
 from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.store import Store
 from segblocks_jax.errors import MissingFileError
-from segblocks_jax.tasks.segmentation.camvid_labels import CAMVID_FULL, camvid_split
 from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
-from segblocks_jax.tasks.segmentation.mapillary_labels import MAPILLARY_V1_2, mapillary_table
+from segblocks_jax.tasks.segmentation.published_labels import (
+    CAMVID_FULL,
+    MAPILLARY_V1_2,
+    camvid_split,
+    mapillary_table,
+)
+
+Kind = Literal["image", "ids", "palette", "colors"]
+"""What a file holds: RGB; a channel of label ids; the same, perhaps as palette indices; labels in colors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Where the images or the labels of a split lie: files `pattern` below `path`.
+
+    A file's key, by which images and labels find each other, is its name without `ending`, which
+    is one of several for images of different formats. `keep` says which keys belong to the split.
+    """
+
+    path: str
+    pattern: str
+    endings: tuple[str, ...]
+    keep: Callable[[str], bool] = lambda key: True
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """All that is known of a data set.
+
+    Attributes:
+        name: its name for `open_dataset`.
+        family: data sets of a family have one entry point, and may lie in a folder of the family's name.
+        splits: that it may have.
+        expected: one line that says what its folder must hold.
+        folders: (store, split) -> folders of images and labels.
+        table: that its stored ids follow; None where only a file of the data set tells.
+        read_table: store -> the table, where a file of the data set may tell another.
+        normalization: of its images.
+        labels: the kind of its label files.
+        counts: images of the published splits.
+        origin: where to get it.
+        url: of an archive that anybody may download, if there is one.
+        sha256: of that archive, in hexadecimal, if its publisher tells it.
+        generate: (folder, scenes or None) -> the data set's folder, below `folder`, for one that is drawn.
+    """
+
+    name: str
+    family: str
+    splits: tuple[str, ...]
+    expected: str
+    folders: Callable[[Store, str], tuple[Folder, Folder]]
+    table: LabelTable | None
+    normalization: Normalization
+    read_table: Callable[[Store], LabelTable] | None = None
+    labels: Kind = "ids"
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    origin: str = ""
+    url: str | None = None
+    sha256: str | None = None
+    generate: Callable[[pathlib.Path, Any], pathlib.Path] | None = None
+
+    def table_of(self, store: Store) -> LabelTable:
+        """The label table of the data set in a store."""
+        if self.read_table is not None:
+            return self.read_table(store)
+        assert self.table is not None
+        return self.table
+
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -26,10 +91,7 @@ _STREETS = Normalization(
     std=(44.9149 / 255, 46.1529 / 255, 45.3192 / 255),
 )
 # Over all pixels of the 367 train images at 480x360.
-_CAMVID = Normalization(
-    mean=(0.41189, 0.42513, 0.43267),
-    std=(0.30707, 0.31161, 0.30722),
-)
+_CAMVID = Normalization(mean=(0.41189, 0.42513, 0.43267), std=(0.30707, 0.31161, 0.30722))
 
 
 def _cityscapes_folders(split: str, labels: str) -> tuple[Folder, Folder]:
@@ -38,10 +100,6 @@ def _cityscapes_folders(split: str, labels: str) -> tuple[Folder, Folder]:
         Folder(f"leftImg8bit/{split}", f"*/*{endings[0]}", endings[:1]),
         Folder(f"{labels}/{split}", f"*/*{endings[1]}", endings[1:]),
     )
-
-
-def _camvid_folders(store: Store, split: str) -> tuple[Folder, Folder]:
-    return Folder(split, "*.*", _IMAGE_SUFFIXES), Folder(f"{split}annot", "*.*", (".png",))
 
 
 def _camvid_full_folders(store: Store, split: str) -> tuple[Folder, Folder]:
@@ -106,7 +164,10 @@ _CAMVID_SMALL = Dataset(
     family="camvid",
     splits=("train", "val", "test"),
     expected="<split>/*.png (or jpg) and <split>annot/*.png",
-    folders=_camvid_folders,
+    folders=lambda store, split: (
+        Folder(split, "*.*", _IMAGE_SUFFIXES),
+        Folder(f"{split}annot", "*.*", (".png",)),
+    ),
     table=CAMVID,
     normalization=_CAMVID,
     counts={"train": 367, "val": 101, "test": 233},

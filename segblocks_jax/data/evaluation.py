@@ -42,22 +42,13 @@ class EvalBatch:
 def padded_sizes(sizes: Sequence[Size], multiple: int, limit: int) -> dict[Size, Size]:
     """Chooses the few sizes that images are padded to.
 
-    Starts with every size rounded up to whole multiples and merges, while there are more than `limit`,
-    the two whose common size adds the fewest pixels over all images.
-
-    Args:
-        sizes: (height, width) of every image.
-        multiple: heights and widths of the result are multiples of this, in pixels.
-        limit: how many sizes there may be.
-
-    Returns:
-        The padded size of every size, at most `limit` different ones.
+    Starts with every (height, width) of an image rounded up to multiples of `multiple` pixels and merges, while
+    there are more than `limit`, the two whose common size adds the fewest pixels over all images. Gives the
+    padded size of every size.
     """
     members: dict[Size, Counter[Size]] = defaultdict(Counter)
     for height, width in sizes:
-        members[-(-height // multiple) * multiple, -(-width // multiple) * multiple][
-            height, width
-        ] += 1
+        members[_round_up((height, width), multiple)][height, width] += 1
     while len(members) > limit:
         counts = {size: own.total() for size, own in members.items()}
 
@@ -69,6 +60,10 @@ def padded_sizes(sizes: Sequence[Size], multiple: int, limit: int) -> dict[Size,
         a, b = min(((a, b) for i, a in enumerate(ordered) for b in ordered[:i]), key=added)
         members[_cover(a, b)] = members.pop(a) + members.pop(b) + members[_cover(a, b)]
     return {size: padded for padded, own in members.items() for size in own}
+
+
+def _round_up(size: Size, multiple: int) -> Size:
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
 def _cover(a: Size, b: Size) -> Size:
@@ -145,29 +140,24 @@ def _read(
 
 
 def _pad_batch(items: list[dict], batch_size: int, size: Size, fill) -> EvalBatch:
-    image = np.empty((batch_size, *size, 3), np.uint8)
-    image[:] = fill
-    label = np.full((batch_size, *size), IGNORE, np.uint8)
-    for i, item in enumerate(items):
-        height, width = item["label"].shape
-        image[i, :height, :width] = item["image"]
-        label[i, :height, :width] = item["label"]
     return EvalBatch(
-        image,
-        label,
+        image=_pad([item["image"] for item in items], batch_size, size, fill),
+        label=_pad([item["label"] for item in items], batch_size, size, IGNORE),
         names=tuple(item["name"] for item in items),
         sizes=tuple(item["label"].shape for item in items),
     )
+
+
+def _pad(parts: list[np.ndarray], count: int, size: Size, fill) -> np.ndarray:
+    """`count` arrays of one size: the parts at their upper left corners, and a color or label around."""
+    padded = np.full((count, *size, *np.shape(fill)), fill, np.uint8)
+    for whole, part in zip(padded, parts, strict=False):
+        whole[: part.shape[0], : part.shape[1]] = part
+    return padded
 
 
 def pad_to_multiple(
     image: UInt8[np.ndarray, "h w 3"], multiple: int, fill: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "ph pw 3"]:
     """Pads an image at the bottom and right with a color, up to multiples of `multiple` pixels."""
-    height, width = image.shape[:2]
-    padded = np.empty(
-        (-(-height // multiple) * multiple, -(-width // multiple) * multiple, 3), np.uint8
-    )
-    padded[:] = fill
-    padded[:height, :width] = image
-    return padded
+    return _pad([image], 1, _round_up(image.shape[:2], multiple), fill)[0]

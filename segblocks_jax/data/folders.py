@@ -10,13 +10,13 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int
 
-from segblocks_jax.data.decode import decode, orientation, turn_to_label
-from segblocks_jax.data.entry import Dataset, Folder, Kind
+from segblocks_jax.data.datasets import Dataset, Folder, Kind
+from segblocks_jax.data.images import decode, file_orientation, turn_to_label
 from segblocks_jax.data.store import File, Store
 from segblocks_jax.errors import InputError, MissingFileError
 from segblocks_jax.exact import exact
-from segblocks_jax.tasks.segmentation.camvid_labels import camvid_ids
 from segblocks_jax.tasks.segmentation.labels import LabelTable
+from segblocks_jax.tasks.segmentation.published_labels import camvid_ids
 
 MAX_SKIPPED = 0.01
 """The share of a split that `on_error="skip"` may leave out."""
@@ -31,17 +31,24 @@ class Pair:
     label: File
 
 
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The pairs of a split, sorted by name, and the files that have no counterpart."""
+
+    pairs: list[Pair]
+    lonely: list[str]
+
+
 class Problems:
-    """What is wrong with items of a split: the first one raises, or all are logged and counted.
+    """What is wrong with items of a split: the first one raises, or all are logged and left out, with `messages`."""
 
-    Attributes:
-        messages: of the items that were left out.
-    """
-
-    def __init__(self, on_error: str, split: str, total: int):
-        """`total` is the number of items that the split should have; `on_error` "raise" or "skip"."""
+    def __init__(self, on_error: str, name: str, split: Split):
+        """Begins with the split's files without a counterpart; `on_error` is "raise" or "skip"."""
         self.messages: list[str] = []
-        self._skip, self._split, self._total = on_error == "skip", split, total
+        self._skip, self._split = on_error == "skip", name
+        self._total = len(split.pairs) + len(split.lonely)
+        for message in split.lonely:
+            self.add(message)
 
     def add(self, message: str) -> None:
         """Leaves an item out, if that is allowed.
@@ -59,21 +66,6 @@ class Problems:
                 f'on_error="skip" leaves out at most {MAX_SKIPPED:.0%}; the last: {message} '
                 "Nothing was written."
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """The pairs of a split, sorted by name, and the files that have no counterpart."""
-
-    pairs: list[Pair]
-    lonely: list[str]
-
-    def problems(self, on_error: str, name: str) -> Problems:
-        """A count of bad items that begins with the files without a counterpart."""
-        problems = Problems(on_error, name, len(self.pairs) + len(self.lonely))
-        for message in self.lonely:
-            problems.add(message)
-        return problems
 
 
 def find_splits(dataset: Dataset, store: Store) -> dict[str, Split]:
@@ -145,18 +137,10 @@ def _pair_up(store: Store, image_folder: Folder, label_folder: Folder) -> Split:
 def check_pair(
     pair: Pair, kind: Kind, table: LabelTable
 ) -> tuple[tuple[int, int], Int[np.ndarray, "256"]]:
-    """Decodes both files of a pair and checks sizes and ids.
-
-    Args:
-        pair: the files.
-        kind: of the label file.
-        table: that the label's ids must follow.
-
-    Returns:
-        (height, width), and how many pixels have each stored id.
+    """Decodes both files of a pair: (height, width), and how many pixels have each stored id.
 
     Raises:
-        ValueError: unreadable, of different sizes, turned in two possible ways, not a label image, or
+        ValueError: unreadable, of different sizes, turned in two possible ways, not a label of the kind, or
             ids that the table doesn't know; the message names the file.
     """
     content = pair.image.read()
@@ -168,7 +152,7 @@ def check_pair(
             f"{pair.label.where}: the label is {label.shape[1]}x{label.shape[0]} but its image "
             f"{pair.image.where} is {width}x{height}; take both from the same release."
         )
-    turned = orientation(content)
+    turned = file_orientation(content)
     if turned > 1 and (turned < 5 or height == width):
         raise InputError(
             f"{pair.image.where}: its EXIF orientation is {turned}, and the label {pair.label.where} fits the "
@@ -183,13 +167,7 @@ def check_pair(
 def check_counts(
     dataset: Dataset, found: Mapping[str, Split], splits: Iterable[str] | None = None
 ) -> list[str]:
-    """What a data set lacks of its published splits: one line each, none if it is complete.
-
-    Args:
-        dataset: entry of the data set.
-        found: of `find_splits`.
-        splits: which to check, all by default.
-    """
+    """What a data set lacks of its published splits, or of those given: a line each, none if it is complete."""
     have = {split: len(found[split].pairs) if split in found else 0 for split in dataset.counts}
     return [
         f"{split}: {have[split]} of {count} images; get {dataset.origin}"

@@ -5,7 +5,7 @@ and the epoch; an item's generator is seeded by (seed, epoch, index). Threads, w
 and restarts change who makes a batch and when, never what is in it.
 """
 
-import dataclasses
+import functools
 import signal
 import weakref
 from collections.abc import Iterator
@@ -92,8 +92,7 @@ class TrainBatches(Iterator):
         self._stop()
 
     def _start(self) -> Iterator:
-        with extra("train", "train_batches"):
-            import grain
+        import grain
 
         threads, ahead = (1, _AHEAD) if self._workers else (_THREADS, _THREADS)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
@@ -120,20 +119,14 @@ def _close(running: list) -> None:
         running.pop().close()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Example:
-    """Reads and augments the item at a position of all epochs; a class so that it pickles."""
-
-    source: Source
-    augmentation: Augmentation
-    seed: int
-
-    def __call__(self, position: int, index: int) -> dict:
-        epoch = position // len(self.source)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        item = self.source[index]
-        image, label = self.augmentation(item["image"], item["label"], rng, fill_color(self.source))
-        return {"image": image, "label": label}
+def _example(
+    source: Source, augmentation: Augmentation, seed: int, position: int, index: int
+) -> dict:
+    """Reads and augments an item; `position` counts those of all epochs."""
+    rng = np.random.default_rng((seed, position // len(source), index))
+    item = source[index]
+    image, label = augmentation(item["image"], item["label"], rng, fill_color(source))
+    return {"image": image, "label": label}
 
 
 def train_batches(
@@ -177,7 +170,7 @@ def train_batches(
             "from 0 and a batch size that is a multiple of their number"
         )
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    items = order.map_with_index(_Example(source, augmentation, seed))
+    items = order.map_with_index(functools.partial(_example, source, augmentation, seed))
     # There is no remainder; without this Grain divides the endless length in floats, which overflows.
     parts = items.batch(batch_size // hosts, drop_remainder=True)[host::hosts]
     # The hosts are no part of it: a run may continue on another number of them.

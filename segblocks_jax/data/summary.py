@@ -20,11 +20,8 @@ def contact_sheet(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draws batches, two rows a batch: the images, and below each its label in the table's colors.
 
-    Args:
-        batches: {"image": (n, h, w, 3), "label": (n, h, w)}, all of one shape.
-        table: of the labels; ignored pixels are black.
-        tile: width of an image on the sheet, in pixels.
-        gap: white pixels around every image.
+    Batches are {"image": (n, h, w, 3), "label": (n, h, w)}, all of one shape. An image is `tile` pixels wide on
+    the sheet, with `gap` white pixels around it; ignored pixels are black.
     """
     rows = []
     for batch in batches:
@@ -39,13 +36,11 @@ def contact_sheet(
 
 @dataclasses.dataclass(frozen=True)
 class Frequencies:
-    """How often each class occurs in a data set.
+    """How often each class occurs in a data set of `total` images.
 
     Attributes:
         classes: names.
-        pixels: of each class, and of what is ignored at the end.
-        images: that contain the class, likewise.
-        total: number of images.
+        pixels, images: of each class, and those that contain it; at the end those of what is ignored.
     """
 
     classes: tuple[str, ...]

@@ -20,7 +20,7 @@ with extra("images", "reading image files"):
 from segblocks_jax.data import images
 from segblocks_jax.errors import InputError, MissingFileError
 from segblocks_jax.inference.result_files import is_result
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")

@@ -19,10 +19,9 @@ from segblocks_jax.inference.fusion import Planner
 from segblocks_jax.inference.layout import BlockLayout, ImageLayout
 from segblocks_jax.inference.steps import Pixels, State, Step, registered
 from segblocks_jax.models import Network
-from segblocks_jax.nn.recording import Call, record_calls
 from segblocks_jax.nn.regions import Maps
-from segblocks_jax.ops import extension
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.nn.scope import Call, record_calls
+from segblocks_jax.ops import extension, no_type_check
 
 _SIDE = 256  # Of the image that calls are recorded on; its size plays no part in them.
 

@@ -22,9 +22,9 @@ from segblocks_jax.inference.steps import (
     Upsample2Step,
 )
 from segblocks_jax.nn import BatchNorm, Conv, max_pool, pointwise, upsample2
-from segblocks_jax.nn.recording import Call
-from segblocks_jax.ops.indexed_conv import pack_kernel, winograd_stride
-from segblocks_jax.ops.indexed_conv.operands import Activation
+from segblocks_jax.nn.scope import Call
+from segblocks_jax.ops.indexed_conv import Activation
+from segblocks_jax.ops.packed_kernel import pack_kernel, winograd_stride
 
 _ACTIVATIONS: dict[Any, Activation] = {jax.nn.relu: "relu", jax.nn.relu6: "relu6"}
 

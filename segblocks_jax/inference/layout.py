@@ -3,7 +3,7 @@
 import dataclasses
 
 from segblocks_jax.blocks import BlockGrid
-from segblocks_jax.blocks.patches import index_patches
+from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.ops.patches import Border, IndexPatches, image_patches
 
 Cache = dict[tuple, IndexPatches]

@@ -21,7 +21,7 @@ from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
 from segblocks_jax.inference.result_files import name_results, save_result
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 from segblocks_jax.paths import expand
 from segblocks_jax.progress import Progress
 from segblocks_jax.tasks.segmentation import pictures

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.inference.layout import BlockLayout, Layout
-from segblocks_jax.ops.checks import no_type_check
-from segblocks_jax.ops.indexed_conv import Epilogue, PackedKernel, indexed_conv
-from segblocks_jax.ops.indexed_conv.operands import Activation
+from segblocks_jax.ops import no_type_check
+from segblocks_jax.ops.indexed_conv import Activation, Epilogue, indexed_conv
 from segblocks_jax.ops.max_pool import indexed_max_pool
+from segblocks_jax.ops.packed_kernel import PackedKernel
 from segblocks_jax.ops.patches import Border, list_patches
 from segblocks_jax.ops.upsample2 import indexed_upsample2
 

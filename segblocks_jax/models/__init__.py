@@ -1,19 +1,11 @@
 """Networks that run on images and on blocks."""
 
-from segblocks_jax.models.efficientnet_lite import EfficientNetLite
-from segblocks_jax.models.network import Network, NetworkEntry, TorchNames
-from segblocks_jax.models.registry import MODELS, create_model, network_entry
-from segblocks_jax.models.resnet import ResNet
-from segblocks_jax.models.swiftnet import SwiftNet
-
-__all__ = [
-    "MODELS",
-    "EfficientNetLite",
-    "Network",
-    "NetworkEntry",
-    "ResNet",
-    "SwiftNet",
-    "TorchNames",
-    "create_model",
-    "network_entry",
-]
+from segblocks_jax.models.efficientnet_lite import EfficientNetLite as EfficientNetLite
+from segblocks_jax.models.network import Network as Network
+from segblocks_jax.models.network import NetworkEntry as NetworkEntry
+from segblocks_jax.models.network import TorchNames as TorchNames
+from segblocks_jax.models.registry import MODELS as MODELS
+from segblocks_jax.models.registry import create_model as create_model
+from segblocks_jax.models.registry import network_entry as network_entry
+from segblocks_jax.models.resnet import ResNet as ResNet
+from segblocks_jax.models.swiftnet import SwiftNet as SwiftNet

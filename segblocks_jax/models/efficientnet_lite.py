@@ -79,11 +79,7 @@ class InvertedResidual(nnx.Module):
 
 
 class EfficientNetLite(nnx.Module):
-    """An EfficientNet-Lite without its classifier; gives the features at strides 4, 8, 16 and 32.
-
-    Attributes:
-        features: channels of the four outputs.
-    """
+    """An EfficientNet-Lite without its classifier; gives maps of `features` channels at strides 4, 8, 16 and 32."""
 
     torch_names = TorchNames(
         "net.backbone.", ((r"^(blocks\.\d+\.\d+)\.", r"\1._"),), unused=r"(head|fc)\."

@@ -94,11 +94,7 @@ def _shortcut(projection: nnx.List | None, x: Features) -> Features:
 
 
 class ResNet(nnx.Module):
-    """A ResNet without its classifier; gives the features of its four stages.
-
-    Attributes:
-        features: channels of the four stages, at strides 4, 8, 16 and 32.
-    """
+    """A ResNet without its classifier; gives its four stages, of `features` channels, at strides 4, 8, 16 and 32."""
 
     torch_names = TorchNames("net.backbone.", unused=r"fc\.")
 

@@ -172,12 +172,7 @@ class SwiftNet(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ResNetOptions:
-    """Of a SwiftNet with a ResNet.
-
-    Attributes:
-        width: inner channels of the backbone's first stage.
-        features: channels of the decoder.
-    """
+    """Of a SwiftNet with a ResNet: inner channels of the backbone's first stage, channels of the decoder."""
 
     width: int = 64
     features: int = 128
@@ -185,11 +180,7 @@ class ResNetOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetLiteOptions:
-    """Of a SwiftNet with an EfficientNet-Lite.
-
-    Attributes:
-        features: channels of the decoder.
-    """
+    """Of a SwiftNet with an EfficientNet-Lite: channels of the decoder."""
 
     features: int = 48
 

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
-from segblocks_jax.nn.remat import rematerialization
+from segblocks_jax.nn.scope import rematerialization
 
 UNIT = 32
 """Sides of blocks are multiples of so many image pixels, whatever the network: policies count in them."""
@@ -16,14 +16,7 @@ UNIT = 32
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-    """What a layer reads.
-
-    Attributes:
-        side: of its input, over the side of the image.
-        stride: of the layer.
-        padding: pixels on each side.
-        dilation: of its kernel.
-    """
+    """What a layer reads; `side` is that of its input over that of the image."""
 
     side: fractions.Fraction
     stride: int
@@ -38,12 +31,7 @@ class _Window:
 @final
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Stands for features of which only the size is known; layers pass it on and note what they read.
-
-    Attributes:
-        side: over the side of the image.
-        windows: of all layers so far.
-    """
+    """Stands for features of which only the side is known, over that of the image; layers note what they read."""
 
     side: fractions.Fraction = fractions.Fraction(1)
     windows: list[_Window] = dataclasses.field(default_factory=list)

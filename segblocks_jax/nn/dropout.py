@@ -1,44 +1,57 @@
-"""Dropout of whole channels, of images and of blocks."""
+"""Random numbers per image, the same in any batch and on any device; dropout of whole channels by them.
+
+Where a function here takes `key`, that is one key for a batch, or an array with a key per image.
+"""
 
 import contextlib
 import contextvars
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.nn.block_size import Probe
-from segblocks_jax.nn.random import fold_in, uniform
 from segblocks_jax.nn.regions import Features
+from segblocks_jax.ops import within
 
 
-@dataclasses.dataclass
-class _Keys:
-    key: Array
-    used: int = 0
-
-    def draw(self) -> Array:
-        self.used += 1
-        return fold_in(self.key, self.used)
+def image_keys(key: Key[Array, "..."], numbers: Int[Array, "n"]) -> Key[Array, "..."]:
+    """A key for every image: ``fold_in(key, number)``."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 
-_keys: contextvars.ContextVar[_Keys | None] = contextvars.ContextVar("keys", default=None)
+def fold_in(key: Key[Array, "..."], number: int) -> Key[Array, "..."]:
+    """`jax.random.fold_in` of one key, or of each."""
+    each = jax.vmap(jax.random.fold_in, (0, None)) if _several(key) else jax.random.fold_in
+    return each(key, number)
 
 
-@contextlib.contextmanager
-def dropout_key(key: Key[Array, "..."]) -> Iterator[None]:
-    """A context: networks that are called inside drop channels, each layer by a key of its own.
+def uniform(key: Key[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "n ..."]:
+    """Numbers in [0, 1) of a shape that begins with the images.
 
-    `key` is one for a batch, or an array with a key per image.
+    With a key per image, image i gets ``jax.random.uniform(key[i], shape[1:])``.
     """
-    token = _keys.set(_Keys(key))
-    try:
-        yield
-    finally:
-        _keys.reset(token)
+    if not _several(key):
+        return jax.random.uniform(key, shape)
+    return jax.vmap(lambda own: jax.random.uniform(own, shape[1:]))(key)
+
+
+def _several(key: Key[Array, "..."]) -> bool:
+    # The keys of jax.random.PRNGKey are arrays of words.
+    return key.ndim > (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1)
+
+
+_keys: contextvars.ContextVar[Iterator[Array] | None] = contextvars.ContextVar("keys", default=None)
+
+
+def dropout_key(key: Key[Array, "..."]) -> contextlib.AbstractContextManager[None]:
+    """A context: networks that are called inside drop channels, each layer by a key of its own."""
+    return within(_keys, (fold_in(key, layer) for layer in itertools.count(1)))
 
 
 class Dropout(nnx.Module):
@@ -48,7 +61,6 @@ class Dropout(nnx.Module):
     Nothing is dropped in evaluation, nor outside of `dropout_key`.
 
     Attributes:
-        rate: probability.
         deterministic: True in evaluation; set by `flax.nnx.Module.train` and `eval`.
 
     Source: Tompson et al. (arXiv 1411.4280), "SpatialDropout"; PyTorch's `Dropout2d`.
@@ -77,7 +89,7 @@ class Dropout(nnx.Module):
         return dataclasses.replace(features, pixels=jnp.concatenate(parts))
 
     def _factors(
-        self, keys: _Keys, images: int, channels: int, dtype: jnp.dtype
+        self, keys: Iterator[Array], images: int, channels: int, dtype: jnp.dtype
     ) -> Float[Array, "n c"]:
-        kept = uniform(keys.draw(), (images, channels)) < 1 - self.rate
+        kept = uniform(next(keys), (images, channels)) < 1 - self.rate
         return kept.astype(dtype) / jnp.asarray(1 - self.rate, dtype)

@@ -1,21 +1,30 @@
-"""Names for the parts of a network, seen by profilers and by the operation count."""
+"""What is noted of a network while it is traced: parts, for profilers, and what they compute; calls of its layers.
+
+From the calls inference sees how to fold layers into each other. Parts are also what is rematerialized.
+"""
 
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from segblocks_jax.ops import within
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass
 class Count:
-    """Multiply-adds recorded while a network was traced.
-
-    Attributes:
-        in_blocks: by part, operations that run in blocks.
-        on_full_image: by part, operations of regions that always run on the whole image.
-    """
+    """Multiply-adds by part, recorded while a network was traced: in blocks, or always on the whole image."""
 
     in_blocks: dict[str, int] = dataclasses.field(default_factory=dict)
     on_full_image: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -24,39 +33,28 @@ class Count:
 _part: contextvars.ContextVar[str] = contextvars.ContextVar("part", default="")
 _count: contextvars.ContextVar[Count | None] = contextvars.ContextVar("count", default=None)
 _whole: contextvars.ContextVar[bool] = contextvars.ContextVar("whole", default=False)
+_active: contextvars.ContextVar[bool] = contextvars.ContextVar("active", default=False)
 
 
 @contextlib.contextmanager
 def scope(name: str) -> Iterator[None]:
     """Names the operations inside; nested names are joined by a slash."""
     outer = _part.get()
-    token = _part.set(f"{outer}/{name}" if outer else name)
-    try:
-        with jax.named_scope(name):
-            yield
-    finally:
-        _part.reset(token)
-
-
-@contextlib.contextmanager
-def full_image_region() -> Iterator[None]:
-    """Marks the operations inside as running on the whole image at full resolution."""
-    token = _whole.set(True)
-    try:
+    with within(_part, f"{outer}/{name}" if outer else name), jax.named_scope(name):
         yield
-    finally:
-        _whole.reset(token)
+
+
+def full_image_region() -> contextlib.AbstractContextManager[None]:
+    """Marks the operations inside as running on the whole image at full resolution."""
+    return within(_whole, True)
 
 
 @contextlib.contextmanager
 def counting() -> Iterator[Count]:
     """Collects the multiply-adds of the layers that are called inside."""
     count = Count()
-    token = _count.set(count)
-    try:
+    with within(_count, count):
         yield count
-    finally:
-        _count.reset(token)
 
 
 def current_part() -> str:
@@ -70,3 +68,90 @@ def record(macs: int) -> None:
     if count is not None:
         parts = count.on_full_image if _whole.get() else count.in_blocks
         parts[_part.get()] = parts.get(_part.get(), 0) + macs
+
+
+def rematerialization(active: bool = True) -> contextlib.AbstractContextManager[None]:
+    """A context: for stages of networks called inside, the backward pass keeps the inputs and runs them again."""
+    return within(_active, active)
+
+
+def rematerialized(part: Callable[..., Any], *arguments: Any) -> Any:
+    """``part(*arguments)``: a part of a network whose insides `rematerialization` need not keep.
+
+    Running statistics are updated once, however often the part runs.
+
+    Args:
+        part: a module, or a function whose modules are among the arguments.
+        *arguments: features, and modules.
+    """
+    if not _active.get():
+        return part(*arguments)
+    if isinstance(part, nnx.Module):
+        return nnx.remat(lambda module, *features: module(*features))(part, *arguments)
+    return nnx.remat(lambda *given: part(*given))(*arguments)  # A partial has no signature.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """A layer's call.
+
+    Attributes:
+        function: the layer's function, or its `__call__`.
+        arguments: of it, the layer itself first if it is a module; arrays stand for features.
+        result: what it gave.
+        part: of the network, by `scope`.
+    """
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    result: Any
+    part: str
+
+    @property
+    def features(self) -> list[Array]:
+        """The arrays among the arguments."""
+        flat = jax.tree.leaves(
+            list(self.arguments.values()), is_leaf=lambda x: isinstance(x, nnx.Module)
+        )
+        return [x for x in flat if isinstance(x, jax.Array)]
+
+
+_calls: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar("calls", default=None)
+
+
+def recordable(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes a function of features, or a layer's `__call__`, known to `record_calls`."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        calls = _calls.get()
+        if calls is None:
+            return function(*args, **kwargs)
+        with within(_calls, None):  # Of layers inside of layers, the outer one is recorded.
+            result = function(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        calls.append(Call(call, bound.arguments, result, current_part()))
+        return result
+
+    return call
+
+
+def record_calls(
+    net: Callable[[Any], Any], shape: tuple[int, int, int, int]
+) -> tuple[list[Call], Array, Any]:
+    """Traces a network on an image of `shape`: the calls of its layers in order, the image, the result.
+
+    An array that is no call's result comes from a function that is not recordable.
+    """
+    calls: list[Call] = []
+    ends: list[Any] = []
+
+    def run(image: Array) -> Any:
+        ends.extend((image, net(image)))
+        return ends[1]
+
+    with within(_calls, calls):
+        jax.eval_shape(run, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return calls, ends[0], ends[1]

@@ -5,11 +5,11 @@ import contextvars
 import functools
 import importlib
 import os
-from collections.abc import Iterator
 
 import jax
 
 from segblocks_jax.errors import InputError, UnavailableError
+from segblocks_jax.ops import within
 
 TARGETS = (
     "segblocks_split",
@@ -104,8 +104,7 @@ def resolve(implementation: str | None = None) -> str:
     return name
 
 
-@contextlib.contextmanager
-def using(implementation: str | None) -> Iterator[None]:
+def using(implementation: str | None) -> contextlib.AbstractContextManager[None]:
     """Within it, operations without an `implementation` of their own run this one, as they are traced.
 
     None leaves the choice to what stands around it.
@@ -115,11 +114,7 @@ def using(implementation: str | None) -> Iterator[None]:
         ...     resolve()
         'xla'
     """
-    token = _chosen.set(implementation or _chosen.get())
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
+    return within(_chosen, implementation or _chosen.get())
 
 
 def _default_platform() -> str:

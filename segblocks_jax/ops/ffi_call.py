@@ -1,10 +1,11 @@
-"""Calls of the compiled handlers, and linear ones with their transposes."""
+"""Calls of the compiled handlers: what dtypes they take, and linear ones with their transposes."""
 
 import dataclasses
 import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
@@ -12,22 +13,34 @@ from jaxtyping import Array, Float, Int, Shaped
 from segblocks_jax.ops import extension
 
 Shape = tuple[int, ...]
-Attributes = tuple[tuple[str, int | bool], ...]
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_dtype(
+    operation: str, argument: str, array: Shaped[Array | np.ndarray, "..."]
+) -> Shaped[Array, "..."]:
+    """Returns the array as a JAX array.
+
+    Raises:
+        TypeError: its dtype is not one that the block operations have.
+    """
+    if array.dtype not in DTYPES:
+        raise TypeError(
+            f"{operation}: {argument} has dtype {array.dtype}; expected one of {', '.join(DTYPES)};"
+            f" convert with {argument}.astype('float32')"
+        )
+    return jnp.asarray(array)
 
 
 def call(
     target: str,
     arrays: Sequence[Shaped[Array, "..."]],
     results: Sequence[tuple[Shape, jax.typing.DTypeLike]],
-    attributes: Attributes = (),
+    **attributes: int | bool,
 ) -> tuple[Shaped[Array, "..."], ...]:
-    """Runs a handler on arrays; under `jax.vmap` once per element.
+    """Runs a handler, one of `extension.TARGETS`, on arrays; under `jax.vmap` once per element.
 
-    Args:
-        target: one of `extension.TARGETS`.
-        arrays: its operands.
-        results: shape and dtype of each result.
-        attributes: names and values; integers arrive as int64.
+    `results` has shape and dtype of each result. Integer attributes arrive as int64.
     """
     extension.available()
     arrays = vary_alike(*arrays)
@@ -39,7 +52,7 @@ def call(
         manual_axis_type=given.manual_axis_type,
     )
     types = tuple(result_type(shape, dtype) for shape, dtype in results)
-    values = {k: v if isinstance(v, bool) else np.int64(v) for k, v in attributes}
+    values = {k: v if isinstance(v, bool) else np.int64(v) for k, v in attributes.items()}
     return tuple(jax.ffi.ffi_call(target, types, vmap_method="sequential")(*arrays, **values))
 
 
@@ -57,60 +70,53 @@ def vary_alike(*arrays: Shaped[Array, "..."]) -> tuple[Shaped[Array, "..."], ...
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearCall:
-    """A linear handler, the handler of its transpose, and everything static about a call.
+def linear_call(
+    target: str,
+    array: Float[Array, "..."],
+    slots: Int[Array, "n gh gw"],
+    results: tuple[Shape, ...],
+    **attributes: int | bool,
+) -> tuple[Float[Array, "..."], ...]:
+    """Runs a linear handler of an array and of a grid's slots, in which it is not differentiated.
 
-    Calling it runs the handler, on the slots of a grid too, in which it is not differentiated.
-    Derivatives of any order (reverse mode), `jax.vmap` (one call an element) and `jax.shard_map`
-    work.
-
-    Attributes:
-        target: FFI target that takes arrays of `operands`, then the slots; returns `results`.
-        transpose: FFI target that takes arrays of `results`, then the slots; returns `operands`.
-        operands: shapes.
-        results: shapes.
-        attributes: names and values of what both handlers get besides arrays.
+    The handler of its transpose, `target` with "_backward" behind, takes arrays of the shapes `results`, and
+    the slots. Derivatives of any order (reverse mode), `jax.vmap` (one call an element) and `jax.shard_map` work.
     """
+    linear = _Linear(
+        target, f"{target}_backward", (array.shape,), results, tuple(attributes.items())
+    )
+    array, slots = vary_alike(array, slots)
+    return _apply((array,), slots, linear)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Linear:
+    """What is static about a call."""
 
     target: str
     transpose: str
     operands: tuple[Shape, ...]
     results: tuple[Shape, ...]
-    attributes: Attributes
+    attributes: tuple[tuple[str, int | bool], ...]
 
-    def __call__(
-        self, *arrays: Float[Array, "..."], slots: Int[Array, "n gh gw"]
-    ) -> tuple[Float[Array, "..."], ...]:
-        """Runs the handler."""
-        *operands, slots = vary_alike(*arrays, slots)
-        return _apply(tuple(operands), slots, self)
-
-    def transposed(self) -> "LinearCall":
-        """Returns the transposed call."""
-        return dataclasses.replace(
-            self,
-            target=self.transpose,
-            transpose=self.target,
-            operands=self.results,
-            results=self.operands,
-        )
+    def transposed(self) -> "_Linear":
+        return _Linear(self.transpose, self.target, self.results, self.operands, self.attributes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _apply(arrays: tuple[Array, ...], slots: Array, linear: LinearCall) -> tuple[Array, ...]:
+def _apply(arrays: tuple[Array, ...], slots: Array, linear: _Linear) -> tuple[Array, ...]:
     results = [(shape, arrays[0].dtype) for shape in linear.results]
-    return call(linear.target, (*arrays, slots), results, linear.attributes)
+    return call(linear.target, (*arrays, slots), results, **dict(linear.attributes))
 
 
 def _apply_forward(
-    arrays: tuple[Array, ...], slots: Array, linear: LinearCall
+    arrays: tuple[Array, ...], slots: Array, linear: _Linear
 ) -> tuple[tuple[Array, ...], Array]:
     return _apply(arrays, slots, linear), slots
 
 
 def _apply_backward(
-    linear: LinearCall, slots: Array, cotangents: tuple[Array, ...]
+    linear: _Linear, slots: Array, cotangents: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], None]:
     return _apply(cotangents, slots, linear.transposed()), None
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segblocks_jax.ops import extension, ffi_call
-from segblocks_jax.ops.indexed_conv.api import indexed_conv
-from segblocks_jax.ops.indexed_conv.operands import pack_kernel
+from segblocks_jax.ops.indexed_conv import indexed_conv
+from segblocks_jax.ops.packed_kernel import pack_kernel
 from segblocks_jax.ops.patches import IndexPatches, image_patches, list_patches
 from segblocks_jax.ops.valid_conv import valid_convolution
 

@@ -8,8 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from segblocks_jax.ops import extension, ffi_call
-from segblocks_jax.ops.indexed_conv.reference import gather
-from segblocks_jax.ops.patches import IndexPatches
+from segblocks_jax.ops.patches import IndexPatches, gather
 
 
 @jax.named_scope("indexed_max_pool")
@@ -23,14 +22,8 @@ def indexed_max_pool(
 ) -> Float[Array, "p c"]:
     """Maximum over windows of patches, whose order `indexed_conv` describes; an index of -1 counts as 0.
 
-    Not differentiable; `segblocks_jax.nn.max_pool` is, and gives the same.
-
-    Args:
-        rows: the pixel list, float32 or bfloat16.
-        patches: where each unit's pixels are.
-        window: side of the window.
-        stride: of the window.
-        implementation: "ffi", "xla", or None for the compiled handler where there is one.
+    Not differentiable; `segblocks_jax.nn.max_pool` is, and gives the same. `window` is the side of a window;
+    `implementation` "ffi", "xla", or None for the compiled handler where there is one.
     """
     if extension.resolve(implementation) != "ffi":
         parts = [maxima(part, window, stride) for part in gather(rows, patches)]
@@ -43,7 +36,8 @@ def indexed_max_pool(
             ((pixels, rows.shape[1]), rows.dtype),
             ((patches.means.shape[0], rows.shape[1]), rows.dtype),
         ],
-        (("window", window), ("stride", stride)),
+        window=window,
+        stride=stride,
     )
     return out
 

@@ -6,9 +6,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 
 Border = Literal["zero", "image", "block"]
 BORDERS = ("zero", "image", "block")
@@ -75,6 +75,16 @@ def image_patches(
 def list_patches(pixels: int) -> IndexPatches:
     """Every pixel of a list, in order: for a 1x1 convolution."""
     return image_patches((1, pixels, 1), (0, 0))
+
+
+def gather(
+    rows: Float[Array, "r c"], patches: IndexPatches
+) -> tuple[Float[Array, "mh hh hw c"], Float[Array, "ml lh lw c"]]:
+    """The pixels of all patches."""
+    zero = jnp.zeros((1, rows.shape[1]), rows.dtype)
+    halos = rows.astype(jnp.float32)[patches.means].mean(1).astype(rows.dtype)
+    source = jnp.concatenate([zero, rows, halos])
+    return source[patches.high + 1], source[patches.low + 1]
 
 
 def surround(

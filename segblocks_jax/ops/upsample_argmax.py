@@ -6,8 +6,8 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from segblocks_jax.ops import extension, ffi_call
-from segblocks_jax.ops.checks import check_dtype
-from segblocks_jax.ops.upsample import upsample_bilinear
+from segblocks_jax.ops.ffi_call import check_dtype
+from segblocks_jax.ops.upsample2 import upsample_bilinear
 
 COMPILED_FACTORS = (2, 4, 8)
 _MOST_CLASSES = 256
@@ -55,9 +55,7 @@ def upsample_argmax(
     if not compiled:
         return _reference(logits, factor)
     result = ((n, h * factor, w * factor), jnp.uint8)
-    (labels,) = ffi_call.call(
-        "segblocks_upsample_argmax", (logits,), [result], (("factor", factor),)
-    )
+    (labels,) = ffi_call.call("segblocks_upsample_argmax", (logits,), [result], factor=factor)
     return labels
 
 

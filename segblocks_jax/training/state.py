@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 from segblocks_jax.training.config import OptimConfig
 
 # The seed's key folded with 0, 1, ... gives the weights; this number they never reach.

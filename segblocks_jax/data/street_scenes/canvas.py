@@ -1,4 +1,4 @@
-"""A camera and two canvases: painting polygons of a 3-D world into an image and its label map.
+"""A street, a camera and two canvases: painting polygons of a 3-D world into an image and its label map.
 
 World coordinates are meters: x to the right, y up, z ahead of the camera; the ground is y = 0. The
 image is painted at twice its size and averaged down, for smooth edges; the labels at their own
@@ -6,6 +6,7 @@ size, because ids can't be averaged. Later paint covers earlier paint.
 """
 
 import dataclasses
+import enum
 import math
 
 import numpy as np
@@ -14,7 +15,33 @@ from PIL import Image, ImageDraw
 
 OVERSAMPLING = 2
 Meters = float | int
+Rng = np.random.Generator
 _NEAR = 0.3  # meters; nearer corners are pushed out to here, below the image
+
+
+class Id(enum.IntEnum):
+    """The official Cityscapes label ids that street scenes use."""
+
+    EGO_VEHICLE = 1
+    ROAD = 7
+    SIDEWALK = 8
+    BUILDING = 11
+    WALL = 12
+    FENCE = 13
+    POLE = 17
+    TRAFFIC_LIGHT = 19
+    TRAFFIC_SIGN = 20
+    VEGETATION = 21
+    TERRAIN = 22
+    SKY = 23
+    PERSON = 24
+    RIDER = 25
+    CAR = 26
+    TRUCK = 27
+    BUS = 28
+    TRAIN = 31
+    MOTORCYCLE = 32
+    BICYCLE = 33
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +63,30 @@ class View:
     eye: tuple[float, float]
     haze: tuple[int, int, int]
     visibility: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Street:
+    """The street's cross-section, meters from its middle line.
+
+    Attributes:
+        lanes: lanes in each direction, each `lane` wide.
+        road: half the road's width.
+        grass: width of a verge between kerb and pavement, left and right; 0 for none.
+        pavement: width of the pavement, left and right.
+        built: whether houses line the left and the right side; a green stretch otherwise.
+    """
+
+    lanes: int
+    lane: float
+    road: float
+    grass: tuple[float, float]
+    pavement: tuple[float, float]
+    built: tuple[bool, bool]
+
+    def edge(self, side: int) -> float:
+        """Signed distance of the pavement's outer edge; side is 0 (left) or 1 (right)."""
+        return (-1, 1)[side] * (self.road + self.grass[side] + self.pavement[side])
 
 
 class Canvas:
@@ -139,7 +190,7 @@ def shade(color, factor: float | int) -> list[float]:
     return [min(max(c * factor, 0.0), 255.0) for c in color]
 
 
-def varied(rng: np.random.Generator, color, amount: float) -> list[float]:
+def varied(rng: Rng, color, amount: float) -> list[float]:
     """The color, with random brightness and a little random tint."""
     tint = 1 + amount * (rng.uniform(-1, 1) + 0.3 * rng.uniform(-1, 1, 3))
     return np.clip(np.asarray(color, float) * tint, 0, 255).tolist()

@@ -22,10 +22,8 @@ class SceneSet:
     """What a set of scenes consists of.
 
     Attributes:
-        train: images of the train split.
-        val: images of the val split; none of them is in train.
-        height: pixels.
-        width: pixels.
+        train, val: images of the splits, which share none.
+        height, width: of an image, in pixels.
         seed: sets of different seeds share no scene.
     """
 
@@ -74,14 +72,7 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
 
     Files are leftImg8bit/<split>/streets/streets_<index>_000019_leftImg8bit.png and
     gtFine/<split>/streets/streets_<index>_000019_gtFine_labelIds.png, and a marker that records
-    the set.
-
-    Args:
-        folder: created; its parents too.
-        scenes: what to write.
-
-    Returns:
-        The folder.
+    the set. The folder's parents are created, too.
 
     Raises:
         ValueError: the folder holds another set.

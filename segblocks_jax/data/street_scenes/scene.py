@@ -6,28 +6,16 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import UInt8
 
-from segblocks_jax.data.street_scenes import (
-    figures,
-    furniture,
-    ids,
-    light,
-    surroundings,
-    vehicles,
-)
-from segblocks_jax.data.street_scenes.canvas import Canvas, View, varied
+from segblocks_jax.data.street_scenes import figures, furniture, surroundings, vehicles
+from segblocks_jax.data.street_scenes.canvas import Canvas, Id, Rng, Street, View, varied
 from segblocks_jax.errors import InputError
 
-_Thing = tuple[float, Callable[[Canvas, np.random.Generator], None]]
+_Thing = tuple[float, Callable[[Canvas, Rng], None]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scene:
-    """A rendered scene.
-
-    Attributes:
-        image: RGB.
-        label_ids: official Cityscapes label ids.
-    """
+    """A rendered scene: an RGB image and its official Cityscapes label ids."""
 
     image: UInt8[np.ndarray, "h w 3"]
     label_ids: UInt8[np.ndarray, "h w"]
@@ -57,7 +45,7 @@ def render(seed: int, height: int, width: int) -> Scene:
     street = _street(rng)
     lane = int(rng.integers(street.lanes))
     eye = (street.lane * (lane + 0.5), rng.uniform(1.3, 1.7))
-    weather = light.draw_weather(rng)
+    weather = surroundings.draw_weather(rng)
     view = View(
         focal=rng.uniform(0.95, 1.35),
         horizon=rng.uniform(0.38, 0.46),
@@ -70,7 +58,7 @@ def render(seed: int, height: int, width: int) -> Scene:
     surroundings.paint_sky(canvas, np.random.default_rng([seed, 1]), weather.sky, weather.cover)
     surroundings.paint_skyline(canvas, np.random.default_rng([seed, 2]))
     surroundings.paint_ground(canvas, np.random.default_rng([seed, 3]), street)
-    light.cast_shadows(canvas, np.random.default_rng([seed, 4]), street, weather.sun)
+    surroundings.cast_shadows(canvas, np.random.default_rng([seed, 4]), street, weather.sun)
     things = _houses(rng, street, weather.sun) + _borders(rng, street)
     things.sort(key=lambda thing: -thing[0])
     standing = _traffic(rng, street, lane) + _kerbside(rng, street) + _people(rng, street)
@@ -81,14 +69,16 @@ def render(seed: int, height: int, width: int) -> Scene:
     if rng.random() < 0.35:
         _bonnet(canvas, rng)
     image, label = canvas.finished()
-    return Scene(light.expose(image, label, np.random.default_rng([seed, 6]), weather.gain), label)
+    return Scene(
+        surroundings.expose(image, label, np.random.default_rng([seed, 6]), weather.gain), label
+    )
 
 
-def _street(rng) -> surroundings.Street:
+def _street(rng) -> Street:
     lanes = int(rng.choice([1, 2], p=[0.6, 0.4]))
     lane = rng.uniform(3.0, 3.5)
     green = rng.random(2) < 0.35
-    return surroundings.Street(
+    return Street(
         lanes=lanes,
         lane=lane,
         road=lanes * lane + rng.uniform(2.2, 2.8),
@@ -106,13 +96,10 @@ def _houses(rng, street, sun: float) -> list[_Thing]:
             depth = rng.uniform(8, 20)
             if rng.random() > 0.1:
                 x = street.edge(side) * rng.uniform(1.0, 1.06)
-                things.append((z, _house(x, max(z, 0.5), z + depth, (sun, 2 - sun)[side])))
+                house = _at(surroundings.building, x, max(z, 0.5), z + depth, (sun, 2 - sun)[side])
+                things.append((z, house))
             z += depth
     return things
-
-
-def _house(x, z0, z1, brightness):
-    return lambda canvas, rng: surroundings.building(canvas, rng, x, z0, z1, brightness)
 
 
 def _borders(rng, street) -> list[_Thing]:
@@ -126,17 +113,13 @@ def _borders(rng, street) -> list[_Thing]:
         while z < 90:
             kind, pieces = kinds[rng.integers(3)], rng.integers(2, 6)
             for _ in range(pieces):
-                things.append((z, _along(kind, x, z, z + 4.0)))
+                things.append((z, _at(kind, x, z, z + 4.0)))
                 z += 4.0
             z += rng.choice([0.0, rng.uniform(1, 6)])
         for z in np.arange(rng.uniform(6, 14), 140, rng.uniform(5, 11)).tolist():
             beyond = x * rng.uniform(1.2, 2.6)
             things.append((z, _at(furniture.tree, beyond, z)))
     return things
-
-
-def _along(kind, x, z0, z1):
-    return lambda canvas, rng: kind(canvas, rng, x, z0, z1)
 
 
 def _at(kind, x, z, *rest):
@@ -175,11 +158,11 @@ def _moving(rng, x: float, z: float, away: bool):
         return vehicles.TRUCK_LENGTH, _at(vehicles.truck, x, z, away)
     if kind in ("bus", "train"):
         body, label, colors = {
-            "bus": (vehicles.BUS, ids.BUS, vehicles.BUS_COLORS),
-            "train": (vehicles.TRAM, ids.TRAIN, vehicles.TRAM_COLORS),
+            "bus": (vehicles.BUS, Id.BUS, vehicles.BUS_COLORS),
+            "train": (vehicles.TRAM, Id.TRAIN, vehicles.TRAM_COLORS),
         }[kind]
         color = varied(rng, colors[rng.integers(len(colors))], 0.12)
-        return body.length, _body(body, x, z, away, color, label)
+        return body.length, _at(vehicles.vehicle, x, z, body, away, color, label)
     if kind in ("motor", "bicycle"):
         return 2.0, _at(figures.rider, x + 0.8, z, kind == "motor")
     body = vehicles.CARS[rng.integers(len(vehicles.CARS))]
@@ -188,11 +171,7 @@ def _moving(rng, x: float, z: float, away: bool):
 
 def _car(rng, body, x, z, away):
     color = varied(rng, vehicles.CAR_COLORS[rng.integers(len(vehicles.CAR_COLORS))], 0.15)
-    return _body(body, x, z, away, color, ids.CAR)
-
-
-def _body(body, x, z, away, color, label):
-    return lambda canvas, rng: vehicles.vehicle(canvas, body, x, z, away, color, label)
+    return _at(vehicles.vehicle, x, z, body, away, color, Id.CAR)
 
 
 def _kerbside(rng, street) -> list[_Thing]:
@@ -241,4 +220,4 @@ def _bonnet(canvas: Canvas, rng) -> None:
     across = np.linspace(-half, half, 15)
     top = low + rise * (1 - (across / half) ** 4)
     outline = [(-half, low - 0.2), *zip(across, top, strict=True), (half, low - 0.2)]
-    canvas.upright(x, z, outline, (34, 38, 46), ids.EGO_VEHICLE)
+    canvas.upright(x, z, outline, (34, 38, 46), Id.EGO_VEHICLE)

@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from segblocks_jax.data.street_scenes import ids
-from segblocks_jax.data.street_scenes.canvas import Canvas, Meters, ground, quad, shade, varied
+from segblocks_jax.data.street_scenes.canvas import Canvas, Id, Meters, ground, quad, shade, varied
 
 CAR_COLORS = np.array(
     [
@@ -120,7 +119,7 @@ TRUCK_LENGTH = _CARGO.length + 0.2 + _CAB.length
 
 
 def vehicle(
-    canvas: Canvas, body: Body, x: Meters, z: Meters, away: bool, color, label: int
+    canvas: Canvas, _, x: Meters, z: Meters, body: Body, away: bool, color, label: int
 ) -> None:
     """Paints a body with its rear (away) or its front (oncoming) at distance z."""
     _contact_shadow(canvas, x, z, body)
@@ -137,12 +136,12 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: Meters, z: Meters, away: 
         parts = [(_CAB, z, cab), (_CARGO, z + _CAB.length + 0.2, box)]
     for body, at, color in reversed(parts):
         _contact_shadow(canvas, x, at, body)
-        _solid(canvas, body, x, at, away, color, ids.TRUCK)
-    _end(canvas, parts[0][0], x, z, away, ids.TRUCK)
+        _solid(canvas, body, x, at, away, color, Id.TRUCK)
+    _end(canvas, parts[0][0], x, z, away, Id.TRUCK)
     if away:
         gap = shade(box, 0.6)
         canvas.polygon(quad(x - 0.03, x + 0.03, 0.7, 3.5, z, z), gap)
-        canvas.polygon(quad(x - 1.15, x + 1.15, 0.45, 0.7, z, z), (60, 60, 62), ids.TRUCK)
+        canvas.polygon(quad(x - 1.15, x + 1.15, 0.45, 0.7, z, z), (60, 60, 62), Id.TRUCK)
 
 
 def _solid(canvas, body, x, z, away, color, label) -> None:

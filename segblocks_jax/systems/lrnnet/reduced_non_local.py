@@ -8,9 +8,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from segblocks_jax.nn.batch_norm import BatchNorm
-from segblocks_jax.nn.block_options import BlockOptions
-from segblocks_jax.nn.conv import Conv
+from segblocks_jax.nn.layers import BatchNorm, Conv
+from segblocks_jax.nn.regions import BlockOptions
 from segblocks_jax.nn.scope import record
 
 _MOMENTUM = 0.1

@@ -17,12 +17,14 @@ from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.cost import image_macs
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.oracle import OracleMasks
-from segblocks_jax.tasks.segmentation.evaluation import (
+from segblocks_jax.tasks.segmentation.metrics import (
     BoundaryDensity,
+    ConfusionTotal,
+    Scores,
     boundary_ratio,
     format_scores,
+    scores,
 )
-from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal, Scores, scores
 from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training.sharding import gather, local_mesh
 

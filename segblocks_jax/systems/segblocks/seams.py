@@ -26,7 +26,7 @@ from segblocks_jax.data.pipeline import fill_color
 from segblocks_jax.errors import InputError, UserError
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.training.logging import write_json

@@ -58,16 +58,9 @@ class Augmentation:
         rng: np.random.Generator,
         fill: tuple[int, int, int],
     ) -> tuple[UInt8[np.ndarray, "ch cw 3"], UInt8[np.ndarray, "ch cw"]]:
-        """Augments one image with its label.
+        """Augments an RGB image and its label of train ids to the size `crop`; `rng` makes every random choice.
 
-        Args:
-            image: RGB.
-            label: train ids.
-            rng: source of every random choice.
-            fill: color of the parts of the crop that lie outside the image (label `IGNORE`).
-
-        Returns:
-            Image and label of size `crop`.
+        Parts of the crop that lie outside the image have the color `fill` and the label `IGNORE`.
         """
         import cv2
 
@@ -80,10 +73,7 @@ class Augmentation:
         return picture, target
 
     def _region(self, shape, rng) -> tuple[int, int, int, int]:
-        """Draws the region to cut: left, upper, right, lower, possibly beyond the image.
-
-        Along each axis either the region lies inside the image or the image inside the region.
-        """
+        """Draws left, upper, right, lower of the region to cut; on each axis image or region lies in the other."""
         scale = rng.uniform(*self.scale)
         extent = [max(1, round(scale * side)) for side in self.crop]
         top, left = (
@@ -92,18 +82,12 @@ class Augmentation:
         )
         return left, top, left + extent[1], top + extent[0]
 
-    def _jitter(
-        self, image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
-    ) -> UInt8[np.ndarray, "h w 3"]:
+    def _jitter(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Changes brightness, contrast, saturation and hue, in random order."""
-        changes = [
-            (_brightness, self.brightness),
-            (_contrast, self.contrast),
-            (_saturation, self.saturation),
-            (_hue, self.hue),
-        ]
+        changes = _brightness, _contrast, _saturation, _hue
+        strengths = self.brightness, self.contrast, self.saturation, self.hue
         for i in rng.permutation(len(changes)):
-            change, strength = changes[i]
+            change, strength = changes[i], strengths[i]
             if strength > 0:
                 image = change(image, rng.uniform(-strength, strength))
         return image

@@ -52,12 +52,8 @@ class LabelTable:
     ) -> UInt8[np.ndarray, "*shape"]:
         """Maps stored ids to train ids: `to_train[stored]`, after a check.
 
-        Args:
-            stored: uint8 ids as the data set stores them.
-            where: what the ids come from (a path), for the error message.
-
         Raises:
-            ValueError: an id that the data set doesn't define.
+            ValueError: an id that the data set doesn't define; says `where` they come from, such as a path.
         """
         if stored.dtype != np.uint8:
             raise InputError(f"{where}: label ids must be uint8, got {stored.dtype}")
@@ -72,12 +68,9 @@ class LabelTable:
         return self.to_train[stored]
 
     def holds_train_ids(self, counts: Int[np.ndarray, "256"]) -> bool:
-        """Whether files that should hold stored ids look as if they held train ids.
+        """Whether files that should hold stored ids look as if they held train ids, by a split's pixels of each id.
 
         They do if no id is beyond the train ids, and most pixels would be ignored.
-
-        Args:
-            counts: pixels of each id, over a whole split.
         """
         k = self.num_classes
         same = (self.to_train[:k] == np.arange(k)).all()
@@ -101,55 +94,55 @@ def make_table(
     name: str, rows: list[tuple[int, str, tuple[int, int, int]]], void: tuple[int, ...]
 ) -> LabelTable:
     """Builds a table from (stored id, class, color) rows in train-id order and the void ids."""
+    stored, classes, colors = zip(*rows, strict=True)
     to_train = np.full(256, IGNORE, np.uint8)
-    known = np.zeros(256, bool)
-    for train_id, (stored, _, _) in enumerate(rows):
-        to_train[stored] = train_id
-        known[stored] = True
-    known[list(void)] = True
-    colors = np.array([color for _, _, color in rows], np.uint8)
-    return LabelTable(name, tuple(label for _, label, _ in rows), colors, to_train, known)
+    to_train[list(stored)] = np.arange(len(rows))
+    known = np.isin(np.arange(256), (*stored, *void))
+    return LabelTable(name, classes, np.array(colors, np.uint8), to_train, known)
 
 
 # Ids, names and colors of the official label list (cityscapesScripts, helpers/labels.py).
-_CITYSCAPES_ROWS = [
-    (7, "road", (128, 64, 128)),
-    (8, "sidewalk", (244, 35, 232)),
-    (11, "building", (70, 70, 70)),
-    (12, "wall", (102, 102, 156)),
-    (13, "fence", (190, 153, 153)),
-    (17, "pole", (153, 153, 153)),
-    (19, "traffic light", (250, 170, 30)),
-    (20, "traffic sign", (220, 220, 0)),
-    (21, "vegetation", (107, 142, 35)),
-    (22, "terrain", (152, 251, 152)),
-    (23, "sky", (70, 130, 180)),
-    (24, "person", (220, 20, 60)),
-    (25, "rider", (255, 0, 0)),
-    (26, "car", (0, 0, 142)),
-    (27, "truck", (0, 0, 70)),
-    (28, "bus", (0, 60, 100)),
-    (31, "train", (0, 80, 100)),
-    (32, "motorcycle", (0, 0, 230)),
-    (33, "bicycle", (119, 11, 32)),
-]
-# 255 is the license plate (-1) as an 8-bit file stores it.
-_CITYSCAPES_VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255)
-
+CITYSCAPES = make_table(
+    "Cityscapes",
+    [
+        (7, "road", (128, 64, 128)),
+        (8, "sidewalk", (244, 35, 232)),
+        (11, "building", (70, 70, 70)),
+        (12, "wall", (102, 102, 156)),
+        (13, "fence", (190, 153, 153)),
+        (17, "pole", (153, 153, 153)),
+        (19, "traffic light", (250, 170, 30)),
+        (20, "traffic sign", (220, 220, 0)),
+        (21, "vegetation", (107, 142, 35)),
+        (22, "terrain", (152, 251, 152)),
+        (23, "sky", (70, 130, 180)),
+        (24, "person", (220, 20, 60)),
+        (25, "rider", (255, 0, 0)),
+        (26, "car", (0, 0, 142)),
+        (27, "truck", (0, 0, 70)),
+        (28, "bus", (0, 60, 100)),
+        (31, "train", (0, 80, 100)),
+        (32, "motorcycle", (0, 0, 230)),
+        (33, "bicycle", (119, 11, 32)),
+    ],
+    # 255 is the license plate (-1) as an 8-bit file stores it.
+    void=(0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255),
+)
 # Colors of the SegNet tutorial, the usual source of the 11-class labels.
-_CAMVID_ROWS = [
-    (0, "sky", (128, 128, 128)),
-    (1, "building", (128, 0, 0)),
-    (2, "pole", (192, 192, 128)),
-    (3, "road", (128, 64, 128)),
-    (4, "pavement", (60, 40, 222)),
-    (5, "tree", (128, 128, 0)),
-    (6, "sign symbol", (192, 128, 128)),
-    (7, "fence", (64, 64, 128)),
-    (8, "car", (64, 0, 128)),
-    (9, "pedestrian", (64, 64, 0)),
-    (10, "bicyclist", (0, 128, 192)),
-]
-
-CITYSCAPES = make_table("Cityscapes", _CITYSCAPES_ROWS, _CITYSCAPES_VOID)
-CAMVID = make_table("CamVid", _CAMVID_ROWS, (11,))
+CAMVID = make_table(
+    "CamVid",
+    [
+        (0, "sky", (128, 128, 128)),
+        (1, "building", (128, 0, 0)),
+        (2, "pole", (192, 192, 128)),
+        (3, "road", (128, 64, 128)),
+        (4, "pavement", (60, 40, 222)),
+        (5, "tree", (128, 128, 0)),
+        (6, "sign symbol", (192, 128, 128)),
+        (7, "fence", (64, 64, 128)),
+        (8, "car", (64, 0, 128)),
+        (9, "pedestrian", (64, 64, 0)),
+        (10, "bicyclist", (0, 128, 192)),
+    ],
+    void=(11,),
+)

@@ -34,9 +34,7 @@ def resize_logits(
 
 @jax.named_scope("loss")
 def cross_entropy_map(
-    logits: Float[Array, "n h w k"],
-    labels: Integer[Array, "n height width"],
-    ignore: int = 255,
+    logits: Float[Array, "n h w k"], labels: Integer[Array, "n height width"], ignore: int = 255
 ) -> tuple[Float[Array, "n height width"], Bool[Array, "n height width"]]:
     """Cross entropy of every pixel, with the logits resized to the labels' size first.
 
@@ -71,10 +69,7 @@ def cross_entropy_map(
 
 @jax.named_scope("loss")
 def task_loss(
-    loss_map: Float[Array, "n h w"],
-    valid: Bool[Array, "n h w"],
-    *,
-    ignored: Ignored = "excluded",
+    loss_map: Float[Array, "n h w"], valid: Bool[Array, "n h w"], *, ignored: Ignored = "excluded"
 ) -> Float[Array, ""]:
     """Mean of a loss map: over its valid pixels, or over all when ignored pixels are "counted".
 

@@ -1,4 +1,4 @@
-"""Scores of semantic segmentation, from a confusion matrix that is exact to the last pixel.
+"""Scores of segmentation from a confusion matrix that is exact to the last pixel; label boundaries in blocks.
 
 Batches are counted and added up on the devices, in integers: float32 would lose pixels from 2**24 on,
 which is eight Cityscapes images, and int32 wraps at 2**31, a tenth of Mapillary's validation split.
@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float64, Int32, Int64, Integer, UInt32
+from jaxtyping import Array, Bool, Float64, Int, Int32, Int64, Integer, UInt8, UInt32
+
+from segblocks_jax.tasks.segmentation.labels import IGNORE
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "ignore"))
@@ -59,17 +61,12 @@ class ConfusionTotal:
     """
 
     def __init__(self, num_classes: int, ignore: int = 255, mesh: Mesh | None = None):
-        """Starts from no pixel.
+        """Starts from no pixel; sizes as for `confusion_matrix`.
 
-        Args:
-          num_classes: see `confusion_matrix`.
-          ignore: see `confusion_matrix`.
-          mesh: has one axis, over which the images of a batch are spread; default: one device.
+        The mesh has one axis, over which the images of a batch are spread; default: one device.
         """
         self.ignore = ignore
-        self._mesh = (
-            jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]) if mesh is None else mesh
-        )
+        self._mesh = mesh or jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
         self._added = np.zeros((num_classes, num_classes), np.int64)
         nothing = np.zeros((2, num_classes, num_classes), np.uint32)
         self._words = jax.device_put(nothing, NamedSharding(self._mesh, P()))
@@ -205,3 +202,42 @@ def _mean_present(values: np.ndarray) -> float:
     """Mean of the values that are not NaN; NaN, not a warning, when there is none."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")
+
+
+class BoundaryDensity:
+    """Counts pixels that differ in label from their right or lower neighbor, and all, in two kinds of blocks.
+
+    Attributes:
+        counts: [edges, pixels] of [unmarked, marked] blocks.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        """For blocks of `block_size` pixels a side; nothing is counted yet."""
+        self._block_size = block_size
+        self.counts: Int[np.ndarray, "2 2"] = np.zeros((2, 2), np.int64)
+
+    def add(self, labels: UInt8[np.ndarray, "n h w"], mask: Bool[np.ndarray, "n gh gw"]) -> None:
+        """Counts the pixels of a batch whose marked blocks are True in `mask`."""
+        valid = labels != IGNORE
+        edge = np.zeros(labels.shape, bool)
+        for here, ahead in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:, :, :-1], np.s_[:, :, 1:])):
+            edge[here] |= (labels[here] != labels[ahead]) & valid[here] & valid[ahead]
+        marked = mask.repeat(self._block_size, 1).repeat(self._block_size, 2)
+        for kind, chosen in enumerate((~marked, marked)):
+            self.counts[:, kind] += edge[chosen].sum(), valid[chosen].sum()
+
+
+def boundary_ratio(counts: Int[np.ndarray, "2 2"]) -> float | None:
+    """Density of boundary pixels in marked blocks over that in the others; None where there is none."""
+    edges, pixels = counts
+    if not (pixels.all() and edges[0]):
+        return None
+    unmarked, marked = edges / pixels
+    return float(marked / unmarked)
+
+
+def format_scores(scores: Scores, class_names: Sequence[str]) -> str:
+    """A text table of the IoU of every class and their mean."""
+    width = max(map(len, class_names)) + 2
+    rows = [*zip(class_names, scores.class_iou, strict=True), ("mIoU", scores.mean_iou)]
+    return "\n".join(f"{name:{width}}{value:7.2%}" for name, value in rows)

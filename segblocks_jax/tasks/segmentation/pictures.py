@@ -13,9 +13,7 @@ _TITLE_COLOR = (255, 255, 255)
 
 
 def colorize(
-    label: Integer[np.ndarray, "h w"],
-    colors: Integer[np.ndarray, "k 3"],
-    ignore: int = 255,
+    label: Integer[np.ndarray, "h w"], colors: Integer[np.ndarray, "k 3"], ignore: int = 255
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Paints every pixel in the color of its class; `ignore` becomes black.
 
@@ -149,9 +147,7 @@ def panels(
 
 
 def side_by_side(
-    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    titles: Sequence[str] | None = None,
-    gap: int = 8,
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], titles: Sequence[str] | None = None, gap: int = 8
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Puts pictures of any size in a row on black, tops aligned, each under its title.
 

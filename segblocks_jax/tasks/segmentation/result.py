@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 
 
 @no_type_check

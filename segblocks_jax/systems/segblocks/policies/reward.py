@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import no_type_check
 
 _MIN_STD = 1e-6  # Nats. Below, all blocks are alike, and rounding would be what is normalized.
 

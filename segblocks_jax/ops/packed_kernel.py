@@ -1,15 +1,13 @@
-"""What a convolution takes besides rows and patches: a packed kernel, transformed where that pays; an epilogue."""
+"""PackedKernel: a kernel in the order in which `indexed_conv` reads it, transformed where that pays."""
 
 import dataclasses
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from segblocks_jax.ops import extension
-from segblocks_jax.ops.checks import no_type_check
+from segblocks_jax.ops import extension, no_type_check
 
 # Winograd's minimal filtering of 3 x 3 kernels, for squares of 2 x 2 outputs: the kernel's part. Of stride 1,
 # F(2 x 2, 3 x 3) of Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016): 16 products
@@ -43,7 +41,7 @@ class PackedKernel:
         features: output channels k.
         depthwise: whether every channel is convolved alone.
         winograd: the stride for which the weights are transformed (see
-            `segblocks_jax.ops.indexed_conv.operands`); 0: they are plain, for any stride.
+            `segblocks_jax.ops.packed_kernel`); 0: they are plain, for any stride.
     """
 
     weights: Float[Array, "..."]
@@ -137,32 +135,3 @@ def winograd_inverse(stride: int) -> np.ndarray:
 def _order(stride: int) -> list[int]:
     points, side = _POINTS[stride], len(_TAPS[stride])
     return [r * side + s for a in points for b in points for r in a for s in b]
-
-
-Activation = Literal["none", "relu", "relu6"]
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
-
-
-@jax.tree_util.register_dataclass
-@no_type_check
-@dataclasses.dataclass(frozen=True, eq=False)
-class Epilogue:
-    """What follows a convolution before its result is stored, in float32.
-
-    ``y = activation(conv * scale + bias + residual)``, and for a layer that normalizes first,
-    ``relu(y * following[0] + following[1])``.
-
-    Attributes:
-        scale, bias: (k,), e.g. a folded batch norm; None: 1 and 0.
-        residual: (p, k), like the output; None: 0.
-        following: (scale, bias) of the second output; None: there is none.
-        activation: "none", "relu" or "relu6".
-        keep: whether y itself is stored.
-    """
-
-    scale: Float[Array, "k"] | None = None
-    bias: Float[Array, "k"] | None = None
-    residual: Float[Array, "p k"] | None = None
-    following: tuple[Float[Array, "k"], Float[Array, "k"]] | None = None
-    activation: Activation = dataclasses.field(default="none", metadata={"static": True})
-    keep: bool = dataclasses.field(default=True, metadata={"static": True})

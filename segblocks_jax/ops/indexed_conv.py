@@ -1,14 +1,45 @@
-"""indexed_conv: convolution of a packed list whose rows are found by index; checks and the compiled call."""
+"""indexed_conv: convolution of a packed list whose rows are found by index."""
+
+import dataclasses
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from segblocks_jax.ops import extension, ffi_call
-from segblocks_jax.ops.indexed_conv import reference
-from segblocks_jax.ops.indexed_conv.operands import ACTIVATIONS, Epilogue, PackedKernel
-from segblocks_jax.ops.patches import IndexPatches
+from segblocks_jax.ops import extension, ffi_call, no_type_check
+from segblocks_jax.ops.packed_kernel import PackedKernel
+from segblocks_jax.ops.patches import IndexPatches, gather
+
+Activation = Literal["none", "relu", "relu6"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+Outputs = tuple[Float[Array, "p k"] | None, Float[Array, "p k"] | None]
+
+
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclasses.dataclass(frozen=True, eq=False)
+class Epilogue:
+    """What follows a convolution before its result is stored, in float32.
+
+    ``y = activation(conv * scale + bias + residual)``, and for a layer that normalizes first,
+    ``relu(y * following[0] + following[1])``.
+
+    Attributes:
+        scale, bias: (k,), e.g. a folded batch norm; None: 1 and 0.
+        residual: (p, k), like the output; None: 0.
+        following: (scale, bias) of the second output; None: there is none.
+        activation: "none", "relu" or "relu6".
+        keep: whether y itself is stored.
+    """
+
+    scale: Float[Array, "k"] | None = None
+    bias: Float[Array, "k"] | None = None
+    residual: Float[Array, "p k"] | None = None
+    following: tuple[Float[Array, "k"], Float[Array, "k"]] | None = None
+    activation: Activation = dataclasses.field(default="none", metadata={"static": True})
+    keep: bool = dataclasses.field(default=True, metadata={"static": True})
 
 
 @jax.named_scope("indexed_conv")
@@ -20,7 +51,7 @@ def indexed_conv(
     epilogue: Epilogue | None = None,
     *,
     implementation: str | None = None,
-) -> tuple[Float[Array, "p k"] | None, Float[Array, "p k"] | None]:
+) -> Outputs:
     """Convolves patches of rows that are found by index, without padding, accumulating in float32.
 
     A unit of `patches` of (height, width) gives ``(height - kh) // stride + 1`` times
@@ -46,7 +77,7 @@ def indexed_conv(
         raise ValueError("indexed_conv: XLA has no convolution by index; use 'ffi' or 'reference'")
     epilogue = epilogue or Epilogue()
     _check(rows, patches, kernel, stride, epilogue)
-    run = _compiled if extension.resolve(implementation) == "ffi" else reference.indexed_conv
+    run = _compiled if extension.resolve(implementation) == "ffi" else _reference
     return run(rows, patches, kernel, stride, epilogue)
 
 
@@ -86,8 +117,7 @@ def _check(
         raise ValueError(
             f"indexed_conv: residual has shape {epilogue.residual.shape}; expected {expected}"
         )
-    vectors = [epilogue.scale, epilogue.bias, *(epilogue.following or ())]
-    for vector in vectors:
+    for vector in (epilogue.scale, epilogue.bias, *(epilogue.following or ())):
         if vector is not None and vector.shape != expected[1:]:
             raise ValueError(
                 f"indexed_conv: a scale or bias has shape {vector.shape}; expected {expected[1:]}"
@@ -95,13 +125,9 @@ def _check(
 
 
 def _compiled(
-    rows: Float[Array, "r c"],
-    patches: IndexPatches,
-    kernel: PackedKernel,
-    stride: int,
-    epilogue: Epilogue,
-) -> tuple[Float[Array, "p k"] | None, Float[Array, "p k"] | None]:
-    def run(kernel: PackedKernel) -> tuple[Array | None, Array | None]:
+    rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
+) -> Outputs:
+    def run(kernel: PackedKernel) -> Outputs:
         return _run(rows, patches, kernel, stride, epilogue)
 
     if not kernel.winograd:
@@ -112,7 +138,7 @@ def _compiled(
 
 def _run(
     rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
-) -> tuple[Array | None, Array | None]:
+) -> Outputs:
     pixels, features = patches.num_outputs(kernel.size, stride), kernel.features
     nothing = jnp.zeros(0, jnp.float32)
     residual = jnp.zeros((0, features), rows.dtype)
@@ -136,13 +162,79 @@ def _run(
         ((pixels if second else 0, features), rows.dtype),
         ((patches.means.shape[0], rows.shape[1]), rows.dtype),
     )
-    attributes = (
-        ("kh", kernel.size[0]),
-        ("kw", kernel.size[1]),
-        ("stride", stride),
-        ("groups", kernel.features if kernel.depthwise else 1),
-        ("activation", ACTIVATIONS.index(epilogue.activation)),
-        ("winograd", int(kernel.winograd > 0)),
+    out, out2, _ = ffi_call.call(
+        "segblocks_indexed_conv",
+        operands,
+        results,
+        kh=kernel.size[0],
+        kw=kernel.size[1],
+        stride=stride,
+        groups=kernel.features if kernel.depthwise else 1,
+        activation=ACTIVATIONS.index(epilogue.activation),
+        winograd=int(kernel.winograd > 0),
     )
-    out, out2, _ = ffi_call.call("segblocks_indexed_conv", operands, results, attributes)
     return (out if epilogue.keep else None), (out2 if second else None)
+
+
+def _reference(
+    rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
+) -> Outputs:
+    # Gathers, then makes one product for each tap of the kernel.
+    high, low = (
+        _convolve(part, kernel, stride).reshape(-1, kernel.features)
+        for part in gather(rows, patches)
+    )
+    # Low units follow the high ones that are live; with all live, this changes nothing.
+    out = jnp.concatenate([high, low])
+    if high.shape[0] and low.shape[0]:
+        start = patches.counts[0] * (high.shape[0] // patches.high.shape[0])
+        out = lax.dynamic_update_slice(out, low, (start, jnp.zeros_like(start)))
+    return _finish(out, epilogue, rows.dtype)
+
+
+def _convolve(maps: Array, kernel: PackedKernel, stride: int) -> Array:
+    # Sums of products of one tap round less than one long product: half the error at 9 x 64 terms.
+    kh, kw = kernel.size
+    m, h, w, channels = maps.shape
+    ho, wo = (h - kh) // stride + 1, (w - kw) // stride + 1
+    weights = _taps(kernel.plain())
+    out = jnp.zeros((m, ho, wo, kernel.features), jnp.float32)
+    if not m:
+        return out
+    for i in range(kh):
+        for j in range(kw):
+            stop = (m, i + stride * (ho - 1) + 1, j + stride * (wo - 1) + 1, channels)
+            tap = lax.slice(maps, (0, i, j, 0), stop, (1, stride, stride, 1))
+            weight = weights[i * kw + j]
+            if kernel.depthwise:
+                product = tap.astype(jnp.float32) * weight.astype(jnp.float32)[None, None, None]
+            else:
+                product = jnp.einsum(
+                    "mhwc,ck->mhwk", tap, weight, preferred_element_type=jnp.float32
+                )
+            out = out + product
+    return out
+
+
+def _taps(kernel: PackedKernel) -> Array:
+    """(kh kw, c, k), or (kh kw, c) of a depthwise kernel."""
+    if kernel.depthwise:
+        return kernel.weights
+    flat = kernel.weights.swapaxes(0, 1).reshape(kernel.weights.shape[1], -1)[:, : kernel.features]
+    return flat.reshape(kernel.size[0] * kernel.size[1], -1, kernel.features)
+
+
+def _finish(out: Array, epilogue: Epilogue, dtype: jax.typing.DTypeLike) -> Outputs:
+    if epilogue.scale is not None:
+        out = out * epilogue.scale[None]
+    if epilogue.bias is not None:
+        out = out + epilogue.bias[None]
+    if epilogue.residual is not None:
+        out = out + epilogue.residual.astype(jnp.float32)
+    activation = {"none": lambda x: x, "relu": jax.nn.relu, "relu6": jax.nn.relu6}
+    out = activation[epilogue.activation](out)
+    second = None
+    if epilogue.following is not None:
+        scale, bias = epilogue.following
+        second = jax.nn.relu(out * scale[None] + bias[None]).astype(dtype)
+    return (out.astype(dtype) if epilogue.keep else None), second
