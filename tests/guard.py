@@ -18,7 +18,7 @@ from flax import nnx
 import segblocks_jax as sb
 from segblocks_jax.adaptive.estimators import surrogate_loss
 from segblocks_jax.systems.segblocks.policies import Reward, advantage
-from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.systems.segblocks.policies.reinforce import PolicyNet
 from segblocks_jax.tasks.segmentation.losses import (
     block_mean,
     bootstrapped_loss,

@@ -21,9 +21,8 @@ from segblocks_jax.inference.programs import KeyedCache
 from segblocks_jax.inference.timing import LatencyTracker
 from segblocks_jax.nn import resize_bilinear
 from segblocks_jax.ops import extension
-from segblocks_jax.systems.segblocks.modes import Mode
 from segblocks_jax.systems.segblocks.serving import Server
-from segblocks_jax.systems.segblocks.settings import Program
+from segblocks_jax.systems.segblocks.settings import Mode, Program
 
 SIDE = 64
 SPEC = sb.ModelSpec(

@@ -5,7 +5,7 @@ import pytest
 from test_engine import SPEC, build, pictures
 
 import segblocks_jax as sb
-from segblocks_jax.systems.segblocks.onnx import export_onnx
+from segblocks_jax.systems.segblocks.export import export_onnx
 
 SHAPE = (1, 64, 128)
 

@@ -12,7 +12,7 @@ import segblocks_jax as sb
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.adaptive.decision import top_fraction
 from segblocks_jax.exact import count_of, exact
-from segblocks_jax.systems.segblocks.modes import Mode
+from segblocks_jax.systems.segblocks.settings import Mode
 
 TOTALS = st.integers(1, 5000)
 PERCENT = st.integers(0, 100)

@@ -24,11 +24,10 @@ from segblocks_jax.data import NORMALIZATION, TABLES
 from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
-from segblocks_jax.systems.segblocks import callbacks, evaluation, oracle, policies
+from segblocks_jax.systems.segblocks import evaluation, policies, resolution_gain
 from segblocks_jax.systems.segblocks import system as system_module
-from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.build import create_system, open_source
 from segblocks_jax.systems.segblocks.engine import Engine
-from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training import loop
@@ -161,15 +160,16 @@ def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
 def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monkeypatch, tmp_path):
     shown = []
     monkeypatch.setattr(
-        callbacks.pictures, "panels", lambda *given: shown.append(given[4]) or {"a": given[0]}
+        system_module.pictures, "panels", lambda *given: shown.append(given[4]) or {"a": given[0]}
     )
     image, size = np.zeros((1, 64, 64, 3), np.uint8), (64, 64)
     batch = EvalBatch(image, np.zeros((1, *size), np.uint8), ("x",), (size,))
     scores = np.ones((1, 1, 1), np.float32)
     result = Segmentation(batch.label, None, scores > 0, scores, 1.0, False)
     with RunLog(tmp_path) as log:
-        for learned in (False, True):
-            callbacks.EvalPictures(log, 1, sources[1].table, 1, learned)(batch, result)
+        for policy in ("random", "reinforce"):
+            shown_by = system(config(policy, loop={"eval_pictures": 1}), *sources)
+            shown_by.show(log, 1)(batch, result)
     assert shown[0] is None
     np.testing.assert_array_equal(shown[1], scores[0])
 
@@ -240,18 +240,18 @@ def test_the_oracles_decisions_are_compiled_once():
     policy = policies.create("oracle", block_size=64, target=0.5)
     modules = nnx.Dict(net=take_steps.SmallNet(nnx.Rngs(0)), policy=policy)
     image, label = batch(2).values()
-    oracle._decide.clear_cache()
+    resolution_gain._decide.clear_cache()
     for seed in (0, 1):
-        masks = oracle.OracleMasks(modules, NORMALIZATION["street_scenes"], tiny.config("oracle"))
+        masks = resolution_gain.OracleMasks(
+            modules, NORMALIZATION["street_scenes"], tiny.config("oracle")
+        )
         assert masks(image, label, seed).sum() == 4
-    assert oracle._decide._cache_size() == 1
+    assert resolution_gain._decide._cache_size() == 1
 
 
 def predict(trained, source, output, **options):
     source = None if source is None else str(source)
-    return commands.predict(
-        system(config()), trained, "latest", commands.Prediction(source, output, **options)
-    )
+    return commands.predict(system(config()), trained, "latest", source, output, **options)
 
 
 def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng):

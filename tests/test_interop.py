@@ -13,7 +13,7 @@ from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax.interop import load_torch_state_dict
-from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.systems.segblocks.policies.reinforce import PolicyNet
 
 MODELS = {"rn18": "swiftnet_rn18", "rn50": "swiftnet_rn50", "effl1": "swiftnet_efflite1"}
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax.interop import load_torch_state_dict
-from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.systems.segblocks.policies.reinforce import PolicyNet
 
 
 def small_net() -> nnx.Module:

@@ -17,8 +17,7 @@ from flax import nnx
 import segblocks_jax as sb
 from segblocks_jax.data import NORMALIZATION
 from segblocks_jax.experiments import commands
-from segblocks_jax.systems.segblocks.build import create_system
-from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.systems.segblocks.build import create_system, open_source
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.training import loop
 from segblocks_jax.training.workdir import load_modules

@@ -23,7 +23,7 @@ from segblocks_jax.experiments import run, sweep
 from segblocks_jax.inference.files import find_files
 from segblocks_jax.interop import check_target, load_backbone
 from segblocks_jax.systems.segblocks import seams
-from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.systems.segblocks.build import open_source
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.logging import RunLog
 

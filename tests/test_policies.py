@@ -15,7 +15,7 @@ from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.adaptive.decision import Decision, fill_scores, top_fraction
 from segblocks_jax.adaptive.estimators import surrogate_loss
 from segblocks_jax.systems.segblocks.policies import POLICIES, Reward, advantage
-from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.systems.segblocks.policies.reinforce import PolicyNet
 from segblocks_jax.tasks.segmentation.losses import block_mean
 
 BLOCK = 128

@@ -15,11 +15,11 @@ pytest.importorskip("matplotlib")
 
 import segblocks_jax as sb
 from segblocks_jax.analysis import plots
-from segblocks_jax.analysis import report as report_module
 from segblocks_jax.analysis.parts import measure_parts
-from segblocks_jax.analysis.records import read_records
+from segblocks_jax.analysis.records import read_records, run_folder
 from segblocks_jax.analysis.report import write_report
 from segblocks_jax.systems.segblocks import seams
+from segblocks_jax.training.logging import read_log
 
 # Of every sweep: mIoU and operations, classes, curves, shares. Then images, seams (two maps, profiles), parts.
 PLOTS = 4
@@ -114,7 +114,7 @@ def test_curves_hold_no_steps_that_were_lost(tmp_path):
     steps = [10, 20, 20, 30, 40, 30, 40, 50]  # Killed behind 40, its checkpoint before 30.
     lines = [json.dumps({"step": step, "values": {}}) for step in steps]
     (folder / "metrics.jsonl").write_text("\n".join(lines))
-    found = [entry["step"] for entry in report_module._metrics(tmp_path, "k")]
+    found = [entry["step"] for entry in read_log(run_folder(tmp_path, "k"))]
     assert found == [10, 20, 20, 30, 40, 50]
 
 

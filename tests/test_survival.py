@@ -20,7 +20,7 @@ import tiny
 from test_sharding import free_port, mesh
 
 from segblocks_jax.structured_config import ConfigError
-from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.systems.segblocks.build import open_source
 from segblocks_jax.training import flat_state, loop
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.workdir import Timing, check_same_config

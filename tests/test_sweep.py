@@ -12,7 +12,7 @@ from tiny import config
 from segblocks_jax.analysis import records as tables
 from segblocks_jax.errors import UserError
 from segblocks_jax.experiments import plan as planning
-from segblocks_jax.experiments import runner, sweep
+from segblocks_jax.experiments import sweep
 from segblocks_jax.structured_config import ConfigError, fields_affecting, leaves
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.preemption import Preempted
@@ -121,11 +121,11 @@ def test_two_runners_on_one_folder_train_nothing_twice(tmp_path, monkeypatch):
     def train(key, _, folder, data_dir):
         done.append(key)
         time.sleep(0.05)
-        (folder / runner.RECORD).write_text("{}")
+        (folder / sweep.RECORD).write_text("{}")
 
-    monkeypatch.setattr(runner, "train_and_record", train)
-    monkeypatch.setattr(runner.jax, "clear_caches", lambda: None)
-    threads = [threading.Thread(target=runner.run_all, args=(configs, tmp_path)) for _ in range(2)]
+    monkeypatch.setattr(sweep, "train_and_record", train)
+    monkeypatch.setattr(sweep.jax, "clear_caches", lambda: None)
+    threads = [threading.Thread(target=sweep.run_all, args=(configs, tmp_path)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -142,23 +142,23 @@ def test_a_run_that_fails_does_not_stop_the_others(error, tmp_path, monkeypatch,
     def train(key, _, folder, data_dir):
         if key == "bad":
             raise error("no such thing")
-        (folder / runner.RECORD).write_text("{}")
+        (folder / sweep.RECORD).write_text("{}")
 
-    monkeypatch.setattr(runner, "train_and_record", train)
-    monkeypatch.setattr(runner.jax, "clear_caches", lambda: None)
+    monkeypatch.setattr(sweep, "train_and_record", train)
+    monkeypatch.setattr(sweep.jax, "clear_caches", lambda: None)
     text = str(error("no such thing"))
-    assert runner.run_all(configs, tmp_path) == {"bad": f"{error.__name__}: {text}"}
+    assert sweep.run_all(configs, tmp_path) == {"bad": f"{error.__name__}: {text}"}
     assert ("Traceback" in capsys.readouterr().err) == (error is not ConfigError)
-    assert (tmp_path / "runs" / "good" / runner.RECORD).is_file()
+    assert (tmp_path / "runs" / "good" / sweep.RECORD).is_file()
 
 
 def test_a_signal_stops_all_runs(tmp_path, monkeypatch):
     def train(*_):
         raise Preempted(3)
 
-    monkeypatch.setattr(runner, "train_and_record", train)
+    monkeypatch.setattr(sweep, "train_and_record", train)
     with pytest.raises(Preempted):
-        runner.run_all({"a": config(), "b": config()}, tmp_path)
+        sweep.run_all({"a": config(), "b": config()}, tmp_path)
 
 
 def test_a_sweep_that_is_stopped_has_the_tables_of_what_is_done(tmp_path, monkeypatch):

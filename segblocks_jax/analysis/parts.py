@@ -16,8 +16,6 @@ from segblocks_jax.models import SwiftNet
 from segblocks_jax.nn import on_full_image
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
 
-Function = Callable[[Any], Any]
-
 
 def measure_parts(
     system: nnx.Dict,
@@ -45,38 +43,34 @@ def measure_parts(
     grid = BlockGrid.from_mask(mask, low_factor=low_factor)
     runs: dict[Any, Callable[[], Any]] = {}
     memory: dict[str, int] = {}
-    for name, function, argument in _parts(system, jnp.asarray(image), grid):
+
+    def add(name: str, function: Callable[[Any], Any], argument: Any) -> Any:
         compiled = jax.jit(function).lower(argument).compile()
         analysis = compiled.memory_analysis()
         memory[name] = 0 if analysis is None else analysis.temp_size_in_bytes
         runs[name] = functools.partial(compiled, argument)
+        return compiled(argument)
+
+    _add_parts(system, jnp.asarray(image), grid, add)
     seconds = interleaved(runs, rounds)
     return {name: {"seconds": seconds[name], "megabytes": memory[name] / 1e6} for name in runs}
 
 
-def _parts(system: nnx.Dict, image: Array, grid: BlockGrid) -> list[tuple[str, Function, Any]]:
+def _add_parts(
+    system: nnx.Dict, image: Array, grid: BlockGrid, add: Callable[[str, Any, Any], Any]
+) -> None:
+    """Calls `add` with name, function and argument of each part; it returns what the part gives."""
     net = system.net
     upsampling, stride = net.semantics.low_upsampling, net.output_stride
-    parts: list[tuple[str, Function, Any]] = []
-
-    def add(name: str, function: Function, argument: Any) -> Any:
-        parts.append((name, function, argument))
-        return jax.jit(function)(argument)
-
     add("policy", lambda x: system.policy(x, jax.random.key(0)).scores, image)
     blocks = add("split", lambda x: split(x, grid), image)
     if isinstance(net, SwiftNet):
         stages = add("backbone", net.backbone, blocks)
         x = add("pyramid", lambda x: on_full_image(net.spp, x, net.semantics), stages[-1])
         for i, (step, skip) in enumerate(zip(net.upsample, reversed(stages[:-1]), strict=True)):
-            x = add(f"decoder {i + 1}", functools.partial(_apply, step), (x, skip))
+            x = add(f"decoder {i + 1}", lambda pair, step=step: step(*pair), (x, skip))
         logits = add("logits", net.logits, x)
     else:
         logits = add("network", net, blocks)
     combined = add("combine", lambda x: combine(x, upsampling), logits)
     add("label map", lambda x: upsample_argmax(x.astype(jnp.float32), stride), combined)
-    return parts
-
-
-def _apply(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    return step(*arguments)

@@ -103,8 +103,8 @@ def curves(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     Args:
         lines: of `metrics.jsonl`, by label.
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    grid = figure.subplots(2, 3).ravel()
+    figure, panels = _figure(9, 5, 2, 3)
+    grid = panels.ravel()
     for axes, (name, title) in zip(grid, _CURVES.items(), strict=False):
         for i, (label, entries) in enumerate(lines.items()):
             values = [(e["step"], e["values"].get(f"train/{name}")) for e in entries]
@@ -140,8 +140,7 @@ def share_histogram(rows: Rows) -> Figure:
 
 def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
     """Where one image's logits in blocks differ from the dense ones, a panel per padding mode."""
-    figure = Figure(figsize=(10, 2.6), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(seams.maps))
+    figure, (first, *others) = _figure(10, 2.6, 1, 1 + len(seams.maps))
     first.imshow(image)
     first.set_title("image", fontsize=9)
     top = max(float(np.quantile(m[0], 0.99)) for m in seams.maps.values())
@@ -157,8 +156,8 @@ def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
 
 def seam_profiles(seams: Mapping[str, Seams]) -> Figure:
     """Mean difference by distance from a block's border, a panel per grid."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(seams)))
+    figure, panels = _figure(8, 3.2, 1, len(seams))
+    panels = np.atleast_1d(panels)
     for axes, (grid, found) in zip(panels, seams.items(), strict=True):
         for i, mode in enumerate(found.maps):
             axes.plot(found.profile(mode), marker=".", label=mode, **style(i))
@@ -170,8 +169,7 @@ def seam_profiles(seams: Mapping[str, Seams]) -> Figure:
 
 def parts(measured: Mapping[str, Mapping[str, float]], by_part: Mapping[str, float]) -> Figure:
     """Time, memory and operations of a network's parts."""
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure, panels = _figure(10, 3.2, 1, 3)
     columns = (
         ({name: 1e3 * m["seconds"] for name, m in measured.items()}, "time, ms"),
         ({name: m["megabytes"] for name, m in measured.items()}, "temporary memory, MB"),
@@ -185,9 +183,9 @@ def parts(measured: Mapping[str, Mapping[str, float]], by_part: Mapping[str, flo
     return figure
 
 
-def _figure(width: float = 7.0) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 4), layout="constrained")
-    return figure, figure.subplots()
+def _figure(width: float = 7.0, height: float = 4.0, *grid: int) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(*grid)
 
 
 def _legend(axes: Axes) -> None:

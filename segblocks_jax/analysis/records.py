@@ -10,9 +10,12 @@ import io
 import json
 import math
 import pathlib
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from flax.traverse_util import flatten_dict
 
 from segblocks_jax.errors import InputError, MissingFileError, UserError
 from segblocks_jax.paths import expand
@@ -65,25 +68,18 @@ def write_tables(runs: pathlib.Path) -> list[pathlib.Path]:
         raise MissingFileError(f"{runs}: no such folder of runs")
     records, written = read_records(runs), []
     for sweep in read_sweeps(runs):
-        for suffix, text in (
-            ("md", format_markdown(sweep, records)),
-            ("csv", format_csv(sweep, records)),
-        ):
+        for suffix, format_table in (("md", format_markdown), ("csv", format_csv)):
             path = runs / "tables" / f"{sweep['name']}.{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
+            path.write_text(format_table(sweep, records), encoding="utf-8", newline="\n")
             written.append(path)
     return written
 
 
 def format_markdown(sweep: dict[str, Any], records: dict[str, Record]) -> str:
     """One line per row of the sweep: means over its seeds, with the standard deviation where there are several."""
-    lines = [
-        f"**{sweep['title']}**{_conditions(sweep, records)}",
-        "",
-        f"| | {' | '.join(_COLUMNS)} |",
-        "|---" * (len(_COLUMNS) + 1) + "|",
-    ]
+    lines = [f"**{sweep['title']}**{_conditions(sweep, records)}", ""]
+    lines += [f"| | {' | '.join(_COLUMNS)} |", "|---" * (len(_COLUMNS) + 1) + "|"]
     for row in sweep["rows"]:
         found = [records[key] for key in row["runs"] if key in records]
         links = ", ".join(
@@ -99,18 +95,13 @@ def _conditions(sweep: dict[str, Any], records: dict[str, Record]) -> str:
     if not found:
         return ""
     named = {
-        "split": sorted({record["split"] for record in found}),
-        "steps": sorted({str(record["step"]) for record in found}),
-        "device": sorted({record["device"] for record in found}),
-        "commit": sorted({_short(record["commit"]) for record in found}),
+        "split": {record["split"] for record in found},
+        "steps": {str(record["step"]) for record in found},
+        "device": {record["device"] for record in found},
+        # Twelve digits, and whether there were changes.
+        "commit": {re.sub(r"^([^+]{12})[^+]*", r"\1", str(record["commit"])) for record in found},
     }
-    return " (" + "; ".join(f"{name} {', '.join(v)}" for name, v in named.items()) + ")"
-
-
-def _short(commit: str | None) -> str:
-    """Twelve digits, and whether there were changes."""
-    digits, plus, changes = str(commit).partition("+")
-    return digits[:12] + plus + changes
+    return " (" + "; ".join(f"{name} {', '.join(sorted(v))}" for name, v in named.items()) + ")"
 
 
 def _cells(found: Sequence[Record]) -> Iterator[str]:
@@ -141,14 +132,12 @@ def _mean(values: Sequence[float | None], style: str) -> str:
 
 def format_csv(sweep: dict[str, Any], records: dict[str, Record]) -> str:
     """One line per run, with every number of its record."""
-    lines = []
+    lines, groups = [], ("metrics", "at_target", "counts", "time")
     for row in sweep["rows"]:
-        for key in row["runs"]:
-            if key in records:
-                record = records[key]
-                head = {"row": row["label"], "run": key, "seed": record["config"]["seed"]}
-                groups = ("metrics", "at_target", "counts", "time")
-                lines.append(head | _flat({group: record[group] for group in groups}))
+        for key, record in ((key, records[key]) for key in row["runs"] if key in records):
+            head = {"row": row["label"], "run": key, "seed": record["config"]["seed"]}
+            flat = flatten_dict({group: record[group] for group in groups}, sep="/")
+            lines.append(head | {name: _cell(value) for name, value in flat.items()})
     columns = list(dict.fromkeys(name for line in lines for name in line))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -157,15 +146,10 @@ def format_csv(sweep: dict[str, Any], records: dict[str, Record]) -> str:
     return text.getvalue()
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        parts: dict[str, Any] = {}
-        for key, item in value.items():
-            parts |= _flat(item, f"{name}/{key}" if name else key)
-        return parts
+def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return {name: ""}
-    return {name: "x".join(map(str, value)) if isinstance(value, list) else value}
+        return ""
+    return "x".join(map(str, value)) if isinstance(value, list) else value
 
 
 def main() -> None:

@@ -34,9 +34,9 @@ from segblocks_jax.analysis.records import (
 from segblocks_jax.analysis.run_details import inspect_run
 from segblocks_jax.errors import InputError, UserError
 from segblocks_jax.systems.segblocks import seams
+from segblocks_jax.systems.segblocks.build import open_source
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import policy_type
-from segblocks_jax.systems.segblocks.sources import open_source
 from segblocks_jax.training.logging import read_log
 
 _PAGE = """<!DOCTYPE html>
@@ -141,15 +141,12 @@ def _add_sweep(
     name = sweep["name"]
     page.add(f"<h2>{html.escape(sweep['title'])}</h2>")
     page.add(_table(format_markdown(sweep, records)))
-    rows = {
-        row["label"]: [records[key] for key in row["runs"] if key in records]
-        for row in sweep["rows"]
-    }
-    rows = {label: found for label, found in rows.items() if found}
+    done = ((row["label"], [key for key in row["runs"] if key in records]) for row in sweep["rows"])
+    rows = {label: [records[key] for key in keys] for label, keys in done if keys}
     if not rows:
         page.add("<p>No run of this sweep is finished.</p>")
         return
-    lines = {label: _metrics(runs, found[0]["key"]) for label, found in rows.items()}
+    lines = {label: read_log(run_folder(runs, found[0]["key"])) for label, found in rows.items()}
     page.figure(f"{name}_tradeoff", "mIoU against operations", plots.tradeoff(rows))
     page.figure(f"{name}_classes", "IoU by class", plots.class_bars(rows))
     page.figure(f"{name}_curves", "Over training", plots.curves(lines))
@@ -157,11 +154,7 @@ def _add_sweep(
 
 
 def _add_closeup(
-    page: _Page,
-    runs: pathlib.Path,
-    record: Record,
-    images: Sequence[int],
-    data_dir: str | None,
+    page: _Page, runs: pathlib.Path, record: Record, images: Sequence[int], data_dir: str | None
 ) -> None:
     page.add(f"<h2>A close look at {html.escape(record['key'])}</h2>")
     config = ExperimentConfig.from_stored(record["config"])
@@ -174,12 +167,8 @@ def _add_closeup(
     for i, panel in enumerate(found.panels):
         page.picture(f"image_{i}", "Input, labels, prediction, errors, grid", panel)
     for grid, measured in found.seams.items():
-        name = f"seams_{grid.replace(' ', '_')}"
-        page.figure(
-            name,
-            f"Difference from the dense network, {grid} grid",
-            plots.seam_maps(found.images[0], measured),
-        )
+        name, caption = grid.replace(" ", "_"), f"Difference from the dense network, {grid} grid"
+        page.figure(f"seams_{name}", caption, plots.seam_maps(found.images[0], measured))
     page.figure("seams", "Seams by distance from a border", plots.seam_profiles(found.seams))
     by_part = record["counts"]["gmacs_by_part"]
     page.figure("parts", "Time, memory and operations by part", plots.parts(found.parts, by_part))
@@ -194,24 +183,17 @@ def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
     return next((r for r, kind in kinds if kind is not None and kind.learned), None)
 
 
-def _metrics(runs: pathlib.Path, key: str) -> list[dict[str, Any]]:
-    return read_log(run_folder(runs, key))
-
-
 def _table(markdown: str) -> str:
     """The Markdown of `format_markdown` as HTML, without its links into the folder of runs."""
     title, _, head, _, *rows = markdown.splitlines()
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *rows)]
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line) for line in (head, *rows))
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in plain]
     cells = [
-        "".join(f"<{kind}>{html.escape(_unlinked(cell))}</{kind}>" for cell in line)
+        "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in line)
         for kind, line in zip(["th", *["td"] * len(rows)], lines, strict=True)
     ]
     body = "\n".join(f"<tr>{row}</tr>" for row in cells)
     return f"<p>{html.escape(title.replace('**', ''))}</p>\n<table>\n{body}\n</table>"
-
-
-def _unlinked(cell: str) -> str:
-    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell)
 
 
 def main() -> None:

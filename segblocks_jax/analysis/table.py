@@ -34,8 +34,5 @@ def _row(evaluation: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(
-        format_table(
-            [current_record(json.loads(expand(path).read_text())) for path in sys.argv[1:]]
-        )
-    )
+    read = (json.loads(expand(path).read_text()) for path in sys.argv[1:])
+    print(format_table(list(map(current_record, read))))

@@ -1,6 +1,5 @@
 """The modes of an experiment: train, eval, speed, predict, export. Each returns an exit code."""
 
-import dataclasses
 import pathlib
 import shutil
 import sys
@@ -43,8 +42,7 @@ def evaluate(
     output = output or workdir
     check_writable(output)
     modules, step, pretrained = load_modules(system, workdir, checkpoint)
-    done = 0
-    total = system.eval_size // jax.process_count()
+    done, total = 0, system.eval_size // jax.process_count()
     console = rich.console.Console(stderr=True, quiet=not is_first())
     with Progress("eval", total, images_per_step=1, console=console) as progress:
 
@@ -79,48 +77,44 @@ def _write(path: pathlib.Path, value: Any) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What `predict` is to do.
+def predict(
+    system: SegBlocks,
+    workdir: pathlib.Path,
+    checkpoint: Any,
+    source: str | None,
+    output: pathlib.Path,
+    *,
+    mode: str = "exact",
+    shapes: tuple[tuple[int, int, int], ...] = (),
+    batch_size: int = 1,
+    side_by_side: bool = False,
+    max_pixels: int = 178_956_970,
+) -> int:
+    """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed.
 
-    Attributes:
+    Args:
+        system: of the experiment.
+        workdir: of its run.
+        checkpoint: a step, "latest" or "best".
         source: an image, a video, or a folder of both.
         output: folder for the results.
-        mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`.
+        mode: how many blocks run high, see `segblocks_jax.systems.segblocks.settings.Mode`.
         shapes: (n, h, w) that images are padded to, so that many sizes need few programs.
         batch_size: pictures of one size that are segmented together.
         side_by_side: writes input, labels and grid as one picture, too.
         max_pixels: images of more are refused.
     """
-
-    source: str | None
-    output: pathlib.Path
-    mode: str = "exact"
-    shapes: tuple[tuple[int, int, int], ...] = ()
-    batch_size: int = 1
-    side_by_side: bool = False
-    max_pixels: int = 178_956_970
-
-
-def predict(system: SegBlocks, workdir: pathlib.Path, checkpoint: Any, options: Prediction) -> int:
-    """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed."""
-    if options.source is None:
+    if source is None:
         raise InputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
-    images.allow_pixels(options.max_pixels)
-    check_writable(options.output)
-    found = files.find_files(pathlib.Path(options.source), options.output)
+    images.allow_pixels(max_pixels)
+    check_writable(output)
+    found = files.find_files(pathlib.Path(source), output)
     modules, _, _ = load_modules(system, workdir, checkpoint)
-    engine = system.engine(modules, mode=options.mode, shapes=options.shapes, keep_memory=True)
-    failed = prediction.predict_files(
-        engine,
-        system.table,
-        found,
-        options.output,
-        batch_size=options.batch_size,
-        side_by_side=options.side_by_side,
-    )
+    engine = system.engine(modules, mode=mode, shapes=shapes, keep_memory=True)
+    options: Any = {"batch_size": batch_size, "side_by_side": side_by_side}
+    failed = prediction.predict_files(engine, system.table, found, output, **options)
     done = len(found) - len(failed)
-    print(f"{done} of {len(found)} files segmented; results in {options.output}")
+    print(f"{done} of {len(found)} files segmented; results in {output}")
     for name, reason in failed:
         logging.error("%s: %s", name, reason)
     return 1 if failed else 0

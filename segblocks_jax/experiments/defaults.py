@@ -29,9 +29,7 @@ def config(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
             )
     for name, value in changes.items():
         if isinstance(value, Mapping) and name in full:
-            with full[name].unlocked():
-                full[name].update(value)
+            full[name].update(value)
         else:
-            with full.unlocked():
-                full[name] = value
+            full[name] = value
     return full

@@ -10,7 +10,7 @@ from typing import Any
 
 from segblocks_jax.errors import MissingFileError
 from segblocks_jax.paths import expand
-from segblocks_jax.structured_config import ConfigError, fields_affecting, flat
+from segblocks_jax.structured_config import ConfigError, fields_affecting, flat, nested
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 
 Overrides = Mapping[str, Any]
@@ -90,10 +90,11 @@ def make_plan(
     Raises:
         ConfigError: a row names an unknown field, or can't run.
     """
-    rows = {}
+    rows, fields = {}, flat(base)
     for label, overrides in sweep.rows.items():
+        changed = [nested({**fields, **overrides, "seed": seed}) for seed in seeds]
         try:
-            configs = [_override(base, {**overrides, "seed": seed}) for seed in seeds]
+            configs = list(map(ExperimentConfig.from_mapping, changed))
         except ConfigError as error:
             raise ConfigError(f"{name}, row {label!r}: {error}") from error
         rows[label] = {run_key(config): config for config in configs}
@@ -130,14 +131,6 @@ def run_key(config: ExperimentConfig) -> str:
         del chosen[name]
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
     return f"{config.model.name}_{config.policy.name}_{digest[:12]}"
-
-
-def _override(base: Mapping[str, Any], overrides: Overrides) -> ExperimentConfig:
-    fields = {k: dict(v) if isinstance(v, Mapping) else v for k, v in base.items()}
-    for name, value in overrides.items():
-        group, _, field = name.rpartition(".")
-        (fields.setdefault(group, {}) if group else fields)[field] = value
-    return ExperimentConfig.from_mapping(fields)
 
 
 def _module(file: pathlib.Path) -> Any:

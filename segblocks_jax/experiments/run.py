@@ -6,7 +6,6 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from segblocks_jax.errors import InputError, UserError
+from segblocks_jax.errors import InputError, MissingFileError, UserError
 from segblocks_jax.experiments import commands
 from segblocks_jax.paths import expand
 from segblocks_jax.structured_config import ConfigError, check_name
@@ -77,16 +76,11 @@ def main(datasets: tuple[str, ...]) -> None:
 def _parse(argv: list[str]) -> list[str]:
     try:
         argv = list(map(_expand_config, argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    for argument, following in itertools.pairwise([*argv, ""]):
-        if re.fullmatch(r"--?config(=.*)?", argument):
-            file = (argument.partition("=")[2] or following).partition(":")[0]
-            if not pathlib.Path(file).is_file():
-                print(f"error: --config={file}: no such file", file=sys.stderr)
-                sys.exit(2)
-    try:
+        for argument, following in itertools.pairwise([*argv, ""]):
+            if re.fullmatch(r"--?config(=.*)?", argument):
+                file = (argument.partition("=")[2] or following).partition(":")[0]
+                if not pathlib.Path(file).is_file():
+                    raise MissingFileError(f"--config={file}: no such file")
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if _in_config_file(error):
@@ -180,24 +174,22 @@ def _run(system: Any) -> int:
     checkpoint: Any = _CHECKPOINT.value
     if checkpoint.isdigit():
         checkpoint = int(checkpoint)
-    actions: dict[str, Callable[[], int]] = {
-        "train": lambda: commands.train(system, workdir, _profile()),
-        "eval": lambda: commands.evaluate(system, workdir, checkpoint, output),
-        "speed": lambda: commands.speed(system, output, _image_size()),
-        "predict": lambda: commands.predict(system, workdir, checkpoint, _prediction(workdir)),
-        "export": lambda: commands.export(system, workdir, checkpoint, output),
-    }
-    return actions[_MODE.value]()
-
-
-def _profile() -> Profile | None:
-    return None if _PROFILE.value is None else Profile.parse(_PROFILE.value)
-
-
-def _prediction(workdir: pathlib.Path) -> commands.Prediction:
-    return commands.Prediction(
-        source=_INPUT.value,
-        output=expand(_OUTPUT.value or workdir / "predictions"),
+    match _MODE.value:
+        case "train":
+            profile = None if _PROFILE.value is None else Profile.parse(_PROFILE.value)
+            return commands.train(system, workdir, profile)
+        case "eval":
+            return commands.evaluate(system, workdir, checkpoint, output)
+        case "speed":
+            return commands.speed(system, output, _image_size())
+        case "export":
+            return commands.export(system, workdir, checkpoint, output)
+    return commands.predict(
+        system,
+        workdir,
+        checkpoint,
+        _INPUT.value,
+        output if _OUTPUT.value else workdir / "predictions",
         mode=_SERVE.value,
         shapes=tuple(map(_shape, _SHAPES.value)),
         batch_size=_BATCH.value,

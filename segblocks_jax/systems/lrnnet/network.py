@@ -33,7 +33,6 @@ DILATIONS = (1, 2, 5, 9, 2, 5, 9, 17)
 """Of the third stage's blocks, one each."""
 _DEPTHS = (3, 2)  # Blocks of the first two stages, without dilation.
 _DROPOUT = (0.03, 0.03, 0.3)  # Rates by stage.
-_STRIDE = 8
 _MOMENTUM = 0.1
 
 
@@ -44,15 +43,8 @@ class Down(nnx.Module):
         self, in_features: int, features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """The convolution makes the channels that pooling does not."""
-        self.conv = Conv(
-            in_features,
-            features - in_features,
-            3,
-            stride=2,
-            use_bias=True,
-            semantics=semantics,
-            rngs=rngs,
-        )
+        conv = functools.partial(Conv, stride=2, use_bias=True, semantics=semantics, rngs=rngs)
+        self.conv = conv(in_features, features - in_features, 3)
         self.bn = BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)
 
     def __call__(self, x: Features) -> Features:
@@ -130,6 +122,24 @@ def _shuffle(pixels: jax.Array) -> jax.Array:
     return pixels.reshape(*around, 2, channels // 2).swapaxes(-1, -2).reshape(pixels.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class LRNNetOptions:
+    """Options of LRNNet.
+
+    Attributes:
+        width: channels of the encoder's second stage.
+        features: channels of the attention.
+        dilations: of the third stage, one per block. The largest bounds the size of blocks from below:
+            `segblocks_jax.nn.smallest_block`.
+        dropout: factor on the rates of dropout.
+    """
+
+    width: int = 64
+    features: int = 64
+    dilations: tuple[int, ...] = DILATIONS
+    dropout: float = 1.0
+
+
 class LRNEncoder(nnx.Module):
     """Three stages, each a `Down` and factorized blocks.
 
@@ -140,16 +150,9 @@ class LRNEncoder(nnx.Module):
 
     torch_names = TorchNames("net.backbone.")
 
-    def __init__(
-        self,
-        *,
-        width: int = 64,
-        dilations: tuple[int, ...] = DILATIONS,
-        dropout: float = 1.0,
-        semantics: BlockOptions,
-        rngs: nnx.Rngs,
-    ) -> None:
-        """Stages of half, once and twice `width` channels; `dropout` is a factor on its rates."""
+    def __init__(self, options: LRNNetOptions, *, semantics: BlockOptions, rngs: nnx.Rngs) -> None:
+        """Stages of half, once and twice `options.width` channels."""
+        width, dilations = options.width, options.dilations
         if width % 4 or width < 8:
             raise InputError(f"LRNNet: width is {width}; expected a multiple of 4, at least 8")
         if not dilations or min(dilations) < 1:
@@ -161,13 +164,10 @@ class LRNEncoder(nnx.Module):
         plans = (*((1,) * depth for depth in _DEPTHS), self.dilations)
         channels = (3, width // 2, width, 2 * width)
         for i, plan in enumerate(plans):
-            down = Down(channels[i], channels[i + 1], semantics=semantics, rngs=rngs)
-            blocks = [
-                FactorizedBlock(
-                    channels[i + 1], dilation, dropout * _DROPOUT[i], semantics=semantics, rngs=rngs
-                )
-                for dilation in plan
-            ]
+            before, after = channels[i : i + 2]
+            down = Down(before, after, semantics=semantics, rngs=rngs)
+            block = functools.partial(FactorizedBlock, after, semantics=semantics, rngs=rngs)
+            blocks = [block(dilation, options.dropout * _DROPOUT[i]) for dilation in plan]
             setattr(self, f"stage{i + 1}", nnx.List([down, *blocks]))
         self.features = channels[-1]
 
@@ -188,29 +188,19 @@ class LRNNet(nnx.Module):
     The encoder and the logits run in blocks, the attention on the whole image.
     """
 
-    output_stride = _STRIDE
+    output_stride = 8
     torch_names = TorchNames("net.")
 
     def __init__(
-        self,
-        num_classes: int,
-        *,
-        width: int = 64,
-        features: int = 64,
-        dilations: tuple[int, ...] = DILATIONS,
-        dropout: float = 1.0,
-        semantics: BlockOptions,
-        rngs: nnx.Rngs,
+        self, num_classes: int, options: LRNNetOptions, *, semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
-        """See `LRNNetOptions`."""
-        self.semantics = semantics
-        self.num_classes = num_classes
-        self.backbone = LRNEncoder(
-            width=width, dilations=dilations, dropout=dropout, semantics=semantics, rngs=rngs
-        )
+        """With random weights."""
+        self.semantics, self.num_classes = semantics, num_classes
+        given: dict[str, Any] = {"semantics": semantics, "rngs": rngs}
+        self.backbone = LRNEncoder(options, **given)
         deepest = self.backbone.features
-        self.attention = ReducedNonLocal(deepest, channels=features, semantics=semantics, rngs=rngs)
-        self.logits = Conv(deepest, num_classes, 1, use_bias=True, semantics=semantics, rngs=rngs)
+        self.attention = ReducedNonLocal(deepest, channels=options.features, **given)
+        self.logits = Conv(deepest, num_classes, 1, use_bias=True, **given)
 
     def __call__(self, x: Features) -> Features:
         """Normalized image (n, h, w, 3), h and w multiples of 8, or blocks of it -> logits at 1/8.
@@ -228,26 +218,4 @@ class LRNNet(nnx.Module):
             return self.logits(pointwise(jnp.add, x, attended))
 
 
-@dataclasses.dataclass(frozen=True)
-class LRNNetOptions:
-    """Options of LRNNet.
-
-    Attributes:
-        width: channels of the encoder's second stage.
-        features: channels of the attention.
-        dilations: of the third stage, one per block. The largest bounds the size of blocks from below:
-            `segblocks_jax.nn.smallest_block`.
-        dropout: factor on the rates of dropout.
-    """
-
-    width: int = 64
-    features: int = 64
-    dilations: tuple[int, ...] = DILATIONS
-    dropout: float = 1.0
-
-
-def _create(num_classes: int, options: LRNNetOptions, **given: Any) -> LRNNet:
-    return LRNNet(num_classes, **dataclasses.asdict(options), **given)
-
-
-NETWORK = NetworkEntry(LRNNetOptions, _create)
+NETWORK = NetworkEntry(LRNNetOptions, LRNNet)

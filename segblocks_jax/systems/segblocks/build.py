@@ -1,48 +1,40 @@
-"""The system of an experiment: its network and its policy, and the spec that builds them."""
-
-import dataclasses
+"""What a configuration stands for: its data, the spec of its model, and the model."""
 
 from flax import nnx
 
-from segblocks_jax.data import Normalization
+from segblocks_jax.data import DATASETS, SceneSet, SegmentationSource, open_dataset
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.spec import ModelSpec, PolicySpec
-from segblocks_jax.tasks.segmentation.labels import LabelTable
+
+
+def open_source(
+    config: ExperimentConfig, split: str, data_dir: str | None = None
+) -> SegmentationSource:
+    """Opens a split of the experiment's data set; see `segblocks_jax.data.open_dataset`."""
+    data, scenes = config.data, None
+    if DATASETS[data.dataset].generate is not None:
+        (train, val), (height, width) = data.scenes, data.scene_size
+        scenes = SceneSet(train=train, val=val, height=height, width=width)
+    folder = data_dir or data.data_dir
+    return open_dataset(data.dataset, folder, split, scenes=scenes, on_error=data.on_error)
 
 
 def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
-    """The spec of an experiment: what builds its system, and how its decisions run."""
-    policy = config.policy
+    """The spec of an experiment, without class names and normalization: what builds its system."""
+    model, policy = config.model, None
+    if config.policy.kind is not None:
+        names = ("name", "block_size", "target", "bucket_step", "low_factor")
+        policy = PolicySpec(**{name: getattr(config.policy, name) for name in names})
     return ModelSpec(
-        name=config.model.name,
+        name=model.name,
         num_classes=num_classes,
-        width=config.model.width,
-        features=config.model.features,
-        dilations=config.model.dilations,
+        width=model.width,
+        features=model.features,
+        dilations=model.dilations,
         semantics=config.semantics,
-        policy=None
-        if policy.kind is None
-        else PolicySpec(
-            name=policy.name,
-            block_size=policy.block_size,
-            target=policy.target,
-            bucket_step=policy.bucket_step,
-            low_factor=policy.low_factor,
-        ),
+        policy=policy,
         dataset=config.data.dataset,
-        input_scale=config.model.input_scale,
-    )
-
-
-def complete_spec(
-    config: ExperimentConfig, table: LabelTable, normalization: Normalization
-) -> ModelSpec:
-    """`model_spec` with all that serving needs: class names and the constants of the images."""
-    return dataclasses.replace(
-        model_spec(config, len(table.classes)),
-        class_names=table.classes,
-        mean=normalization.mean,
-        std=normalization.std,
+        input_scale=model.input_scale,
     )
 
 

@@ -1,7 +1,7 @@
 """The configuration of an experiment: frozen dataclasses, checked before any data is opened."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import InputError
@@ -44,8 +44,7 @@ class ModelConfig:
         pretrained: a .pth, .pt (both need PyTorch), .safetensors or .npz file of backbone weights that
             training starts from; see `load_backbone`. As published, `optim.backbone_multiplier` is
             0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.
-        implementation: how operations run in training, see docs/blocks.md; None: what is faster on the
-            machine.
+        implementation: how operations run in training, see docs/blocks.md; None: what is faster on the machine.
         dropout: factor on the rates of the network's dropout; 0 for none, which short schedules want.
         input_scale: side of what the network sees over the image's, for policy "static": a baseline of
             fewer operations, trained and evaluated at the labels' full size.
@@ -73,9 +72,8 @@ class ModelConfig:
             scaled_multiple(self.input_scale)
         except InputError as error:
             raise ConfigError(f"model.{error}") from error
-        known = self.pretrained is None or self.pretrained.endswith(WEIGHT_SUFFIXES)
         check(
-            known,
+            self.pretrained is None or self.pretrained.endswith(WEIGHT_SUFFIXES),
             f"model.pretrained is {self.pretrained!r}; expected a file that ends in"
             f" {', '.join(WEIGHT_SUFFIXES)}",
         )
@@ -125,16 +123,10 @@ class PolicyConfig:
         Raises:
             ConfigError: an unknown way.
         """
+        same = ("target", "advantage", "baseline", "target_per", "gain_every")
+        ways: dict[str, Any] = {name: getattr(self, name) for name in same}
         try:
-            return Reward(
-                target=self.target,
-                weight=self.sparsity_weight,
-                kind=self.reward,  # type: ignore[arg-type]
-                advantage=self.advantage,  # type: ignore[arg-type]
-                baseline=self.baseline,  # type: ignore[arg-type]
-                target_per=self.target_per,  # type: ignore[arg-type]
-                gain_every=self.gain_every,
-            )
+            return Reward(weight=self.sparsity_weight, kind=self.reward, **ways)  # type: ignore[arg-type]
         except InputError as error:
             raise ConfigError(f"policy: {error}") from error
 

@@ -14,11 +14,10 @@ from segblocks_jax.inference.programs import PLATFORMS
 from segblocks_jax.inference.server import Shape, check_fork, keep_freed_memory
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
-from segblocks_jax.systems.segblocks.export import export_programs
-from segblocks_jax.systems.segblocks.modes import Mode
+from segblocks_jax.nn import scaled_multiple
 from segblocks_jax.systems.segblocks.programs import EXECUTIONS, Execution, ModelPrograms
 from segblocks_jax.systems.segblocks.serving import Server
-from segblocks_jax.systems.segblocks.settings import Output, Settings
+from segblocks_jax.systems.segblocks.settings import Mode, Output, Settings
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 
 DTYPES = ("float32", "bfloat16")
@@ -28,9 +27,8 @@ class Engine(Server):
     """Serves a trained network and its policy: uint8 images of any size in, label maps out.
 
     Programs of fixed shapes are compiled when first needed, or all at once by `warm_up`, and kept, up to
-    `max_programs` of them. Norms are folded into convolutions, images are normalized, padded to whole
-    blocks and cropped back inside, and labels are found without logits at full resolution. One engine
-    serves several threads.
+    `max_programs` of them. Norms are folded into convolutions, images are normalized, padded to whole blocks and
+    cropped back inside, and labels are found without logits at full resolution. One engine serves several threads.
 
     Attributes:
         spec: of the model.
@@ -64,7 +62,7 @@ class Engine(Server):
             model: a network, which runs whole images, or a system ``{"net", "policy"}``, which runs blocks.
             spec: what describes it, with `mean` and `std`; `load_spec` reads it from a saved model.
             dtype: "float32" or "bfloat16".
-            mode: how many blocks run high, see `segblocks_jax.systems.segblocks.modes.Mode`.
+            mode: how many blocks run high, see `segblocks_jax.systems.segblocks.settings.Mode`.
             shapes: (n, h, w) that images are padded to, the smallest that holds them, so that images of
                 many sizes need few programs. Images that none holds are padded to whole blocks.
             execution: "fused", norms folded into convolutions on the compiled handlers; "plain", the network
@@ -72,10 +70,8 @@ class Engine(Server):
                 compiled handlers, else "plain".
             strict: refuses images that none of `shapes` holds, and whatever else would need a program that
                 `mode` doesn't ask for.
-            max_programs: how many programs are kept; beyond, the least recently used one is dropped, and
-                compiled again when it is needed.
-            devices: that calls take in turn, so that as many run at the same time; default: JAX's own
-                default device, for all calls.
+            max_programs: that are kept; beyond, the least recently used one is dropped.
+            devices: that calls take in turn, as many at the same time; default: JAX's default device.
             keep_memory: calls `segblocks_jax.inference.server.keep_freed_memory`, for the whole
                 process: calls are faster, and resident memory stays at its highest.
 
@@ -86,27 +82,24 @@ class Engine(Server):
             RuntimeError: "fused" without compiled handlers; or a fork of a process that had an engine.
         """
         check_fork()
-        if dtype not in DTYPES:
-            raise InputError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
-        if max_programs < 1:
-            raise InputError(f"Engine: max_programs is {max_programs}; expected 1 or more")
+        checked = _checked_execution(dtype, max_programs, execution)
         net, policy = _parts(model)
-        if policy is not None:
-            _check_policy(net, policy, spec)
-        self.spec, self.dtype = spec, dtype
-        self.model_programs = ModelPrograms(
-            net, policy, spec, dtype, _checked(execution), max_size=max_programs
-        )
-        settings = _settings(spec, policy, self.model_programs.normalization.fill)
-        settings = dataclasses.replace(
-            settings,
+        _check_policy(net, policy, spec)
+        programs = ModelPrograms(net, policy, spec, dtype, checked, max_size=max_programs)
+        self.spec, self.dtype, self.model_programs = spec, dtype, programs
+        settings = Settings(
+            block_size=None if policy is None else policy.block_size,
+            bucket_step=1 / 16 if spec.policy is None else spec.policy.bucket_step,
+            fill=programs.normalization.fill,
             mode=Mode.parse(mode),
             shapes=_checked_shapes(shapes),
+            image_multiple=scaled_multiple(spec.input_scale),
+            learned=policy is not None and policy.learned,
             strict=strict,
         )
         if keep_memory:
             keep_freed_memory()
-        super().__init__(self.model_programs, settings, devices)
+        super().__init__(programs, settings, devices)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **options: Any) -> "Engine":
@@ -161,16 +154,16 @@ class Engine(Server):
         settings = dataclasses.replace(
             self.settings,
             shapes=self.settings.shapes if shapes is None else _checked_shapes(shapes),
-            mode=self.settings.mode if mode is None else Mode.parse(mode),
+            mode=self.mode if mode is None else Mode.parse(mode),
         )
         if not settings.shapes:
             raise InputError("export: there are no shapes; give some here, or to the engine")
-        server = Server(self.model_programs, settings)  # Checks the shapes.
+        Server(self.model_programs, settings)  # Checks the shapes.
         chosen = [
-            program
-            for shape in settings.shapes
-            for program in server.settings.programs(shape, settings.mode, output)
+            p for shape in settings.shapes for p in settings.programs(shape, settings.mode, output)
         ]
+        from segblocks_jax.systems.segblocks.export import export_programs  # It knows the engine.
+
         return export_programs(folder, self.model_programs, chosen, settings, platforms)
 
     def memory(self, shape: Shape, mode: str, output: Output = "labels") -> dict[str, int]:
@@ -179,13 +172,17 @@ class Engine(Server):
         return max(map(self.model_programs.memory, programs), key=lambda m: m["temporary"])
 
 
-def _checked(execution: str | None) -> Execution | None:
-    for known in EXECUTIONS:
-        if execution == known:
-            return known
-    if execution is None:
-        return None
-    raise InputError(f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None")
+def _checked_execution(dtype: str, max_programs: int, execution: str | None) -> Execution | None:
+    """The execution, if all three can be."""
+    if dtype not in DTYPES:
+        raise InputError(f"Engine: dtype is {dtype!r}; expected one of {DTYPES}")
+    if max_programs < 1:
+        raise InputError(f"Engine: max_programs is {max_programs}; expected 1 or more")
+    if execution is not None and execution not in EXECUTIONS:
+        raise InputError(
+            f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None"
+        )
+    return execution
 
 
 def _checked_shapes(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -195,17 +192,6 @@ def _checked_shapes(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
         raise InputError(f"shapes are {shapes!r}; expected (n, h, w) of each") from error
 
 
-def _settings(spec: ModelSpec, policy: Any, fill: tuple[int, int, int]) -> Settings:
-    return Settings(
-        block_size=None if policy is None else policy.block_size,
-        bucket_step=1 / 16 if spec.policy is None else spec.policy.bucket_step,
-        fill=fill,
-        mode=Mode("exact"),
-        image_multiple=spec.image_multiple,
-        learned=policy is not None and policy.learned,
-    )
-
-
 def _parts(model: Network | nnx.Dict) -> tuple[Network, Any]:
     if not isinstance(model, nnx.Dict):
         return model, None
@@ -213,6 +199,8 @@ def _parts(model: Network | nnx.Dict) -> tuple[Network, Any]:
 
 
 def _check_policy(net: Network, policy: Any, spec: ModelSpec) -> None:
+    if policy is None:
+        return
     if spec.policy is None:
         raise InputError(
             "Engine: the model has a policy, the spec has none; give the spec a PolicySpec, or serve model.net"

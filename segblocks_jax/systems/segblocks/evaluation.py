@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from flax import nnx
 
+from segblocks_jax.adaptive.cost import Macs, count_macs
 from segblocks_jax.data import EvalBatch, SegmentationSource, eval_batches
+from segblocks_jax.nn import scaled_multiple, scaled_size
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.systems.segblocks.cost import image_macs
 from segblocks_jax.systems.segblocks.engine import Engine
-from segblocks_jax.systems.segblocks.oracle import OracleMasks
+from segblocks_jax.systems.segblocks.resolution_gain import OracleMasks
 from segblocks_jax.tasks.segmentation.metrics import (
     BoundaryDensity,
     ConfusionTotal,
@@ -57,14 +58,9 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, all but `shares`."""
-        rest = {
-            "gmacs": self.gmacs,
-            "high_fraction": self.high_fraction,
-            "images_per_second": self.images_per_second,
-            "boundary_ratio": self.boundary_ratio,
-            "images": self.images,
-        }
-        return {**self.scores.to_dict(self.class_names), **rest}
+        rest = ("gmacs", "high_fraction", "images_per_second", "boundary_ratio", "images")
+        scores = self.scores.to_dict(self.class_names)
+        return scores | {name: getattr(self, name) for name in rest}
 
     def __str__(self) -> str:
         lines = [format_scores(self.scores, self.class_names)]
@@ -81,10 +77,9 @@ class Evaluation:
 class Evaluator:
     """Runs systems of one structure over a set of images at their full size; what is compiled is kept.
 
-    Images are padded to multiples of the block size, to at most `config.loop.eval_sizes` sizes; padding
-    and the filling of the last batch count neither in the scores nor in the shares. Every process takes
-    its share of the batches, on the engine's devices, and all get the result of the whole set, whatever their
-    number.
+    Images are padded to multiples of the block size, to at most `config.loop.eval_sizes` sizes; padding and the
+    filling of the last batch count neither in the scores nor in the shares. Every process takes its share of the
+    batches, on the engine's devices, and all get the result of the whole set, whatever their number.
 
     Attributes:
         engine: that serves the system of a call.
@@ -93,13 +88,7 @@ class Evaluator:
     def __init__(
         self, engine: Engine, source: SegmentationSource, config: ExperimentConfig
     ) -> None:
-        """Runs nothing yet.
-
-        Args:
-            engine: of the experiment's network and policy.
-            source: of `segblocks_jax.data.open_dataset`.
-            config: of the experiment.
-        """
+        """Runs nothing yet; `engine` serves the network and policy of the experiment `config`."""
         self.engine, self._source, self._config = engine, source, config
         self._macs: dict[tuple[int, int], tuple[float, float]] = {}
 
@@ -108,7 +97,6 @@ class Evaluator:
         system: nnx.Dict,
         *,
         mode: str | None = None,
-        seed: int = 0,
         on_batch: Callable[[EvalBatch, Segmentation], None] | None = None,
     ) -> Evaluation:
         """Evaluates the system whose weights the engine has.
@@ -116,7 +104,6 @@ class Evaluator:
         Args:
             system: of `create_system`.
             mode: how many blocks run high, see `Mode`; default: the engine's; not for the oracle.
-            seed: of random policies.
             on_batch: called after each batch of this process, e.g. for progress or pictures.
         """
         engine, source, config = self.engine, self._source, self._config
@@ -128,11 +115,12 @@ class Evaluator:
         rows: dict[int, _Row] = {}
 
         def serve(i: int, batch: EvalBatch) -> Segmentation:
-            mask = None if masks is None else masks(batch.image, batch.label, seed + i)
-            return engine(batch.image, mode=mode, seed=seed + i, mask=mask)
+            mask = None if masks is None else masks(batch.image, batch.label, i)
+            return engine(batch.image, mode=mode, seed=i, mask=mask)
 
         with contextlib.closing(self._served(serve)) as served:
-            for i, batch, result in served:
+            for i, batch, future in served:
+                result: Segmentation = future.result()
                 assert result.labels is not None
                 confusion.update(batch.label, result.labels)
                 gmacs = self._gmacs(system, batch.image.shape[1:3])
@@ -146,7 +134,7 @@ class Evaluator:
 
     def _served(
         self, serve: Callable[[int, EvalBatch], Segmentation]
-    ) -> Generator[tuple[int, EvalBatch, Segmentation], None, None]:
+    ) -> Generator[tuple[int, EvalBatch, Future], None, None]:
         """This process's batches with numbers and results, in order; one runs on each of the engine's devices."""
         loop, shard = self._config.loop, (jax.process_index(), jax.process_count())
         batches = eval_batches(
@@ -158,17 +146,39 @@ class Evaluator:
             for i, batch in zip(itertools.count(*shard), batches, strict=False):
                 running.append((i, batch, pool.submit(serve, i, batch)))
                 if len(running) == workers:
-                    number, first, result = running.popleft()
-                    yield number, first, result.result()
-            for number, first, result in running:
-                yield number, first, result.result()
+                    yield running.popleft()
+            yield from running
 
     def _gmacs(self, system: nnx.Dict, size: tuple[int, int]) -> tuple[float, float]:
         """Of an image with all blocks low, and with all high."""
         if size not in self._macs:
-            low, high = (image_macs(system, self._config, size, share) for share in (0.0, 1.0))
+            low, high = (_image_macs(system, self._config, size, share) for share in (0.0, 1.0))
             self._macs[size] = low.total / 1e9, high.total / 1e9
         return self._macs[size]
+
+
+def cost(
+    system: nnx.Dict, config: ExperimentConfig, size: tuple[int, int], share: float | None
+) -> dict[str, Any]:
+    """Parameters, and multiply-adds by part of an image of a size, padded, at a share of high blocks."""
+    scale = config.model.input_scale
+    multiple = system.policy.block_size if "policy" in system else scaled_multiple(scale)
+    height, width = (-(-side // multiple) * multiple for side in size)
+    macs = _image_macs(system, config, (height, width), share)
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(system, nnx.Param))),
+        "gmacs_by_part": {name: value / 1e9 for name, value in macs.by_part.items()},
+        "size": list(scaled_size((height, width), scale)),
+    }
+
+
+def _image_macs(
+    system: nnx.Dict, config: ExperimentConfig, size: tuple[int, int], share: float | None
+) -> Macs:
+    """Of one image of a padded size."""
+    shape = (1, *scaled_size(size, config.model.input_scale), 3)
+    policy = system.policy if "policy" in system else None
+    return count_macs(system.net, shape, share, policy=policy, low_factor=config.policy.low_factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,12 +195,14 @@ class _Row:
     ) -> "_Row":
         """`macs` are those of an image with all blocks low, and with all high; `side` a block's."""
         low, high = macs
-        masks = [None] * batch.count if result.mask is None else result.mask[: batch.count]
-        executed = [1.0 if mask is None else float(mask.mean()) for mask in masks]
-        shares = [
-            1.0 if mask is None else float(mask[: -(-h // side), : -(-w // side)].mean())
-            for mask, (h, w) in zip(masks, batch.sizes, strict=False)
-        ]
+        executed = shares = [1.0] * batch.count
+        if result.mask is not None:
+            masks = result.mask[: batch.count]
+            executed = [float(mask.mean()) for mask in masks]
+            shares = [
+                float(mask[: -(-h // side), : -(-w // side)].mean())
+                for mask, (h, w) in zip(masks, batch.sizes, strict=False)
+            ]
         gmacs = [low + (high - low) * share for share in executed]
         rate = None if result.compiled else batch.count / result.seconds
         return cls(shares, gmacs, rate)
@@ -203,15 +215,15 @@ def _summary(
     in_blocks: bool,
 ) -> Evaluation:
     """Of all processes together, in the order of the batches, so that their number changes no digit."""
-    merged = {i: row for _, part, _ in parts for i, row in part.items()}
+    confusion, rows, edges = zip(*parts, strict=True)
+    merged = {i: row for part in rows for i, row in part.items()}
     ordered = [merged[i] for i in sorted(merged)]
-    shares, gmacs = (
-        [x for row in ordered for x in getattr(row, name)] for name in ("shares", "gmacs")
-    )
+    shares = [share for row in ordered for share in row.shares]
+    gmacs = [value for row in ordered for value in row.gmacs]
     rates = [row.rate for row in ordered if row.rate is not None]
-    boundary = boundary_ratio(np.sum([part for _, _, part in parts], axis=0))
+    boundary = boundary_ratio(np.sum(edges, axis=0))
     return Evaluation(
-        scores=scores(np.sum([part for part, _, _ in parts], axis=0)),
+        scores=scores(np.sum(confusion, axis=0)),
         gmacs=float(np.mean(gmacs)),
         high_fraction=float(np.mean(shares)) if in_blocks else None,
         images_per_second=float(np.median(rates)) if rates else None,

@@ -1,4 +1,4 @@
-"""Writing an engine's programs as StableHLO, with its weights, into a folder."""
+"""Writing an engine's programs: as StableHLO, with its weights, into a folder; or as an ONNX file."""
 
 import os
 import pathlib
@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 
-from segblocks_jax.errors import InputError, TargetExistsError
+from segblocks_jax.errors import InputError, TargetExistsError, extra
 from segblocks_jax.inference.programs import PLATFORMS, checksums, serialize, write_weights
+from segblocks_jax.inference.server import Shape
 from segblocks_jax.paths import expand, whole_folder
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.exported import MANIFEST, WEIGHTS, Manifest
 from segblocks_jax.systems.segblocks.programs import ModelPrograms
-from segblocks_jax.systems.segblocks.settings import Program, Settings
+from segblocks_jax.systems.segblocks.settings import Mode, Program, Settings
 
 
 def export_programs(
@@ -56,10 +58,7 @@ def export_programs(
 
 
 def _serialized(
-    programs: ModelPrograms,
-    program: Program,
-    leaves: Sequence[jax.Array],
-    platforms: Sequence[str],
+    programs: ModelPrograms, program: Program, leaves: Sequence[jax.Array], platforms: Sequence[str]
 ) -> tuple[bytes, set[str]]:
     structure, run = jax.tree.structure(programs.weights), programs.function(program)
 
@@ -79,3 +78,49 @@ def _file_name(program: Program) -> str:
     if program.kind != "decide":
         parts.append(program.output)
     return "_".join(parts) + ".jax_export"
+
+
+def export_onnx(
+    engine: Engine, file: str | os.PathLike[str], shape: Shape, *, mode: str | None = None
+) -> pathlib.Path:
+    """Writes the program of a mode, weights included, as one ONNX file that gives logits.
+
+    Its inputs are those of `segblocks_jax.systems.segblocks.settings.Program`: images (n, h, w, 3) uint8 and, in
+    blocks, valid (3,) int32 and seed () uint32. Its outputs are the logits and, in blocks, mask and
+    scores. Labels are left to the caller: jax2onnx 0.17 writes the loop of `upsample_argmax` wrongly.
+
+    Args:
+        engine: with execution "xla", which calls no handlers.
+        file: to write; its folder must exist.
+        shape: (n, h, w), whole blocks.
+        mode: "budget=K" or "share=F"; ignored without blocks. Default: the engine's.
+
+    Raises:
+        ValueError: another execution, or a mode whose number of blocks depends on the image.
+        ModuleNotFoundError: jax2onnx is missing.
+    """
+    if engine.execution != "xla":
+        raise InputError(
+            f"export_onnx: the engine's execution is {engine.execution!r}; ONNX has no custom calls: build"
+            " the engine with execution='xla'"
+        )
+    chosen = engine.mode if mode is None else Mode.parse(mode)
+    programs = engine.settings.programs(shape, chosen, "logits")
+    if len(programs) != 1:
+        raise InputError(
+            f"export_onnx: mode {chosen.kind!r} takes {len(programs)} programs and a host that picks one;"
+            " give mode='budget=K' or 'share=F'"
+        )
+    file = expand(file)
+    with extra("onnx", "export_onnx"):
+        import jax2onnx
+    model = engine.model_programs
+    run = model.function(programs[0])
+    with model.tracing():
+        jax2onnx.to_onnx(
+            lambda *arguments: run(model.weights, *arguments),
+            list(model.arguments(programs[0])),
+            return_mode="file",
+            output_path=str(file),
+        )
+    return file

@@ -1,7 +1,6 @@
 """Exported engines: StableHLO programs and weights in a folder, served without the model's code.
 
-Loading needs jax, numpy, flatbuffers and, where the programs call them, this package's handlers; no
-Flax.
+Loading needs jax, numpy, flatbuffers and, where the programs call them, this package's handlers; no Flax.
 """
 
 import dataclasses
@@ -14,18 +13,12 @@ from typing import Any
 import jax
 
 from segblocks_jax.errors import InputError, MissingFileError, UnavailableError
-from segblocks_jax.inference.programs import (
-    KeyedCache,
-    check_files,
-    deserialize,
-    read_weights,
-)
+from segblocks_jax.inference.programs import KeyedCache, check_files, deserialize, read_weights
 from segblocks_jax.inference.server import check_fork, keep_freed_memory
 from segblocks_jax.ops import extension
 from segblocks_jax.paths import expand
-from segblocks_jax.systems.segblocks.modes import Mode
 from segblocks_jax.systems.segblocks.serving import Server
-from segblocks_jax.systems.segblocks.settings import Program, Settings
+from segblocks_jax.systems.segblocks.settings import Mode, Program, Settings
 
 MANIFEST = "engine.json"
 WEIGHTS = "weights.npz"
@@ -98,15 +91,10 @@ class Manifest:
             )
         renamed = _RENAMED.get(version, {})
         settings = {renamed.get(name, name): v for name, v in content["settings"].items()}
+        settings["fill"], settings["mode"] = tuple(settings["fill"]), Mode(**settings["mode"])
+        settings["shapes"] = tuple(map(tuple, settings["shapes"]))
         return cls(
-            settings=Settings(
-                **{
-                    **settings,
-                    "fill": tuple(settings["fill"]),
-                    "mode": Mode(**settings["mode"]),
-                    "shapes": tuple(map(tuple, settings["shapes"])),
-                }
-            ),
+            settings=Settings(**settings),
             programs={
                 name: Program(**{**program, "shape": tuple(program["shape"])})
                 for name, program in content["programs"].items()

@@ -32,12 +32,7 @@ TracedBatch = Mapping[str, UInt8[Array, "n ..."]]
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The loss of the images that a device runs at a time, and metrics.
-
-    Attributes:
-        config: of the experiment.
-        normalization: of the images.
-    """
+    """The loss of the images that a device runs at a time, and metrics."""
 
     config: ExperimentConfig
     normalization: Normalization
@@ -78,11 +73,9 @@ class Loss:
             metrics["high_fraction"] = grid.mask.mean(dtype=jnp.float32)
         if decision is not None and grid is not None and system.policy.learned:
             logits = system.policy(image, fold_in(keys, ACTIONS)).scores
-            policy_loss, policy_metrics = self._policy_loss(
-                logits, decision, grid.mask, loss_map, valid
-            )
+            policy_loss, more = self._policy_loss(logits, decision, grid.mask, loss_map, valid)
             loss = task + policy_loss
-            metrics |= policy_metrics
+            metrics |= more
         return loss, {"loss": loss, **metrics}
 
     def _logits(
@@ -106,14 +99,8 @@ class Loss:
         policy, semantics = self.config.policy, self.config.semantics
         _, gh, gw = mask.shape
         block_loss, has_valid = block_mean(loss_map, valid, (gh, gw), ignored=semantics.ignored)
-        terms = advantage(
-            block_loss,
-            has_valid,
-            mask,
-            policy.full_reward(),
-            low_loss=decision.low_loss,
-            axis_name=AXIS,
-        )
+        reward, low = policy.full_reward(), decision.low_loss
+        terms = advantage(block_loss, has_valid, mask, reward, low_loss=low, axis_name=AXIS)
         forced = mask != decision.action if semantics.filling == "best" else None
         uncertainty = entropy(logits)
         loss = surrogate_loss(logits, mask, terms.total, forced)

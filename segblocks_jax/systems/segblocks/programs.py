@@ -13,7 +13,7 @@ from segblocks_jax.adaptive.decision import Decision, fill_scores, top_count
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference.fused import FusedNet, fuse, pays
+from segblocks_jax.inference.fused import fuse, pays
 from segblocks_jax.inference.programs import KeyedCache
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.models import Network
@@ -57,8 +57,7 @@ class ModelPrograms:
         self.spec, self._dtype, self._stride = spec, dtype, net.output_stride
         self.normalization = _normalization(spec)
         self.max_size = max_size
-        self._compiled: KeyedCache[tuple[Program, jax.Device | None], jax.stages.Compiled]
-        self._compiled = KeyedCache(max_size)
+        self._compiled: KeyedCache[Any, jax.stages.Compiled] = KeyedCache(max_size)
         self._graphs, self.weights = self._prepare(net, policy)
         self._placed: dict[jax.Device | None, Any] = {None: self.weights}
 
@@ -87,7 +86,10 @@ class ModelPrograms:
             if module is not None:
                 module.eval()
         (net_graph, net_state), (policy_graph, policy_state) = nnx.split(net), nnx.split(policy)
-        served = _fused(net, self._dtype) if self.execution == "fused" else net_state
+        served: Any = net_state
+        if self.execution == "fused":
+            extension.resolve("ffi")
+            served = fuse(net, self._dtype)
         return (net_graph, policy_graph), jax.block_until_ready((policy_state, served))
 
     def _weights_on(self, device: jax.Device | None) -> Any:
@@ -134,15 +136,14 @@ class ModelPrograms:
 
     def function(self, program: Program) -> Callable[..., Any]:
         """The program as a function of weights and arguments, to be traced within `tracing`."""
-        run = getattr(self, f"_{program.kind}")
+        run, options = getattr(self, f"_{program.kind}"), {}
         if program.kind == "decide":
             return run
-        options: dict[str, Any] = {"output": program.output}
         if program.kind != "dense":
             options["num_high"] = program.num_high
 
         def function(*arguments: Any) -> Any:
-            return run(*arguments, **options)
+            return run(*arguments, output=program.output, **options)
 
         return function
 
@@ -171,8 +172,7 @@ class ModelPrograms:
 
     def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
         image = normalize(images, *self.normalization).astype(self._dtype)
-        scale = self.spec.input_scale
-        logits = at_scale(self._net(weights), image, scale, self._stride)
+        logits = at_scale(self._net(weights), image, self.spec.input_scale, self._stride)
         return _finish(logits, output, self._stride)
 
     def _decide(
@@ -198,13 +198,13 @@ class ModelPrograms:
         num_high: int,
         output: Output,
     ) -> tuple[Array, Bool[Array, "n gh gw"]]:
-        spec = self.spec
-        assert spec.policy is not None
-        filling = fill_scores(Decision(action, scores), spec.semantics.filling, _key(seed, 1))
+        assert self.spec.policy is not None
+        semantics, low_factor = self.spec.semantics, self.spec.policy.low_factor
+        filling = fill_scores(Decision(action, scores), semantics.filling, _key(seed, 1))
         filling = jnp.where(jnp.isneginf(scores), -jnp.inf, filling)  # Padding comes last.
-        grid = BlockGrid.from_mask(action, num_high, filling, spec.policy.low_factor)
+        grid = BlockGrid.from_mask(action, num_high, filling, low_factor)
         image = normalize(images, *self.normalization).astype(self._dtype)
-        logits = combine(self._net(weights)(split(image, grid)), spec.semantics.low_upsampling)
+        logits = combine(self._net(weights)(split(image, grid)), semantics.low_upsampling)
         return _finish(logits, output, self._stride), grid.mask
 
     def _fixed(
@@ -220,26 +220,18 @@ class ModelPrograms:
         _, scores = self._decide(weights, images, valid, seed)
         action = top_count(scores, num_high)
         total = num_high * images.shape[0]
-        result, mask = self._segment(
-            weights, images, action, scores, seed, num_high=total, output=output
-        )
-        return result, mask, scores
+        options: dict[str, Any] = {"num_high": total, "output": output}
+        return *self._segment(weights, images, action, scores, seed, **options), scores
 
 
 def _layout(weights: Any) -> list[tuple[Any, ...]]:
     """Place, shape and dtype of every array."""
-    leaves = jax.tree.leaves_with_path(weights)
-    return [(path, leaf.shape, leaf.dtype) for path, leaf in leaves]
+    return [(path, x.shape, x.dtype) for path, x in jax.tree.leaves_with_path(weights)]
 
 
 def _key(seed: UInt32[Array, ""], purpose: int) -> Array:
     """0 for the policy's own numbers, 1 for what rounding turns high."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
-
-
-def _fused(net: Network, dtype: str) -> FusedNet:
-    extension.resolve("ffi")
-    return fuse(net, dtype)
 
 
 def _finish(logits: Float[Array, "n lh lw k"], output: Output, stride: int) -> Array:

@@ -9,6 +9,7 @@ The weights are the same in every mode: they were trained with one of them.
 
 import argparse
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -63,7 +64,6 @@ def measure(
     mask: Bool[np.ndarray, "n gh gw"],
     *,
     low_factor: int = 2,
-    modes: Sequence[str] = PADDING_MODES,
 ) -> Seams:
     """Runs the same weights dense and in blocks, once with each padding mode.
 
@@ -72,18 +72,15 @@ def measure(
         image: normalized.
         mask: which blocks are high.
         low_factor: of the grid.
-        modes: see `segblocks_jax.block_pad`.
     """
     copy: Any = nnx.clone(net)
     dense = np.asarray(_run(net, jnp.asarray(image)))
-    deviation = dense.std()
-    blocks = split(jnp.asarray(image), mask, low_factor=low_factor)
-    maps = {}
-    for mode in modes:
+    blocks, maps = split(jnp.asarray(image), mask, low_factor=low_factor), {}
+    for mode in PADDING_MODES:
         options: Any = {"padding": mode}
         copy.set_attributes(semantics=dataclasses.replace(net.semantics, **options))
         upsampled = combine(_run(copy, blocks), net.semantics.low_upsampling)
-        maps[mode] = np.abs(np.asarray(upsampled) - dense).mean(-1) / deviation
+        maps[mode] = np.abs(np.asarray(upsampled) - dense).mean(-1) / dense.std()
     side = image.shape[1] // mask.shape[1] // net.output_stride
     return Seams(maps, border_distance(dense.shape[1:3], side))
 
@@ -100,12 +97,8 @@ def border_distance(size: tuple[int, int], side: int) -> Int[np.ndarray, "h w"]:
 
 
 def _line_distance(length: int, side: int) -> Int[np.ndarray, " n"]:
-    position = np.arange(length)
-    borders = np.arange(side, length, side)
-    if not len(borders):
-        return np.full(length, length)
-    away = position[:, None] - borders[None]
-    return np.where(away >= 0, away, -1 - away).min(1)
+    away = np.arange(length)[:, None] - np.arange(side, length, side)
+    return np.where(away >= 0, away, -1 - away).min(1, initial=length)
 
 
 def _run(net: Network, x: Any) -> Any:
@@ -138,11 +131,7 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 
 
 def load_system(folder: str | os.PathLike[str]) -> tuple[nnx.Dict, ModelSpec]:
-    """A saved model that has a policy, and what describes it.
-
-    Raises:
-        ValueError: it has no policy, so there is no grid to run it on.
-    """
+    """A saved model that has a policy, else a ValueError, and what describes it."""
     model, spec = load_model(folder), load_spec(folder)
     if not isinstance(model, nnx.Dict) or spec.policy is None:
         raise InputError(
@@ -165,23 +154,17 @@ def compare(
     assert spec.policy is not None
     image = normalized(spec, images)
     own = np.asarray(system.policy(image, jax.random.key(0)).action)
-    grids = {"all high": np.ones_like(own), "policy": own}
-    factor = spec.policy.low_factor
-    return {
-        name: measure(system.net, image, mask, low_factor=factor) for name, mask in grids.items()
-    }
+    run = functools.partial(measure, system.net, image, low_factor=spec.policy.low_factor)
+    return {"all high": run(np.ones_like(own)), "policy": run(own)}
 
 
 def summary(seams: dict[str, Seams]) -> dict[str, Any]:
     """Numbers for JSON: by grid and mode, the mean difference at borders and by distance."""
     report: dict[str, Any] = {}
     for grid, found in seams.items():
-        report[grid] = {
-            mode: {"at_borders": found.at_borders(mode), "profile": found.profile(mode)}
-            for mode in found.maps
-        }
-        own = found.at_borders("block")
-        report[grid]["zero_over_block"] = found.at_borders("zero") / own if own else None
+        at = {mode: found.at_borders(mode) for mode in found.maps}
+        report[grid] = {m: {"at_borders": at[m], "profile": found.profile(m)} for m in at}
+        report[grid]["zero_over_block"] = at["zero"] / at["block"] if at["block"] else None
     return report
 
 

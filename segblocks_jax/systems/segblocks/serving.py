@@ -3,6 +3,7 @@
 It knows nothing of networks, so that compiled and exported programs are served alike.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,8 +17,8 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.inference.programs import KeyedCache
 from segblocks_jax.inference.server import Shape, ShapeServer, check_images, checked_seed
 from segblocks_jax.inference.timing import LatencyTracker, slowest
-from segblocks_jax.systems.segblocks.modes import Mode
 from segblocks_jax.systems.segblocks.settings import (
+    Mode,
     Output,
     Program,
     Programs,
@@ -34,6 +35,9 @@ class Server(ShapeServer):
 
     Attributes:
         settings: what it knows of its programs.
+        block_size: side of a block in pixels; None without blocks.
+        learned: whether scores are a learned policy's logits.
+        mode: of calls that name none.
     """
 
     def __init__(
@@ -47,26 +51,11 @@ class Server(ShapeServer):
             strict=settings.strict,
             devices=devices,
         )
-        self.settings = settings
-        self._programs = programs
-        size = programs.max_size
+        self.settings, self.block_size = settings, settings.block_size
+        self.learned, self.mode = settings.learned, settings.mode
+        self._programs, size = programs, programs.max_size
         self._latencies: KeyedCache[tuple[Shape, Output], dict[int, float]] = KeyedCache(size)
         self._paces: KeyedCache[tuple[Shape, Output], LatencyTracker] = KeyedCache(size)
-
-    @property
-    def block_size(self) -> int | None:
-        """Side of a block in pixels; None without blocks."""
-        return self.settings.block_size
-
-    @property
-    def learned(self) -> bool:
-        """Whether scores are a learned policy's logits."""
-        return self.settings.learned
-
-    @property
-    def mode(self) -> Mode:
-        """The mode of calls that name none."""
-        return self.settings.mode
 
     def __call__(
         self,
@@ -102,19 +91,19 @@ class Server(ShapeServer):
         check_images(images)
         count, height, width, _ = images.shape
         grid = self._grid((height, width))
-        request = Request(
-            self.settings.mode if mode is None else Mode.parse(mode),
-            checked_output(output),
-            checked_seed(seed),
-            None if mask is None else checked_mask(mask, None if grid is None else (count, *grid)),
-        )
+        chosen = self.mode if mode is None else Mode.parse(mode)
+        request = Request(chosen, checked_output(output), checked_seed(seed))
+        if mask is not None:
+            mask = checked_mask(mask, None if grid is None else (count, *grid))
         shape = self.shape_for((count, height, width))
         parts, compiled = [], False
         with self.device() as device:
             for first in range(0, count, shape[0]):
                 some = slice(first, first + shape[0])
-                part, made = self._serve(images[some], shape, request.part(some), device)
-                parts.append(part)
+                blocks = None if mask is None else mask[some]
+                part = dataclasses.replace(request, mask=blocks, device=device)
+                served, made = self._serve(images[some], shape, part)
+                parts.append(served)
                 compiled = compiled or made
         result, high, scores = (
             None if part[0] is None else np.concatenate(part) for part in zip(*parts, strict=True)
@@ -142,19 +131,16 @@ class Server(ShapeServer):
         if not chosen:
             raise InputError("warm_up: there are no shapes; give some here, or to the engine")
         padded = sorted({self.shape_for(shape) for shape in chosen})
-        programs = [
-            p for s in padded for p in self.settings.programs(s, self.settings.mode, output)
-        ]
-        devices = self.devices or (None,)
-        if len(programs) * len(devices) > self._programs.max_size:
+        programs = [p for shape in padded for p in self.settings.programs(shape, self.mode, output)]
+        needed = [(program, device) for device in self.devices or (None,) for program in programs]
+        if len(needed) > self._programs.max_size:
             raise InputError(
-                f"warm_up: {len(padded)} shapes take {len(programs) * len(devices)} programs, and only"
+                f"warm_up: {len(padded)} shapes take {len(needed)} programs, and only"
                 f" {self._programs.max_size} are kept; give the engine a larger max_programs, or fewer shapes"
             )
-        for device in devices:
-            for program in programs:
-                self._get(program, device)
-        if self.settings.mode.kind == "latency" and self.block_size is not None:
+        for program, device in needed:
+            self._get(program, device)
+        if self.mode.kind == "latency" and self.block_size is not None:
             for shape in padded:
                 self.latencies(shape, output)
 
@@ -170,93 +156,93 @@ class Server(ShapeServer):
         return self._latencies.get((shape, output), lambda: self._measure(shape, output))
 
     def _measure(self, shape: Shape, output: Output) -> dict[int, float]:
-        device = self.devices[0] if self.devices else None
-        images = np.zeros((*shape, 3), np.uint8)
+        images, device = np.zeros((*shape, 3), np.uint8), next(iter(self.devices), None)
 
         def serve(count: int) -> None:
-            request = Request(Mode("budget", float(count)), output, np.uint32(0))
-            self._serve(images, shape, request, device)
+            mode = Mode("budget", float(count))
+            self._serve(images, shape, Request(mode, output, np.uint32(0), device=device))
 
         programs = self.settings.programs(shape, Mode("latency"), output)
         return slowest(serve, [program.num_high for program in programs])
 
     def _serve(
-        self,
-        images: UInt8[np.ndarray, "m h w 3"],
-        shape: Shape,
-        request: Request,
-        device: jax.Device | None,
+        self, images: UInt8[np.ndarray, "m h w 3"], shape: Shape, request: Request
     ) -> tuple[tuple[np.ndarray, np.ndarray | None, np.ndarray | None], bool]:
         """Labels or logits, mask and scores of images that fit `shape`; and whether a program was made."""
         count, height, width, _ = images.shape
         padded, valid = self.pad(images, shape), np.asarray(images.shape[:3], np.int32)
         grid = self._grid((height, width))
         if grid is None:
-            program, made = self._get(Program("dense", shape, 0, request.output), device)
-            served, high, scores = np.asarray(program(padded)), None, None
-        elif request.mask is not None or request.mode.kind == "exact":
-            (served, high, scores), made = self._run_decided(padded, valid, request, device)
+            program = Program("dense", shape, 0, request.output)
+            result, made = self._run(program, request, padded)
+            served, high, scores = np.asarray(result), None, None
         else:
-            (served, high, scores), made = self._run_fixed(padded, valid, request, device)
+            decided = request.mask is not None or request.mode.kind == "exact"
+            serve = self._run_decided if decided else self._run_fixed
+            (served, *blocks), made = serve(padded, valid, request)
+            high, scores = (x[:count, : grid[0], : grid[1]] for x in blocks)
         factor = shape[1] // served.shape[1]
         served = served[:count, : -(-height // factor), : -(-width // factor)]
-        if grid is not None:
-            rows, columns = grid
-            high, scores = (x if x is None else x[:count, :rows, :columns] for x in (high, scores))
         return (served, high, scores), made
 
     def _run_decided(
-        self, padded: np.ndarray, valid: np.ndarray, request: Request, device: jax.Device | None
-    ) -> tuple[tuple[np.ndarray, ...], bool]:
+        self, padded: np.ndarray, valid: np.ndarray, request: Request
+    ) -> tuple[Sequence[Any], bool]:
         """First the decision, then, for its number of blocks, the network."""
         n, h, w, _ = padded.shape
-        images = jax.device_put(padded, device)
+        images, made_decide = jax.device_put(padded, request.device), False
         if request.mask is None:
-            decide, made_decide = self._get(Program("decide", (n, h, w)), device)
-            action, scores = decide(images, valid, request.seed)
+            program = Program("decide", (n, h, w))
+            (action, scores), made_decide = self._run(program, request, images, valid, request.seed)
             wanted = int(np.count_nonzero(action))
             num_high = round_to_bucket(wanted, action.size, self.settings.bucket_step)
         else:
-            mask = request.mask
-            grid = (n, h // self.multiple, w // self.multiple)
-            action, made_decide = np.zeros(grid, bool), False
-            action[: mask.shape[0], : mask.shape[1], : mask.shape[2]] = mask
+            action = np.zeros((n, h // self.multiple, w // self.multiple), bool)
+            action[tuple(map(slice, request.mask.shape))] = request.mask
             scores, num_high = action.astype(np.float32), int(np.count_nonzero(action))
-        segment, made = self._get(Program("segment", (n, h, w), num_high, request.output), device)
-        result, high = segment(images, action, scores, request.seed)
-        return tuple(map(np.asarray, (result, high, scores))), made or made_decide
+        program = Program("segment", (n, h, w), num_high, request.output)
+        result, made = self._run(program, request, images, action, scores, request.seed)
+        return tuple(map(np.asarray, (*result, scores))), made or made_decide
 
     def _run_fixed(
-        self, padded: np.ndarray, valid: np.ndarray, request: Request, device: jax.Device | None
-    ) -> tuple[tuple[np.ndarray, ...], bool]:
+        self, padded: np.ndarray, valid: np.ndarray, request: Request
+    ) -> tuple[Sequence[Any], bool]:
         """The best-scored blocks of every image; in mode "latency" the call's time is watched."""
         n, h, w, _ = padded.shape
-        key, mode = ((n, h, w), request.output), request.mode
+        shape, mode = (n, h, w), request.mode
+
+        def run(count: int) -> tuple[Sequence[Any], bool]:
+            program = Program("fixed", shape, count, request.output)
+            result, made = self._run(program, request, padded, valid, request.seed)
+            return tuple(map(np.asarray, result)), made
+
         if mode.kind != "latency":
-            count = mode.count(self.settings.blocks(key[0]))
-            run, made = self._get(Program("fixed", key[0], count, request.output), device)
-            return tuple(map(np.asarray, run(padded, valid, request.seed))), made
+            return run(mode.count(self.settings.blocks(shape)))
+        key = shape, request.output
         measured = self._table(*key)[1]
         table, (pace, _) = self.latencies(*key), self._paces.get(key, LatencyTracker)
         fits = (count for count, time in table.items() if time * pace.value <= mode.value)
         count = max(fits, default=0)
         start = time.perf_counter()  # To measure, or to wait for it, is not the machine's pace.
-        run, made = self._get(Program("fixed", key[0], count, request.output), device)
-        result = tuple(map(np.asarray, run(padded, valid, request.seed)))
+        result, made = run(count)
         if not made:
             pace.observe(time.perf_counter() - start, table[count])
         return result, made or measured
+
+    def _run(self, program: Program, request: Request, *arguments: Any) -> tuple[Any, bool]:
+        """What a program gives, and whether it was made for this call."""
+        run, made = self._get(program, request.device)
+        return run(*arguments), made
 
     def _get(self, program: Program, device: jax.Device | None) -> tuple[Callable[..., Any], bool]:
         if self.strict and program not in self.settings.allowed:
             raise InputError(
                 f"{program.num_high} high blocks ({program.kind}) are none of the programs of mode"
-                f" {self.settings.mode.kind!r}, and the engine is strict; use the engine's own mode, and masks"
+                f" {self.mode.kind!r}, and the engine is strict; use the engine's own mode, and masks"
                 " whose number of blocks is a bucket's"
             )
         return self._programs.get(program, device)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        if self.block_size is None:
-            return None
-        return -(-size[0] // self.block_size), -(-size[1] // self.block_size)
+        side = self.block_size
+        return None if side is None else (-(-size[0] // side), -(-size[1] // side))

@@ -1,9 +1,11 @@
-"""What a server and its programs agree on: the programs there are, and the settings they were made for."""
+"""What a server and its programs agree on: modes, the programs there are, the settings they are made for."""
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import jax
 import numpy as np
@@ -11,10 +13,64 @@ from jaxtyping import Bool, Shaped
 
 from segblocks_jax.adaptive.buckets import buckets
 from segblocks_jax.errors import InputError
+from segblocks_jax.exact import count_of
 from segblocks_jax.inference.server import Shape
-from segblocks_jax.systems.segblocks.modes import Mode
 
 Output = Literal["labels", "logits"]
+_MODES = "'exact', 'budget=K' (blocks an image), 'share=F' or 'latency=MS' (milliseconds)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How many blocks run high.
+
+    - exact: those that the policy wants, their number rounded up to the next bucket by the best-scored
+      others. The time differs from image to image.
+    - budget: the `value` best-scored blocks of every image, all where it has fewer: constant time.
+    - share: like budget, with `value` of the blocks of the padded image, to the nearest whole number (a half
+      to the even one).
+    - latency: like budget, with the largest number whose measured time (see `Server.latencies`), by the pace
+      of the calls before (see `LatencyTracker`), is at most `value` seconds, 0 where none is.
+
+    Attributes:
+        kind: one of these.
+        value: its parameter.
+    """
+
+    kind: Literal["exact", "budget", "share", "latency"]
+    value: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Mode":
+        """Reads "exact", "budget=16", "share=0.25" or "latency=40ms".
+
+        Raises:
+            ValueError: none of these, or a value out of range.
+
+        Example:
+            >>> Mode.parse("latency=40ms")
+            Mode(kind='latency', value=0.04)
+        """
+        kind, _, value = str(text).partition("=")
+        if text == "exact":
+            return cls("exact")
+        try:
+            number = float(value.removesuffix("ms") if kind == "latency" else value)
+        except ValueError:
+            number = math.nan
+        if kind == "budget" and number >= 0 and number.is_integer():
+            return cls("budget", number)
+        if kind == "share" and 0 <= number <= 1:
+            return cls("share", number)
+        if kind == "latency" and 0 < number < math.inf:
+            return cls("latency", number / 1000)
+        raise InputError(f"mode is {text!r}; expected {_MODES}")
+
+    def count(self, blocks: int) -> int:
+        """High blocks per image of `blocks`, of a budget or a share."""
+        if self.kind == "share":
+            return count_of(self.value, blocks)
+        return min(int(self.value), blocks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +115,7 @@ class Settings:
 
     Attributes:
         block_size: side of a block in pixels; None for a network without blocks.
-        bucket_step: in mode "exact" the number of high blocks is rounded up to a multiple of this
-            share of all.
+        bucket_step: in mode "exact" the number of high blocks is rounded up to a multiple of this share of all.
         fill: RGB color of padding.
         mode: see `Mode`; what calls use that don't name one.
         shapes: (n, h, w) that images are padded to: the smallest that holds them.
@@ -91,25 +146,19 @@ class Settings:
         """All programs that a mode can ask for on images of `shape`."""
         if self.block_size is None:
             return [Program("dense", shape, 0, output)]
-        blocks = self.blocks(shape)
+        blocks, step = self.blocks(shape), self.bucket_step
         if mode.kind == "exact":
-            counts = buckets(shape[0] * blocks, self.bucket_step)
+            counts = buckets(shape[0] * blocks, step)
             segments = [Program("segment", shape, count, output) for count in counts]
             return [Program("decide", shape), *segments]
-        measured = mode.kind == "latency"
-        counts = buckets(blocks, self.bucket_step) if measured else (mode.count(blocks),)
+        counts = buckets(blocks, step) if mode.kind == "latency" else (mode.count(blocks),)
         return [Program("fixed", shape, count, output) for count in counts]
 
     @functools.cached_property
     def allowed(self) -> frozenset[Program]:
         """What a strict server may be asked for: what `mode` needs on images of `shapes`."""
-        outputs: tuple[Output, ...] = get_args(Output)
-        return frozenset(
-            program
-            for shape in self.shapes
-            for output in outputs
-            for program in self.programs(shape, self.mode, output)
-        )
+        wanted = itertools.product(self.shapes, (self.mode,), get_args(Output))
+        return frozenset(itertools.chain(*itertools.starmap(self.programs, wanted)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,24 +167,21 @@ class Request:
 
     Attributes:
         mask: blocks that run high, (m, gh, gw); None: as the mode says.
+        device: that it runs on; None: JAX's default.
     """
 
     mode: Mode
     output: Output
     seed: np.uint32
     mask: Bool[np.ndarray, "m gh gw"] | None = None
-
-    def part(self, some: slice) -> "Request":
-        """The result for some of the images."""
-        return self if self.mask is None else dataclasses.replace(self, mask=self.mask[some])
+    device: jax.Device | None = None
 
 
 def checked_output(output: str) -> Output:
     """The kind of output, or an InputError."""
-    for known in get_args(Output):
-        if output == known:
-            return known
-    raise InputError(f"output is {output!r}; expected 'labels' or 'logits'")
+    if output not in get_args(Output):
+        raise InputError(f"output is {output!r}; expected 'labels' or 'logits'")
+    return cast(Output, output)
 
 
 def checked_mask(

@@ -89,11 +89,6 @@ class ModelSpec:
             )
         scaled_multiple(self.input_scale)
 
-    @property
-    def image_multiple(self) -> int:
-        """What sides of images must be multiples of, in pixels, where there is no policy."""
-        return scaled_multiple(self.input_scale)
-
     def build(self, rngs: nnx.Rngs, *, dropout: float = 1.0) -> nnx.Dict:
         """Builds ``{"net", "policy"}``, or ``{"net"}`` without a policy, with random weights.
 
@@ -104,27 +99,15 @@ class ModelSpec:
         Raises:
             ValueError: the blocks don't fit the network; or see `create_model`, `policies.create`.
         """
-        net = models.create_model(
-            self.name,
-            self.num_classes,
-            semantics=self.semantics,
-            width=self.width,
-            features=self.features,
-            dilations=self.dilations,
-            dropout=dropout,
-            rngs=rngs,
-        )
+        options: tuple[str, ...] = ("semantics", "width", "features", "dilations")
+        given: dict[str, Any] = {name: getattr(self, name) for name in options}
+        net = models.create_model(self.name, self.num_classes, dropout=dropout, rngs=rngs, **given)
         if self.policy is None:
             return nnx.Dict(net=net)
         self.check_blocks(net)
-        policy = policies.create(
-            self.policy.name,
-            block_size=self.policy.block_size,
-            target=self.policy.target,
-            threshold=self.policy.threshold,
-            rngs=rngs,
-        )
-        return nnx.Dict(net=net, policy=policy)
+        options = ("block_size", "target", "threshold")
+        given = {name: getattr(self.policy, name) for name in options}
+        return nnx.Dict(net=net, policy=policies.create(self.policy.name, rngs=rngs, **given))
 
     def check_blocks(self, net: models.Network) -> None:
         """Raises ValueError where the policy's blocks are too small for the network."""

@@ -64,85 +64,63 @@ def measure(
         shares = ()
     system.eval()
     image = jax.random.normal(jax.random.key(0), (1, *size, 3)).astype(config.precision)
-    side, factor = config.policy.block_size, config.policy.low_factor
-    grids = {share: _random_grid(size, side, share, factor) for share in shares}
-    xla, own = (_networks(system.net, config, in_blocks) for in_blocks in (False, True))
+    grids = {share: _random_grid(size, config, share) for share in shares}
+    xla, own = (_network(system.net, config, in_blocks) for in_blocks in (False, True))
     runs: dict[Any, Callable[[], Any]] = {
         "xla_dense": lambda: xla(image, None),
         "dense": lambda: own(image, None),
     }
     if "policy" in system:
-        runs["policy"] = functools.partial(_policy(system.policy), image)
+        decide = _compiled(system.policy, lambda policy, x: policy(x, jax.random.key(0)).action)
+        runs["policy"] = functools.partial(decide, image)
     for share, grid in grids.items():
         runs[share] = functools.partial(own, image, grid)
         runs["around", share] = _around(system.net, config, image, grid)
     times = interleaved(runs, rounds)
-    return _describe(config, size, rounds, pays(system.net)) | _compared(
-        system.net, size, grids, times
-    )
+    description = _describe(config, size, rounds, pays(system.net))
+    return description | _compared(system.net, size, grids, times)
 
 
 def _compared(
-    net: Any,
-    size: tuple[int, int],
-    grids: dict[float, BlockGrid],
-    times: dict[Any, float],
+    net: Any, size: tuple[int, int], grids: dict[float, BlockGrid], times: dict[Any, float]
 ) -> dict[str, Any]:
     """Times beside operations, and ratios to the dense networks."""
     dense_macs = count_macs(net, (1, *size, 3)).total
     report: dict[str, Any] = {
         name: {"seconds": times[name], "gmacs": dense_macs / 1e9} for name in ("xla_dense", "dense")
     }
-    report["policy_seconds"] = times.get("policy")
-    report["blocks"] = []
+    report |= {"policy_seconds": times.get("policy"), "blocks": []}
     for share, grid in grids.items():
-        real = grid.num_high / grid.num_blocks
+        real, seconds = grid.num_high / grid.num_blocks, times[share]
         macs = count_macs(net, (1, *size, 3), real, low_factor=grid.low_factor).total
-        report["blocks"].append(
-            {
-                "high_fraction": real,
-                "seconds": times[share],
-                "gmacs": macs / 1e9,
-                "operation_ratio": dense_macs / macs,
-                "over_xla_dense": times["xla_dense"] / times[share],
-                "over_dense": times["dense"] / times[share],
-                "around_convolutions": times["around", share] / times[share],
-            }
-        )
+        row = {"high_fraction": real, "seconds": seconds, "gmacs": macs / 1e9}
+        row["operation_ratio"] = dense_macs / macs
+        row |= {f"over_{name}": times[name] / seconds for name in ("xla_dense", "dense")}
+        row["around_convolutions"] = times["around", share] / seconds
+        report["blocks"].append(row)
     return report
 
 
-def _networks(net: Network, config: ExperimentConfig, fused: bool) -> Callable[..., Any]:
+def _compiled(module: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run(module, ...)`` as a compiled function of its other arguments."""
+    graphdef, state = nnx.split(module)
+    jitted = jax.jit(lambda state, *given: run(nnx.merge(graphdef, state), *given))
+    return functools.partial(jitted, state)
+
+
+def _network(net: Network, config: ExperimentConfig, fused: bool) -> Callable[..., Any]:
     """The network as a compiled function of an image and a grid or None."""
+
+    def run(net: Network | FusedNet, image: jax.Array, grid: BlockGrid | None) -> jax.Array:
+        with extension.using(None if fused else "xla"):
+            if grid is None:
+                return net(image)
+            return combine(net(split(image, grid)), config.semantics.low_upsampling)
+
     if fused and pays(net):
         prepared = jax.block_until_ready(fuse(net, config.precision))
-        return functools.partial(jax.jit(functools.partial(_run, config=config)), prepared)
-    graphdef, state = nnx.split(net)
-
-    @jax.jit
-    def run(state: nnx.State, image: jax.Array, grid: BlockGrid | None) -> jax.Array:
-        with extension.using(None if fused else "xla"):
-            return _run(nnx.merge(graphdef, state), image, grid, config=config)
-
-    return functools.partial(run, state)
-
-
-def _run(
-    net: Network | FusedNet, image: jax.Array, grid: BlockGrid | None, *, config: ExperimentConfig
-) -> jax.Array:
-    if grid is None:
-        return net(image)
-    return combine(net(split(image, grid)), config.semantics.low_upsampling)
-
-
-def _policy(policy: nnx.Module) -> Callable[[jax.Array], jax.Array]:
-    graphdef, state = nnx.split(policy)
-
-    @jax.jit
-    def run(state: nnx.State, image: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, state)(image, jax.random.key(0)).action
-
-    return functools.partial(run, state)
+        return functools.partial(jax.jit(run), prepared)
+    return _compiled(net, run)
 
 
 def _around(
@@ -155,21 +133,19 @@ def _around(
     side = config.policy.block_size
     logits = jnp.ones((grid.num_pixels(side // net.output_stride), net.num_classes), image.dtype)
     upsampling = config.semantics.low_upsampling
-    if not isinstance(net, SwiftNet):
-        around = jax.jit(
-            lambda *a: (split(a[0], a[1]).pixels, combine(DualRes(a[2], a[1]), upsampling))
-        )
-        return functools.partial(around, image, grid, logits)
+    backbone = net.backbone if isinstance(net, SwiftNet) else None
     border: Border = "image" if config.semantics.interpolation == "halo" else "block"
-    backbone = net.backbone
     is_resnet = isinstance(backbone, ResNet)
     width = backbone.conv1.kernel.shape[-1] if isinstance(backbone, ResNet) else 1
     stem = jnp.ones((grid.num_pixels(side // 2), width), image.dtype)
 
     @jax.jit
     def run(image: jax.Array, grid: BlockGrid, stem: jax.Array, logits: jax.Array) -> list[Any]:
+        results: list[Any] = [split(image, grid).pixels]
+        if backbone is None:
+            return [*results, combine(DualRes(logits, grid), upsampling)]
         layout = BlockLayout(grid, side)
-        results: list[Any] = [split(image, grid).pixels, layout.patches(3 if is_resnet else 1)]
+        results.append(layout.patches(3 if is_resnet else 1))
         for level in range(1, 6):
             smaller = layout.scaled(1, 2**level)
             results += [smaller.patches(1), smaller.patches(0 if is_resnet else 2)]
@@ -186,22 +162,26 @@ def format_report(report: dict[str, Any]) -> str:
     """The report as a text table."""
     height, width = report["size"]
     xla, dense = report["xla_dense"], report["dense"]
+
+    def line(name: str, row: dict[str, Any], *ratios: float) -> str:
+        operations, over_xla, over_dense = ratios
+        return (
+            f"{name:14}{row['seconds'] * 1e3:9.1f}{row['gmacs']:9.2f}"
+            f"{operations:12.2f}{over_xla:13.2f}{over_dense:9.2f}"
+        )
+
     lines = [
         f"{report['model']}, {height} x {width}, batch 1, {report['precision']},"
         f" blocks of {report['block_size']} px, {report['device']}, {report['implementation']} block operations",
         f"{'':14}{'ms':>9}{'GMACs':>9}{'operations':>12}{'/ XLA dense':>13}{'/ dense':>9}{'around':>9}",
     ]
     for name, row in (("XLA dense", xla), ("dense", dense)):
-        over_xla, over_dense = (base["seconds"] / row["seconds"] for base in (xla, dense))
-        lines.append(
-            f"{name:14}{row['seconds'] * 1e3:9.1f}{row['gmacs']:9.2f}{1:12.2f}{over_xla:13.2f}{over_dense:9.2f}"
-        )
+        over = (base["seconds"] / row["seconds"] for base in (xla, dense))
+        lines.append(line(name, row, 1, *over))
     for row in report["blocks"]:
-        lines.append(
-            f"{row['high_fraction']:>5.0%} high    {row['seconds'] * 1e3:9.1f}{row['gmacs']:9.2f}"
-            f"{row['operation_ratio']:12.2f}{row['over_xla_dense']:13.2f}{row['over_dense']:9.2f}"
-            f"{row['around_convolutions']:>9.1%}"
-        )
+        over = (row[name] for name in ("operation_ratio", "over_xla_dense", "over_dense"))
+        name = f"{row['high_fraction']:>5.0%} high"
+        lines.append(f"{line(name, row, *over)}{row['around_convolutions']:>9.1%}")
     if report["policy_seconds"] is None:
         return "\n".join([*lines, f"{report['model']} can't run in blocks of that size"])
     lines.append(
@@ -214,11 +194,9 @@ def format_report(report: dict[str, Any]) -> str:
 def _system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     """The network and a policy; no policy where a static configuration's network can't run in blocks."""
     side = config.policy.block_size  # The input's scale and the crop play no part here.
-    dense = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, input_scale=1.0),
-        data=dataclasses.replace(config.data, crop=(side, side)),
-    )
+    model = dataclasses.replace(config.model, input_scale=1.0)
+    data = dataclasses.replace(config.data, crop=(side, side))
+    dense = dataclasses.replace(config, model=model, data=data)
     policy = dataclasses.replace(config.policy, name="reinforce")
     try:
         return create_system(dataclasses.replace(dense, policy=policy), num_classes)
@@ -228,12 +206,11 @@ def _system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
         return create_system(dense, num_classes)
 
 
-def _random_grid(size: tuple[int, int], side: int, share: float, low_factor: int) -> BlockGrid:
-    shape = (1, size[0] // side, size[1] // side)
+def _random_grid(size: tuple[int, int], config: ExperimentConfig, share: float) -> BlockGrid:
+    shape = (1, *(length // config.policy.block_size for length in size))
     scores = np.random.default_rng(0).random(shape)
-    return BlockGrid.from_mask(
-        np.zeros(shape, bool), count_of(share, scores.size), scores.astype(np.float32), low_factor
-    )
+    num_high, scores = count_of(share, scores.size), scores.astype(np.float32)
+    return BlockGrid.from_mask(np.zeros(shape, bool), num_high, scores, config.policy.low_factor)
 
 
 def _describe(

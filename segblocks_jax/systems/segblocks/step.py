@@ -218,11 +218,7 @@ class TrainStep:
         return jax.lax.cond(state.step % config.policy.gain_every == 0, run, skip)
 
     def _update_on_device(
-        self,
-        state: TrainState,
-        batch: TracedBatch,
-        decision: Decision | None,
-        num_high: int | None,
+        self, state: TrainState, batch: TracedBatch, decision: Decision | None, num_high: int | None
     ) -> tuple[TrainState, Metrics]:
         optim = self._config.optim
         valid = jnp.sum(batch["label"] != IGNORE, dtype=jnp.float32)

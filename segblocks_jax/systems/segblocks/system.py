@@ -13,6 +13,7 @@ from flax import nnx
 
 from segblocks_jax.data import (
     NORMALIZATION,
+    EvalBatch,
     Normalization,
     SegmentationSource,
     TrainBatches,
@@ -20,16 +21,15 @@ from segblocks_jax.data import (
     train_batches,
 )
 from segblocks_jax.interop import check_target, load_backbone, save_model
-from segblocks_jax.systems.segblocks.build import complete_spec, create_system
-from segblocks_jax.systems.segblocks.callbacks import EvalPictures
+from segblocks_jax.systems.segblocks.build import create_system, model_spec, open_source
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
-from segblocks_jax.systems.segblocks.cost import count
 from segblocks_jax.systems.segblocks.engine import Engine
-from segblocks_jax.systems.segblocks.evaluation import Evaluation, Evaluator
-from segblocks_jax.systems.segblocks.sources import open_source
+from segblocks_jax.systems.segblocks.evaluation import Evaluation, Evaluator, cost
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.systems.segblocks.step import TrainStep
+from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.labels import LabelTable
+from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.state import Multipliers
 from segblocks_jax.training.steps import Report
@@ -89,7 +89,9 @@ class SegBlocks(System):
     @property
     def spec(self) -> ModelSpec:
         """What builds and serves the model."""
-        return complete_spec(self.config, self.table, self.normalization)
+        names = self.table.classes
+        spec = model_spec(self.config, len(names))
+        return dataclasses.replace(spec, class_names=names, **self.normalization._asdict())
 
     @property
     def _learned(self) -> bool:
@@ -172,7 +174,7 @@ class SegBlocks(System):
             "at_target": at_target,
             "shares": list(result.shares),
             "data": {s.split: {"images": len(s), "skipped": len(s.skipped)} for s in sources},
-            "counts": count(modules, self.config, self.eval_source.sizes[0], result.high_fraction),
+            "counts": cost(modules, self.config, self.eval_source.sizes[0], result.high_fraction),
         }
 
     def note(self, metrics: Mapping[str, float]) -> str:
@@ -181,9 +183,23 @@ class SegBlocks(System):
         return f"loss {metrics['loss_task']:.3f}{share}"
 
     def show(self, log: RunLog, step: int) -> OnBatch:
-        """The first images with labels and grid."""
-        count = self.config.loop.eval_pictures
-        return EvalPictures(log, step, self.table, count, self._learned)
+        """The first images, the same ones each time: input, labels, grid."""
+        left = self.config.loop.eval_pictures
+
+        def on_batch(batch: EvalBatch, result: Segmentation) -> None:
+            nonlocal left
+            for i in range(min(batch.count, left)):
+                left -= 1
+                assert result.labels is not None
+                height, width = batch.sizes[i]
+                labels = result.labels[i, :height, :width]
+                scores = result.scores if self._learned else None
+                grid = (None if x is None else x[i] for x in (result.mask, scores))
+                shown = pictures.panels(batch.image[i], labels, self.table.colors, *grid)
+                row = pictures.side_by_side(list(shown.values()), list(shown))
+                log.pictures(step, {f"eval/{batch.names[i]}": row})
+
+        return on_batch
 
     def check_export(self, folder: Path) -> None:
         """Refuses a folder that holds something else than a saved model."""

@@ -1,11 +1,18 @@
-"""Policy: what every policy says of itself."""
+"""Policy, what every policy says of itself; and policies without parameters.
+
+These are high or low everywhere, random, in the middle rows, by the image's content, or by the oracle's labels.
+"""
 
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segblocks_jax.adaptive.decision import Decision
+from segblocks_jax.adaptive.decision import Decision, top_fraction
+from segblocks_jax.errors import InputError
+from segblocks_jax.exact import exact
+from segblocks_jax.nn import uniform
 
 
 class Policy(nnx.Module):
@@ -40,3 +47,111 @@ class Policy(nnx.Module):
     ) -> Decision:
         """Decides on normalized images; `key` is for sampling, one for the batch or one per image."""
         raise NotImplementedError
+
+
+class Rule(Policy):
+    """A policy without parameters, by the scores of its blocks."""
+
+    def __init__(self, block_size: int, target: float, threshold: float | None = None) -> None:
+        """With a threshold, blocks that score above it are high, and `target` plays no part."""
+        super().__init__(block_size, target)
+        self.threshold = threshold
+
+    def __call__(
+        self,
+        image: Float[Array, "n h w 3"],
+        key: Array | None = None,
+        gain: Float[Array, "n gh gw"] | None = None,
+    ) -> Decision:
+        """Decides; `key` is for random policies, `gain` for the oracle."""
+        scores = self.scores(image, key, gain)
+        if self.threshold is None:
+            return Decision(top_fraction(scores, self.target), scores)
+        return Decision(scores > self.threshold, scores)
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """Scores every block, (n, gh, gw)."""
+        raise NotImplementedError
+
+    def grid_shape(self, image: Array) -> tuple[int, int, int]:
+        """(n, gh, gw) of an image batch."""
+        return image.shape[0], image.shape[1] // self.block_size, image.shape[2] // self.block_size
+
+
+class AllHigh(Rule):
+    """All blocks high, whatever the target."""
+
+    ranks_blocks = False
+    share = 1.0
+
+    def __init__(self, block_size: int, target: float = 1.0) -> None:
+        """`target` plays no part."""
+        super().__init__(block_size, self.share)
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """The same score everywhere."""
+        return jnp.zeros(self.grid_shape(image), jnp.float32)
+
+
+class AllLow(AllHigh):
+    """All blocks low, whatever the target."""
+
+    share = 0.0
+
+
+class Random(Rule):
+    """A random choice of `target` of every image's blocks."""
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """Uniform random scores."""
+        if key is None:
+            raise InputError("the random policy needs a PRNG key; pass key=jax.random.key(seed)")
+        return uniform(key, self.grid_shape(image))
+
+
+class Middle(Rule):
+    """Whole rows of blocks around the middle: floor(gh (1 - t) / 2) up to floor(gh (1 + t) / 2), exactly."""
+
+    def __call__(
+        self,
+        image: Float[Array, "n h w 3"],
+        key: Array | None = None,
+        gain: Float[Array, "n gh gw"] | None = None,
+    ) -> Decision:
+        """High between the two rows; the score falls with the distance from the middle."""
+        shape = self.grid_shape(image)
+        row = jnp.arange(shape[1])
+        first, last = (int(shape[1] * (1 + sign * exact(self.target)) / 2) for sign in (-1, 1))
+        scores = -jnp.abs(row.astype(jnp.float32) + (0.5 - shape[1] / 2))
+        action = (row >= first) & (row < last)
+        return Decision(*(jnp.broadcast_to(x[:, None], shape) for x in (action, scores)))
+
+
+class Heuristic(Rule):
+    """Blocks that lose most when they are averaged: mean of |4x4 means, repeated, - image| over RGB."""
+
+    options = ("threshold",)
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """How much averaging changes each block."""
+        n, gh, gw = self.grid_shape(image)
+        parts = image.reshape(n, image.shape[1] // 4, 4, image.shape[2] // 4, 4, 3)
+        change = jnp.abs(parts - parts.mean((2, 4), keepdims=True)).sum((2, 4, 5)) / 16
+        side = self.block_size // 4
+        return change.reshape(n, gh, side, gw, side).mean((2, 4))
+
+
+class Oracle(Rule):
+    """Blocks whose loss falls most when they run high; needs labels, so it is a bound, not a method."""
+
+    needs_labels = True
+    options = ("threshold",)
+
+    def scores(self, image: Array, key: Array | None, gain: Array | None) -> Array:
+        """The gain itself: a block's mean loss at low resolution minus that at high."""
+        if gain is None:
+            raise InputError(
+                "the oracle policy needs the loss that a block gains by high resolution, so it runs only"
+                " where labels are given (train and eval); pass gain=loss_low - loss_high a block"
+            )
+        return gain

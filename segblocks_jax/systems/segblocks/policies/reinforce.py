@@ -1,15 +1,67 @@
-"""The learned policy, which is trained by REINFORCE."""
+"""The learned policy, which is trained by REINFORCE, and its network."""
+
+import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import TorchNames
-from segblocks_jax.nn import uniform
-from segblocks_jax.systems.segblocks.policies.network import PolicyNet
+from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, scope, uniform
 from segblocks_jax.systems.segblocks.policies.policy import Policy
+
+_STRIDE = 32
+_MOMENTUM = 0.02
+# PyTorch's default. Larger weights start with probabilities near 0 and 1, and sampling explores nothing.
+_UNDECIDED = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class PolicyNet(nnx.Module):
+    """Four strided convolutions on the image at 32 x 32 pixels per block. Always float32.
+
+    Source: SegBlocks (arXiv 2011.12025), section 3.4; 216,193 parameters.
+    """
+
+    torch_names = TorchNames(
+        "policy.policy_net.",
+        (
+            (r"^convs\.(\d+)\.", lambda m: f"layers.{3 * int(m[1])}."),
+            (r"^norms\.(\d+)\.", lambda m: f"layers.{3 * int(m[1]) + 1}."),
+        ),
+    )
+
+    def __init__(self, block_size: int, *, features: int = 64, rngs: nnx.Rngs) -> None:
+        """For blocks of `block_size` image pixels, a multiple of 32."""
+        if block_size % _STRIDE or block_size < _STRIDE:
+            raise InputError(
+                f"PolicyNet: block size {block_size} is not a multiple of {_STRIDE}; use e.g."
+                f" {max(_STRIDE, block_size // _STRIDE * _STRIDE)} or 128"
+            )
+        self.subsampling = block_size // _STRIDE
+        conv = functools.partial(Conv, kernel_init=_UNDECIDED, rngs=rngs)
+        self.convs = nnx.List(
+            [
+                conv(3, features, 7, stride=4),
+                conv(features, features, 5, stride=2),
+                conv(features, features, 5, stride=2),
+                conv(features, 1, 5, stride=2, use_bias=True),
+            ]
+        )
+        # Blocks play no part here, so neither do the semantics.
+        self.norms = nnx.List(
+            [BatchNorm(features, momentum=_MOMENTUM, semantics=BlockOptions()) for _ in range(3)]
+        )
+
+    def __call__(self, image: Float[Array, "n h w 3"]) -> Float[Array, "n gh gw"]:
+        """Normalized image, h and w multiples of the block size -> a logit a block."""
+        with scope("policy"):
+            x = image.astype(jnp.float32)[:, :: self.subsampling, :: self.subsampling]
+            for conv, norm in zip(self.convs, self.norms, strict=False):
+                x = jax.nn.relu(norm(conv(x)))
+            return self.convs[-1](x)[..., 0]
 
 
 class Reinforce(Policy):
