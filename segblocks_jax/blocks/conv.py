@@ -41,16 +41,14 @@ def block_conv(
         bias: added to every output pixel.
         dilation: distance of neighboring taps of the kernel, at each block's own resolution.
         padding_mode: of `block_pad`.
-        implementation: "ffi", the compiled `indexed_conv`; "reference", its definition; "xla", XLA's own
-            convolution of `block_pad`'s result. None: what `segblocks_jax.ops.extension.resolve` says
-            where that has the case, on GPUs and elsewhere "xla". Gradients take the way of "xla", which
-            gathers, so they are deterministic.
+        implementation: "ffi", the compiled `indexed_conv`; "reference", its definition; "xla", XLA's own convolution
+            of `block_pad`'s result. None: what `segblocks_jax.ops.extension.resolve` says where that has the case, on
+            GPUs and elsewhere "xla". Gradients take the way of "xla", which gathers, so they are deterministic.
 
     Raises:
         TypeError: kernel or bias of another dtype than the blocks.
-        ValueError: channels, stride, padding or dilation that don't fit; "ffi" or "reference" for
-            float16, dilated kernels, groups that are neither one nor one per channel, or another padding
-            mode.
+        ValueError: channels, stride, padding or dilation that don't fit; "ffi" or "reference" for float16, dilated
+            kernels, groups that are neither one nor one per channel, or another padding mode.
     """
     if padding_mode != "block" and implementation not in (None, "xla"):
         raise ValueError(

@@ -148,13 +148,11 @@ def _concrete_count(mask: Array | np.ndarray) -> int:
 class DualRes:
     """Feature maps in blocks: a pixel list and the grid that says where each pixel belongs.
 
-    The list holds every block's pixels in row-major order, high blocks first, in block order. So
-    pointwise functions, batch norm and 1x1 convolutions run once, over `pixels`:
-    ``dataclasses.replace(blocks, pixels=f(blocks.pixels))``.
+    The list holds every block's pixels in row-major order, high blocks first, in block order. So pointwise functions,
+    batch norm and 1x1 convolutions run once, over `pixels`: ``dataclasses.replace(blocks, pixels=f(blocks.pixels))``.
 
     Attributes:
-        pixels: ``n_high * b**2 + n_low * (b / low_factor)**2`` pixels of c channels, where b is
-            `block_size`.
+        pixels: ``n_high * b**2 + n_low * (b / low_factor)**2`` pixels of c channels, where b is `block_size`.
         grid: the blocks' resolutions and order.
     """
 

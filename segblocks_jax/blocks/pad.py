@@ -42,11 +42,10 @@ def block_pad(
 ) -> PaddedBlocks:
     """Pads every block on all sides with the pixels that lie there in the image.
 
-    A padding pixel outside the image is zero. Any other belongs to the block at its place, at the
-    padded block's own resolution: a high block reads a low neighbor's nearest pixel
-    (position // low_factor), a low one the mean of a high neighbor's pixels. Corners read the diagonal
-    neighbor. So on an all-high grid the padded blocks are windows of the zero-padded image, and on an
-    all-low grid windows of the averaged one.
+    A padding pixel outside the image is zero. Any other belongs to the block at its place, at the padded block's own
+    resolution: a high block reads a low neighbor's nearest pixel (position // low_factor), a low one the mean of a
+    high neighbor's pixels. Corners read the diagonal neighbor. So on an all-high grid the padded blocks are windows
+    of the zero-padded image, and on an all-low grid windows of the averaged one.
 
     Args:
         blocks: blocks of float32, bfloat16 or float16 pixels.

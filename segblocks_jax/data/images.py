@@ -18,6 +18,15 @@ from segblocks_jax.errors import InputError
 
 _TOPS = (255, 1023, 4095, 16383, 65535)
 _REMEDY = "save it with 8 bits per channel"
+# Of each kind, Pillow's modes, and what to say of another.
+_KINDS = {
+    "image": (("RGB", "RGBA", "L", "P", "CMYK"), "an image must have 8 bits per channel"),
+    "ids": (("L",), "a label must have one 8-bit channel of ids"),
+    "palette": (("L", "P"), "a label must have one 8-bit channel of ids or palette indices"),
+    "colors": (("RGB",), "a label must be an RGB picture in the published colors"),
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PLAIN = {"image": b"\x08\x02", "ids": b"\x08\x00"}  # Bit depth and color type in a PNG's header.
 
 
 def allow_pixels(count: int) -> None:
@@ -131,37 +140,22 @@ def explain(error: Exception) -> str:
     return f"{str(error) or type(error).__name__}; is the file complete?"
 
 
-_MODES = {
-    "image": ("RGB", "RGBA", "L", "P", "CMYK"),
-    "ids": ("L",),
-    "palette": ("L", "P"),
-    "colors": ("RGB",),
-}
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PLAIN = {"image": b"\x08\x02", "ids": b"\x08\x00"}  # Bit depth and color type in a PNG's header.
-_EXPECTED = {
-    "image": "an image must have 8 bits per channel",
-    "ids": "a label must have one 8-bit channel of ids",
-    "palette": "a label must have one 8-bit channel of ids or palette indices",
-    "colors": "a label must be an RGB picture in the published colors",
-}
-
-
 def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"]:
     """Decodes a whole file with Pillow: (h, w, 3), or (h, w) for "ids" and "palette".
 
     Raises:
         ValueError: unreadable, or of another kind; calls the file `where`.
     """
+    modes, expected = _KINDS[kind]
     try:
         with Image.open(io.BytesIO(content)) as picture:
             mode = stored_mode(picture)
-            if mode in _MODES[kind]:
+            if mode in modes:
                 return read_rgb(picture) if kind == "image" else np.array(picture)
     except Exception as error:  # Pillow raises many things for broken files.
         raise InputError(f"{where}: can't be read as an image: {explain(error)}") from error
     raise InputError(
-        f"{where}: {_EXPECTED[kind]}, got mode {mode}; take the files as published, or save it so."
+        f"{where}: {expected}, got mode {mode}; take the files as published, or save it so."
     )
 
 

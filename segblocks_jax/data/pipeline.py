@@ -148,8 +148,7 @@ def train_batches(
         batch_size: items a batch over all hosts, n; may exceed the number of items.
         seed: with the number of a batch it determines the batch; not negative.
         workers: processes that read and augment; 0 for threads in this process.
-        shard: (host, hosts): which of the hosts this is. It makes the `host`-th of `hosts` equal parts of
-            each batch.
+        shard: (host, hosts): which of the hosts this is. It makes the `host`-th of `hosts` equal parts of each batch.
 
     Raises:
         ValueError: no items, a negative seed or number of workers, a batch size below 1 or no multiple

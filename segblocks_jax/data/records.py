@@ -22,7 +22,10 @@ from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 # Builders of all data sets have one name; folders tell them apart.
 NAME = "segblocks"
+# Raised when records are written in another way, so that older ones are not taken for these.
+_EDITION = 2
 _INDEX = "index.json"
+_SOURCES = "sources.json"
 
 
 @dataclasses.dataclass
@@ -77,11 +80,6 @@ def damaged(folder: pathlib.Path, path: pathlib.Path, reason: str) -> InputError
         f"{path}: {reason}; these prepared records are damaged. Remove the folder {folder}: the data set is "
         "prepared again when it is next opened"
     )
-
-
-# Raised when records are written in another way, so that older ones are not taken for these.
-_EDITION = 2
-_SOURCES = "sources.json"
 
 
 class Fingerprint:

@@ -25,6 +25,7 @@ from segblocks_jax.paths import expand
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 DATA_DIR_VARIABLE = "SEGBLOCKS_DATA_DIR"
+ON_ERROR = ("raise", "skip")
 
 
 def find_root(name: str, data_dir: str | os.PathLike | None, scenes: Any = None) -> pathlib.Path:
@@ -61,9 +62,6 @@ def cache() -> pathlib.Path:
     """The package's folder in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return expand(base) / "segblocks_jax"
-
-
-ON_ERROR = ("raise", "skip")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

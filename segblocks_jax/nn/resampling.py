@@ -30,8 +30,7 @@ def max_pool(
 ) -> Features:
     """Maximum over windows. Pixels outside the image count as 0, as they do for a convolution.
 
-    After a ReLU, this equals padding with minus infinity. `BlockOptions.padding` says what blocks are
-    padded with.
+    After a ReLU, this equals padding with minus infinity. `BlockOptions.padding` says what blocks are padded with.
     """
     if isinstance(features, Probe):
         return features.through(stride, padding)

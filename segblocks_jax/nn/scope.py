@@ -57,11 +57,6 @@ def counting() -> Iterator[Count]:
         yield count
 
 
-def current_part() -> str:
-    """The name that `scope` gives to operations here."""
-    return _part.get()
-
-
 def record(macs: int) -> None:
     """Adds multiply-adds to the current part, where a count is being taken."""
     count = _count.get()
@@ -78,11 +73,8 @@ def rematerialization(active: bool = True) -> contextlib.AbstractContextManager[
 def rematerialized(part: Callable[..., Any], *arguments: Any) -> Any:
     """``part(*arguments)``: a part of a network whose insides `rematerialization` need not keep.
 
-    Running statistics are updated once, however often the part runs.
-
-    Args:
-        part: a module, or a function whose modules are among the arguments.
-        *arguments: features, and modules.
+    It is a module, or a function whose modules are among the arguments. Running statistics are updated once,
+    however often it runs.
     """
     if not _active.get():
         return part(*arguments)
@@ -110,9 +102,8 @@ class Call:
     @property
     def features(self) -> list[Array]:
         """The arrays among the arguments."""
-        flat = jax.tree.leaves(
-            list(self.arguments.values()), is_leaf=lambda x: isinstance(x, nnx.Module)
-        )
+        values = list(self.arguments.values())
+        flat = jax.tree.leaves(values, is_leaf=lambda x: isinstance(x, nnx.Module))
         return [x for x in flat if isinstance(x, jax.Array)]
 
 
@@ -132,7 +123,7 @@ def recordable(function: Callable[P, R]) -> Callable[P, R]:
             result = function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        calls.append(Call(call, bound.arguments, result, current_part()))
+        calls.append(Call(call, bound.arguments, result, _part.get()))
         return result
 
     return call

@@ -74,10 +74,9 @@ def why_unavailable(platform: str | None = None) -> str:
 def resolve(implementation: str | None = None) -> str:
     """Returns the implementation to run, one of `IMPLEMENTATIONS`.
 
-    The first of these decides: the argument, `using`, the environment variable
-    SEGBLOCKS_IMPLEMENTATION, whether JAX's default platform has compiled handlers ("ffi", else "xla").
-    The argument is an order, and an operation that can't follow it raises; where one of the others names
-    what an operation hasn't for a case, it runs "xla".
+    The first of these decides: the argument, `using`, the environment variable SEGBLOCKS_IMPLEMENTATION, whether
+    JAX's default platform has compiled handlers ("ffi", else "xla"). The argument is an order, and an operation that
+    can't follow it raises; where one of the others names what an operation hasn't for a case, it runs "xla".
 
     Raises:
         ValueError: unknown name.

@@ -24,10 +24,9 @@ class Scene:
 def render(seed: int, height: int, width: int) -> Scene:
     """Renders the scene of a seed at a size.
 
-    A street to a vanishing point between houses or greenery, with traffic, people and street
-    furniture at true perspective sizes: near the horizon everything is small and dense, the road
-    and the sky are wide and plain. Sizes only change the resolution (and, with the aspect, how
-    much is seen left and right), not what is there.
+    A street to a vanishing point between houses or greenery, with traffic, people and street furniture at true
+    perspective sizes: near the horizon everything is small and dense, the road and the sky are wide and plain. Sizes
+    only change the resolution (and, with the aspect, how much is seen left and right), not what is there.
 
     Args:
         seed: non-negative; the same seed and size give the same pixels.

@@ -27,9 +27,7 @@ class Augmentation:
         scale: the region cut out has s times the crop's size, s uniform in this range. (1, 1)
             keeps the image's own resolution.
         flip: probability of a horizontal flip.
-        brightness: factor uniform in [1 - x, 1 + x]; likewise contrast and saturation.
-        contrast: see brightness.
-        saturation: see brightness.
+        brightness, contrast, saturation: factor uniform in [1 - x, 1 + x].
         hue: shift uniform in [-x, x], in turns of the color circle, x <= 0.5.
     """
 

@@ -1,8 +1,7 @@
 """Losses of segmentation, a pixel, a block or an image at a time, and their means.
 
-An ignored pixel (label 255) has loss 0 in every map. Whether it also counts in a mean is the
-caller's choice, `ignored`: "excluded" divides by the valid pixels only, "counted" by all of them,
-as the authors of SegBlocks do.
+An ignored pixel (label 255) has loss 0 in every map. Whether it also counts in a mean is the caller's choice,
+`ignored`: "excluded" divides by the valid pixels only, "counted" by all of them, as the authors of SegBlocks do.
 
 Labels other than `ignore` that lie outside [0, classes) are the data layer's error to catch: their
 values are not known when a step is traced, and here they give a wrong loss, silently.
@@ -146,9 +145,8 @@ def block_mean(
     """Mean loss of every block of a grid of `grid_shape` = (gh, gw) equal blocks.
 
     Returns:
-      The means, and a mask of the blocks that have one. With "excluded", a block without a valid
-      pixel has mean 0 and False; with "counted", ignored pixels are losses of 0 and every block
-      has a mean.
+      The means, and a mask of the blocks that have one. With "excluded", a block without a valid pixel has mean 0 and
+      False; with "counted", ignored pixels are losses of 0 and every block has a mean.
 
     Raises:
       ValueError: the map is no multiple of the grid, or `ignored` is not one of the two words.

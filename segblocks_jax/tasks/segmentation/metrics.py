@@ -136,8 +136,7 @@ class Scores:
     """Scores of a confusion matrix, all in [0, 1]; NaN where there is no pixel to tell.
 
     Attributes:
-      class_iou: intersection over union of every class; NaN for a class that neither labels nor
-        predictions contain.
+      class_iou: intersection over union of every class; NaN for a class that neither labels nor predictions contain.
       mean_iou: mean of `class_iou` over the classes that occur in labels or predictions.
       pixel_accuracy: correct pixels over all pixels.
       mean_accuracy: mean over the classes that occur in the labels of their share found.

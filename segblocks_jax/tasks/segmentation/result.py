@@ -16,8 +16,7 @@ class Segmentation:
     Attributes:
         labels: (n, h, w) best class of every pixel; None where logits were asked for.
         logits: (n, ceil(h / s), ceil(w / s), k) where asked for, else None; s is 4, for LRNNet 8.
-        mask: (n, gh, gw) the blocks that ran at high resolution, gh = ceil(h / block size); None without
-            blocks.
+        mask: (n, gh, gw) the blocks that ran at high resolution, gh = ceil(h / block size); None without blocks.
         scores: (n, gh, gw) the policy's scores, the logits of a learned one; None without blocks.
         seconds: from images in host memory to results in host memory, compilation included.
         compiled: whether this call compiled a program.
