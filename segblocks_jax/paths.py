@@ -5,6 +5,7 @@ Whatever stops a writer, readers find all old files or all new ones.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import pathlib
 import re
@@ -38,10 +39,10 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """The expanded path of a folder in which files can be written, or that can be made; makes nothing.
+    """The expanded path of a folder that can be written or made; makes nothing.
 
     Raises:
-        UnwritableError: it can't be written; the text says what is in the way.
+        UnwritableError: it can't; the text says what is in the way.
     """
     folder = expand(folder)
     place = folder
@@ -61,6 +62,12 @@ def check_writable(folder: str | os.PathLike[str]) -> pathlib.Path:
 _PARTIAL = ".segblocks-partial-"
 # Within a folder: files that are complete, on their way to replace its own. Readers look here first.
 _PENDING = ".segblocks-pending"
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ class Progress:
         first_step: int = 0,
         console: rich.console.Console | None = None,
     ):
-        """Describes the loop.
+        """Starts at the first step.
 
         Args:
           title: what runs, such as "train".
@@ -38,32 +38,30 @@ class Progress:
         self._step = first_step
         self._timed_from: tuple[int, float] | None = None
         self._last_line = time.monotonic()
-        self._bar: rich.progress.Progress | None = None
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[speed]}"),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[note]}", markup=False),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
 
     def __enter__(self) -> "Progress":
         self._last_line = time.monotonic()
-        if self._console.is_terminal:
-            self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn("{task.fields[speed]}"),
-                rich.progress.TimeRemainingColumn(),
-                rich.progress.TextColumn("{task.fields[note]}", markup=False),
-                console=self._console,
-            )
-            self._task = self._bar.add_task(
-                self._title, total=self._total, completed=self._step, speed="", note=""
-            )
-            self._bar.start()
+        self._task = self._bar.add_task(
+            self._title, total=self._total, completed=self._step, speed="", note=""
+        )
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        else:
+        if self._bar.disable:
             self._print_line("")
+        else:
+            self._bar.stop()
 
     def update(self, step: int, note: str = "", total: int | None = None) -> None:
         """Says that `step` steps are done; `note` is shown behind, such as "loss 0.41".
@@ -74,10 +72,9 @@ class Progress:
         self._total = max(self._total if total is None else total, step)
         if self._timed_from is None:
             self._timed_from = (step, time.monotonic())
-        if self._bar is not None:
-            speed = f"{self.images_per_second:.1f} images/s"
-            self._bar.update(self._task, completed=step, total=self._total, speed=speed, note=note)
-        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+        speed = f"{self.images_per_second:.1f} images/s"
+        self._bar.update(self._task, completed=step, total=self._total, speed=speed, note=note)
+        if self._bar.disable and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._print_line(note)
 
     @property
@@ -105,8 +102,7 @@ class Progress:
 class WaitShare:
     """The share of a loop's time that it waits for something: ``with waiting: batch = next(batches)``.
 
-    Where devices run behind the host, what the wait hides from them is counted too: the share is an
-    upper bound of what they lose.
+    Where devices run behind the host, this is an upper bound of what they lose.
     """
 
     def __init__(self) -> None:

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from flax import traverse_util
+
 from segblocks_jax.errors import InputError, UserError
 
 Affects = Literal["nothing", "rounding", "results"]
@@ -75,27 +77,15 @@ def fields_affecting(cls: type, *affects: Affects) -> tuple[str, ...]:
     return tuple(name for name, _, own in leaves(cls) if own in affects)
 
 
-def flat(mapping: Mapping[str, Any], prefix: str = "") -> Fields:
+def flat(mapping: Mapping[str, Any]) -> Fields:
     """Fields of nested mappings by their full names; tuples as lists."""
-    fields: Fields = {}
-    for name, value in mapping.items():
-        if isinstance(value, Mapping):
-            fields |= flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return fields
+    fields = traverse_util.flatten_dict(dict(mapping), sep=".")
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in fields.items()}
 
 
 def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flat`."""
-    groups: dict[str, Any] = {}
-    for name, value in fields.items():
-        *path, last = name.split(".")
-        group = groups
-        for part in path:
-            group = group.setdefault(part, {})
-        group[last] = value
-    return groups
+    return traverse_util.unflatten_dict(dict(fields), sep=".")
 
 
 class Config:
@@ -113,12 +103,9 @@ class Config:
 
     @classmethod
     def from_mapping(cls: type[C], mapping: Mapping[str, Any]) -> C:
-        """Builds the configuration from nested mappings, as a configuration file gives them.
+        """Builds the configuration from nested mappings, as a configuration file gives them; errors as `build`.
 
         Missing fields have their defaults. With a schema it is as for `from_stored`.
-
-        Raises:
-            ConfigError: an unknown field, a value of another type, or values that don't fit together.
         """
         if "schema" in mapping:
             return cls.from_stored(mapping)
@@ -126,9 +113,7 @@ class Config:
 
     @classmethod
     def from_stored(cls: type[C], stored: Mapping[str, Any]) -> C:
-        """Builds the configuration that `stored` gave, also in an earlier version.
-
-        Without a schema it is of version 0.
+        """Builds the configuration that `stored` gave, also in an earlier version, 0 without a schema.
 
         Raises:
             ConfigError: a later version, an earlier one without migration, or a field is missing.
@@ -159,7 +144,7 @@ def build(cls: Any, mapping: Mapping[str, Any], prefix: str = "", root: Any = No
     """Builds a dataclass of typed fields, which may be dataclasses themselves.
 
     Lists become tuples and integers floats where the field is one. `prefix` stands before names in errors;
-    `root` is the `Config` that knows former names.
+    `root` knows former names.
 
     Raises:
         ConfigError: an unknown field, a value of another type, or one that the dataclass refuses.

@@ -23,6 +23,7 @@ from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.segblocks.build import open_source
 from segblocks_jax.training import flat_state, loop
 from segblocks_jax.training.checkpoints import Checkpoints
+from segblocks_jax.training.preemption import EXIT_CODE
 from segblocks_jax.training.workdir import Timing, check_same_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -45,14 +45,10 @@ class Picture:
 
 
 def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[pathlib.Path]:
-    """The image or video itself, or all of a folder and its subfolders, sorted.
+    """The image or video itself, or all of a folder and its subfolders, sorted; a warning counts what else is there.
 
-    What a folder holds beside them is counted in a warning.
-
-    Args:
-        path: an image, a video or a folder.
-        output: folder for the results. Inside `path`, what lies there is no input; otherwise only
-            results of earlier predictions are none.
+    Where the folder of results, `output`, lies inside `path`, what is in it is no input; else only results of
+    earlier predictions in it are none.
 
     Raises:
         FileNotFoundError: no such path, or a folder without images and videos.
@@ -107,7 +103,7 @@ def is_video(file: pathlib.Path) -> bool:
 
 
 def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image, the first where it holds several, as RGB, turned as it is to be shown.
+    """Reads an image, the first of several in a file, as RGB, turned as it is to be shown.
 
     Raises:
         ValueError: not an image, a broken one, or one that can't become 8-bit RGB; says what helps.

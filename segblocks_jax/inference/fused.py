@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fusion import Planner
-from segblocks_jax.inference.layout import BlockLayout, ImageLayout
-from segblocks_jax.inference.steps import Pixels, State, Step, registered
+from segblocks_jax.inference.steps import Layout, Pixels, State, Step
 from segblocks_jax.models import Network
 from segblocks_jax.nn.regions import Maps
 from segblocks_jax.nn.scope import Call, record_calls
@@ -26,7 +25,7 @@ from segblocks_jax.ops import extension, no_type_check
 _SIDE = 256  # Of the image that calls are recorded on; its size plays no part in them.
 
 
-@registered
+@struct.dataclass(eq=False)
 @no_type_check
 class FusedNet:
     """A network for inference: its `__call__` in evaluation mode, faster, without gradients.
@@ -67,7 +66,6 @@ def fuse(net: nnx.Module | Network, dtype: jax.typing.DTypeLike = "float32") -> 
         InputError: the network pads blocks otherwise than by BlockPad, or computes features by what is
             no layer.
     """
-    _check_padding(net)
     return FusedNet(tuple(Planner(*_record(net), dtype).steps()))
 
 
@@ -79,23 +77,19 @@ def pays(net: nnx.Module | Network) -> bool:
     if jax.default_backend() != "cpu" or extension.resolve() != "ffi":
         return False
     try:
-        _check_padding(net)
         Planner(*_record(net))
     except InputError:
         return False
     return True
 
 
-def _check_padding(net: nnx.Module | Network) -> None:
+def _record(net: nnx.Module | Network) -> tuple[list[Call], Array, Any]:
     padding = getattr(getattr(net, "semantics", None), "padding", "block")
     if padding != "block":
         raise InputError(
             f"fuse: semantics.padding is {padding!r}; a fused network finds its neighbors by index and has only"
             " 'block'; serve it with execution='plain'"
         )
-
-
-def _record(net: nnx.Module | Network) -> tuple[list[Call], Array, Any]:
     net = nnx.clone(net)
     net.eval()
     return record_calls(net, (1, _SIDE, _SIDE, 3))
@@ -103,6 +97,6 @@ def _record(net: nnx.Module | Network) -> tuple[list[Call], Array, Any]:
 
 def _state(x: Any) -> State:
     if isinstance(x, DualRes):
-        return State(x.pixels, BlockLayout(x.grid, x.block_size))
+        return State(x.pixels, Layout(x.grid, (x.block_size,)))
     n, h, w, channels = x.shape
-    return State(x.reshape(-1, channels), ImageLayout((n, h, w)))
+    return State(x.reshape(-1, channels), Layout(n, (h, w)))

@@ -15,16 +15,17 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.inference.steps import (
     ConvStep,
     LayerStep,
-    MaxPoolStep,
+    PatchStep,
     PointwiseStep,
     Scaling,
     Step,
-    Upsample2Step,
 )
 from segblocks_jax.nn import BatchNorm, Conv, max_pool, pointwise, upsample2
 from segblocks_jax.nn.scope import Call
 from segblocks_jax.ops.indexed_conv import Activation
+from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.packed_kernel import pack_kernel, winograd_stride
+from segblocks_jax.ops.upsample2 import indexed_upsample2
 
 _ACTIVATIONS: dict[Any, Activation] = {jax.nn.relu: "relu", jax.nn.relu6: "relu6"}
 
@@ -48,11 +49,7 @@ class Planner:
         result: Any,
         dtype: jax.typing.DTypeLike = "float32",
     ) -> None:
-        """Arguments as `record_calls` gives them; `dtype` of kernels and activations.
-
-        Raises:
-            InputError: features, or the result, come from what is no layer.
-        """
+        """Takes what `record_calls` gives; InputError if features, or the result, come from what is no layer."""
         # A call that gives back what it got does nothing.
         self.calls = [call for call in calls if not any(call.result is x for x in call.features)]
         self.result, self.dtype = result, dtype
@@ -70,20 +67,14 @@ class Planner:
     def steps(self) -> list[Step]:
         """The steps in order, with folded statistics and packed kernels."""
         steps: list[Step] = []
-        waiting: dict[
-            int, Step
-        ] = {}  # By the last call that a convolution takes: its residual is there then.
+        # By the last call that a convolution takes: its residual is there then.
+        waiting: dict[int, Step] = {}
         for i, call in enumerate(self.calls):
-            if i in self.taken:
-                steps += [waiting.pop(i)] if i in waiting else []
-            elif _by_index(call):
-                step, last = self._convolution(i)
-                if last == i:
-                    steps.append(step)
-                else:
-                    waiting[last] = step
-            else:
-                steps.append(self._alone(call))
+            if i not in self.taken:
+                step, last = self._convolution(i) if _by_index(call) else (self._alone(call), i)
+                waiting[last] = step
+            if i in waiting:
+                steps.append(waiting.pop(i))
         return steps
 
     def _convolution(self, i: int) -> tuple[ConvStep, int]:
@@ -161,10 +152,12 @@ class Planner:
         where["input"] = inputs[0]
         if call.function is upsample2:
             halo = given["semantics"].interpolation == "halo"
-            return Upsample2Step(border="image" if halo else "block", **where)
+            where |= {"function": indexed_upsample2, "arguments": (), "size": (2, 1)}
+            return PatchStep(padding=1, border="image" if halo else "block", **where)
         if call.function is max_pool:
-            sizes = {name: given[name] for name in ("window", "stride", "padding")}
-            return MaxPoolStep(**sizes, **where)
+            where |= {"function": indexed_max_pool, "size": (1, given["stride"])}
+            where["arguments"] = (given["window"], given["stride"])
+            return PatchStep(padding=given["padding"], border="zero", **where)
         return self._layer(call)
 
     def _layer(self, call: Call) -> LayerStep:

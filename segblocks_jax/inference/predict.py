@@ -11,17 +11,16 @@ import itertools
 import pathlib
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 
 from segblocks_jax.data import pad_to_multiple
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
 from segblocks_jax.inference.result_files import name_results, save_result
-from segblocks_jax.ops import no_type_check
 from segblocks_jax.paths import expand
 from segblocks_jax.progress import Progress
 from segblocks_jax.tasks.segmentation import pictures
@@ -84,16 +83,17 @@ def predict_files(
     everything = itertools.chain.from_iterable(map(read_pictures, files))
     with (
         Progress("predict", total, images_per_step=1) as progress,
-        _Writers(_WRITERS, most=2 * batch_size + _WRITERS) as writers,
+        _Writers(2 * batch_size + _WRITERS) as writers,
     ):
         for batch in _batches(_read_ahead(everything, batch_size + _READ_AHEAD), batch_size):
-            for picture, result in _segment(engine, batch):
-                if result is None:
+            for picture, maps in _segment(engine, batch):
+                if maps is None:
                     failed.setdefault(picture.file, picture.error or "")
                 else:
-                    stem = output / _stem(picture, names)
-                    arguments = stem, result, table, engine.multiple, side_by_side
-                    writers.submit(picture.file, _write, *arguments)
+                    stem = output / names[picture.file]
+                    if picture.frame is not None:
+                        stem /= f"frame_{picture.frame:06}"
+                    writers.write(picture.file, maps, stem, table, engine.multiple, side_by_side)
             done += len(batch)
             total += sum((p.frame or 0) >= promised[p.file] for p in batch)
             progress.update(done, total=total)
@@ -103,19 +103,12 @@ def predict_files(
     return list(failed.items())
 
 
-@no_type_check
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Result:
-    """An image, its labels, what the policy chose, None without blocks, and its logits if it is learned."""
-
-    image: UInt8[np.ndarray, "h w 3"]
-    labels: UInt8[np.ndarray, "h w"]
-    mask: Bool[np.ndarray, "gh gw"] | None
-    scores: Float[np.ndarray, "gh gw"] | None
+_Maps = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
+"""A picture's image, its labels, what the policy chose, None without blocks, its logits if it is learned."""
 
 
-def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture, _Result | None]]:
-    """Each picture with its result, or None and the picture's error."""
+def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture, _Maps | None]]:
+    """Each picture with its maps, or None and the picture's error."""
     if batch[0].image is None:
         yield batch[0], None
         return
@@ -133,20 +126,14 @@ def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture,
     yield from zip(batch, results, strict=True)
 
 
-def _results(engine: Segmenter, batch: list[Picture]) -> list[_Result]:
-    images = [p.image for p in batch if p.image is not None]
+def _results(engine: Segmenter, batch: list[Picture]) -> list[_Maps]:
+    images = [picture.image for picture in batch if picture.image is not None]
     result = engine(np.stack(images))
     assert result.labels is not None
     logits = result.scores if engine.learned else None
-    return [
-        _Result(image, labels, *(None if x is None else x[i] for x in (result.mask, logits)))
-        for i, (image, labels) in enumerate(zip(images, result.labels, strict=True))
-    ]
-
-
-def _stem(picture: Picture, names: dict[pathlib.Path, str]) -> str:
-    name = names[picture.file]
-    return name if picture.frame is None else f"{name}/frame_{picture.frame:06}"
+    nothing = [None] * len(batch)
+    maps = (nothing if x is None else x for x in (result.mask, logits))
+    return list(zip(images, result.labels, *maps, strict=True))
 
 
 def _read_ahead(items: Iterable[Picture], most: int) -> Iterator[Picture]:
@@ -164,36 +151,26 @@ def _read_ahead(items: Iterable[Picture], most: int) -> Iterator[Picture]:
 
 def _batches(items: Iterable[Picture], most: int) -> Iterator[list[Picture]]:
     """Neighbors of one size together; pictures that couldn't be read each alone."""
-    batch: list[Picture] = []
-    for picture in items:
-        fits = (
-            batch
-            and picture.image is not None
-            and batch[0].image is not None
-            and batch[0].image.shape == picture.image.shape
-        )
-        if batch and not (fits and len(batch) < most):
+
+    def shape(picture: Picture) -> tuple[int, ...] | None:
+        return None if picture.image is None else picture.image.shape
+
+    for size, alike in itertools.groupby(items, shape):
+        while batch := list(itertools.islice(alike, most if size else 1)):
             yield batch
-            batch = []
-        batch.append(picture)
-    if batch:
-        yield batch
 
 
-class _Writers:
-    """Threads that write; whoever submits waits where too much is pending."""
+class _Writers(concurrent.futures.ThreadPoolExecutor):
+    """Threads that write; whoever asks them to waits where too much is pending."""
 
-    def __init__(self, threads: int, most: int) -> None:
+    def __init__(self, most: int) -> None:
+        super().__init__(_WRITERS)
         self.failed: list[tuple[pathlib.Path, str]] = []
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._room = threading.Semaphore(most)
 
-    def __enter__(self) -> "_Writers":
-        return self
-
-    def submit(self, file: pathlib.Path, write: Callable[..., None], *arguments: object) -> None:
+    def write(self, file: pathlib.Path, *arguments: Any) -> None:
         self._room.acquire()
-        future = self._pool.submit(write, *arguments)
+        future = self.submit(_write, *arguments)
         future.add_done_callback(functools.partial(self._finish, file))
 
     def _finish(self, file: pathlib.Path, future: concurrent.futures.Future[None]) -> None:
@@ -205,20 +182,17 @@ class _Writers:
                 (file, f"can't write its results ({str(error) or type(error).__name__})")
             )
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
 
 def _write(
-    stem: pathlib.Path, result: _Result, table: LabelTable, multiple: int, side_by_side: bool
+    maps: _Maps, stem: pathlib.Path, table: LabelTable, multiple: int, side_by_side: bool
 ) -> None:
-    image, labels = result.image, result.labels
+    image, labels, mask, scores = maps
     save_result(f"{stem}_labels.png", labels, table.colors)
     save_result(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colors))
     padded = pad_to_multiple(image, multiple, (0, 0, 0))
-    shown = pictures.panels(padded, labels, table.colors, result.mask, result.scores)
+    shown = pictures.panels(padded, labels, table.colors, mask, scores)
     *_, last = shown.values()
-    if result.mask is not None:
+    if mask is not None:
         save_result(f"{stem}_grid.png", last)
     if side_by_side:
         row = pictures.side_by_side(list(shown.values()), list(shown))

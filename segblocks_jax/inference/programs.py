@@ -1,7 +1,6 @@
 """Compiled programs: kept for several threads, and in files, each known by its SHA-256."""
 
 import collections
-import hashlib
 import pathlib
 import re
 import threading
@@ -16,6 +15,7 @@ import numpy as np
 
 from segblocks_jax.errors import InputError, extra
 from segblocks_jax.ops import extension
+from segblocks_jax.paths import sha256
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -36,7 +36,6 @@ class KeyedCache(Generic[K, V]):
     """
 
     def __init__(self, max_size: int | None = None) -> None:
-        """Holds nothing yet."""
         self.max_size, self.made = max_size, 0
         self._entries: collections.OrderedDict[K, _Entry[V]] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -65,11 +64,6 @@ class KeyedCache(Generic[K, V]):
             self._drop()
         return value, True
 
-    def clear(self) -> None:
-        """Drops all values."""
-        with self._lock:
-            self._entries.clear()
-
     def _drop(self) -> None:
         excess = 0 if self.max_size is None else len(self._entries) - self.max_size
         done = [key for key, entry in self._entries.items() if entry.values]
@@ -88,11 +82,7 @@ def serialize(
     arguments: Sequence[jax.ShapeDtypeStruct],
     platforms: Sequence[str],
 ) -> tuple[bytes, set[str]]:
-    """A program of weights and arguments as bytes, and the names of this package's handlers it calls.
-
-    Raises:
-        ModuleNotFoundError: flatbuffers is missing.
-    """
+    """A program of weights and arguments as bytes, and the names of this package's handlers it calls."""
     with extra("export", "export"):
         import flatbuffers  # noqa: F401
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in extension.TARGETS]
@@ -106,18 +96,12 @@ def serialize(
 def deserialize(
     file: pathlib.Path, weights: Sequence[jax.Array], made_by: str
 ) -> jax.stages.Compiled:
-    """Reads and compiles a program of `serialize`.
-
-    Raises:
-        ValueError: it can't be read; names the file, `made_by` and this version of JAX.
-    """
+    """Reads and compiles a program of `serialize`; a ValueError names the file, `made_by` and this version of JAX."""
     try:
         exported = jax.export.deserialize(bytearray(file.read_bytes()))
         _, *arguments = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
         return jax.jit(exported.call).lower(weights, *arguments).compile()
-    except (
-        Exception
-    ) as error:  # Of flatbuffers, of MLIR, of XLA: whatever a broken or newer file raises.
+    except Exception as error:  # Of flatbuffers, MLIR, XLA: whatever a broken or newer file raises.
         raise InputError(
             f"{file} can't be read ({type(error).__name__}: {error}). It was exported by {made_by}, this is"
             f" JAX {jax.__version__}: export it again, or update JAX"
@@ -132,11 +116,7 @@ def write_weights(path: pathlib.Path, leaves: Sequence[jax.Array]) -> tuple[str,
 
 
 def read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
-    """The arrays of `write_weights`.
-
-    Raises:
-        ValueError: the file can't be read; names it.
-    """
+    """The arrays of `write_weights`; a ValueError names a file that can't be read."""
     try:
         with path.open("rb") as stream, np.load(stream) as file:
             arrays = [file[f"arr_{i}"] for i in range(len(dtypes))]
@@ -150,16 +130,13 @@ def read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
 
 def checksums(folder: pathlib.Path) -> dict[str, str]:
     """The SHA-256 of every file of a folder, in hexadecimal, by its name."""
-    return {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    return {file.name: sha256(file) for file in sorted(folder.iterdir())}
 
 
 def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[str, str]) -> None:
-    """Refuses a folder whose files are not those that were written.
+    """Refuses a folder whose files are not those that were written, by their SHA-256, `expected` by name.
 
-    Args:
-        folder: that the names are relative to.
-        names: of the files, as the folder's manifest gives them.
-        expected: SHA-256 by name; of a file that it lacks, only what is plain to see is checked.
+    Of a file that `expected` lacks, only what is plain to see is checked.
 
     Raises:
         ValueError: a name outside the folder, or a missing, cut or changed file; names the first.
@@ -180,15 +157,10 @@ def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[st
             problem = "is empty"
         elif found.startswith(_LFS_POINTER):
             problem = "is a Git LFS pointer, not the file itself; run git lfs pull"
-        elif name in expected and _sha256(file) != expected[name]:
+        elif name in expected and sha256(file) != expected[name]:
             problem = "is not the file that was exported (its SHA-256 differs)"
         else:
             continue
         raise InputError(
             f"{file} can't be read: it {problem}; copy the folder again, or export it again"
         )
-
-
-def _sha256(file: pathlib.Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -20,7 +20,7 @@ _processes: set[int] = set()  # That made a server: this one, or those that it w
 
 
 class ShapeServer:
-    """What servers of images share: padding to shapes, devices in turn, one process.
+    """What servers of images share: padding to shapes, devices in turn, one process; not to be pickled.
 
     Attributes:
         multiple: what the sides of images are padded to multiples of, in pixels.
@@ -53,8 +53,7 @@ class ShapeServer:
         if strict and not shapes:
             raise InputError("strict: there are no shapes; give the engine those that it may serve")
         check_fork()
-        self._process = os.getpid()
-        _processes.add(self._process)
+        _processes.add(os.getpid())
         self.multiple, self.shapes, self.strict = multiple, tuple(shapes), strict
         self.devices = tuple(devices)
         self._fill = fill
@@ -67,11 +66,6 @@ class ShapeServer:
             f"{type(self).__name__}: it holds compiled programs and threads and can't be pickled or copied;"
             " pass the model's folder and load it in the process that serves"
         )
-
-    def check_process(self) -> None:
-        """Raises RuntimeError in a process that was forked after this server was made."""
-        if self._process != os.getpid():
-            _refuse_fork()
 
     @contextlib.contextmanager
     def device(self) -> Iterator[jax.Device | None]:
@@ -88,8 +82,7 @@ class ShapeServer:
     def shape_for(self, shape: Shape) -> Shape:
         """The shape that a batch (n, h, w) is padded to; larger batches are served in parts.
 
-        Raises:
-            ValueError: none holds it, and the server is strict.
+        If none holds it, it is a ValueError where the server is strict.
         """
         count, height, width = shape
         height, width = (-(-side // self.multiple) * self.multiple for side in (height, width))
@@ -118,7 +111,11 @@ class ShapeServer:
 def check_fork() -> None:
     """Raises RuntimeError in a process that was forked from one that had a server: JAX hangs there."""
     if _processes and os.getpid() not in _processes:
-        _refuse_fork()
+        raise UnavailableError(
+            "an engine was made before this process was forked (multiprocessing's fork, gunicorn --preload), and"
+            " JAX's threads don't live on in the fork: load the engine in each worker, and import no engine"
+            " in the parent, or start workers by 'spawn' or 'forkserver'"
+        )
 
 
 def check_images(images: Shaped[np.ndarray, "..."]) -> None:
@@ -135,22 +132,10 @@ def check_images(images: Shaped[np.ndarray, "..."]) -> None:
 
 
 def checked_seed(seed: Any) -> np.uint32:
-    """The seed, checked, as programs take it.
-
-    Raises:
-        ValueError: no whole number from 0 to 2**32 - 1.
-    """
+    """The seed as programs take it; ValueError unless it is a whole number from 0 to 2**32 - 1."""
     if isinstance(seed, int | np.integer) and 0 <= seed < 2**32:
         return np.uint32(seed)
     raise InputError(f"seed is {seed!r}; expected a whole number from 0 to 2**32 - 1")
-
-
-def _refuse_fork() -> NoReturn:
-    raise UnavailableError(
-        "an engine was made before this process was forked (multiprocessing's fork, gunicorn --preload), and"
-        " JAX's threads don't live on in the fork: load the engine in each worker, and import no engine"
-        " in the parent, or start workers by 'spawn' or 'forkserver'"
-    )
 
 
 # Names and numbers of glibc's malloc.h; and what is kept: mappings, the heap's end, threads' heaps.

@@ -1,40 +1,63 @@
 """Steps of a fused network: each makes a pixel list, or two, of those that are there."""
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array, Float
 
-from segblocks_jax.blocks import DualRes
-from segblocks_jax.inference.layout import BlockLayout, Layout
+from segblocks_jax.blocks import BlockGrid, DualRes
+from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.indexed_conv import Activation, Epilogue, indexed_conv
-from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.packed_kernel import PackedKernel
-from segblocks_jax.ops.patches import Border, list_patches
-from segblocks_jax.ops.upsample2 import indexed_upsample2
+from segblocks_jax.ops.patches import Border, IndexPatches, image_patches, list_patches
 
 Scaling = tuple[Float[Array, "c"], Float[Array, "c"]]
 Pixels = Float[Array, "p c"]
-T = TypeVar("T")
 
 
 def static() -> Any:
     """A field that is part of a step's structure."""
-    return dataclasses.field(metadata={"static": True})
+    return struct.field(pytree_node=False)
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))
-def registered(cls: type[T]) -> type[T]:
-    """A frozen dataclass that is a pytree."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the pixels of a packed list lie.
+
+    Attributes:
+        units: the grid of the blocks; or the number of whole images, one unit of work each.
+        sides: (block size,) of a high block at this layer; or (h, w) of the images.
+        cache: the patches made so far, of all sizes.
+    """
+
+    units: BlockGrid | int
+    sides: tuple[int, ...]
+    cache: dict[tuple, IndexPatches] = dataclasses.field(default_factory=dict)
+
+    def patches(self, padding: int, border: Border = "zero") -> IndexPatches:
+        """Where the units of work find their pixels; made once, for all layers of a size."""
+        key = (self.sides, padding, border)
+        if key not in self.cache:
+            if isinstance(self.units, BlockGrid):
+                patches = index_patches(self.units, self.sides[0], padding, border)
+            else:
+                height, width = self.sides
+                shape = (self.units, height, width)
+                patches = image_patches(shape, (padding, padding), border)
+            self.cache[key] = patches
+        return self.cache[key]
+
+    def scaled(self, numerator: int, denominator: int = 1) -> "Layout":
+        """The layout of a layer with sides `numerator / denominator` times as long."""
+        sides = tuple(side * numerator // denominator for side in self.sides)
+        return dataclasses.replace(self, sides=sides)
 
 
 class State:
-    """The values of a network so far, by number; 0 is its input.
+    """The values of a network so far, by number; 0 is its input, an image or blocks.
 
     Attributes:
         pixels, layouts: pixel lists, and where their pixels lie.
@@ -42,22 +65,21 @@ class State:
     """
 
     def __init__(self, pixels: Pixels, layout: Layout) -> None:
-        """Of an image or blocks."""
         self.pixels, self.layouts, self.latest = {0: pixels}, {0: layout}, pixels
 
     def features(self, number: int) -> Any:
         """A value as an image or blocks."""
         pixels, layout = self.pixels[number], self.layouts[number]
-        if isinstance(layout, BlockLayout):
-            return DualRes(pixels, layout.grid)
-        return pixels.reshape(*layout.shape, -1)
+        if isinstance(layout.units, BlockGrid):
+            return DualRes(pixels, layout.units)
+        return pixels.reshape(layout.units, *layout.sides, -1)
 
     def add(self, number: int, pixels: Pixels, layout: Layout) -> None:
         """Sets a value."""
         self.pixels[number], self.layouts[number], self.latest = pixels, layout, pixels
 
 
-@registered
+@struct.dataclass(eq=False)
 @no_type_check
 class ConvStep:
     """A convolution and its epilogue; with `following`, that norm and ReLU of the output are `second`."""
@@ -96,45 +118,34 @@ class ConvStep:
             state.add(self.output, out, layout)
 
 
-@registered
+@struct.dataclass(eq=False)
 @no_type_check
-class MaxPoolStep:
-    """Maxima over windows."""
+class PatchStep:
+    """A function of windows: maxima, or upsampling by 2.
+
+    Attributes:
+        arguments: of the function, behind pixels and patches.
+        size: (numerator, denominator) of the output's sides over the input's.
+    """
 
     part: str = static()
     input: int = static()
     output: int = static()
-    window: int = static()
-    stride: int = static()
+    function: Any = static()
+    arguments: tuple[int, ...] = static()
     padding: int = static()
-
-    def run(self, state: State) -> None:
-        """Adds the output."""
-        layout = state.layouts[self.input]
-        patches = layout.patches(self.padding)
-        pooled = indexed_max_pool(state.pixels[self.input], patches, self.window, self.stride)
-        state.add(self.output, pooled, layout.scaled(1, self.stride))
-
-
-@registered
-@no_type_check
-class Upsample2Step:
-    """Bilinear upsampling by 2."""
-
-    part: str = static()
-    input: int = static()
-    output: int = static()
     border: Border = static()
+    size: tuple[int, int] = static()
 
     def run(self, state: State) -> None:
         """Adds the output."""
         layout = state.layouts[self.input]
-        patches = layout.patches(1, self.border)
-        upsampled = indexed_upsample2(state.pixels[self.input], patches)
-        state.add(self.output, upsampled, layout.scaled(2))
+        patches = layout.patches(self.padding, self.border)
+        out = self.function(state.pixels[self.input], patches, *self.arguments)
+        state.add(self.output, out, layout.scaled(*self.size))
 
 
-@registered
+@struct.dataclass(eq=False)
 @no_type_check
 class PointwiseStep:
     """A function of pixels; with `scaling`, a norm that no convolution takes."""
@@ -156,7 +167,7 @@ class PointwiseStep:
         state.add(self.output, out, state.layouts[self.inputs[0]])
 
 
-@registered
+@struct.dataclass(eq=False)
 @no_type_check
 class LayerStep:
     """Any other layer, called as the network calls it, on an image or blocks.
@@ -187,5 +198,5 @@ class LayerStep:
         state.add(self.output, pixels, layout.scaled(*self.size))
 
 
-Step = ConvStep | MaxPoolStep | Upsample2Step | PointwiseStep | LayerStep
+Step = ConvStep | PatchStep | PointwiseStep | LayerStep
 """`part` is its name in the network, `output` the number of what `run` adds."""

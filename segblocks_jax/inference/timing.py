@@ -37,28 +37,22 @@ _ROUNDS = 7
 
 
 class LatencyTracker:
-    """Tracks the factor on expected times that 97% of the calls stay below.
+    """Tracks the factor on expected times, `value`, that 97% of the calls stay below.
 
     Where the machine slows down it follows within some calls, 15 if it halves its speed; where it speeds up
     again within hundreds, 450, because only one call in 33 may be late. Several threads may share one.
     """
 
     def __init__(self) -> None:
-        """Calls take what is expected."""
-        self._value = 1.0
+        self.value = 1.0
         self._lock = threading.Lock()
-
-    @property
-    def value(self) -> float:
-        """The factor."""
-        return self._value
 
     def observe(self, seconds: float, expected: float) -> None:
         """Takes a call's time, and the time that the table expected."""
         with self._lock:
-            late = seconds > expected * self._value
+            late = seconds > expected * self.value
             change = 1 + _RATE * (1 - _MISSED) if late else 1 - _RATE * _MISSED
-            self._value = min(max(self._value * change, _BOUNDS[0]), _BOUNDS[1])
+            self.value = min(max(self.value * change, _BOUNDS[0]), _BOUNDS[1])
 
 
 def slowest(serve: Callable[[int], Any], counts: Sequence[int]) -> dict[int, float]:

@@ -1,7 +1,6 @@
 """Files of named arrays: .pth and .pt (with PyTorch), .safetensors and .npz; and their SHA-256."""
 
 import collections
-import hashlib
 import os
 import pathlib
 import pickle
@@ -47,12 +46,7 @@ def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The path of an existing file of a known kind.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: an unknown suffix.
-    """
+    """The path of a file of weights; FileNotFoundError if there is none, ValueError for an unknown suffix."""
     path = expand(path)
     if path.suffix not in SUFFIXES:
         raise InputError(
@@ -61,12 +55,6 @@ def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file of weights")
     return path
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unwrap(state: Mapping[str, Any]) -> dict[str, Any]:

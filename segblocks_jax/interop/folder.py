@@ -1,7 +1,6 @@
 """Models in folders: weights.safetensors under PyTorch's names, and config.json, which builds the rest."""
 
 import importlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -51,17 +50,11 @@ def save_model(folder: str | os.PathLike[str], model: nnx.Module, spec: Spec) ->
     `weights.safetensors` holds all parameters and running statistics under the names of the authors'
     checkpoints (`net.backbone.conv1.weight`, `policy.policy_net.layers.0.weight`), kernels in OIHW;
     PyTorch reads it with `safetensors.torch.load_file` and ``load_state_dict(..., strict=False)``.
-    `config.json` holds the spec. Both are written to a temporary folder first: whatever stops a save, the
-    folder holds the old model or the new one, and what a killed save left is cleaned up by the next.
+    `config.json` holds the spec, which builds the model again. Whatever stops a save, the folder holds the old
+    model or the new one, and what a killed save left is cleaned up by the next.
 
-    Args:
-        folder: made, with its parents; an older save in it is replaced. It may be a symbolic link, a mount
-            point or the current folder, and keeps its mode.
-        model: what `spec` describes.
-        spec: what builds the model again.
-
-    Returns:
-        The folder.
+    The folder is returned. It is made, with its parents; an older save in it is replaced. It may be a symbolic
+    link, a mount point or the current folder, and keeps its mode.
 
     Raises:
         ValueError: the spec builds another model; lists every name that differs.
@@ -94,7 +87,7 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a folder that `save_model` may write or replace.
 
     Raises:
-        TargetExistsError: it holds something that is no saved model.
+        TargetExistsError: it holds something else than a saved model.
         UnwritableError: it can't be made or written.
     """
     folder = expand(folder)
@@ -113,13 +106,11 @@ def load_model(folder: str | os.PathLike[str]) -> Any:
     """Builds the model of a folder of `save_model` and fills it, in evaluation mode.
 
     Returns:
-        The modules of the system, for SegBlocks ``nnx.Dict(net=..., policy=...)``; where it is a network
-        alone, that.
+        The system's modules, for SegBlocks ``nnx.Dict(net=..., policy=...)``; of a network alone, that.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a broken file, another version of the format, or weights that don't fit the
-            configuration; lists every name.
+        ValueError: a broken file, another version of the format, or weights that don't fit; lists every name.
     """
     folder = expand(folder)
     spec = load_spec(folder)
@@ -135,11 +126,7 @@ def load_model(folder: str | os.PathLike[str]) -> Any:
 
 
 def load_spec(folder: str | os.PathLike[str]) -> Any:
-    """Reads only the configuration of a folder of `save_model`: the `ModelSpec` of its system.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_model`.
-    """
+    """Reads only the spec in a folder of `save_model`, the `ModelSpec` of its system; errors as `load_model`."""
     folder = expand(folder)
     missing = [name for name in (CONFIG, WEIGHTS) if not current_file(folder, name).is_file()]
     if missing:
@@ -161,17 +148,16 @@ def load_spec(folder: str | os.PathLike[str]) -> Any:
 
 def _spec_type(path: pathlib.Path, system: str) -> Any:
     """The spec's class, found by name: systems lie above."""
-    package = f"segblocks_jax.systems.{system}"
+    module = f"segblocks_jax.systems.{system}.spec"
     try:
-        known = importlib.util.find_spec(f"{package}.spec") is not None
-    except ModuleNotFoundError:
-        known = False
-    if not known:
+        return importlib.import_module(module).ModelSpec
+    except ModuleNotFoundError as error:
+        if not module.startswith(error.name or "?"):
+            raise
         raise InputError(
             f"load_model: {path} holds a model of the system {system!r}, which this version hasn't; load it"
             " with the one that saved it"
-        )
-    return importlib.import_module(f"{package}.spec").ModelSpec
+        ) from None
 
 
 def _abstract(spec: Spec) -> nnx.Dict:

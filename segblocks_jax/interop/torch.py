@@ -12,6 +12,7 @@ from flax import nnx
 from segblocks_jax.errors import InputError
 from segblocks_jax.interop import files
 from segblocks_jax.models import TorchNames
+from segblocks_jax.paths import sha256
 
 # What our layers' arrays are called.
 _ARRAYS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -38,13 +39,12 @@ def load_torch_state_dict(
 
     Args:
         model: a network of `create_model`, its backbone, a policy or policy network, or a system.
-        state: arrays (NumPy, JAX or PyTorch) by name, or a .pth, .pt (both need PyTorch), .safetensors
-            or .npz file of them.
+        state: arrays (NumPy, JAX or PyTorch) by name, or a .pth, .pt, .safetensors or .npz file of them.
         strict: demand that the names match exactly; else those in common are loaded.
 
     Raises:
         FileNotFoundError: no such file.
-        ModuleNotFoundError: a PyTorch file, but PyTorch isn't installed.
+        ModuleNotFoundError: a .pth or .pt file, but PyTorch isn't installed.
         ValueError: an unreadable file; or names that don't fit: lists every missing, left-over and
             misshapen one (shapes as in PyTorch) and every entry that is no array.
     """
@@ -58,18 +58,15 @@ def load_torch_state_dict(
 def load_backbone(net: Any, file: str | os.PathLike[str]) -> dict[str, str]:
     """Loads a file of ImageNet weights into a network's backbone, before training.
 
-    See `load_torch_state_dict` for what the file may be: torchvision's ResNets, the published
-    EfficientNet-Lites, a checkpoint of a whole network.
+    It may be of torchvision's ResNets, the published EfficientNet-Lites or a whole network: see
+    `load_torch_state_dict`, also for errors.
 
     Returns:
         `file`, and its `sha256` in hexadecimal.
-
-    Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: as `load_torch_state_dict`.
     """
     path = files.check_file(file)
     load_torch_state_dict(net.backbone, path)
-    return {"file": str(file), "sha256": files.sha256(path)}
+    return {"file": str(file), "sha256": sha256(path)}
 
 
 def torch_names(model: nnx.Module) -> dict[tuple[Hashable, ...], str]:
@@ -121,11 +118,7 @@ def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
 
 
 def set_arrays(model: nnx.Module, state: Mapping[str, Any], title: str, strict: bool) -> None:
-    """Sets a model's variables, abstract ones too, from an unwrapped state.
-
-    Raises:
-        ValueError: begins with `title` and lists all that doesn't fit.
-    """
+    """Sets a model's variables, abstract ones too; a ValueError begins with `title` and lists what doesn't fit."""
     variables = named_variables(model)
     tables = {table for _, table in _located(model).values()}
     place = _common_place(tables)
@@ -162,11 +155,7 @@ def set_arrays(model: nnx.Module, state: Mapping[str, Any], title: str, strict: 
 
 
 def raise_misfits(title: str, problems: Mapping[str, set[str]], lead: str = "") -> None:
-    """Raises one error with all problems, if there are any; names are cut by `lead`.
-
-    Raises:
-        ValueError: a line each kind of problem.
-    """
+    """Raises one ValueError with a line each kind of problem, if there are any; names are cut by `lead`."""
     lines = [
         f"{kind}: {', '.join(sorted(name.removeprefix(lead) for name in names))}"
         for kind, names in problems.items()

@@ -60,11 +60,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(folder: pathlib.Path, *steps: int) -> Iterator[None]:
-    """Turns errors of reading into one that says what is damaged, in these steps of a folder or, by default, in any.
-
-    Raises:
-        DamagedCheckpointError: a file is not what was written.
-    """
+    """Turns errors of reading into a `DamagedCheckpointError`, if these steps of a folder, or any, are damaged."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -143,13 +139,7 @@ def remove_unfinished(folder: pathlib.Path) -> None:
 def open_manager(
     folder: pathlib.Path, keep: int, rank: Callable[[Mapping[str, float]], float]
 ) -> ocp.CheckpointManager:
-    """Opens a folder, and makes it where it is missing.
-
-    Args:
-        folder: absolute.
-        keep: how many of the latest checkpoints to keep, besides the best.
-        rank: of a checkpoint's metrics; the best has the largest.
-    """
+    """Opens or makes an absolute folder; it keeps the `keep` latest checkpoints and that of the largest `rank`."""
 
     def add_inventory() -> None:
         """Before Orbax gives a checkpoint its final name."""

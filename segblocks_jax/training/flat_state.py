@@ -47,14 +47,9 @@ def describe(entries: Mapping[str, Any]) -> dict[str, str]:
 
 
 def differences(stored: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    """Lines that list every entry in which a checkpoint and a model differ, by kind of difference.
+    """Indented lines, by kind of difference, that list what differs between a checkpoint and a model.
 
-    Args:
-      stored: description of the checkpoint's entries.
-      wanted: description of the model's entries.
-
-    Returns:
-      Indented lines, at most `MAX_LISTED` entries a kind; none where the two agree.
+    At most `MAX_LISTED` entries a kind; no lines where the two agree.
     """
     kinds = {
         "missing from the checkpoint": [f"{k}: {wanted[k]}" for k in wanted if k not in stored],
@@ -95,11 +90,7 @@ def rebuild(template: Any, arrays: Mapping[str, Any]) -> Any:
 
 
 def checked_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Plain values to store beside a state, as they come back from JSON.
-
-    Raises:
-      TypeError: JSON can't hold them.
-    """
+    """Plain values to store beside a state, as they come back from JSON; TypeError where it can't hold them."""
     try:
         return json.loads(json.dumps(dict(extra or {})))
     except (TypeError, ValueError) as error:

@@ -15,16 +15,11 @@ BEAT = 5.0
 
 @contextlib.contextmanager
 def lock(folder: pathlib.Path, wait: bool = False, name: str = "lock") -> Iterator[bool]:
-    """Whether this process alone may work in a folder; with `wait`, only returns when it may.
+    """Whether this process alone may work in a folder, made if missing; with `wait`, only returns when it may.
 
     The kernel frees the lock of a process that ends, however it ends. For file systems that keep locks
     from other hosts, the holder renews a line in the lock file every `BEAT` seconds: a line that is not
-    renewed for three of them is that of a process that was killed.
-
-    Args:
-        folder: made where it is missing.
-        wait: for the other process to end.
-        name: of the lock file.
+    renewed for three of them is that of a process that was killed. `name` is the lock file's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
@@ -49,9 +44,9 @@ def lock(folder: pathlib.Path, wait: bool = False, name: str = "lock") -> Iterat
         os.close(file)
 
 
-def holder(folder: pathlib.Path, name: str = "lock") -> str:
+def holder(folder: pathlib.Path) -> str:
     """Who holds the lock of a folder, in words."""
-    host, process, *_ = [*(folder / name).read_text().split(), "?", "?"]
+    host, process, *_ = [*(folder / "lock").read_text().split(), "?", "?"]
     return f"process {process} on {host}"
 
 
@@ -63,20 +58,16 @@ def _take(file: int) -> bool:
         return False
     except OSError:  # A file system without locks.
         kernel = False
-    before = _read(file)
+    before = os.pread(file, 1000, 0)
     here = f"{socket.gethostname()} ".encode()
     if not before or (kernel and before.startswith(here)):
         return True
     time.sleep(3 * BEAT)
-    if _read(file) == before:
+    if os.pread(file, 1000, 0) == before:
         return True
     if kernel:
         fcntl.flock(file, fcntl.LOCK_UN)
     return False
-
-
-def _read(file: int) -> bytes:
-    return os.pread(file, 1000, 0)
 
 
 def _sign(file: int) -> None:

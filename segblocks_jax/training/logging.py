@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import tempfile
 import time
 import uuid
@@ -43,16 +42,16 @@ class RunLog:
 
         Args:
           folder: of the run.
-          step: that the run continues from. Lines of later steps, which are lost, are taken out.
           wandb: a project of Weights & Biases that gets everything too; needs the extra `wandb`.
           config: of the run, for Weights & Biases.
+          step: that the run continues from. Lines of later steps, which are lost, are taken out.
 
         Raises:
           ModuleNotFoundError: `wandb` is wanted and not installed.
         """
         self.folder = expand(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._wandb = None if wandb is None else WandbLog(wandb, self.folder, config or {})
+        self._wandb = None if wandb is None else _open_wandb(wandb, self.folder, config or {})
         if step is not None:
             kept = [
                 json.dumps(line) + "\n" for line in read_log(self.folder) if line["step"] <= step
@@ -68,10 +67,8 @@ class RunLog:
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes named numbers (Python, numpy or jax scalars) of one step; waits for the device.
 
-        NaN and infinities are null in `metrics.jsonl`, and left out elsewhere.
-
-        Raises:
-          ValueError: a value is not a single number.
+        NaN and infinities are null in `metrics.jsonl`, and left out elsewhere. More than one number in a
+        value is a ValueError.
         """
         numbers = {name: _number(name, value) for name, value in values.items()}
         now = time.time()
@@ -82,14 +79,17 @@ class RunLog:
         for name, number in finite.items():
             self._tensorboard.add_scalar(name, number, int(step), walltime=now)
         if self._wandb is not None:
-            self._wandb.scalars(int(step), finite)
+            self._wandb.log(finite, step=int(step))
 
     def pictures(self, step: int, values: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> None:
         """Writes named pictures of one step."""
         for name, picture in values.items():
             self._tensorboard.add_image(name, picture, int(step), dataformats="HWC")
         if self._wandb is not None:
-            self._wandb.pictures(int(step), values)
+            import wandb
+
+            images = {name: wandb.Image(picture) for name, picture in values.items()}
+            self._wandb.log(images, step=int(step))
 
     def flush(self) -> None:
         """Makes everything visible to a reader of the folder."""
@@ -101,7 +101,7 @@ class RunLog:
         self._lines.close()
         self._tensorboard.close()
         if self._wandb is not None:
-            self._wandb.close()
+            self._wandb.finish()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -142,29 +142,20 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        file = Path(folder) / path.name
+        file.write_text(text, encoding="utf-8")
+        file.chmod(0o644)
+        file.replace(path)
 
 
 def check_finite(
     metrics: Mapping[str, Any], step: int, checkpoints: Path | str | None = None
 ) -> None:
-    """Stops a run whose metrics are NaN or infinite.
-
-    Args:
-      metrics: named scalars.
-      step: the step they belong to.
-      checkpoints: folder of the run's checkpoints, to name in the error.
+    """Stops a run whose metrics of a step are NaN or infinite.
 
     Raises:
-      NonFiniteError: a metric is NaN or infinite; names all of them.
+      NonFiniteError: names all that are, and the folder of the run's checkpoints.
     """
     numbers = {name: _number(name, value) for name, value in metrics.items()}
     bad = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
@@ -199,38 +190,18 @@ def _finite_or_null(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-class WandbLog:
-    """A run in a project of Weights & Biases. A restarted run continues the one of its folder."""
-
-    def __init__(self, project: str, folder: Path, config: Mapping[str, Any]) -> None:
-        """Begins or continues the run; its id stays in `wandb_id` in the folder.
-
-        Raises:
-          ModuleNotFoundError: wandb is not installed.
-        """
-        with extra("wandb", f"loop.wandb={project!r}"):
-            import wandb
-        self._image = wandb.Image
-        known = folder / "wandb_id"
-        if not known.exists() or not known.read_text().strip():
-            known.write_text(uuid.uuid4().hex)
-        self._run = wandb.init(
-            project=project,
-            name=folder.resolve().name,
-            id=known.read_text(),
-            resume="allow",
-            dir=str(folder),
-            config=dict(config),
-        )
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Named finite numbers of one step. Steps that a restart repeats are already there."""
-        self._run.log(dict(values), step=step)
-
-    def pictures(self, step: int, values: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> None:
-        """Named pictures of one step."""
-        self._run.log({name: self._image(value) for name, value in values.items()}, step=step)
-
-    def close(self) -> None:
-        """Sends what is left."""
-        self._run.finish()
+def _open_wandb(project: str, folder: Path, config: Mapping[str, Any]) -> Any:
+    """A run in a project of Weights & Biases; its id in the folder lets a restart continue it."""
+    with extra("wandb", f"loop.wandb={project!r}"):
+        import wandb
+    known = folder / "wandb_id"
+    if not known.exists() or not known.read_text().strip():
+        known.write_text(uuid.uuid4().hex)
+    return wandb.init(
+        project=project,
+        name=folder.resolve().name,
+        id=known.read_text(),
+        resume="allow",
+        dir=str(folder),
+        config=dict(config),
+    )

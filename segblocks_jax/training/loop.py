@@ -6,7 +6,7 @@ import pathlib
 import jax
 from flax import nnx
 
-from segblocks_jax.paths import check_writable, expand
+from segblocks_jax.paths import check_writable
 from segblocks_jax.training.checkpoint_files import remove_unfinished
 from segblocks_jax.training.preemption import StopRequest
 from segblocks_jax.training.profiling import Profile, Profiler
@@ -46,8 +46,7 @@ def train(system: System, workdir: pathlib.Path, profile: Profile | None = None)
         UnwritableError: the workdir can't be written.
         InUseError: another process trains in the workdir.
     """
-    workdir = expand(workdir)
-    check_writable(workdir)
+    workdir = check_writable(workdir)
     system.check_export(workdir / "export")
     modules = system.build()
     pretrained = load_pretrained(system, modules, workdir)

@@ -24,7 +24,6 @@ class Preempted(Exception):
     """
 
     def __init__(self, step: int) -> None:
-        """After `step` steps."""
         self.step = step
         super().__init__(
             f"stopped by a signal after step {step}, which is saved; to continue:\n"
@@ -37,22 +36,19 @@ class StopRequest:
 
     A signal that comes again does what it always did. Of several processes all are told at the same step,
     whichever of them the signal reached: jax's preemption service agrees on a step that none has passed.
+
+    Attributes:
+        asked: whether this process, the only one, was asked; of several, see `at`.
     """
 
     def __init__(self) -> None:
-        """Nothing was asked yet."""
-        self._asked = False
+        self.asked = False
         self._before: dict[signal.Signals, Any] = {}
-
-    @property
-    def asked(self) -> bool:
-        """Whether this process, the only one, was asked; of several, see `at`."""
-        return self._asked
 
     def at(self, step: int) -> bool:
         """Whether to stop after `step`; all processes call it at every step and hear the same."""
         if jax.process_count() == 1:
-            return self._asked
+            return self.asked
         return multihost_utils.reached_preemption_sync_point(step)
 
     def __enter__(self) -> "StopRequest":
@@ -71,7 +67,7 @@ class StopRequest:
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        self._asked = True
+        self.asked = True
         name = signal.Signals(number).name
         print(f"{name}: saving after this step; again to stop at once", file=sys.stderr)
 

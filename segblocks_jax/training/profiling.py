@@ -25,10 +25,7 @@ class Profile:
 
     @classmethod
     def parse(cls, text: str) -> "Profile":
-        """Reads "FIRST:COUNT".
-
-        Raises:
-            ValueError: something else.
+        """Reads "FIRST:COUNT"; anything else is a ValueError.
 
         Example:
             >>> Profile.parse("100:5")
@@ -42,31 +39,22 @@ class Profile:
         return cls(*map(int, parts))
 
     def of_run(self, first: int, last: int, say: Callable[[str], None]) -> "Profile | None":
-        """The profile of a run that continues from step `first`; empty where that is past its steps.
-
-        Raises:
-            ValueError: the run has not all its steps.
-        """
+        """The profile of a run from step `first` on, None if past; ValueError if the run lacks some of its steps."""
         if first >= self.first:
             say(f"--profile: step {self.first} is past; nothing is traced")
             return None
-        self.check(first + 1, last)
-        return self
-
-    def check(self, first_step: int, last_step: int) -> None:
-        """Raises ValueError where a run from `first_step` to `last_step` has not all these steps."""
-        last = self.first + self.count - 1
-        if self.first < first_step or last > last_step:
+        end = self.first + self.count - 1
+        if end > last:
             raise InputError(
-                f"--profile asks for steps {self.first} to {last}; this run has {first_step} to {last_step}"
+                f"--profile asks for steps {self.first} to {end}; this run has {first + 1} to {last}"
             )
+        return self
 
 
 class Profiler:
     """Takes the training steps of a run, and traces those of a profile; a context manager."""
 
     def __init__(self, folder: pathlib.Path, profile: Profile | None) -> None:
-        """Traces nothing without a profile."""
         self._folder, self._profile = folder, profile
         self._running = False
 

@@ -21,10 +21,7 @@ from segblocks_jax.training.profiling import Profiler
 from segblocks_jax.training.sharding import is_first, on_one_device
 from segblocks_jax.training.state import TrainState, learning_rate
 from segblocks_jax.training.system import Batches, Evaluation, Metrics, Step, System
-from segblocks_jax.training.workdir import (
-    Timing,
-    describe,
-)
+from segblocks_jax.training.workdir import Timing, describe
 
 # Steps that the host may be ahead of the devices: hides its work, and a signal doesn't wait for many.
 _AHEAD = 2
@@ -69,11 +66,7 @@ class Run:
     profiler: Profiler
 
     def steps(self, state: TrainState, first: int) -> tuple[TrainState, Evaluation]:
-        """From step `first` to the last; the state and the evaluation there.
-
-        Raises:
-            Preempted: a signal asked to stop.
-        """
+        """From step `first` to the last; the state and the evaluation there. A signal raises `Preempted`."""
         optim, loop = self.system.config.optim, self.system.config.loop
         total, waiting = optim.steps, WaitShare()
         result = self._make_up(state, first)
@@ -90,23 +83,23 @@ class Run:
                 if len(running) > _AHEAD:
                     jax.block_until_ready(running.popleft())
                 last, stops = number == total, self.stop.at(number)
-                due = (loop.log_every, loop.eval_every, loop.checkpoint_every)
-                if last or stops or any(number % every == 0 for every in due):
+                every = (loop.log_every, loop.eval_every, loop.checkpoint_every)
+                logs, evaluates, saves = (last or number % steps == 0 for steps in every)
+                if logs or evaluates or saves or stops:
                     check_finite(metrics, number, self.checkpoints.folder)  # Before it is saved.
                 note = ""
-                if last or number % loop.log_every == 0:
+                if logs:
                     note = self._log(metrics, number, progress.images_per_second, waiting.share())
                 progress.update(number, note)
                 if stops and not last:
                     self._save(state, number, None)
                     self.checkpoints.wait()
                     raise Preempted(number)
-                evaluates = last or number % loop.eval_every == 0
                 if evaluates:
                     result = self._evaluate(state, number)
-                if last or number % loop.checkpoint_every == 0:
+                if saves:
                     self._save(state, number, result if evaluates else None)
-                if last or evaluates or number % loop.checkpoint_every == 0:
+                if evaluates or saves:
                     waiting.restart()
         assert result is not None
         return state, result
@@ -142,7 +135,8 @@ class Run:
         show = self.system.show(self.log, number)
 
         def on_batch(batch: Any, result: Any) -> None:
-            self._stop_at(number)
+            if self.stop.asked:
+                raise Preempted(number)
             show(batch, result)
 
         try:
@@ -168,10 +162,6 @@ class Run:
     def _scores(self, result: Evaluation) -> dict[str, float]:
         best = self.system.main_metric
         return {best: result.to_dict()[best]}
-
-    def _stop_at(self, number: int, *_: Any) -> None:
-        if self.stop.asked:
-            raise Preempted(number)
 
     def _save(self, state: TrainState, number: int, result: Evaluation | None) -> None:
         extra = {

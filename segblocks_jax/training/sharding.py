@@ -19,13 +19,8 @@ T = TypeVar("T")
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins the other processes; comes before the first use of a device.
 
-    Without arguments jax finds the others itself where it knows the cluster: Slurm, Open MPI,
-    Kubernetes, Cloud TPU.
-
-    Args:
-        coordinator: host:port of process 0, the same for all.
-        num_processes: how many there are.
-        process_id: which one this is, from 0.
+    This is number `process_id`, from 0, of `num_processes`; `coordinator` is host:port of the first. Without
+    arguments jax finds them itself where it knows the cluster: Slurm, Open MPI, Kubernetes, Cloud TPU.
 
     Raises:
         ValueError: some arguments but not all, or none and no known cluster.

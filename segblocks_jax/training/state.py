@@ -59,10 +59,9 @@ Multipliers = Mapping[str, float]
 
 
 def create_optimizer(config: OptimConfig, multipliers: Multipliers) -> optax.GradientTransformation:
-    """Builds the published recipe's optimizer for the parameters of modules.
+    """The published recipe: ``g += decay * m * p``, then Adam, then ``p -= rate(step) * m * update``.
 
-    ``g += decay * m * p``, then Adam, then ``p -= rate(step) * m * update``, where m is the multiplier
-    of the part.
+    The multiplier of the part is m.
     """
     parts = {"": 1.0, **multipliers}
 

@@ -4,6 +4,7 @@ A device runs its examples part by part, under `jax.shard_map` over `AXIS`. Part
 j + 2k, ..., on any number of devices.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +28,7 @@ Loss = Callable[[nnx.State, nnx.State, Any], tuple[Array, tuple[nnx.State, Metri
 
 
 def examples_per_part(config: OptimConfig, mesh: Mesh) -> int:
-    """Number of examples that a device runs at a time.
-
-    Raises:
-        ValueError: the batch doesn't divide.
-    """
+    """Number of examples that a device runs at a time; ValueError where the batch doesn't divide."""
     if config.batch_size % (mesh.size * config.accumulate):
         raise InputError(
             f"optim.batch_size is {config.batch_size}; expected a multiple of the {mesh.size} devices"
@@ -70,8 +67,7 @@ def mean_gradient(
         loss: ``(params, stats, part) -> (loss, (new stats, metrics))``.
         state: to take the gradient at. Each part goes on from the statistics that the one before left.
         examples: this device's, a tree of arrays.
-        config: says the number of parts, and whether batch norms are synchronized: statistics that are not
-            are the devices' mean.
+        config: says the number of parts, and whether batch norms are synchronized, else statistics are averaged.
 
     Returns:
         The gradient, the statistics, the metrics.
@@ -99,12 +95,12 @@ def apply_gradient(
     """The state after a step."""
     with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes types.
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return TrainState(
+    return dataclasses.replace(
+        state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         stats=stats,
         opt_state=opt_state,
-        key=state.key,
     )
 
 
@@ -114,21 +110,13 @@ K = TypeVar("K")
 
 
 class Programs(Generic[K]):
-    """Executables of a jitted function whose last argument is static.
+    """Executables of a `function` of `jax.jit` whose last argument is static.
 
-    Attributes:
-        function: the jitted function.
+    `names` says in words what an executable is. `report` gets a line for each compilation: what, why, how long,
+    and whether the persistent cache had it.
     """
 
     def __init__(self, function: Any, names: Callable[[K], str], report: Report) -> None:
-        """Compiles nothing yet.
-
-        Args:
-            function: of `jax.jit`.
-            names: what an executable is, in words.
-            report: gets a line for each compilation: what, why, how long, and whether the persistent
-                cache had it.
-        """
         self.function, self._names, self._report = function, names, report
         self._programs: dict[K, jax.stages.Compiled] = {}
 
@@ -138,12 +126,9 @@ class Programs(Generic[K]):
         return set(self._programs)
 
     def get(self, static: K, why: str, arguments: tuple) -> jax.stages.Compiled:
-        """The executable for a static value.
+        """The executable for a static value; `why` says in words why it is needed, should it not be there yet.
 
-        Args:
-            static: the value.
-            why: it is needed, in words, should it not be there yet.
-            arguments: of the function, but for the last; `jax.ShapeDtypeStruct` will do.
+        `arguments` are the function's but for the last; `jax.ShapeDtypeStruct` will do.
         """
         if static not in self._programs:
             began = time.monotonic()
@@ -157,7 +142,6 @@ class Programs(Generic[K]):
 
 @contextmanager
 def _cache_hits() -> Iterator[list[str]]:
-    """Collects the hits of the persistent compilation cache."""
     hits: list[str] = []
 
     def listen(event: str, **_: Any) -> None:

@@ -7,15 +7,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import optax
 from flax import nnx
-from jaxtyping import Array
 
 from segblocks_jax.errors import TargetExistsError
 from segblocks_jax.structured_config import Config
 from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.state import Multipliers, TrainState
-from segblocks_jax.training.steps import Report
+from segblocks_jax.training.steps import Metrics, Report
 
-Metrics = dict[str, Array]
 OnBatch = Callable[[Any, Any], None]
 
 
@@ -64,9 +62,8 @@ class Evaluation(Protocol):
 class System(abc.ABC):
     """An experiment of one kind: a configuration, and what it means.
 
-    `segblocks_jax.systems.NAME.system` holds each as `SYSTEM`, made by ``SYSTEM(config, data_dir=None,
-    eval_split=None)``, where both take the place of what the configuration says. Data is opened when first
-    needed. Subclasses inherit the methods that have a body here.
+    `segblocks_jax.systems.NAME.system` holds each as `SYSTEM`. `data_dir` and `eval_split` take the place of
+    what the configuration says. Data is opened when first needed.
 
     Attributes:
         config_type: of the configuration.
@@ -91,11 +88,7 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> nnx.Module:
-        """Builds the modules with random weights, by the configuration's seed.
-
-        Raises:
-            ValueError: they can't be built so.
-        """
+        """Builds the modules with random weights, by the configuration's seed; ValueError where it can't."""
 
     def multipliers(self) -> Multipliers:
         """Factors on learning rate and weight decay, by a part's path in the modules."""
@@ -121,10 +114,7 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def train_batches(self, shard: tuple[int, int]) -> Batches:
-        """Training batches of process `shard[0]` of `shard[1]`.
-
-        Opens the evaluation data, too: what is missing fails now.
-        """
+        """Training batches of process `shard[0]` of `shard[1]`. What is missing for evaluations fails now, too."""
 
     @abc.abstractmethod
     def evaluate(self, modules: nnx.Module, *, on_batch: OnBatch | None = None) -> Evaluation:

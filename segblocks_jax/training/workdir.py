@@ -35,11 +35,7 @@ def open_checkpoints(system: System, workdir: pathlib.Path) -> Checkpoints:
 
 @contextlib.contextmanager
 def only_run(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other runs out of the workdir; of several processes, the first does it for all.
-
-    Raises:
-        InUseError: another one is in it.
-    """
+    """Keeps other runs out of the workdir, or raises InUseError; of several processes, the first does it for all."""
     with contextlib.ExitStack() as stack:
         mine = not is_first() or stack.enter_context(lock(workdir))
         if not all(gather(mine)):
@@ -51,10 +47,7 @@ def only_run(workdir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_log(system: System, workdir: pathlib.Path, step: int) -> Iterator[RunLog]:
-    """The log of a run that begins at, or continues from, a step.
-
-    Of several processes all log, as what they log takes all of them; the first one's is kept.
-    """
+    """The log of a run from a step on; all processes log, as what they log takes all, but the first one's is kept."""
     with contextlib.ExitStack() as stack:
         folder, project = workdir, system.config.loop.wandb
         if not is_first():
@@ -73,8 +66,7 @@ def load_pretrained(
 
     Raises:
         ConfigError: the workdir holds a run of another configuration.
-        FileNotFoundError: no such file.
-        ValueError: it doesn't fit; lists every name.
+        FileNotFoundError, ValueError: as `System.load_pretrained`.
     """
     with open_checkpoints(system, workdir) as checkpoints:
         if checkpoints.latest_step() is not None:
@@ -107,10 +99,7 @@ def load_modules(
 def describe(
     system: System, result: Evaluation, step: int, pretrained: dict[str, str] | None
 ) -> dict[str, Any]:
-    """An evaluation with all that is needed to repeat it, for JSON.
-
-    `pretrained` is what `load_pretrained` gave, when the run began.
-    """
+    """An evaluation with all that is needed to repeat it, for JSON; `pretrained` is as `load_pretrained` gave it."""
     return {
         "experiment": system.config.name,
         "step": step,
@@ -128,9 +117,9 @@ def check_same_config(stored: Mapping[str, Any], config: Config, folder: Path) -
     """Refuses to continue a run of another configuration; fields that don't affect results may differ.
 
     Args:
-        stored: the run's, as its checkpoints hold it, of any schema that can be migrated.
+        stored: the run's, as its checkpoints in `folder` hold it, of any schema that can be migrated.
         config: what to continue with.
-        folder: of the checkpoints, for the error.
+        folder: named in the error.
 
     Raises:
         ConfigError: they differ; lists every field.

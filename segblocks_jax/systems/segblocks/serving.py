@@ -15,7 +15,13 @@ from jaxtyping import Shaped, UInt8
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.programs import KeyedCache
-from segblocks_jax.inference.server import Shape, ShapeServer, check_images, checked_seed
+from segblocks_jax.inference.server import (
+    Shape,
+    ShapeServer,
+    check_fork,
+    check_images,
+    checked_seed,
+)
 from segblocks_jax.inference.timing import LatencyTracker, slowest
 from segblocks_jax.systems.segblocks.settings import (
     Mode,
@@ -87,7 +93,7 @@ class Server(ShapeServer):
             ValueError: wrong shape, mode or output.
         """
         start = time.perf_counter()
-        self.check_process()
+        check_fork()
         check_images(images)
         count, height, width, _ = images.shape
         grid = self._grid((height, width))

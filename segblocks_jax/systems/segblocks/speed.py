@@ -15,8 +15,8 @@ from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
 from segblocks_jax.errors import InputError
 from segblocks_jax.exact import count_of
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
-from segblocks_jax.inference.layout import BlockLayout
 from segblocks_jax.inference.server import keep_freed_memory
+from segblocks_jax.inference.steps import Layout
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
 from segblocks_jax.ops import extension
@@ -144,7 +144,7 @@ def _around(
         results: list[Any] = [split(image, grid).pixels]
         if backbone is None:
             return [*results, combine(DualRes(logits, grid), upsampling)]
-        layout = BlockLayout(grid, side)
+        layout = Layout(grid, (side,))
         results.append(layout.patches(3 if is_resnet else 1))
         for level in range(1, 6):
             smaller = layout.scaled(1, 2**level)
