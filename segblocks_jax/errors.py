@@ -42,16 +42,9 @@ class UnavailableError(UserError, RuntimeError):
 
 @contextlib.contextmanager
 def extra(name: str, user: str) -> Iterator[None]:
-    """Around imports of an extra's packages: says how to install one that is missing.
+    """Around imports of an extra's packages for a `user`: a MissingPackageError says how to install a missing one.
 
     A command of this package (``python -m segblocks_jax...``) says so in one line and exits with 2.
-
-    Args:
-        name: an extra of pyproject.toml.
-        user: what needs the packages, for the message.
-
-    Raises:
-        MissingPackageError: a package is missing.
     """
     try:
         yield

@@ -116,10 +116,7 @@ def describe(
 def check_same_config(stored: Mapping[str, Any], config: Config, folder: Path) -> None:
     """Refuses to continue a run of another configuration; fields that don't affect results may differ.
 
-    Args:
-        stored: the run's, as its checkpoints in `folder` hold it, of any schema that can be migrated.
-        config: what to continue with.
-        folder: named in the error.
+    The run's is `stored`, as its checkpoints in `folder` hold it, of any schema that can be migrated.
 
     Raises:
         ConfigError: they differ; lists every field.
