@@ -93,21 +93,24 @@ def _shortcut(projection: nnx.List | None, x: Features) -> Features:
     return norm(conv(x))
 
 
+_VARIANTS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+
+
 class ResNet(nnx.Module):
     """A ResNet without its classifier; gives its four stages, of `features` channels, at strides 4, 8, 16 and 32."""
 
     torch_names = TorchNames("net.backbone.", unused=r"fc\.")
 
     def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        depths: tuple[int, int, int, int],
-        *,
-        width: int = 64,
-        semantics: BlockOptions,
-        rngs: nnx.Rngs,
+        self, layers: int, *, width: int = 64, semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
-        """Builds `depths[i]` blocks of ``width * 2**i`` inner channels in stage i."""
+        """Builds 18, 34, 50 or 101 layers; ``width * 2**i`` inner channels in stage i."""
+        block, depths = _VARIANTS[layers]
         self.conv1 = Conv(3, width, 7, stride=2, semantics=semantics, rngs=rngs)
         self.bn1 = BatchNorm(width, momentum=_STEM_MOMENTUM, semantics=semantics)
         features = width
@@ -141,17 +144,3 @@ class ResNet(nnx.Module):
 def _stem(conv: Conv, norm: BatchNorm, x: Features, *, semantics: BlockOptions) -> Features:
     x = pointwise(jax.nn.relu, norm(conv(x)))
     return max_pool(x, 3, 2, 1, semantics)
-
-
-_VARIANTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
-}
-
-
-def resnet(layers: int, *, width: int = 64, semantics: BlockOptions, rngs: nnx.Rngs) -> ResNet:
-    """ResNet of 18, 34, 50 or 101 layers; `width` inner channels in the first stage."""
-    block, depths = _VARIANTS[layers]
-    return ResNet(block, depths, width=width, semantics=semantics, rngs=rngs)

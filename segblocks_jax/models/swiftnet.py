@@ -13,7 +13,7 @@ from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.network import NetworkEntry, TorchNames
-from segblocks_jax.models.resnet import ResNet, resnet
+from segblocks_jax.models.resnet import ResNet
 from segblocks_jax.nn import (
     BatchNorm,
     BlockOptions,
@@ -186,7 +186,7 @@ class EfficientNetLiteOptions:
 
 
 def _with_resnet(layers: int, num_classes: int, options: ResNetOptions, **given: Any) -> SwiftNet:
-    backbone = resnet(layers, width=options.width, **given)
+    backbone = ResNet(layers, width=options.width, **given)
     return SwiftNet(backbone, num_classes, features=options.features, **given)
 
 
