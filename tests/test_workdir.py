@@ -10,7 +10,7 @@ import pytest
 from test_system import Config, Points
 
 from segblocks_jax.errors import InUseError, UnwritableError
-from segblocks_jax.training import checkpoint_files, loop, run
+from segblocks_jax.training import checkpoint_files, loop
 from segblocks_jax.training import lock as locking
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.config import LoopConfig
@@ -78,7 +78,7 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(tmp_path):
 def test_a_run_that_could_not_save_does_not_say_that_it_stopped_in_good_order(
     place, tmp_path, monkeypatch
 ):
-    owner = Points if place == "evaluate" else run.Run
+    owner = Points if place == "evaluate" else loop.Run
     calls, call = itertools.count(1), getattr(owner, place)
 
     def asked(*given, **options):
@@ -108,7 +108,7 @@ def test_scores_that_cannot_be_written_are_shown(what, tmp_path, monkeypatch, ca
             Checkpoints, "save", lambda *a: full() if next(saves) == 3 else save(*a)
         )
     else:
-        monkeypatch.setattr(*((run, what) if what == "write_json" else (Points, what)), full)
+        monkeypatch.setattr(*((loop, what) if what == "write_json" else (Points, what)), full)
     with pytest.raises(OSError, match="No space left"):
         loop.train(Points(Config()), tmp_path)
     assert "accuracy " in capsys.readouterr().err
