@@ -39,14 +39,7 @@ class RunDetails:
 def inspect_run(
     runs: pathlib.Path, record: Record, source: SegmentationSource, chosen: Sequence[int]
 ) -> RunDetails:
-    """Looks at a run with a policy.
-
-    Args:
-        runs: folder of all runs.
-        record: of the run.
-        source: of its evaluation split.
-        chosen: numbers of the images to show.
-    """
+    """Looks at a run with a policy, and at images of its evaluation split by their numbers `chosen`."""
     folder = run_folder(runs, record["key"]) / "export"
     system, spec = seams.load_system(folder)
     assert spec.policy is not None

@@ -92,17 +92,9 @@ def predict(
 ) -> int:
     """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed.
 
-    Args:
-        system: of the experiment.
-        workdir: of its run.
-        checkpoint: a step, "latest" or "best".
-        source: an image, a video, or a folder of both.
-        output: folder for the results.
-        mode: how many blocks run high, see `segblocks_jax.systems.segblocks.settings.Mode`.
-        shapes: (n, h, w) that images are padded to, so that many sizes need few programs.
-        batch_size: pictures of one size that are segmented together.
-        side_by_side: writes input, labels and grid as one picture, too.
-        max_pixels: images of more are refused.
+    The checkpoint is a step, "latest" or "best"; `source` an image, a video, or a folder of both. `mode` and
+    `shapes` are as for `Engine`; `batch_size` pictures of one size are taken together; `side_by_side` writes
+    input, labels and grid as one picture, too; images of more than `max_pixels` are refused.
     """
     if source is None:
         raise InputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")

@@ -79,13 +79,7 @@ class Plan:
 def make_plan(
     name: str, sweep: Sweep, base: Mapping[str, Any], seeds: tuple[int, ...] = (0,)
 ) -> Plan:
-    """The runs of a sweep.
-
-    Args:
-        name: of the plan.
-        sweep: its rows.
-        base: a configuration's fields, as `ExperimentConfig.from_mapping` takes them.
-        seeds: every row is trained once with each.
+    """The runs of a sweep, every row once with each seed, from the fields of a `base` configuration.
 
     Raises:
         ConfigError: a row names an unknown field, or can't run.

@@ -86,18 +86,11 @@ def sweep(plans: list[Plan], runs: pathlib.Path, data_dir: str | None = None) ->
 def run_all(
     configs: Mapping[str, ExperimentConfig], runs: pathlib.Path, data_dir: str | None = None
 ) -> dict[str, str]:
-    """Trains what has no record yet; several processes may work on one folder.
+    """Trains what has no record yet, by key, in a folder on which several processes may work.
 
     A run that another process trains is passed over at first, and waited for at the end: if that process
-    ends without a record, this one goes on from its last checkpoint.
-
-    Args:
-        configs: by key.
-        runs: folder of all runs.
-        data_dir: of the data set, as for `open_dataset`.
-
-    Returns:
-        What went wrong, by key. The other runs are done.
+    ends without a record, this one goes on from its last checkpoint. Returns what went wrong, by key; the
+    other runs are done.
     """
     errors: dict[str, str] = {}
     for wait in (False, True):

@@ -11,21 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from segblocks_jax import nn
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
-from segblocks_jax.nn import (
-    BatchNorm,
-    BlockOptions,
-    Conv,
-    Dropout,
-    check_blocks,
-    max_pool,
-    on_full_image,
-    pointwise,
-    rematerialized,
-    scope,
-)
 from segblocks_jax.nn.regions import Features
 from segblocks_jax.systems.lrnnet.reduced_non_local import ReducedNonLocal
 
@@ -40,30 +29,30 @@ class Down(nnx.Module):
     """Halves the size: a 3x3 convolution of stride 2 beside the maxima over 2x2; batch norm, ReLU."""
 
     def __init__(
-        self, in_features: int, features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
+        self, in_features: int, features: int, *, semantics: nn.BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """The convolution makes the channels that pooling does not."""
-        conv = functools.partial(Conv, stride=2, use_bias=True, semantics=semantics, rngs=rngs)
+        conv = functools.partial(nn.Conv, stride=2, use_bias=True, semantics=semantics, rngs=rngs)
         self.conv = conv(in_features, features - in_features, 3)
-        self.bn = BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)
+        self.bn = nn.BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)
 
     def __call__(self, x: Features) -> Features:
         """(n, h, w, in_features) -> (n, h / 2, w / 2, features)."""
-        pooled = max_pool(x, window=2, stride=2, padding=0)
-        x = pointwise(lambda a, b: jnp.concatenate([a, b], -1), self.conv(x), pooled)
-        return pointwise(jax.nn.relu, self.bn(x))
+        pooled = nn.max_pool(x, window=2, stride=2, padding=0)
+        x = nn.pointwise(lambda a, b: jnp.concatenate([a, b], -1), self.conv(x), pooled)
+        return nn.pointwise(jax.nn.relu, self.bn(x))
 
 
 class Factorized(nnx.Module):
     """Two 1-D convolutions in a row, each followed by batch norm and ReLU."""
 
     def __init__(
-        self, features: int, vertical_first: bool, *, semantics: BlockOptions, rngs: nnx.Rngs
+        self, features: int, vertical_first: bool, *, semantics: nn.BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """3x1 then 1x3, or the other way round."""
         first, second = ((3, 1), (1, 3)) if vertical_first else ((1, 3), (3, 1))
-        norm = functools.partial(BatchNorm, features, momentum=_MOMENTUM, semantics=semantics)
-        conv = functools.partial(Conv, features, features, semantics=semantics, rngs=rngs)
+        norm = functools.partial(nn.BatchNorm, features, momentum=_MOMENTUM, semantics=semantics)
+        conv = functools.partial(nn.Conv, features, features, semantics=semantics, rngs=rngs)
         self.conv1 = conv(first)
         self.bn1 = norm()
         self.conv2 = conv(second)
@@ -71,8 +60,8 @@ class Factorized(nnx.Module):
 
     def __call__(self, x: Features) -> Features:
         """(n, h, w, features) -> the same shape."""
-        x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
-        return pointwise(jax.nn.relu, self.bn2(self.conv2(x)))
+        x = nn.pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
+        return nn.pointwise(jax.nn.relu, self.bn2(self.conv2(x)))
 
 
 class FactorizedBlock(nnx.Module):
@@ -89,31 +78,31 @@ class FactorizedBlock(nnx.Module):
         dilation: int,
         dropout: float,
         *,
-        semantics: BlockOptions,
+        semantics: nn.BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
         """`dilation` of the depthwise convolution; `dropout` before the sum."""
-        norm = functools.partial(BatchNorm, features, momentum=_MOMENTUM, semantics=semantics)
+        norm = functools.partial(nn.BatchNorm, features, momentum=_MOMENTUM, semantics=semantics)
         pair = functools.partial(Factorized, features // 2, semantics=semantics, rngs=rngs)
         self.left = pair(vertical_first=True)
         self.right = pair(vertical_first=False)
-        conv = functools.partial(Conv, features, features, semantics=semantics, rngs=rngs)
+        conv = functools.partial(nn.Conv, features, features, semantics=semantics, rngs=rngs)
         self.depthwise = conv(3, groups=features, dilation=dilation)
         self.bn1 = norm()
         self.pointwise = conv(1)
         self.bn2 = norm()
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.half = features // 2
 
     def __call__(self, x: Features) -> Features:
         """(n, h, w, features) -> the same shape."""
         shortcut = x
-        left = self.left(pointwise(lambda a: a[..., : self.half], x))
-        right = self.right(pointwise(lambda a: a[..., self.half :], x))
-        x = pointwise(lambda a, b: jnp.concatenate([a, b], -1), left, right)
-        x = pointwise(jax.nn.relu, self.bn1(self.depthwise(x)))
+        left = self.left(nn.pointwise(lambda a: a[..., : self.half], x))
+        right = self.right(nn.pointwise(lambda a: a[..., self.half :], x))
+        x = nn.pointwise(lambda a, b: jnp.concatenate([a, b], -1), left, right)
+        x = nn.pointwise(jax.nn.relu, self.bn1(self.depthwise(x)))
         x = self.dropout(self.bn2(self.pointwise(x)))
-        return pointwise(_shuffle, pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut)))
+        return nn.pointwise(_shuffle, nn.pointwise(jax.nn.relu, nn.pointwise(jnp.add, x, shortcut)))
 
 
 def _shuffle(pixels: jax.Array) -> jax.Array:
@@ -150,7 +139,9 @@ class LRNEncoder(nnx.Module):
 
     torch_names = TorchNames("net.backbone.")
 
-    def __init__(self, options: LRNNetOptions, *, semantics: BlockOptions, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, options: LRNNetOptions, *, semantics: nn.BlockOptions, rngs: nnx.Rngs
+    ) -> None:
         """Stages of half, once and twice `options.width` channels."""
         width, dilations = options.width, options.dilations
         if width % 4 or width < 8:
@@ -174,9 +165,9 @@ class LRNEncoder(nnx.Module):
     def __call__(self, x: Features) -> Features:
         """(n, h, w, 3), normalized -> (n, h / 8, w / 8, features)."""
         for i in (1, 2, 3):
-            with scope(f"stage{i}"):
+            with nn.scope(f"stage{i}"):
                 for block in getattr(self, f"stage{i}"):
-                    x = rematerialized(block, x)
+                    x = nn.rematerialized(block, x)
         return x
 
 
@@ -192,7 +183,12 @@ class LRNNet(nnx.Module):
     torch_names = TorchNames("net.")
 
     def __init__(
-        self, num_classes: int, options: LRNNetOptions, *, semantics: BlockOptions, rngs: nnx.Rngs
+        self,
+        num_classes: int,
+        options: LRNNetOptions,
+        *,
+        semantics: nn.BlockOptions,
+        rngs: nnx.Rngs,
     ) -> None:
         """With random weights."""
         self.semantics, self.num_classes = semantics, num_classes
@@ -200,7 +196,7 @@ class LRNNet(nnx.Module):
         self.backbone = LRNEncoder(options, **given)
         deepest = self.backbone.features
         self.attention = ReducedNonLocal(deepest, channels=options.features, **given)
-        self.logits = Conv(deepest, num_classes, 1, use_bias=True, **given)
+        self.logits = nn.Conv(deepest, num_classes, 1, use_bias=True, **given)
 
     def __call__(self, x: Features) -> Features:
         """Normalized image (n, h, w, 3), h and w multiples of 8, or blocks of it -> logits at 1/8.
@@ -209,13 +205,13 @@ class LRNNet(nnx.Module):
             ValueError: blocks that are too small, see `segblocks_jax.nn.smallest_block`.
         """
         if isinstance(x, DualRes):
-            check_blocks(self, x)
-        with scope("backbone"):
+            nn.check_blocks(self, x)
+        with nn.scope("backbone"):
             x = self.backbone(x)
-        with scope("attention"):
-            attended = on_full_image(self.attention, x, self.semantics)
-        with scope("logits"):
-            return self.logits(pointwise(jnp.add, x, attended))
+        with nn.scope("attention"):
+            attended = nn.on_full_image(self.attention, x, self.semantics)
+        with nn.scope("logits"):
+            return self.logits(nn.pointwise(jnp.add, x, attended))
 
 
 NETWORK = NetworkEntry(LRNNetOptions, LRNNet)

@@ -18,14 +18,7 @@ from segblocks_jax.nn import scaled_multiple, scaled_size
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.resolution_gain import OracleMasks
-from segblocks_jax.tasks.segmentation.metrics import (
-    BoundaryDensity,
-    ConfusionTotal,
-    Scores,
-    boundary_ratio,
-    format_scores,
-    scores,
-)
+from segblocks_jax.tasks.segmentation import metrics
 from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training.sharding import gather, local_mesh
 
@@ -47,7 +40,7 @@ class Evaluation:
         shares: of high blocks, one per image; empty without blocks.
     """
 
-    scores: Scores
+    scores: metrics.Scores
     gmacs: float
     high_fraction: float | None
     images_per_second: float | None
@@ -63,7 +56,7 @@ class Evaluation:
         return scores | {name: getattr(self, name) for name in rest}
 
     def __str__(self) -> str:
-        lines = [format_scores(self.scores, self.class_names)]
+        lines = [metrics.format_scores(self.scores, self.class_names)]
         lines.append(f"GMACs per image: {self.gmacs:.3f} (mean over {self.images} real grids)")
         if self.high_fraction is not None:
             lines.append(f"share of high blocks: {self.high_fraction:.1%}")
@@ -99,19 +92,17 @@ class Evaluator:
         mode: str | None = None,
         on_batch: Callable[[EvalBatch, Segmentation], None] | None = None,
     ) -> Evaluation:
-        """Evaluates the system whose weights the engine has.
+        """Evaluates the system, of `create_system`, whose weights the engine has.
 
-        Args:
-            system: of `create_system`.
-            mode: how many blocks run high, see `Mode`; default: the engine's; not for the oracle.
-            on_batch: called after each batch of this process, e.g. for progress or pictures.
+        `mode` is for other policies than the oracle, default: the engine's. `on_batch` is called after each batch
+        of this process, e.g. for progress or pictures.
         """
         engine, source, config = self.engine, self._source, self._config
         kind, masks = config.policy.kind, None
         if kind is not None and kind.needs_labels:
             masks = OracleMasks(system, source.normalization, config)
-        confusion = ConfusionTotal(len(source.table.classes), mesh=local_mesh())
-        edges = BoundaryDensity(config.policy.block_size)
+        confusion = metrics.ConfusionTotal(len(source.table.classes), mesh=local_mesh())
+        edges = metrics.BoundaryDensity(config.policy.block_size)
         rows: dict[int, _Row] = {}
 
         def serve(i: int, batch: EvalBatch) -> Segmentation:
@@ -221,9 +212,9 @@ def _summary(
     shares = [share for row in ordered for share in row.shares]
     gmacs = [value for row in ordered for value in row.gmacs]
     rates = [row.rate for row in ordered if row.rate is not None]
-    boundary = boundary_ratio(np.sum(edges, axis=0))
+    boundary = metrics.boundary_ratio(np.sum(edges, axis=0))
     return Evaluation(
-        scores=scores(np.sum(confusion, axis=0)),
+        scores=metrics.scores(np.sum(confusion, axis=0)),
         gmacs=float(np.mean(gmacs)),
         high_fraction=float(np.mean(shares)) if in_blocks else None,
         images_per_second=float(np.median(rates)) if rates else None,

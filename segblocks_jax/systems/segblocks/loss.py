@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from segblocks_jax.adaptive.decision import Decision, fill_scores
 from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
@@ -46,15 +46,10 @@ class Loss:
         mean_valid: Float[Array, ""],
         num_high: int | None,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The loss and metrics.
+        """The loss and metrics of a system in training mode; `keys` are one per image.
 
-        Args:
-            system: in training mode.
-            batch: images and labels.
-            decision: which blocks are wanted high; None for whole images.
-            keys: one per image.
-            mean_valid: mean number of valid pixels over all devices and parts.
-            num_high: number of blocks that run high.
+        `decision` says which blocks are wanted high, None for whole images; `num_high` how many run high.
+        `mean_valid` is the mean number of valid pixels over all devices and parts.
         """
         config, semantics = self.config, self.config.semantics
         image = normalize(batch["image"], *self.normalization)
@@ -89,12 +84,7 @@ class Loss:
             return combine(blocks, self.config.semantics.low_upsampling)
 
     def _policy_loss(
-        self,
-        logits: Float[Array, "n gh gw"],
-        decision: Decision,
-        mask: Bool[Array, "n gh gw"],
-        loss_map: Float[Array, "n h w"],
-        valid: Bool[Array, "n h w"],
+        self, logits: Array, decision: Decision, mask: Array, loss_map: Array, valid: Array
     ) -> tuple[Float[Array, ""], Metrics]:
         policy, semantics = self.config.policy, self.config.semantics
         _, gh, gw = mask.shape

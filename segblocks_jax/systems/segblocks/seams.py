@@ -67,11 +67,7 @@ def measure(
 ) -> Seams:
     """Runs the same weights dense and in blocks, once with each padding mode.
 
-    Args:
-        net: in evaluation mode; not changed.
-        image: normalized.
-        mask: which blocks are high.
-        low_factor: of the grid.
+    The network is in evaluation mode, and is not changed; the image is normalized; high blocks are True in `mask`.
     """
     copy: Any = nnx.clone(net)
     dense = np.asarray(_run(net, jnp.asarray(image)))

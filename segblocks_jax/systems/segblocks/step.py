@@ -37,19 +37,9 @@ from segblocks_jax.systems.segblocks.resolution_gain import (
     uniform_block_loss,
 )
 from segblocks_jax.tasks.segmentation.labels import IGNORE
+from segblocks_jax.training import steps
 from segblocks_jax.training.sharding import AXIS, data_mesh, put_batch, put_on_all
 from segblocks_jax.training.state import TrainState
-from segblocks_jax.training.steps import (
-    Metrics,
-    Programs,
-    Report,
-    apply_gradient,
-    example_keys,
-    examples_per_part,
-    join_parts,
-    mean_gradient,
-    over_parts,
-)
 
 Batch = Mapping[str, UInt8[Array | np.ndarray, "n ..."]]
 
@@ -70,36 +60,31 @@ class TrainStep:
         config: ExperimentConfig,
         normalization: Normalization,
         mesh: Mesh | None = None,
-        report: Report = lambda line: None,
+        report: steps.Report = lambda line: None,
     ) -> None:
         """Compiles nothing yet.
 
-        Args:
-            graphdef: of the system, from `create_state`.
-            optimizer: the state's.
-            config: of the experiment.
-            normalization: of the images.
-            mesh: has one axis, `AXIS`, over which the images of a batch are spread; default: all devices.
-            report: gets a line for each compilation of an update.
+        The graphdef is that of `create_state`, the optimizer the state's. The images of a batch are spread over
+        the one axis of `mesh`, `AXIS`; default: all devices. `report` gets a line for each compilation of an update.
         """
         self.mesh = mesh or data_mesh()
         self._graphdef, self._optimizer = graphdef, optimizer
         self._config, self._normalization = config, normalization
         self._loss = Loss(config, normalization)
-        self._images = examples_per_part(config.optim, self.mesh)
+        self._images = steps.examples_per_part(config.optim, self.mesh)
         self.decide = jax.jit(
             self._sharded(self._decide_on_device, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
         )
 
         def update(
             state: TrainState, batch: TracedBatch, decision: Decision | None, num_high: int | None
-        ) -> tuple[TrainState, Metrics]:
+        ) -> tuple[TrainState, steps.Metrics]:
             run = functools.partial(self._update_on_device, num_high=num_high)
             specs: dict[str, Any] = {"in_specs": (P(), P(AXIS), P(AXIS)), "out_specs": (P(), P())}
             return self._sharded(run, **specs)(state, batch, decision)
 
         jitted = jax.jit(update, static_argnames="num_high", donate_argnums=0)
-        self.programs = Programs(jitted, self._program_name, report)
+        self.programs = steps.Programs(jitted, self._program_name, report)
 
     @property
     def compiled(self) -> set[int | None]:
@@ -135,7 +120,7 @@ class TrainStep:
         for num_high in numbers:
             self.programs.get(num_high, "warm-up", self.arguments(state))
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, steps.Metrics]:
         """One optimizer step. `state` is donated; `batch` is this process's part of the images."""
         placed = put_batch(batch, self.mesh)
         decision, num_high = None, None
@@ -183,9 +168,11 @@ class TrainStep:
             count = jnp.sum(decision.action, dtype=jnp.int32)
             return jnp.maximum(most, count), decision
 
-        examples = batch, example_keys(state, batch["image"].shape[0])
-        most, parts = over_parts(decide, jnp.int32(0), examples, self._config.optim.accumulate)
-        return join_parts(parts), jax.lax.pmax(most, AXIS)
+        examples = batch, steps.example_keys(state, batch["image"].shape[0])
+        most, parts = steps.over_parts(
+            decide, jnp.int32(0), examples, self._config.optim.accumulate
+        )
+        return steps.join_parts(parts), jax.lax.pmax(most, AXIS)
 
     def _decide_part(self, state: TrainState, batch: TracedBatch, keys: Array) -> Decision:
         image = normalize(batch["image"], *self._normalization)
@@ -219,7 +206,7 @@ class TrainStep:
 
     def _update_on_device(
         self, state: TrainState, batch: TracedBatch, decision: Decision | None, num_high: int | None
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, steps.Metrics]:
         optim = self._config.optim
         valid = jnp.sum(batch["label"] != IGNORE, dtype=jnp.float32)
         mean_valid = jax.lax.pmean(valid, AXIS) / optim.accumulate
@@ -230,7 +217,7 @@ class TrainStep:
             value, metrics = self._loss(system, batch, decision, keys, mean_valid, num_high)
             return value, (nnx.state(system, nnx.BatchStat), metrics)
 
-        examples = batch, decision, example_keys(state, batch["image"].shape[0])
-        grads, stats, metrics = mean_gradient(loss, state, examples, optim)
+        examples = batch, decision, steps.example_keys(state, batch["image"].shape[0])
+        grads, stats, metrics = steps.mean_gradient(loss, state, examples, optim)
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return apply_gradient(self._optimizer, state, grads, stats), metrics
+        return steps.apply_gradient(self._optimizer, state, grads, stats), metrics

@@ -52,11 +52,8 @@ class SegBlocks(System):
     ) -> None:
         """Opens no data yet.
 
-        Args:
-            config: of the experiment.
-            data_dir: of the data set, in place of the configuration's.
-            eval_split: in place of the configuration's.
-            sources: to train on and to evaluate on, in place of the configuration's data set.
+        `data_dir`, `eval_split`, and the `sources` to train and to evaluate on take the place of what the
+        configuration says.
         """
         if data_dir is not None:
             data = dataclasses.replace(config.data, data_dir=data_dir)

@@ -5,15 +5,8 @@ from typing import Any
 from flax import nnx
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.systems.segblocks.policies.policy import (
-    AllHigh,
-    AllLow,
-    Heuristic,
-    Middle,
-    Oracle,
-    Policy,
-    Random,
-)
+from segblocks_jax.systems.segblocks.policies import policy
+from segblocks_jax.systems.segblocks.policies.policy import Policy
 from segblocks_jax.systems.segblocks.policies.reinforce import Reinforce
 from segblocks_jax.systems.segblocks.policies.reward import Advantage, Reward, advantage
 
@@ -31,12 +24,12 @@ __all__ = [
 
 _TYPES: dict[str, type[Policy]] = {
     "reinforce": Reinforce,
-    "random": Random,
-    "middle": Middle,
-    "heuristic": Heuristic,
-    "oracle": Oracle,
-    "all_high": AllHigh,
-    "all_low": AllLow,
+    "random": policy.Random,
+    "middle": policy.Middle,
+    "heuristic": policy.Heuristic,
+    "oracle": policy.Oracle,
+    "all_high": policy.AllHigh,
+    "all_low": policy.AllLow,
 }
 _NONE = "static"  # How a configuration says that there is no policy, nor blocks.
 POLICIES = tuple(_TYPES)

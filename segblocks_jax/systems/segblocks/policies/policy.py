@@ -14,6 +14,9 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.exact import exact
 from segblocks_jax.nn import uniform
 
+Image = Float[Array, "n h w 3"]
+Gain = Float[Array, "n gh gw"] | None
+
 
 class Policy(nnx.Module):
     """Decides which blocks run high. Called as ``policy(image, key=None, gain=None) -> Decision``.
@@ -39,12 +42,7 @@ class Policy(nnx.Module):
         self.block_size = block_size
         self.target = target
 
-    def __call__(
-        self,
-        image: Float[Array, "n h w 3"],
-        key: Array | None = None,
-        gain: Float[Array, "n gh gw"] | None = None,
-    ) -> Decision:
+    def __call__(self, image: Image, key: Array | None = None, gain: Gain = None) -> Decision:
         """Decides on normalized images; `key` is for sampling, one for the batch or one per image."""
         raise NotImplementedError
 
@@ -57,12 +55,7 @@ class Rule(Policy):
         super().__init__(block_size, target)
         self.threshold = threshold
 
-    def __call__(
-        self,
-        image: Float[Array, "n h w 3"],
-        key: Array | None = None,
-        gain: Float[Array, "n gh gw"] | None = None,
-    ) -> Decision:
+    def __call__(self, image: Image, key: Array | None = None, gain: Gain = None) -> Decision:
         """Decides; `key` is for random policies, `gain` for the oracle."""
         scores = self.scores(image, key, gain)
         if self.threshold is None:
@@ -112,12 +105,7 @@ class Random(Rule):
 class Middle(Rule):
     """Whole rows of blocks around the middle: floor(gh (1 - t) / 2) up to floor(gh (1 + t) / 2), exactly."""
 
-    def __call__(
-        self,
-        image: Float[Array, "n h w 3"],
-        key: Array | None = None,
-        gain: Float[Array, "n gh gw"] | None = None,
-    ) -> Decision:
+    def __call__(self, image: Image, key: Array | None = None, gain: Gain = None) -> Decision:
         """High between the two rows; the score falls with the distance from the middle."""
         shape = self.grid_shape(image)
         row = jnp.arange(shape[1])

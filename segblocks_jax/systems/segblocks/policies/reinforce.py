@@ -11,7 +11,7 @@ from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import TorchNames
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, scope, uniform
-from segblocks_jax.systems.segblocks.policies.policy import Policy
+from segblocks_jax.systems.segblocks.policies.policy import Gain, Image, Policy
 
 _STRIDE = 32
 _MOMENTUM = 0.02
@@ -82,12 +82,7 @@ class Reinforce(Policy):
         self.net = PolicyNet(block_size, rngs=rngs)
         self.deterministic = False
 
-    def __call__(
-        self,
-        image: Float[Array, "n h w 3"],
-        key: Array | None = None,
-        gain: Float[Array, "n gh gw"] | None = None,
-    ) -> Decision:
+    def __call__(self, image: Image, key: Array | None = None, gain: Gain = None) -> Decision:
         """Decides. Training needs a PRNG key to sample with, or a key per image."""
         logits = self.net(image)
         if self.deterministic:
