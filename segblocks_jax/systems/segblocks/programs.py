@@ -15,7 +15,6 @@ from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fused import fuse, pays
 from segblocks_jax.inference.programs import KeyedCache
-from segblocks_jax.inference.server import Shape
 from segblocks_jax.models import Network
 from segblocks_jax.nn import at_scale
 from segblocks_jax.ops import extension
@@ -156,15 +155,11 @@ class ModelPrograms:
             return (images,)
         if program.kind != "segment":
             return images, valid, seed
-        grid = self._grid(program.shape)
+        assert self.spec.policy is not None
+        (n, h, w), side = program.shape, self.spec.policy.block_size
+        grid = (n, h // side, w // side)
         action = jax.ShapeDtypeStruct(grid, jnp.bool_)
         return images, action, jax.ShapeDtypeStruct(grid, jnp.float32), seed
-
-    def _grid(self, shape: Shape) -> Shape:
-        assert self.spec.policy is not None
-        n, h, w = shape
-        side = self.spec.policy.block_size
-        return n, h // side, w // side
 
     def _net(self, weights: Any) -> Callable[..., Any]:
         state = weights[1]
