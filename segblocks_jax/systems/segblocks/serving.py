@@ -50,13 +50,9 @@ class Server(ShapeServer):
         self, programs: Programs, settings: Settings, devices: Sequence[jax.Device] = ()
     ) -> None:
         """Checks the shapes of `settings`; calls take `devices` in turn, if there are any."""
-        super().__init__(
-            multiple=settings.multiple,
-            fill=settings.fill,
-            shapes=settings.shapes,
-            strict=settings.strict,
-            devices=devices,
-        )
+        names = ("multiple", "fill", "shapes", "strict")
+        options: dict[str, Any] = {name: getattr(settings, name) for name in names}
+        super().__init__(devices=devices, **options)
         self.settings, self.block_size = settings, settings.block_size
         self.learned, self.mode = settings.learned, settings.mode
         self._programs, size = programs, programs.max_size
@@ -74,11 +70,10 @@ class Server(ShapeServer):
     ) -> Segmentation:
         """Segments images.
 
-        They are padded at the bottom and right with the mean color, to whole blocks and to the
-        smallest of the server's shapes that holds them; more images than it has are served in turn.
-        Shares and budgets count the blocks of the padded shape; those without a pixel of an image run
-        high only after all others. A larger shape than the image needs changes the pixels near its lower
-        and right border a little, as another neighbor than the image's end.
+        They are padded at the bottom and right with the mean color, to whole blocks and to the smallest of the
+        server's shapes that holds them; more images than it has are served in turn. Shares and budgets count the
+        blocks of the padded shape; those without a pixel of an image run high only after all others. A larger shape
+        than the image needs changes the pixels near its lower and right border a little: they have other neighbors.
 
         Args:
             images: (n, h, w, 3) uint8 RGB, of any size.
