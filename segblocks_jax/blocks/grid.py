@@ -84,10 +84,7 @@ class BlockGrid:
         if scores is None:
             by_rank = jnp.argsort(is_low, stable=True)
         else:
-            scores = jnp.asarray(scores).reshape(-1)
-            # The negative of an unsigned or of the smallest integer wraps around.
-            reverse = jnp.invert if jnp.issubdtype(scores.dtype, jnp.integer) else jnp.negative
-            by_rank = jnp.lexsort((reverse(scores), is_low))
+            by_rank = jnp.lexsort((_reversed(jnp.asarray(scores).reshape(-1)), is_low))
         cells = jnp.arange(mask.size, dtype=jnp.int32)
         high = jnp.zeros(mask.size, bool).at[by_rank[:num_high]].set(True)
         high_before = jnp.cumsum(high, dtype=jnp.int32) - high.astype(jnp.int32)
@@ -130,6 +127,11 @@ def _check_mask(mask: Array | np.ndarray) -> None:
         raise TypeError(
             f"BlockGrid: the mask has dtype {mask.dtype}; expected bool, e.g. probabilities > 0.5"
         )
+
+
+def _reversed(scores: Array) -> Array:
+    # The negative of an unsigned or of the smallest integer wraps around.
+    return ~scores if jnp.issubdtype(scores.dtype, jnp.integer) else -scores
 
 
 def _concrete_count(mask: Array | np.ndarray) -> int:
