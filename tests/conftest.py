@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Iterator
 
 # Programs run once here: what the compiler saves is worth more than what it optimizes.
+# Without fusion emitters, compilation takes less than half the time.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0",
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false",
 )
 
 import jaxtyping
