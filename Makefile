@@ -19,7 +19,7 @@ EXPERIMENT = $(BIN)/python -m segblocks_jax.experiments.cityscapes \
 NATIVE = $(wildcard xla_ffi/*/*.h xla_ffi/*/*/*.h xla_ffi/*/*.cc xla_ffi/*/*.cu xla_ffi/*/*.cuh)
 
 INSTALLED = $(VENV)/.installed-$(SEGBLOCKS_CUDA)
-PYTEST = SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2 --dist loadgroup
+PYTEST = SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2
 
 .PHONY: demo test test-full check docs ablations format clean
 

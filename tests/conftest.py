@@ -31,20 +31,41 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-# Fixtures that take longer than their tests: those that share one run in one worker, in which it is made once.
-_COSTLY = ("finished", "trained", "runs", "stopped", "engine")
+# Modules that share what is costly to make, such as engines: each group runs in one worker.
+_GROUPS = {
+    "test_data_real.py": "real frames",
+    "test_engine.py": "engines",
+    "test_engine_export.py": "engines",
+    "test_experiments.py": "trained",
+    "test_interop_training.py": "stopped",
+    "test_native.py": "native",
+    "test_report.py": "finished",
+    "test_serving.py": "engines",
+    "test_sharding.py": "sharding",
+    "test_survival.py": "killed",
+    "test_sweep.py": "finished",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A test at a time for each worker, but the tests of a group together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _GROUPS.get(pathlib.PurePath(nodeid.partition("::")[0]).name, nodeid)
+
+    return Groups(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves most cases of families to the full tier, and groups tests for `--dist loadgroup`."""
+    """Leaves most cases of families to the full tier."""
     met: set[tuple] = set()
     for item in items:
         if not in_fast_tier(item, met):
             item.add_marker(pytest.mark.slow)
-        used = [name for name in _COSTLY if name in getattr(item, "fixturenames", ())]
-        if used and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(used[0]))
 
 
 def in_fast_tier(item: pytest.Item, met: set[tuple]) -> bool:

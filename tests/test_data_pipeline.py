@@ -122,6 +122,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_50_batches_are_equal_for_0_1_and_2_workers_and_whenever_interrupted(tmp_path):
     # A program of its own: workers import the main module anew, and its exit must be silent.
     script = tmp_path / "workers.py"

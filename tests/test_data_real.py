@@ -12,7 +12,6 @@ from segblocks_jax.data.summary import class_frequencies
 from segblocks_jax.tasks.segmentation.labels import CAMVID
 from segblocks_jax.tasks.segmentation.published_labels import camvid_split
 
-pytestmark = pytest.mark.xdist_group("real frames")
 CITYSCAPES_PIXELS = {  # (row, column): train id, looked up in a script that printed the label files' values
     "aachen_000000_000019": {(512, 1024): 9, (768, 1024): 0, (128, 1024): 2, (512, 256): 0},
     "aachen_000001_000019": {(512, 1024): 0, (128, 1024): 2, (512, 256): 13, (640, 1792): 0},

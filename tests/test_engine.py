@@ -35,10 +35,9 @@ SPEC = sb.ModelSpec(
     std=(0.2, 0.25, 0.3),
 )
 EXECUTIONS = ["plain", "xla"] + ["fused"] * (extension.resolve() == "ffi")
+
+
 # What one process compiles serves all tests of engines.
-pytestmark = pytest.mark.xdist_group("engines")
-
-
 @functools.cache
 def build(spec=SPEC, seed=0):
     """A system with statistics that are not the initial ones, and logits that differ by block."""

@@ -29,8 +29,6 @@ result = engine(np.load(images))
 np.savez(out, labels=result.labels, mask=result.mask)
 """
 
-pytestmark = pytest.mark.xdist_group("engines")
-
 
 @pytest.fixture(scope="module")
 def system():

@@ -298,6 +298,7 @@ def test_predicting_nothing_is_an_error(trained, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_host_is_at_most_two_steps_ahead(sources, tmp_path, monkeypatch):
     running, ahead = [], []
     wait, take_step = jax.block_until_ready, TrainStep.__call__
@@ -328,6 +329,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, sources):
     assert step == 4
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_stops_with_its_name_and_step(tmp_path, sources):
     wild = config(optim={"learning_rate": 1e30}, loop={"log_every": 50, "checkpoint_every": 1})
     with pytest.raises(NonFiniteError, match=r"step [1-4]\b") as caught:
@@ -354,6 +356,7 @@ def test_speed_reports_times_beside_operations(tmp_path, capsys):
     assert "XLA dense" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_speed_of_a_network_that_has_no_such_blocks_is_that_of_the_dense_one(tmp_path, capsys):
     model = {"name": "lrnnet", "width": 8, "features": None, "dilations": (5,)}
     static = config("static", model=model, policy={"block_size": 32})

@@ -211,7 +211,7 @@ def test_work_for_many_threads(operation: Callable[..., jax.Array]) -> None:
         np.testing.assert_array_equal(jax.jit(operation)(blocks), got)
 
 
-@pytest.mark.family
+@pytest.mark.family(of=("operation",))
 @operations
 @pytest.mark.parametrize(
     ("shape", "high"), [((0, 2, 3), False), ((1, 2, 3), False), ((1, 2, 3), True)]
@@ -226,7 +226,7 @@ def test_empty_parts(
     assert jnp.isfinite(gradient).all()
 
 
-@pytest.mark.family
+@pytest.mark.family(of=("operation",))
 @operations
 @pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
 def test_channel_counts(operation: Callable[..., jax.Array], channels: int) -> None:
@@ -234,6 +234,7 @@ def test_channel_counts(operation: Callable[..., jax.Array], channels: int) -> N
     np.testing.assert_allclose(operation(blocks, "ffi"), operation(blocks, "xla"), atol=1e-5)
 
 
+@pytest.mark.family("split")
 @operations
 def test_grad_of_grad(operation: Callable[..., jax.Array]) -> None:
     blocks = random_blocks(2, (1, 2, 3), 4, 2)
@@ -247,7 +248,7 @@ def test_grad_of_grad(operation: Callable[..., jax.Array]) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.family
+@pytest.mark.family(of=("implementation",))
 @operations
 def test_vmap(operation: Callable[..., jax.Array], implementation: str) -> None:
     masks = jnp.array([[[[1, 0, 1]]], [[[0, 1, 1]]], [[[1, 1, 0]]]], bool)
@@ -265,7 +266,7 @@ def test_vmap(operation: Callable[..., jax.Array], implementation: str) -> None:
             np.testing.assert_allclose(got[k], expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.family
+@pytest.mark.family(of=("implementation", "replicated_grid"))
 @operations
 @pytest.mark.parametrize("replicated_grid", [False, True])
 def test_shard_map(

@@ -110,6 +110,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
+@pytest.mark.family(*PATTERNS, "swiftnet_rn18")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equals_the_network_on_images_and_on_blocks(name):
     net = randomized(NETWORKS[name](rngs=nnx.Rngs(0)))

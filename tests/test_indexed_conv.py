@@ -79,7 +79,7 @@ def test_winograd_stride() -> None:
 # Where pixels lie
 
 
-@pytest.mark.family
+@pytest.mark.family(of=("border", "padding"))
 @pytest.mark.parametrize("border", ["zero", "image", "block"])
 @pytest.mark.parametrize("padding", [0, 1, 2, 3])
 @pytest.mark.parametrize("name", SMALL)
@@ -256,7 +256,7 @@ def test_pooling(name: str, dtype: str) -> None:
         )
 
 
-@pytest.mark.family
+@pytest.mark.family(of=("interpolation",))
 @pytest.mark.parametrize("interpolation", ["halo", "block"])
 @pytest.mark.parametrize("name", ["two_images", "prime_grid", "one_pixel_low", "all_high"])
 def test_upsampling(name: str, interpolation: str, rng: np.random.Generator) -> None:
@@ -279,7 +279,7 @@ def test_upsampling(name: str, interpolation: str, rng: np.random.Generator) -> 
 # Gradients and transformations
 
 
-@pytest.mark.family
+@pytest.mark.family(of=("stride",))
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", ["two_images", "one_pixel_low", "all_high", "all_low"])
 def test_gradients_are_those_of_padded_blocks(
@@ -303,25 +303,28 @@ def test_gradients_are_those_of_padded_blocks(
         assert_close(got, expected, 1e-5)
 
 
-def test_image_convolution(rng: np.random.Generator) -> None:
+@pytest.mark.family("3-1-1", "3-2-1")
+@pytest.mark.parametrize(
+    ("size", "stride", "groups"), [(3, 1, 1), (3, 2, 1), (7, 2, 1), (1, 1, 1), (5, 1, 7)]
+)
+def test_image_convolution(size: int, stride: int, groups: int, rng: np.random.Generator) -> None:
     """Of images that are not square, values and gradients."""
     image = jnp.asarray(rng.standard_normal((2, 6, 11, 7)), jnp.float32)
-    for size, stride, groups in ((3, 1, 1), (3, 2, 1), (7, 2, 1), (1, 1, 1), (5, 1, 7)):
-        shape = (size, size, 7 // groups, 7 if groups > 1 else 9)
-        kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-        values = []
-        for name in ("ffi", "reference", "xla"):
-            out, transpose = jax.vjp(
-                lambda x, k, name=name, options=(stride, size // 2, groups): image_conv(
-                    x, k, *options, implementation=name
-                ),
-                image,
-                kernel,
-            )
-            values.append([out, *transpose(jnp.cos(out))])
-        for got in values[:2]:
-            for part, expected in zip(got, values[2], strict=True):
-                assert_close(part, expected, 1e-5)
+    shape = (size, size, 7 // groups, 7 if groups > 1 else 9)
+    kernel = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    values = []
+    for name in ("ffi", "reference", "xla"):
+        out, transpose = jax.vjp(
+            lambda x, k, name=name: image_conv(
+                x, k, stride, size // 2, groups, implementation=name
+            ),
+            image,
+            kernel,
+        )
+        values.append([out, *transpose(jnp.cos(out))])
+    for got in values[:2]:
+        for part, expected in zip(got, values[2], strict=True):
+            assert_close(part, expected, 1e-5)
 
 
 def test_under_shard_map(rng: np.random.Generator) -> None:

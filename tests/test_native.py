@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # So that one process builds, where tests run in several.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("native")]
+pytestmark = pytest.mark.slow
 
 # CMake and Ninja are those of the environment, where it has them.
 PATHS = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])

@@ -13,8 +13,6 @@ from test_engine import SPEC, build, engine_of, pictures, served
 import segblocks_jax as sb
 from segblocks_jax.inference.programs import KeyedCache
 
-pytestmark = pytest.mark.xdist_group("engines")
-
 
 @pytest.fixture(scope="module")
 def system():

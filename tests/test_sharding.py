@@ -17,7 +17,6 @@ from segblocks_jax import nn
 from segblocks_jax.training.sharding import AXIS
 
 FOLDER = pathlib.Path(__file__).parent
-pytestmark = pytest.mark.xdist_group("sharding")
 
 
 def mesh(devices):
