@@ -89,6 +89,7 @@ def test_training_begins_with_the_backbones_weights(stopped, backbone):
     assert f"backbone weights from {file}, SHA-256 {digest}" in said
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_reads_no_file_and_keeps_its_digest(
     stopped, backbone, sources, capsys
 ):

@@ -329,6 +329,7 @@ def test_saved_models_come_back(tmp_path: pathlib.Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_training_step(rng: np.random.Generator) -> None:
     """Dropout is on: the same batch and weights give another loss under another key."""
     settings = tiny.config("static", model={"name": "lrnnet", "dilations": (1, 4)})
