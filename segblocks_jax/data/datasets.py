@@ -12,13 +12,8 @@ from typing import Any, Literal
 from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.store import Store
 from segblocks_jax.errors import MissingFileError
+from segblocks_jax.tasks.segmentation import published_labels
 from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
-from segblocks_jax.tasks.segmentation.published_labels import (
-    CAMVID_FULL,
-    MAPILLARY_V1_2,
-    camvid_split,
-    mapillary_table,
-)
 
 Kind = Literal["image", "ids", "palette", "colors"]
 """What a file holds: RGB; a channel of label ids; the same, perhaps as palette indices; labels in colors."""
@@ -104,7 +99,7 @@ def _cityscapes_folders(split: str, labels: str) -> tuple[Folder, Folder]:
 
 def _camvid_full_folders(store: Store, split: str) -> tuple[Folder, Folder]:
     def keep(key: str) -> bool:
-        return camvid_split(key) == split
+        return published_labels.camvid_split(key) == split
 
     return (
         Folder("701_StillsRaw_full", "*.*", _IMAGE_SUFFIXES, keep),
@@ -127,8 +122,8 @@ def _mapillary_folders(labels: tuple[str, ...]) -> Callable[[Store, str], tuple[
 def _mapillary_table(store: Store) -> LabelTable:
     for name in ("config_v1.2.json", "config.json"):
         if config := store.find(name):
-            return mapillary_table(config.read(), config.where)
-    return MAPILLARY_V1_2
+            return published_labels.mapillary_table(config.read(), config.where)
+    return published_labels.MAPILLARY_V1_2
 
 
 def _mapillary_v2_table(store: Store) -> LabelTable:
@@ -138,7 +133,7 @@ def _mapillary_v2_table(store: Store) -> LabelTable:
             f"{store.describe('config_v2.0.json')}: missing, and only it says which of the 124 labels "
             "are evaluated; copy it from the release. Nothing was written."
         )
-    return mapillary_table(config.read(), config.where)
+    return published_labels.mapillary_table(config.read(), config.where)
 
 
 def _street_scenes(parent: pathlib.Path, scenes: Any) -> pathlib.Path:
@@ -181,7 +176,7 @@ _MAPILLARY = Dataset(
     splits=("train", "val"),
     expected="training/ and validation/ with images/*.jpg and v1.2/labels/*.png",
     folders=_mapillary_folders(("v1.2/labels", "labels")),
-    table=MAPILLARY_V1_2,
+    table=published_labels.MAPILLARY_V1_2,
     read_table=_mapillary_table,
     normalization=_STREETS,
     labels="palette",
@@ -214,7 +209,7 @@ DATASETS = {
             name="camvid_full",
             expected="701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png",
             folders=_camvid_full_folders,
-            table=CAMVID_FULL,
+            table=published_labels.CAMVID_FULL,
             labels="colors",
             origin="701_StillsRaw_full.zip and LabeledApproved_full.zip from "
             "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid",

@@ -6,16 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from segblocks_jax import nn
 from segblocks_jax.models.network import TorchNames
-from segblocks_jax.nn import (
-    BatchNorm,
-    BlockOptions,
-    Conv,
-    max_pool,
-    pointwise,
-    rematerialized,
-    scope,
-)
 from segblocks_jax.nn.regions import Features
 
 _STEM_MOMENTUM = 0.1
@@ -28,11 +20,17 @@ class BasicBlock(nnx.Module):
     expansion = 1
 
     def __init__(
-        self, in_features: int, width: int, stride: int, *, semantics: BlockOptions, rngs: nnx.Rngs
+        self,
+        in_features: int,
+        width: int,
+        stride: int,
+        *,
+        semantics: nn.BlockOptions,
+        rngs: nnx.Rngs,
     ) -> None:
         """`width` channels inside and out."""
-        norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
-        conv = functools.partial(Conv, semantics=semantics, rngs=rngs)
+        norm = functools.partial(nn.BatchNorm, momentum=_MOMENTUM, semantics=semantics)
+        conv = functools.partial(nn.Conv, semantics=semantics, rngs=rngs)
         self.conv1 = conv(in_features, width, 3, stride=stride)
         self.bn1 = norm(width)
         self.conv2 = conv(width, width, 3)
@@ -42,9 +40,9 @@ class BasicBlock(nnx.Module):
     def __call__(self, x: Features) -> Features:
         """(n, h, w, in_features) -> (n, h / stride, w / stride, width)."""
         shortcut = _shortcut(self.downsample, x)
-        x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
+        x = nn.pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut))
+        return nn.pointwise(jax.nn.relu, nn.pointwise(jnp.add, x, shortcut))
 
 
 class Bottleneck(nnx.Module):
@@ -53,11 +51,17 @@ class Bottleneck(nnx.Module):
     expansion = 4
 
     def __init__(
-        self, in_features: int, width: int, stride: int, *, semantics: BlockOptions, rngs: nnx.Rngs
+        self,
+        in_features: int,
+        width: int,
+        stride: int,
+        *,
+        semantics: nn.BlockOptions,
+        rngs: nnx.Rngs,
     ) -> None:
         """`width` channels inside, four times as many out."""
-        norm = functools.partial(BatchNorm, momentum=_MOMENTUM, semantics=semantics)
-        conv = functools.partial(Conv, semantics=semantics, rngs=rngs)
+        norm = functools.partial(nn.BatchNorm, momentum=_MOMENTUM, semantics=semantics)
+        conv = functools.partial(nn.Conv, semantics=semantics, rngs=rngs)
         features = width * self.expansion
         self.conv1 = conv(in_features, width, 1)
         self.bn1 = norm(width)
@@ -70,20 +74,20 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: Features) -> Features:
         """(n, h, w, in_features) -> (n, h / stride, w / stride, 4 width)."""
         shortcut = _shortcut(self.downsample, x)
-        x = pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
-        x = pointwise(jax.nn.relu, self.bn2(self.conv2(x)))
+        x = nn.pointwise(jax.nn.relu, self.bn1(self.conv1(x)))
+        x = nn.pointwise(jax.nn.relu, self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return pointwise(jax.nn.relu, pointwise(jnp.add, x, shortcut))
+        return nn.pointwise(jax.nn.relu, nn.pointwise(jnp.add, x, shortcut))
 
 
 def _projection(
-    in_features: int, features: int, stride: int, semantics: BlockOptions, rngs: nnx.Rngs
+    in_features: int, features: int, stride: int, semantics: nn.BlockOptions, rngs: nnx.Rngs
 ) -> nnx.List | None:
     """The shortcut's 1x1 convolution and norm, where stride or width change."""
     if stride == 1 and in_features == features:
         return None
-    conv = Conv(in_features, features, 1, stride=stride, semantics=semantics, rngs=rngs)
-    return nnx.List([conv, BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)])
+    conv = nn.Conv(in_features, features, 1, stride=stride, semantics=semantics, rngs=rngs)
+    return nnx.List([conv, nn.BatchNorm(features, momentum=_MOMENTUM, semantics=semantics)])
 
 
 def _shortcut(projection: nnx.List | None, x: Features) -> Features:
@@ -107,12 +111,12 @@ class ResNet(nnx.Module):
     torch_names = TorchNames("net.backbone.", unused=r"fc\.")
 
     def __init__(
-        self, layers: int, *, width: int = 64, semantics: BlockOptions, rngs: nnx.Rngs
+        self, layers: int, *, width: int = 64, semantics: nn.BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """Builds 18, 34, 50 or 101 layers; ``width * 2**i`` inner channels in stage i."""
         block, depths = _VARIANTS[layers]
-        self.conv1 = Conv(3, width, 7, stride=2, semantics=semantics, rngs=rngs)
-        self.bn1 = BatchNorm(width, momentum=_STEM_MOMENTUM, semantics=semantics)
+        self.conv1 = nn.Conv(3, width, 7, stride=2, semantics=semantics, rngs=rngs)
+        self.bn1 = nn.BatchNorm(width, momentum=_STEM_MOMENTUM, semantics=semantics)
         features = width
         outputs = []
         for i, depth in enumerate(depths):
@@ -130,17 +134,19 @@ class ResNet(nnx.Module):
     def __call__(self, x: Features) -> list[Features]:
         """(n, h, w, 3), normalized -> the stages' outputs, after their last ReLU."""
         stem = functools.partial(_stem, semantics=self.semantics)
-        with scope("stem"):
-            x = rematerialized(stem, self.conv1, self.bn1, x)
+        with nn.scope("stem"):
+            x = nn.rematerialized(stem, self.conv1, self.bn1, x)
         outputs = []
         for i in range(1, 5):
-            with scope(f"layer{i}"):
+            with nn.scope(f"layer{i}"):
                 for block in getattr(self, f"layer{i}"):
-                    x = rematerialized(block, x)
+                    x = nn.rematerialized(block, x)
             outputs.append(x)
         return outputs
 
 
-def _stem(conv: Conv, norm: BatchNorm, x: Features, *, semantics: BlockOptions) -> Features:
-    x = pointwise(jax.nn.relu, norm(conv(x)))
-    return max_pool(x, 3, 2, 1, semantics)
+def _stem(
+    conv: nn.Conv, norm: nn.BatchNorm, x: Features, *, semantics: nn.BlockOptions
+) -> Features:
+    x = nn.pointwise(jax.nn.relu, norm(conv(x)))
+    return nn.max_pool(x, 3, 2, 1, semantics)

@@ -9,24 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from segblocks_jax import nn
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
 from segblocks_jax.models.network import NetworkEntry, TorchNames
 from segblocks_jax.models.resnet import ResNet
-from segblocks_jax.nn import (
-    BatchNorm,
-    BlockOptions,
-    Conv,
-    adaptive_average_pool,
-    check_blocks,
-    on_full_image,
-    pointwise,
-    rematerialized,
-    resize_bilinear,
-    scope,
-    upsample2,
-)
 from segblocks_jax.nn.regions import Features
 
 _MOMENTUM = 0.05
@@ -45,18 +33,18 @@ class PreActivation(nnx.Module):
         *,
         momentum: float = _MOMENTUM,
         use_bias: bool = False,
-        semantics: BlockOptions,
+        semantics: nn.BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
         """Pads so that the size stays."""
-        self.norm = BatchNorm(in_features, momentum=momentum, semantics=semantics)
-        self.conv = Conv(
+        self.norm = nn.BatchNorm(in_features, momentum=momentum, semantics=semantics)
+        self.conv = nn.Conv(
             in_features, features, kernel_size, use_bias=use_bias, semantics=semantics, rngs=rngs
         )
 
     def __call__(self, x: Features) -> Features:
         """(n, h, w, in_features) -> (n, h, w, features)."""
-        return self.conv(pointwise(jax.nn.relu, self.norm(x)))
+        return self.conv(nn.pointwise(jax.nn.relu, self.norm(x)))
 
 
 class PyramidPooling(nnx.Module):
@@ -72,7 +60,7 @@ class PyramidPooling(nnx.Module):
     )
 
     def __init__(
-        self, in_features: int, features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
+        self, in_features: int, features: int, *, semantics: nn.BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """Pools to grids of 8, 4 and 2 rows with a third of the channels each."""
         unit = functools.partial(
@@ -96,8 +84,8 @@ class PyramidPooling(nnx.Module):
         parts = [image]
         for rows, level in zip(_PYRAMID_ROWS, self.levels, strict=True):
             grid = (rows, max(1, round(rows * width / height)))
-            pooled = level(adaptive_average_pool(image, grid))
-            parts.append(resize_bilinear(pooled, (height, width)))
+            pooled = level(nn.adaptive_average_pool(image, grid))
+            parts.append(nn.resize_bilinear(pooled, (height, width)))
         return self.fuse(jnp.concatenate(parts, -1))
 
 
@@ -105,7 +93,7 @@ class Upsample(nnx.Module):
     """One step of the decoder: doubles the size, adds a skip connection, blends."""
 
     def __init__(
-        self, features: int, skip_features: int, *, semantics: BlockOptions, rngs: nnx.Rngs
+        self, features: int, skip_features: int, *, semantics: nn.BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """`skip_features` channels come from the backbone."""
         self.bottleneck = PreActivation(skip_features, features, 1, semantics=semantics, rngs=rngs)
@@ -114,7 +102,7 @@ class Upsample(nnx.Module):
 
     def __call__(self, x: Features, skip: Features) -> Features:
         """(n, h, w, features), (n, 2h, 2w, skip_features) -> (n, 2h, 2w, features)."""
-        x = pointwise(jnp.add, upsample2(x, self.semantics), self.bottleneck(skip))
+        x = nn.pointwise(jnp.add, nn.upsample2(x, self.semantics), self.bottleneck(skip))
         return self.blend_conv(x)
 
 
@@ -134,7 +122,7 @@ class SwiftNet(nnx.Module):
         num_classes: int,
         *,
         features: int = 128,
-        semantics: BlockOptions,
+        semantics: nn.BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
         """`features` channels in the decoder."""
@@ -156,18 +144,18 @@ class SwiftNet(nnx.Module):
             ValueError: blocks that are too small, see `segblocks_jax.nn.smallest_block`.
         """
         if isinstance(x, DualRes):
-            check_blocks(self, x)
-        with scope("backbone"):
+            nn.check_blocks(self, x)
+        with nn.scope("backbone"):
             stages = self.backbone(x)
-        with scope("spp"):
-            x = on_full_image(self.spp, stages[-1], self.semantics)
+        with nn.scope("spp"):
+            x = nn.on_full_image(self.spp, stages[-1], self.semantics)
         for i, (upsample, skip) in enumerate(
             zip(self.upsample, reversed(stages[:-1]), strict=True)
         ):
-            with scope(f"upsample{i}"):
-                x = rematerialized(upsample, x, skip)
-        with scope("logits"):
-            return rematerialized(self.logits, x)
+            with nn.scope(f"upsample{i}"):
+                x = nn.rematerialized(upsample, x, skip)
+        with nn.scope("logits"):
+            return nn.rematerialized(self.logits, x)
 
 
 @dataclasses.dataclass(frozen=True)
