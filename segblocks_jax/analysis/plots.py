@@ -103,7 +103,7 @@ def curves(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     Args:
         lines: of `metrics.jsonl`, by label.
     """
-    figure, panels = _figure(9, 5, 2, 3)
+    figure, panels = _figure(9.0, 5.0, 2, 3)
     grid = panels.ravel()
     for axes, (name, title) in zip(grid, _CURVES.items(), strict=False):
         for i, (label, entries) in enumerate(lines.items()):
