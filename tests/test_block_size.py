@@ -20,7 +20,7 @@ def zoo(name: str) -> nnx.Module:
     return nnx.eval_shape(lambda: sb.create_model(name, 3, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.family("names0-1-2", "names1-2-2")
+@pytest.mark.family("names1-2-2")
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(
     ("names", "low_side"),

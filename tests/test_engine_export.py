@@ -62,6 +62,7 @@ def test_another_process_gives_the_same(execution, tmp_path):
         assert np.mean(result["labels"] == expected.labels) >= 0.9999
 
 
+@pytest.mark.slow
 def test_exact_mode_has_all_its_programs(system, tmp_path):
     engine = sb.Engine(system, SPEC, execution="xla", shapes=[(1, 64, 128)])
     served = sb.ExportedEngine(engine.export(tmp_path / "engine"))

@@ -75,7 +75,7 @@ RUNS = [
 ]
 
 
-@pytest.mark.family("rn18-plain-A-rand", "effl1-fused-A-rand")
+@pytest.mark.family("rn18-plain-A-rand")
 @pytest.mark.parametrize(("name", "execution", "case", "grid"), RUNS)
 def test_logits(shared: pathlib.Path, name: str, execution: str, case: str, grid: str) -> None:
     z = recorded(shared, f"net_{name}", case)
@@ -105,7 +105,7 @@ def check_features(z: dict[str, np.ndarray], grid: str, features: list) -> None:
                 np.testing.assert_allclose(part[0, :, :, 0], block, atol=1e-4 * scale)
 
 
-@pytest.mark.family("A")
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_training_step(shared: pathlib.Path, case: str) -> None:
     z = recorded(shared, "train_rn18", case)

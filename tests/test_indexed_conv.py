@@ -99,6 +99,7 @@ def test_patches_of_both_implementations(name: str, padding: int, border: str) -
         np.testing.assert_array_equal(compiled, reference)
 
 
+@pytest.mark.family("two_images", "prime_grid")
 @pytest.mark.parametrize("name", SMALL)
 def test_gathered_patches_are_padded_blocks(name: str) -> None:
     blocks = blocks_of(name, 3)
@@ -130,7 +131,7 @@ KERNELS = {"1x1": (1, 1, 1), "3x3": (3, 1, 1), "3x3 s2": (3, 2, 1), "5x5 depthwi
 TRANSFORMED = {"3x3 winograd": (3, 1, 1), "3x3 s2 winograd": (3, 2, 1)}
 
 
-@pytest.mark.family
+@pytest.mark.family(of=("features",))
 @pytest.mark.parametrize("features", [3, 19, 42, 64])
 @pytest.mark.parametrize("name", KERNELS | TRANSFORMED)
 def test_epilogues(name: str, features: int, rng: np.random.Generator) -> None:

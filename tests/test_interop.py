@@ -193,6 +193,7 @@ PARTS: dict[str, tuple[Callable, str]] = {
 }
 
 
+@pytest.mark.family
 @pytest.mark.parametrize("wrap", ["plain", "module", "wrapped"])
 @pytest.mark.parametrize("name", PARTS)
 def test_a_network_takes_its_part_of_a_checkpoint(name: str, wrap: str) -> None:

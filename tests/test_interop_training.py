@@ -77,6 +77,7 @@ def pretrained_in(file):
     return json.loads(file.read_text())["pretrained"]
 
 
+@pytest.mark.slow
 def test_training_begins_with_the_backbones_weights(stopped, backbone):
     workdir, file, said = stopped
     system, step, _ = load_modules(tiny.system(frozen(file)), workdir)

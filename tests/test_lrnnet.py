@@ -351,6 +351,7 @@ def pictures(n: int, h: int, w: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, h, w, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_the_engine_serves_and_exports(tmp_path: pathlib.Path) -> None:
     built, images = system(), pictures(1, 64, 128)
     engine = sb.Engine(built, SPEC, mode="budget=1")

@@ -54,6 +54,7 @@ def test_published_parts(net: nnx.Module) -> None:
     assert parts == pytest.approx(expected, abs=6e-3)
 
 
+@pytest.mark.family("rn18")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_counts(name: str) -> None:
     model, dense, constant, slope = PUBLISHED[name]
@@ -66,6 +67,7 @@ def test_published_counts(name: str) -> None:
         assert macs.by_part["policy"] / 1e9 == pytest.approx(0.339, abs=5e-4)
 
 
+@pytest.mark.family("effl1")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_recorded_counts(name: str, recorded: dict[str, float]) -> None:
     """To the last operation."""

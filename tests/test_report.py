@@ -71,6 +71,7 @@ def test_the_report_is_complete_and_asks_no_network(report, runs):
     assert len(plots) == PLOTS + CLOSE - 2
 
 
+@pytest.mark.slow
 def test_the_plots_of_the_same_records_are_the_same_bytes(runs):
     (sweep_file,) = (runs / "sweeps").glob("*.json")
     rows = json.loads(sweep_file.read_text())["rows"]
@@ -89,6 +90,7 @@ def test_runs_that_log_less_are_drawn_all_the_same():
     assert titles["task loss"].texts[0].get_text() == "not logged"
 
 
+@pytest.mark.slow
 def test_a_report_of_nothing_is_an_error(tmp_path, runs):
     with pytest.raises(ValueError, match="has no finished run; run a sweep there first"):
         write_report(tmp_path)
@@ -96,6 +98,7 @@ def test_a_report_of_nothing_is_an_error(tmp_path, runs):
         write_report(runs, tmp_path / "r.html", run="x")
 
 
+@pytest.mark.slow
 def test_a_report_without_its_data_says_so(runs, tmp_path):
     for file in (runs / "runs").glob("*/run.json"):
         record = json.loads(file.read_text())

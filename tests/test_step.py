@@ -32,6 +32,7 @@ def small(report=lambda line: None, **changes):
     return take_steps.trainer(config(**changes), mesh(1), report)
 
 
+@pytest.mark.slow
 def test_operations_carry_the_names_of_what_they_belong_to():
     step, state = trainer(config("reinforce"), mesh(1))
     _, metrics = step(state, batch())
@@ -87,6 +88,7 @@ def test_the_policy_gets_its_gradient_only_from_the_surrogate():
         assert np.abs(np.asarray(variable[...]) - np.asarray(flat[path][...])).max() <= decay
 
 
+@pytest.mark.slow
 def test_the_low_run_comes_on_a_schedule_in_the_programs_that_there_are():
     settings = config(policy={"reward": "gain", "gain_every": 2, "entropy": 0.01})
     step, state = take_steps.trainer(settings, mesh(1))
@@ -140,6 +142,7 @@ def test_warm_up_compiles_every_bucket_and_steps_no_more():
     assert len(lines) == 3
 
 
+@pytest.mark.slow
 def test_bfloat16_is_for_activations_alone():
     full, half = (small(precision=precision) for precision in ("float32", "bfloat16"))
     (decision, _), (expected, _) = (step.decide(state, batch()) for step, state in (half, full))

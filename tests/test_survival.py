@@ -134,6 +134,7 @@ def undisturbed(runs):
     return saved(workdir)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_undisturbed_one(runs, undisturbed, tmp_path):
     workdir = tmp_path / "killed"
     program = runs.start(workdir)

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "ablations").glob("*.py"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_from_its_checkpoint(finished):
     runs, steps = finished.folder, finished.steps
     # Stopped before step 4; the last checkpoint is step 2's; then the second run from its beginning.
@@ -29,6 +30,7 @@ def test_an_interrupted_sweep_goes_on_from_its_checkpoint(finished):
     assert sorted(record["time"]["from_step"] for record in records.values()) == [0, 2]
 
 
+@pytest.mark.slow
 def test_a_record_holds_what_made_it(finished):
     runs = finished.folder
     for key, record in tables.read_records(runs).items():
@@ -46,6 +48,7 @@ def test_a_record_holds_what_made_it(finished):
             assert record["at_target"] is None
 
 
+@pytest.mark.slow
 def test_operations_of_a_static_baseline_are_those_of_its_smaller_input(finished):
     runs = finished.folder
     records = tables.read_records(runs)
@@ -55,6 +58,7 @@ def test_operations_of_a_static_baseline_are_those_of_its_smaller_input(finished
     assert dense["counts"]["size"] == [128, 192]
 
 
+@pytest.mark.slow
 def test_rows_of_equal_configuration_share_a_run(finished):
     runs = finished.folder
     plan = finished.plan
@@ -63,6 +67,7 @@ def test_rows_of_equal_configuration_share_a_run(finished):
     assert list(plan.rows["learned"]) == list(plan.rows["again"])
 
 
+@pytest.mark.slow
 def test_tables_come_from_the_records_byte_for_byte(finished):
     runs = finished.folder
     written = sorted((runs / "tables").iterdir())

@@ -140,7 +140,7 @@ def share_histogram(rows: Rows) -> Figure:
 
 def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
     """Where one image's logits in blocks differ from the dense ones, a panel per padding mode."""
-    figure, (first, *others) = _figure(10, 2.6, 1, 1 + len(seams.maps))
+    figure, (first, *others) = _figure(10.0, 2.6, 1, 1 + len(seams.maps))
     first.imshow(image)
     first.set_title("image", fontsize=9)
     top = max(float(np.quantile(m[0], 0.99)) for m in seams.maps.values())
@@ -156,7 +156,7 @@ def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
 
 def seam_profiles(seams: Mapping[str, Seams]) -> Figure:
     """Mean difference by distance from a block's border, a panel per grid."""
-    figure, panels = _figure(8, 3.2, 1, len(seams))
+    figure, panels = _figure(8.0, 3.2, 1, len(seams))
     panels = np.atleast_1d(panels)
     for axes, (grid, found) in zip(panels, seams.items(), strict=True):
         for i, mode in enumerate(found.maps):
@@ -169,7 +169,7 @@ def seam_profiles(seams: Mapping[str, Seams]) -> Figure:
 
 def parts(measured: Mapping[str, Mapping[str, float]], by_part: Mapping[str, float]) -> Figure:
     """Time, memory and operations of a network's parts."""
-    figure, panels = _figure(10, 3.2, 1, 3)
+    figure, panels = _figure(10.0, 3.2, 1, 3)
     columns = (
         ({name: 1e3 * m["seconds"] for name, m in measured.items()}, "time, ms"),
         ({name: m["megabytes"] for name, m in measured.items()}, "temporary memory, MB"),
