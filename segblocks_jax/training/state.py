@@ -21,21 +21,13 @@ _STEPS = 2**32 - 1
 @no_type_check
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a checkpoint holds.
+    """What a checkpoint holds."""
 
-    Attributes:
-        step: optimizer steps done.
-        params: parameters of the modules.
-        stats: their other variables: running statistics.
-        opt_state: of the optimizer.
-        key: PRNG key; a step uses `fold_in(key, step)`.
-    """
-
-    step: Int[Array, ""]
-    params: nnx.State
-    stats: nnx.State
+    step: Int[Array, ""]  # Optimizer steps done.
+    params: nnx.State  # Parameters of the modules.
+    stats: nnx.State  # Their other variables: running statistics.
     opt_state: optax.OptState
-    key: Array
+    key: Array  # PRNG key; a step uses `fold_in(key, step)`.
 
 
 def create_state(

@@ -46,43 +46,26 @@ class Id(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The camera and the air.
+    """The camera and the air."""
 
-    Attributes:
-        focal: focal length in image heights.
-        horizon: row of the horizon, in image heights from the top.
-        center: column of the vanishing point, in image heights from the image's middle.
-        eye: the camera's (x, y), meters.
-        haze: color that distant things take on.
-        visibility: distance in meters at which they have taken on 63 % of it.
-    """
-
-    focal: float
-    horizon: float
-    center: float
-    eye: tuple[float, float]
-    haze: tuple[int, int, int]
-    visibility: float
+    focal: float  # Focal length in image heights.
+    horizon: float  # Row of the horizon, in image heights from the top.
+    center: float  # Column of the vanishing point, in image heights from the image's middle.
+    eye: tuple[float, float]  # The camera's (x, y), meters.
+    haze: tuple[int, int, int]  # Color that distant things take on.
+    visibility: float  # Distance in meters at which they have taken on 63 % of it.
 
 
 @dataclasses.dataclass(frozen=True)
 class Street:
-    """The street's cross-section, meters from its middle line.
+    """The street's cross-section, meters from its middle line."""
 
-    Attributes:
-        lanes: lanes in each direction, each `lane` wide.
-        road: half the road's width.
-        grass: width of a verge between kerb and pavement, left and right; 0 for none.
-        pavement: width of the pavement, left and right.
-        built: whether houses line the left and the right side; a green stretch otherwise.
-    """
-
-    lanes: int
+    lanes: int  # In each direction, each `lane` wide.
     lane: float
-    road: float
-    grass: tuple[float, float]
-    pavement: tuple[float, float]
-    built: tuple[bool, bool]
+    road: float  # Half the road's width.
+    grass: tuple[float, float]  # Widths of verges between kerb and pavement, left and right; or 0.
+    pavement: tuple[float, float]  # Width, left and right.
+    built: tuple[bool, bool]  # Whether houses line the left and the right side; else it is green.
 
     def edge(self, side: int) -> float:
         """Signed distance of the pavement's outer edge; side is 0 (left) or 1 (right)."""

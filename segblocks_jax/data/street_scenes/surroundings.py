@@ -169,23 +169,14 @@ _OTHER_GRAIN = 3.5
 
 @dataclasses.dataclass(frozen=True)
 class Weather:
-    """Light and air.
+    """Light and air."""
 
-    Attributes:
-        sky: color overhead, RGB.
-        haze: color at the horizon and of distant things.
-        cover: amount of clouds, from 0 to about 1.
-        sun: brightness of the fronts on the left; those on the right have 2 - sun.
-        gain: the light's color, a factor a channel.
-        visibility: meters.
-    """
-
-    sky: tuple[int, int, int]
-    haze: tuple[int, int, int]
-    cover: float
-    sun: float
-    gain: tuple[float, float, float]
-    visibility: float
+    sky: tuple[int, int, int]  # Color overhead, RGB.
+    haze: tuple[int, int, int]  # Color at the horizon and of distant things.
+    cover: float  # Amount of clouds, from 0 to about 1.
+    sun: float  # Brightness of the fronts on the left; those on the right have 2 - sun.
+    gain: tuple[float, float, float]  # The light's color, a factor a channel.
+    visibility: float  # Meters.
 
 
 def draw_weather(rng: Rng) -> Weather:

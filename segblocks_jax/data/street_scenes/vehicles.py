@@ -24,24 +24,16 @@ _RED, _WHITE = (200, 24, 20), (250, 246, 225)
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """A solid: a side profile drawn out across its width.
-
-    Attributes:
-        length: meters.
-        profile: (t, y, half width) from the lower rear over the roof to the lower front; t runs
-            from 0 (rear) to 1 (front), the rest is meters.
-        glass: positions of the profile's edges that are windows across the whole width.
-        windows: side windows, outlines of (t, y).
-        wheels: t of the wheels' centers.
-        radius: of the wheels, meters.
-    """
+    """A solid: a side profile drawn out across its width; t runs from 0 (rear) to 1 (front), the rest is meters."""
 
     length: float
+    # (t, y, half width) from the lower rear over the roof to the lower front.
     profile: tuple[tuple[float, float, float], ...]
+    # Positions of the profile's edges that are windows across the whole width.
     glass: tuple[int, ...] = ()
-    windows: tuple[tuple[tuple[float, float], ...], ...] = ()
-    wheels: tuple[float, ...] = (0.2, 0.8)
-    radius: float = 0.33
+    windows: tuple[tuple[tuple[float, float], ...], ...] = ()  # Side windows, outlines of (t, y).
+    wheels: tuple[float, ...] = (0.2, 0.8)  # t of the wheels' centers.
+    radius: float = 0.33  # Of the wheels.
 
 
 def _window_row(count: int, low: float, high: float):
