@@ -20,10 +20,8 @@ from segblocks_jax.errors import InputError, TargetExistsError, UnwritableError
 def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     """The absolute path that a shell would make of `path`: `~`, `~user`, `$NAME` and `${NAME}` expanded.
 
-    It names the same file after the process has changed its folder. Symbolic links stay as they are.
-
-    Raises:
-        InputError: the path is empty, or begins with a variable that is not set or a folder of no user.
+    It names the same file after the process has changed its folder; symbolic links stay. Raises InputError where
+    the path is empty, or begins with a variable that is not set or a folder of no user.
     """
     text = os.fspath(path)
     if not text:
@@ -41,8 +39,7 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
 def check_writable(folder: str | os.PathLike[str]) -> pathlib.Path:
     """The expanded path of a folder that can be written or made; makes nothing.
 
-    Raises:
-        UnwritableError: it can't; the text says what is in the way.
+    Raises UnwritableError, which says what is in the way.
     """
     folder = expand(folder)
     place = folder

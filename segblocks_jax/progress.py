@@ -24,14 +24,10 @@ class Progress:
         first_step: int = 0,
         console: rich.console.Console | None = None,
     ):
-        """Starts at the first step.
+        """Starts at `first_step`, not 0 when the run continues another, and counts to `total_steps`.
 
-        Args:
-          title: what runs, such as "train".
-          total_steps: the step at which the loop ends.
-          images_per_step: images of all devices in one step.
-          first_step: the step at which this run starts, not 0 when it continues another.
-          console: where to write; standard error by default.
+        The `title` says what runs, such as "train". A step has `images_per_step` of all devices. The console is
+        standard error by default.
         """
         self._title, self._total, self._images = title, total_steps, images_per_step
         self._console = rich.console.Console(stderr=True) if console is None else console

@@ -115,8 +115,7 @@ class Config:
     def from_stored(cls: type[C], stored: Mapping[str, Any]) -> C:
         """Builds the configuration that `stored` gave, also in an earlier version, 0 without a schema.
 
-        Raises:
-            ConfigError: a later version, an earlier one without migration, or a field is missing.
+        Raises ConfigError for a later version, an earlier one without migration, or a missing field.
         """
         fields = flat(stored)
         version = fields.pop("schema", 0)
@@ -143,11 +142,8 @@ class Config:
 def build(cls: Any, mapping: Mapping[str, Any], prefix: str = "", root: Any = None) -> Any:
     """Builds a dataclass of typed fields, which may be dataclasses themselves.
 
-    Lists become tuples and integers floats where the field is one. `prefix` stands before names in errors;
-    `root` knows former names.
-
-    Raises:
-        ConfigError: an unknown field, a value of another type, or one that the dataclass refuses.
+    Lists become tuples and integers floats where the field is one. `prefix` stands before names in errors; `root`
+    knows former names. Raises ConfigError for an unknown field or a value that doesn't fit.
     """
     root = root or cls
     values = {}

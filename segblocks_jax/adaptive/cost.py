@@ -11,11 +11,7 @@ from segblocks_jax.nn.scope import counting
 
 @dataclasses.dataclass(frozen=True)
 class Macs:
-    """Multiply-adds of one forward pass.
-
-    Attributes:
-        by_part: multiply-adds by part of the network, its policy included.
-    """
+    """Multiply-adds of one forward pass, `by_part` of the network, its policy included."""
 
     by_part: dict[str, float]
 

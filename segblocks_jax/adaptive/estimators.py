@@ -14,11 +14,7 @@ def surrogate_loss(
 ) -> Float[Array, ""]:
     """``-mean(log p(mask) * stop_gradient(advantage))``: its gradient is the REINFORCE estimate.
 
-    Args:
-        logits: of a block being high.
-        mask: the grid that ran.
-        total_advantage: `policies.Advantage.total`.
-        forced: blocks that rounding turned, not the policy; they carry no gradient.
+    Blocks that rounding turned, `forced`, carry no gradient; `total_advantage` is `policies.Advantage.total`.
     """
     log_probability = -jax.nn.softplus(jnp.where(mask, -logits, logits))
     weighted = log_probability * jax.lax.stop_gradient(total_advantage)

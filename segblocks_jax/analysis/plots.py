@@ -98,10 +98,9 @@ def class_bars(rows: Rows) -> Figure:
 
 
 def curves(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """What a learned policy does over training, a panel per quantity; what a run did not log is left out.
+    """What a learned policy does over training, a panel a quantity, from lines of `metrics.jsonl` by label.
 
-    Args:
-        lines: of `metrics.jsonl`, by label.
+    What a run did not log is left out.
     """
     figure, panels = _figure(9.0, 5.0, 2, 3)
     grid = panels.ravel()

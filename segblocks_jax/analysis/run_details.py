@@ -23,11 +23,8 @@ _RIGHT, _WRONG = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's blue and orange
 class RunDetails:
     """What `inspect_run` found.
 
-    Attributes:
-        panels: of each image, input, ground truth, prediction, errors and grid in a row.
-        images: uint8 images whose seams were measured, padded to whole blocks.
-        seams: by grid, see `seams.compare`.
-        parts: see `measure_parts`.
+    Each of `panels` is input, ground truth, prediction, errors and grid of an image in a row; `images` are those
+    whose `seams` were compared by grid, uint8, padded to whole blocks; `parts` see `measure_parts`.
     """
 
     panels: list[UInt8[np.ndarray, "_ _ 3"]]

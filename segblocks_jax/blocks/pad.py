@@ -95,13 +95,10 @@ def windows_of(
     padding: tuple[int, int],
     outside: int | str,
 ) -> tuple[Shaped[Array, "n_high bh bw c"], Shaped[Array, "n_low lh lw c"]]:
-    """Every block's window in the whole image at its own resolution.
+    """Every block's window in the whole image at its own resolution, with (vertical, horizontal) padding.
 
-    Args:
-        blocks: the blocks.
-        averaged: the high blocks as low ones see them; needed where there are low blocks.
-        padding: (vertical, horizontal).
-        outside: value outside of the image, or "edge" to repeat its outermost pixels.
+    `averaged` has the high blocks as low ones see them, where there are low blocks; `outside` is the value beyond the
+    image, or "edge" to repeat its outermost pixels.
     """
     grid = blocks.grid
     low_as_high = upsample_nearest(blocks.low, grid.low_factor)

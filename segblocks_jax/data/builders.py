@@ -39,11 +39,8 @@ _DOWNLOADS = "downloads.json"
 def download(dataset: Dataset, root: pathlib.Path, sha256: str | None = None) -> pathlib.Path:
     """Downloads a data set's public archive into its folder, which is made if needed, by TFDS's manager.
 
-    The archive must have the `sha256`; by default what the entry says, else what the first download had,
-    which the user's cache records.
-
-    Raises:
-        ValueError: it has no archive, it can't be reached, or the archive is another one.
+    The archive must have the `sha256`; by default what the entry says, else what the first download had, which the
+    user's cache records. Raises ValueError where there is no archive, or it is another or can't be reached.
     """
     if dataset.url is None:
         raise InputError(f"{dataset.name} can't be downloaded by a program; get {dataset.origin}")
@@ -170,11 +167,8 @@ def prepare(
 ) -> None:
     """Prepares the data set in `root` as array records in `folder`, which appears complete or not at all.
 
-    `on_error` is "raise", or "skip" to leave out bad items, at most 1% of a split.
-
-    Raises:
-        ValueError, FileNotFoundError: what `find_splits` and `check_pair` raise.
-        UnwritableError: the folder can't be made.
+    `on_error` is "raise", or "skip" to leave out bad items, at most 1% of a split. Raises what `find_splits` and
+    `check_pair` raise, and UnwritableError where the folder can't be made.
     """
     check_writable(folder)
     # Another process that is faster has prepared the same.

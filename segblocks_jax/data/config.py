@@ -61,11 +61,7 @@ class DataConfig:
         self.augmentation()
 
     def augmentation(self) -> Augmentation:
-        """What happens to every training image.
-
-        Raises:
-            ConfigError: it can't.
-        """
+        """What happens to every training image; raises ConfigError for values that it can't have."""
         try:
             return Augmentation(
                 crop=self.crop,

@@ -51,11 +51,7 @@ class Problems:
             self.add(message)
 
     def add(self, message: str) -> None:
-        """Leaves an item out, if that is allowed.
-
-        Raises:
-            ValueError: it isn't, or more than `MAX_SKIPPED` of the split would be.
-        """
+        """Leaves an item out; raises ValueError if that isn't allowed, or more than `MAX_SKIPPED` would be."""
         if not self._skip:
             raise InputError(f"{message} Nothing was written.")
         logging.warning("left out of split %s: %s", self._split, message)
@@ -71,9 +67,8 @@ class Problems:
 def find_splits(dataset: Dataset, store: Store) -> dict[str, Split]:
     """Finds the image/label pairs of every split that the store holds.
 
-    Raises:
-        FileNotFoundError: all splits are missing, or one of a split's two folders.
-        ValueError: an empty folder, or two files of the same name.
+    Raises FileNotFoundError where all splits are missing, or one of a split's two folders; ValueError for an empty
+    folder, or two files of the same name.
     """
     remedy = f"A {dataset.name} folder holds {dataset.expected}. Nothing was written."
     found = {}
@@ -139,9 +134,8 @@ def check_pair(
 ) -> tuple[tuple[int, int], Int[np.ndarray, "256"]]:
     """Decodes both files of a pair: (height, width), and how many pixels have each stored id.
 
-    Raises:
-        ValueError: unreadable, of different sizes, turned in two possible ways, not a label of the kind, or
-            ids that the table doesn't know; the message names the file.
+    A ValueError names a file that is unreadable, not a label of the kind, of another size, turned in two possible
+    ways, or with ids that the table doesn't know.
     """
     content = pair.image.read()
     image = decode(content, "image", pair.image.where)

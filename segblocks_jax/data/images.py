@@ -44,9 +44,7 @@ def stored_mode(image: ImageFile.ImageFile) -> str:
 def read_rgb(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes the page that an opened image is at, turned as stored.
 
-    Raises:
-        InputError: its pixels have no scale.
-        Exception: whatever Pillow raises for a broken file.
+    Raises InputError for pixels without a scale, and whatever Pillow raises for a broken file.
     """
     mode = stored_mode(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -143,8 +141,7 @@ def explain(error: Exception) -> str:
 def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"]:
     """Decodes a whole file with Pillow: (h, w, 3), or (h, w) for "ids" and "palette".
 
-    Raises:
-        ValueError: unreadable, or of another kind; calls the file `where`.
+    Raises ValueError, which calls the file `where`, if it is unreadable or of another kind.
     """
     modes, expected = _KINDS[kind]
     try:

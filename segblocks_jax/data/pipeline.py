@@ -74,11 +74,7 @@ class TrainBatches(Iterator):
         return {"next_batch": self._next, **self._identity}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Continues where `state` was taken.
-
-        Raises:
-            ValueError: it was taken from other batches.
-        """
+        """Continues where `state` was taken; raises ValueError where that was of other batches."""
         if {k: v for k, v in state.items() if k != "next_batch"} != self._identity:
             raise InputError(
                 f"these batches can't continue from {state}: they are determined by {self._identity}; "

@@ -51,11 +51,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> "Index":
-        """Reads it, and compares the folder's files with it.
-
-        Raises:
-            InputError: a file is missing, or isn't what was written; the text names it.
-        """
+        """Reads it; raises InputError, naming the file, where one is missing or not what was written."""
         try:
             index = cls(**json.loads((folder / _INDEX).read_text()))
             wanted = dict(index.files)
@@ -83,11 +79,9 @@ def damaged(folder: pathlib.Path, path: pathlib.Path, reason: str) -> InputError
 
 
 class Fingerprint:
-    """Of the files of a data set; doesn't read those that have the size and time stamps of an earlier preparation.
+    """A `digest` of names, contents and label table, 16 hexadecimal digits; `renewed` if any file was read for it.
 
-    Attributes:
-        digest: of all names and contents and of the label table, 16 hexadecimal digits.
-        renewed: whether any checksum had to be computed.
+    Files that have the size and time stamps of an earlier preparation aren't read.
     """
 
     def __init__(
@@ -146,11 +140,7 @@ class Records:
     """
 
     def __init__(self, name: str, folder: pathlib.Path, splits: tuple[str, ...]):
-        """Opens the records of the data set `name`.
-
-        Raises:
-            InputError: they are damaged; says what, and what to do.
-        """
+        """Opens the records of the data set `name`; an InputError says what is damaged, and what to do."""
         with extra("train", "a data set"):
             import tensorflow_datasets as tfds
 

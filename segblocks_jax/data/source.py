@@ -29,11 +29,7 @@ ON_ERROR = ("raise", "skip")
 
 
 def find_root(name: str, data_dir: str | os.PathLike | None, scenes: Any = None) -> pathlib.Path:
-    """The data set's own folder, below `data_dir` or the environment's choice.
-
-    Raises:
-        ValueError: neither says where.
-    """
+    """The data set's own folder, below `data_dir` or the environment's choice; else a ValueError."""
     dataset = DATASETS[name]
     data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if data_dir is None and dataset.generate is None:
@@ -210,10 +206,9 @@ def _prepared(
 
 
 def label_table(name: str, data_dir: str | os.PathLike | None = None) -> LabelTable:
-    """The label table of a data set; reads it from the data set where only that knows it.
+    """The label table of a data set; reads it from the data set's folder where only that knows it.
 
-    Raises:
-        FileNotFoundError, ValueError: the table is in the data set's folder, and that isn't there.
+    Raises FileNotFoundError or ValueError where that folder isn't there.
     """
     table = DATASETS[name].table
     return table or DATASETS[name].table_of(Store(find_root(name, data_dir)))

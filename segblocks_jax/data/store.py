@@ -11,38 +11,26 @@ from segblocks_jax.errors import InputError, MissingFileError
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file of a data set, unpacked or within an archive.
+    """A file of a data set, unpacked or within an archive."""
 
-    Attributes:
-        key: the path within the data set, the same whether it is unpacked or not.
-        where: what error messages call it: its path, behind that of its archive if it is in one.
-        size: in bytes, unpacked.
-        stamp: (mtime, ctime) in ns of an unpacked file, None in an archive.
-    """
-
-    key: str
-    where: str
-    size: int
-    stamp: tuple[int, int] | None
+    key: str  # The path within the data set, the same whether it is unpacked or not.
+    where: str  # In error messages: its path, behind that of its archive if it is in one.
+    size: int  # In bytes, unpacked.
+    stamp: tuple[int, int] | None  # (mtime, ctime) in ns of an unpacked file, None in an archive.
     _path: pathlib.Path
     _archive: zipfile.ZipFile | None = None
 
     def crc32(self) -> int:
         """The checksum of the content: an archive knows it, another file is read.
 
-        Raises:
-            ValueError: it can't be read; the message names it.
+        Raises ValueError, naming the file, where it can't be read.
         """
         if self._archive is not None:
             return self._archive.getinfo(self._path.as_posix()).CRC
         return zlib.crc32(self.read())
 
     def read(self) -> bytes:
-        """The content.
-
-        Raises:
-            ValueError: it can't be read; the message names it.
-        """
+        """The content; raises ValueError, naming the file, where it can't be read."""
         try:
             if self._archive is None:
                 return self._path.read_bytes()
@@ -59,12 +47,7 @@ class Store:
     """
 
     def __init__(self, root: pathlib.Path):
-        """Opens the archives.
-
-        Raises:
-            FileNotFoundError: no such folder.
-            ValueError: `root` is a file, or an archive is broken.
-        """
+        """Opens the archives; raises FileNotFoundError without a folder, ValueError for a file or broken archive."""
         if zipfile.is_zipfile(root):
             raise InputError(
                 f"{root}: is a zip archive where a folder is expected; pass the folder that it lies in"

@@ -19,12 +19,7 @@ Overrides = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Runs to compare.
-
-    Attributes:
-        title: of the table.
-        rows: what differs from the base, by the row's label.
-    """
+    """Runs to compare: the `title` of their table, and its `rows`, by label what differs from the base."""
 
     title: str
     rows: Mapping[str, Overrides]
@@ -32,12 +27,7 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Where sweeps run.
-
-    Attributes:
-        config: file of the base configuration.
-        seeds: every row is trained once with each.
-    """
+    """Where sweeps run: the file of the base configuration, and the seeds; every row is trained once with each."""
 
     config: str
     seeds: tuple[int, ...]

@@ -121,8 +121,7 @@ def read_system(
 ) -> System:
     """Turns a ConfigDict into a system with a checked configuration; `options` as for `system_of`.
 
-    Raises:
-        ConfigError: a field is unknown or has a bad value, or the data set belongs to another entry point.
+    Raises ConfigError for an unknown field, a bad value, or a data set of another entry point.
     """
     system = system_of(mapping.to_dict(), **options)
     dataset = system.config.data.dataset

@@ -48,10 +48,7 @@ def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[p
     """The image or video itself, or all of a folder and its subfolders, sorted; a warning counts what else is there.
 
     Where the folder of results, `output`, lies inside `path`, what is in it is no input; else only results of
-    earlier predictions in it are none.
-
-    Raises:
-        FileNotFoundError: no such path, or a folder without images and videos.
+    earlier predictions in it are none. Raises FileNotFoundError where nothing is found.
     """
     path, output = expand(path), None if output is None else expand(output)
     if path.is_file():
@@ -105,8 +102,7 @@ def is_video(file: pathlib.Path) -> bool:
 def read_image(file: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image, the first of several in a file, as RGB, turned as it is to be shown.
 
-    Raises:
-        ValueError: not an image, a broken one, or one that can't become 8-bit RGB; says what helps.
+    Raises ValueError, which says what helps, where it is broken, no image, or can't become 8-bit RGB.
     """
     picture = next(_read_pages(file))
     if picture.image is None:

@@ -30,9 +30,7 @@ class _Entry(Generic[V]):
 class KeyedCache(Generic[K, V]):
     """A mapping whose values are made when first asked for, each by one thread, different ones at once.
 
-    Attributes:
-        max_size: how many values are kept; None: all.
-        made: how many values were made so far, dropped ones included.
+    It keeps `max_size` values, None: all; `made` counts all that were made, dropped ones included.
     """
 
     def __init__(self, max_size: int | None = None) -> None:
@@ -136,10 +134,8 @@ def checksums(folder: pathlib.Path) -> dict[str, str]:
 def check_files(folder: pathlib.Path, names: Sequence[str], expected: Mapping[str, str]) -> None:
     """Refuses a folder whose files are not those that were written, by their SHA-256, `expected` by name.
 
-    Of a file that `expected` lacks, only what is plain to see is checked.
-
-    Raises:
-        ValueError: a name outside the folder, or a missing, cut or changed file; names the first.
+    Of a file that `expected` lacks, only what is plain to see is checked. A ValueError names the
+    first that is missing, cut, changed or outside the folder.
     """
     for name in names:
         file = folder / name

@@ -40,9 +40,8 @@ class ShapeServer:
     ) -> None:
         """Checks the shapes; `fill` is the RGB color of padding.
 
-        Raises:
-            ValueError: a shape that isn't a multiple, or strict without shapes.
-            RuntimeError: the process was forked from one that had a server.
+        Raises ValueError for a shape that isn't a multiple, or strict without shapes; RuntimeError in a process that
+        was forked from one that had a server.
         """
         for shape in shapes:
             if shape[0] < 1 or any(s < 1 or s % multiple for s in shape[1:]):

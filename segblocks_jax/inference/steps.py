@@ -57,11 +57,9 @@ class Layout:
 
 
 class State:
-    """The values of a network so far, by number; 0 is its input, an image or blocks.
+    """The values of a network so far, by number: pixel lists and their layouts; `latest` is what was made last.
 
-    Attributes:
-        pixels, layouts: pixel lists, and where their pixels lie.
-        latest: the pixel list that was made last.
+    Number 0 is the network's input, an image or blocks.
     """
 
     def __init__(self, pixels: Pixels, layout: Layout) -> None:
@@ -121,11 +119,9 @@ class ConvStep:
 @struct.dataclass(eq=False)
 @no_type_check
 class PatchStep:
-    """A function of windows: maxima, or upsampling by 2.
+    """A function of windows: maxima, or upsampling by 2; `arguments` are those behind pixels and patches.
 
-    Attributes:
-        arguments: of the function, behind pixels and patches.
-        size: (numerator, denominator) of the output's sides over the input's.
+    `size` is (numerator, denominator) of the output's sides over the input's.
     """
 
     part: str = static()
@@ -172,10 +168,7 @@ class PointwiseStep:
 class LayerStep:
     """Any other layer, called as the network calls it, on an image or blocks.
 
-    Attributes:
-        modules: the state of the modules among its arguments, `names`.
-        inputs: numbers of the features among its arguments, by name.
-        size: (numerator, denominator) of the output's sides over the input's.
+    Among its arguments are modules, `names`, and features, `inputs` by name; `size` as in `PatchStep`.
     """
 
     modules: nnx.State

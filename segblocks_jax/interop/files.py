@@ -26,10 +26,8 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
 def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Reads a file of weights as it is: arrays by name, perhaps inside a checkpoint's wrapper.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ModuleNotFoundError: a PyTorch file, but PyTorch isn't installed.
-        ValueError: an unknown suffix, a broken file, or one that holds more than data.
+    Raises FileNotFoundError, ModuleNotFoundError where PyTorch is needed, or ValueError for an unknown suffix, a
+    broken file, or one that holds more than data.
     """
     path = check_file(path)
     try:

@@ -22,10 +22,7 @@ _COUNTER = ".num_batches_tracked"  # Of training steps.
 
 
 def load_torch_state_dict(
-    model: nnx.Module,
-    state: Mapping[str, Any] | str | os.PathLike[str],
-    *,
-    strict: bool = True,
+    model: nnx.Module, state: Mapping[str, Any] | str | os.PathLike[str], *, strict: bool = True
 ) -> None:
     """Sets a network's parameters and running statistics from a PyTorch state dict.
 

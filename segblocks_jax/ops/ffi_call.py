@@ -19,11 +19,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def check_dtype(
     operation: str, argument: str, array: Shaped[Array | np.ndarray, "..."]
 ) -> Shaped[Array, "..."]:
-    """Returns the array as a JAX array.
-
-    Raises:
-        TypeError: its dtype is not one that the block operations have.
-    """
+    """Returns a JAX array; raises TypeError for a dtype that the block operations don't have."""
     if array.dtype not in DTYPES:
         raise TypeError(
             f"{operation}: {argument} has dtype {array.dtype}; expected one of {', '.join(DTYPES)};"

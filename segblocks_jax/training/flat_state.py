@@ -20,9 +20,7 @@ MAX_LISTED = 20  # entries a kind in the text about two states that differ
 def flatten(tree: Any) -> dict[str, Any]:
     """Leaves by name, in the order of the tree's leaves.
 
-    Raises:
-      TypeError: a leaf is neither a jax array, a numpy array nor a `jax.ShapeDtypeStruct`.
-      ValueError: two leaves get the same name.
+    Raises TypeError for one that is no jax or numpy array or `jax.ShapeDtypeStruct`, ValueError for equal names.
     """
     entries = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -38,16 +38,10 @@ class RunLog:
         config: Mapping[str, Any] | None = None,
         step: int | None = None,
     ):
-        """Makes the folder if it is missing and opens both files.
+        """Makes the folder if it is missing and opens both files, without lines after `step`, which are lost.
 
-        Args:
-          folder: of the run.
-          wandb: a project of Weights & Biases that gets everything too; needs the extra `wandb`.
-          config: of the run, for Weights & Biases.
-          step: that the run continues from. Lines of later steps, which are lost, are taken out.
-
-        Raises:
-          ModuleNotFoundError: `wandb` is wanted and not installed.
+        With `wandb`, a project of Weights & Biases gets everything too, and the run's `config`; raises
+        ModuleNotFoundError where the extra `wandb` is not installed.
         """
         self.folder = expand(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -152,11 +146,7 @@ def _write_text(path: Path, text: str) -> None:
 def check_finite(
     metrics: Mapping[str, Any], step: int, checkpoints: Path | str | None = None
 ) -> None:
-    """Stops a run whose metrics of a step are NaN or infinite.
-
-    Raises:
-      NonFiniteError: names all that are, and the folder of the run's checkpoints.
-    """
+    """Raises NonFiniteError where metrics are NaN or infinite; names all that are, and the checkpoints' folder."""
     numbers = {name: _number(name, value) for name, value in metrics.items()}
     bad = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
     if bad:

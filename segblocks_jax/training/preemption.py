@@ -17,11 +17,7 @@ EXIT_CODE = 143
 
 
 class Preempted(Exception):
-    """A signal stopped the run at a step; its state is saved.
-
-    Attributes:
-        step: that the run continues from.
-    """
+    """A signal stopped the run at a step, `step`, from which it continues; its state is saved."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -32,13 +28,10 @@ class Preempted(Exception):
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT (Ctrl-C) has asked to stop; a context manager of the main thread.
+    """Whether SIGTERM or SIGINT (Ctrl-C) has `asked` this process to stop; a context manager of the main thread.
 
-    A signal that comes again does what it always did. Of several processes all are told at the same step,
+    A signal that comes again does what it always did. Of several processes all are told at the same step, by `at`,
     whichever of them the signal reached: jax's preemption service agrees on a step that none has passed.
-
-    Attributes:
-        asked: whether this process, the only one, was asked; of several, see `at`.
     """
 
     def __init__(self) -> None:

@@ -20,10 +20,8 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     """Joins the other processes; comes before the first use of a device.
 
     This is number `process_id`, from 0, of `num_processes`; `coordinator` is host:port of the first. Without
-    arguments jax finds them itself where it knows the cluster: Slurm, Open MPI, Kubernetes, Cloud TPU.
-
-    Raises:
-        ValueError: some arguments but not all, or none and no known cluster.
+    arguments jax finds them itself where it knows the cluster: Slurm, Open MPI, Kubernetes, Cloud TPU. Raises
+    ValueError for some arguments but not all, or none and no known cluster.
     """
     given = {
         "--coordinator": coordinator,

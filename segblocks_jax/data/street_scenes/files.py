@@ -46,8 +46,7 @@ class SceneSet:
     def stored_in(cls, folder: pathlib.Path) -> "SceneSet | None":
         """The finished set that a folder holds, None if there is none.
 
-        Raises:
-            ValueError: scenes of another edition of the drawing, or a damaged marker.
+        Raises ValueError for scenes of another edition of the drawing, or a damaged marker.
         """
         marker = folder / _MARKER
         if not marker.is_file():
@@ -95,11 +94,7 @@ def write(folder: str | os.PathLike, scenes: SceneSet) -> pathlib.Path:
 
 
 def find_or_write(parent: pathlib.Path, scenes: SceneSet | None) -> pathlib.Path:
-    """The folder of a set: `parent` if it holds one, else one below that is named after the set.
-
-    Raises:
-        ValueError, FileExistsError: as `write`.
-    """
+    """The folder of a set: `parent` if it holds one, else one below, named after the set. Raises as `write`."""
     stored = SceneSet.stored_in(parent)
     if stored is not None:
         return write(parent, scenes or stored)

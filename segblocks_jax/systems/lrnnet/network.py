@@ -130,12 +130,7 @@ class LRNNetOptions:
 
 
 class LRNEncoder(nnx.Module):
-    """Three stages, each a `Down` and factorized blocks.
-
-    Attributes:
-        features: channels of the output, which is at stride 8.
-        dilations: of the third stage's blocks.
-    """
+    """Three stages, each a `Down` and blocks, the last with `dilations`; gives `features` channels at stride 8."""
 
     torch_names = TorchNames("net.backbone.")
 

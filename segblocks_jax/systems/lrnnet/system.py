@@ -14,11 +14,7 @@ class LRNNet(SegBlocks):
     """
 
     def __init__(self, config: ExperimentConfig, **options: Any) -> None:
-        """Opens no data yet; `options` as for `SegBlocks`.
-
-        Raises:
-            ConfigError: the configuration is of another network.
-        """
+        """Opens no data yet; `options` as for `SegBlocks`. Raises ConfigError for another network's configuration."""
         name = config.model.name
         check(name == "lrnnet", f"model.name is {name!r}; expected 'lrnnet' for the system lrnnet")
         super().__init__(config, **options)

@@ -41,8 +41,7 @@ def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
 def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     """Builds the network and, unless the experiment is static, the policy: ``{"net", "policy"}``.
 
-    Raises:
-        ValueError: the blocks are too small for the network.
+    Raises ValueError where the blocks are too small for the network.
     """
     spec = model_spec(config, num_classes)
     return spec.build(nnx.Rngs(config.seed), dropout=config.model.dropout)

@@ -24,14 +24,7 @@ def export_programs(
     settings: Settings,
     platforms: Sequence[str],
 ) -> pathlib.Path:
-    """Writes programs for `ExportedEngine`; the folder appears whole or not at all.
-
-    Raises:
-        FileExistsError: the folder exists.
-        OSError: it can't be written.
-        ValueError: an unknown platform.
-        ModuleNotFoundError: flatbuffers is missing.
-    """
+    """Writes programs for `ExportedEngine`; the folder appears whole or not at all. Raises as `Engine.export`."""
     folder = expand(folder)
     if folder.exists():
         raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")

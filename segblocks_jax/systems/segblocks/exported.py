@@ -29,27 +29,18 @@ _RENAMED = {"1": {"quantise_step": "bucket_step"}}  # Settings of earlier versio
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `engine.json` holds.
+    """What `engine.json` holds."""
 
-    Attributes:
-        settings: of the server.
-        programs: file name of each program.
-        dtypes: of the weights, in their order.
-        platforms: that the programs run on, "cpu" and "cuda".
-        targets: names of the custom calls to this package's handlers; none: jax alone runs the programs.
-        spec: `ModelSpec.to_dict` of the model.
-        sha256: of the files, by name; empty in version 1.
-        jax: version that exported them; None in version 1.
-    """
-
-    settings: Settings
-    programs: dict[str, Program]
-    dtypes: tuple[str, ...]
-    platforms: tuple[str, ...]
+    settings: Settings  # Of the server.
+    programs: dict[str, Program]  # By file name.
+    dtypes: tuple[str, ...]  # Of the weights, in their order.
+    platforms: tuple[str, ...]  # That the programs run on, "cpu" and "cuda".
+    # Names of the custom calls to this package's handlers; none: jax alone runs the programs.
     targets: tuple[str, ...]
-    spec: dict[str, Any]
+    spec: dict[str, Any]  # `ModelSpec.to_dict` of the model.
+    # Of the files, by name; empty in version 1.
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
-    jax: str | None = jax.__version__
+    jax: str | None = jax.__version__  # Version that exported them; None in version 1.
 
     @property
     def made_by(self) -> str:
@@ -65,9 +56,8 @@ class Manifest:
     def read(cls, folder: pathlib.Path) -> "Manifest":
         """Reads it, and checks that the files it names are those that were written.
 
-        Raises:
-            FileNotFoundError: no exported engine.
-            ValueError: another version of the format, or a broken file; names it.
+        Raises FileNotFoundError where there is no exported engine, and ValueError, naming the file, for a broken
+        one or another version of the format.
         """
         path = folder / MANIFEST
         if not path.is_file():
@@ -107,11 +97,7 @@ class Manifest:
 
 
 class ExportedEngine(Server):
-    """An engine from a folder of `Engine.export`; called as `segblocks_jax.Engine` is.
-
-    Attributes:
-        manifest: what the folder holds.
-    """
+    """An engine from a folder of `Engine.export`, described by `manifest`; called as `segblocks_jax.Engine` is."""
 
     def __init__(self, folder: str | os.PathLike[str], *, keep_memory: bool = False) -> None:
         """Reads the weights and checks all files; programs are compiled when first needed, or by `warm_up`.

@@ -61,11 +61,7 @@ class ModelPrograms:
         self._placed: dict[jax.Device | None, Any] = {None: self.weights}
 
     def replace_weights(self, net: Network, policy: nnx.Module | None) -> None:
-        """Takes copies of other weights of the same network and policy; nothing is compiled again.
-
-        Raises:
-            ValueError: another network or policy.
-        """
+        """Takes copies of other weights, without compiling; raises ValueError for another network or policy."""
         graphs, weights = self._prepare(net, policy)
         if graphs != self._graphs or _layout(weights) != _layout(self.weights):
             raise InputError(

@@ -50,11 +50,7 @@ class LabelTable:
     def train_ids(
         self, stored: UInt8[np.ndarray, "*shape"], where: str = "the label"
     ) -> UInt8[np.ndarray, "*shape"]:
-        """Maps stored ids to train ids: `to_train[stored]`, after a check.
-
-        Raises:
-            ValueError: an id that the data set doesn't define; says `where` they come from, such as a path.
-        """
+        """Maps stored ids to train ids; for one that the data set lacks, a ValueError says `where` it comes from."""
         if stored.dtype != np.uint8:
             raise InputError(f"{where}: label ids must be uint8, got {stored.dtype}")
         present = np.bincount(stored.reshape(-1), minlength=256) > 0

@@ -66,11 +66,7 @@ CAMVID_FULL = LabelTable(
 def camvid_ids(
     picture: UInt8[np.ndarray, "h w 3"], where: str = "the label"
 ) -> UInt8[np.ndarray, "h w"]:
-    """Turns an RGB picture in the published colors into ids 0..31.
-
-    Raises:
-        ValueError: a color that is no class; says `where` the picture comes from, such as a path.
-    """
+    """Turns an RGB picture in the published colors into ids 0..31; a ValueError says `where` a color is no class."""
     packed = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     codes = np.array(list(CAMVID_COLORS.values()), np.uint32) @ [1 << 16, 1 << 8, 1]
     order = np.argsort(codes)
@@ -89,10 +85,8 @@ def camvid_ids(
 def camvid_split(name: str) -> str:
     """The split of a frame, by its name such as "0001TP_006690": 367 train, 101 val, 233 test.
 
-    Three drives are cut by frame number, the fourth is all test, as the 480x360 release has it.
-
-    Raises:
-        ValueError: a frame of none of the four drives.
+    Three drives are cut by frame number, the fourth is all test, as the 480x360 release has it. Others raise
+    ValueError.
     """
     drive, _, frame = name.partition("_")
     digits = "".join(c for c in frame if c.isdigit())
@@ -112,11 +106,8 @@ def camvid_split(name: str) -> str:
 def mapillary_table(config: bytes, where: str) -> LabelTable:
     """Reads the label table from the content of a Vistas `config.json` (any version).
 
-    The file lists {"labels": [{"readable", "color", "evaluate", ...}]} in id order. Labels with
-    `evaluate` false are void; the others get train ids in order of their ids.
-
-    Raises:
-        ValueError: the file isn't such a list; calls it `where`.
+    The file lists {"labels": [{"readable", "color", "evaluate", ...}]} in id order. Labels with `evaluate` false are
+    void; the others get train ids in order of their ids. Anything else raises a ValueError.
     """
     try:
         labels = json.loads(config)["labels"]
