@@ -154,7 +154,7 @@ def test_seams_vanish_with_blockpad_and_show_without(rng):
     assert found.at_borders("zero") > 100 * found.at_borders("block")
     profile = found.profile("zero")
     assert profile[0] > profile[-1]
-    assert net.backbone.padding_mode == "block"
+    assert net.backbone.semantics.padding == "block"
 
 
 @pytest.mark.slow

@@ -177,7 +177,7 @@ def format_report(report: dict[str, Any]) -> str:
     ]
     for name, row in (("XLA dense", xla), ("dense", dense)):
         over = (base["seconds"] / row["seconds"] for base in (xla, dense))
-        lines.append(line(name, row, 1, *over))
+        lines.append(line(name, row, 1.0, *over))
     for row in report["blocks"]:
         over = (row[name] for name in ("operation_ratio", "over_xla_dense", "over_dense"))
         name = f"{row['high_fraction']:>5.0%} high"
