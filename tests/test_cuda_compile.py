@@ -36,5 +36,6 @@ def test_cuda_module(tmp_path: pathlib.Path) -> None:
     (path,) = tmp_path.glob("_ffi_cuda*.so")
     spec = importlib.util.spec_from_file_location("_ffi_cuda", path)
     module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     operations = module.registrations().values()
     assert {target for targets in operations for target in targets} == set(extension.TARGETS)
