@@ -413,4 +413,4 @@ def test_the_command_line_names_missing_data_and_bad_fields(tmp_path):
     )
     assert result.returncode == 2
     assert "checkpoints" in result.stderr
-    assert {path.name for path in workdir.glob("*")} <= {"compilation_cache", "lock"}
+    assert [path.name for path in workdir.glob("*")] in ([], ["compilation_cache"])

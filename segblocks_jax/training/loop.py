@@ -62,11 +62,15 @@ def train(system: System, workdir: pathlib.Path, profile: Profile | None = None)
     system.check_export(workdir / "export")
     modules = system.build()
     pretrained = load_pretrained(system, modules, workdir)
-    with only_run(workdir):
+    batches = system.train_batches((jax.process_index(), jax.process_count()))
+    with (
+        contextlib.closing(batches),
+        only_run(workdir),
+    ):  # Where data is missing, there is no workdir.
         if pretrained is not None:
             say("backbone weights from {file}, SHA-256 {sha256}".format(**pretrained))
         with contextlib.ExitStack() as stack:
-            run = Run(system, modules, pretrained, workdir, profile, stack)
+            run = Run(system, modules, batches, pretrained, workdir, profile, stack)
             result = run.steps()
             with shown(result):
                 run.checkpoints.wait()
@@ -83,20 +87,19 @@ class Run:
         self,
         system: System,
         modules: nnx.Module,
+        batches: Any,
         pretrained: dict[str, str] | None,
         workdir: pathlib.Path,
         profile: Profile | None,
         stack: contextlib.ExitStack,
     ) -> None:
         self.system, self.workdir, self.pretrained = system, workdir, pretrained
-        config = system.config
+        self.batches, config = batches, system.config
         optimizer = create_optimizer(config.optim, system.multipliers())
         self.graphdef, state = create_state(modules, optimizer, config.seed)
         self.step = system.train_step(self.graphdef, optimizer, say)
         commit()  # Kept: results name the code that runs, not what is committed meanwhile.
         self.stop = stack.enter_context(StopRequest())
-        batches = system.train_batches((jax.process_index(), jax.process_count()))
-        self.batches = stack.enter_context(contextlib.closing(batches))
         self.checkpoints = stack.enter_context(open_checkpoints(system, workdir))
         remove_unfinished(self.checkpoints.folder)
         self.state, self.first, self.timing = self.step.place(state), 0, Timing()
