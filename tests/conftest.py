@@ -1,5 +1,6 @@
 """Shared by all tests: four CPU devices, strict promotion, checked annotations, where data lies."""
 
+import gc
 import os
 import pathlib
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ import segblocks_jax  # noqa: E402
 from segblocks_jax.ops import extension  # noqa: E402
 
 assert segblocks_jax.__all__
+# What was imported stays: the collector need not look at it again and again.
+gc.freeze()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

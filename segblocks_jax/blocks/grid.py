@@ -5,6 +5,7 @@ flattened grid position ``n * gh * gw + row * gw + column``.
 """
 
 import dataclasses
+import functools
 import math
 from typing import final
 
@@ -80,23 +81,8 @@ class BlockGrid:
             raise ValueError(
                 f"BlockGrid: num_high is {num_high}, but the batch has {mask.size} blocks; give 0 .. {mask.size}"
             )
-        is_low = ~jnp.asarray(mask).reshape(-1)
-        if scores is None:
-            by_rank = jnp.argsort(is_low, stable=True)
-        else:
-            by_rank = jnp.lexsort((_reversed(jnp.asarray(scores).reshape(-1)), is_low))
-        cells = jnp.arange(mask.size, dtype=jnp.int32)
-        high = jnp.zeros(mask.size, bool).at[by_rank[:num_high]].set(True)
-        high_before = jnp.cumsum(high, dtype=jnp.int32) - high.astype(jnp.int32)
-        slots = jnp.where(high, high_before, num_high + cells - high_before)
-        by_slot = jnp.zeros_like(cells).at[slots].set(cells)
-        return cls(
-            mask=high.reshape(mask.shape),
-            slots=slots.reshape(mask.shape),
-            high_cells=by_slot[:num_high],
-            low_cells=by_slot[num_high:],
-            low_factor=low_factor,
-        )
+        high, slots, high_cells, low_cells = _laid_out(mask, scores, num_high)
+        return cls(high, slots, high_cells, low_cells, low_factor)
 
     @property
     def num_high(self) -> int:
@@ -127,6 +113,23 @@ def _check_mask(mask: Array | np.ndarray) -> None:
         raise TypeError(
             f"BlockGrid: the mask has dtype {mask.dtype}; expected bool, e.g. probabilities > 0.5"
         )
+
+
+@functools.partial(jax.jit, static_argnames="num_high")
+def _laid_out(mask: Array, scores: Array | None, num_high: int) -> tuple[Array, ...]:
+    """The arrays of a grid; see `BlockGrid.from_mask`."""
+    is_low = ~mask.reshape(-1)
+    if scores is None:
+        by_rank = jnp.argsort(is_low, stable=True)
+    else:
+        by_rank = jnp.lexsort((_reversed(scores.reshape(-1)), is_low))
+    cells = jnp.arange(mask.size, dtype=jnp.int32)
+    high = jnp.zeros(mask.size, bool).at[by_rank[:num_high]].set(True)
+    high_before = jnp.cumsum(high, dtype=jnp.int32) - high.astype(jnp.int32)
+    slots = jnp.where(high, high_before, num_high + cells - high_before)
+    by_slot = jnp.zeros_like(cells).at[slots].set(cells)
+    maps = high.reshape(mask.shape), slots.reshape(mask.shape)
+    return *maps, by_slot[:num_high], by_slot[num_high:]
 
 
 def _reversed(scores: Array) -> Array:

@@ -1,6 +1,7 @@
 """block_pad; index_patches, which tells where a padded block finds its pixels; both by definition or compiled."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,7 @@ def reference(
     return windows_of(blocks, averaged, padding, 0)
 
 
+@functools.partial(jax.jit, static_argnames=("padding", "outside"))
 def windows_of(
     blocks: DualRes,
     averaged: Shaped[Array, "n_high lb lb c"] | None,
@@ -199,6 +201,7 @@ def _compiled_patches(
     )
 
 
+@functools.partial(jax.jit, static_argnames=("block_size", "padding", "border"))
 def _reference_patches(
     grid: BlockGrid, block_size: int, padding: int, border: Border
 ) -> tuple[Array, ...]:

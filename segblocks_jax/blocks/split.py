@@ -1,5 +1,6 @@
 """split and combine: of each the definition, the compiled call, and the function that picks one."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -88,6 +89,7 @@ def _check_shapes(shape: tuple[int, ...], grid: BlockGrid) -> None:
         )
 
 
+@jax.jit
 def _split_reference(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Array, "p c"]:
     """The definition of `split`: the packed pixels of the image's blocks."""
     n, h, _, channels = image.shape
@@ -100,6 +102,7 @@ def _split_reference(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[A
     return jnp.concatenate([high.reshape(-1, channels), low.reshape(-1, channels)])
 
 
+@functools.partial(jax.jit, static_argnames=("factor",))
 def mean_pool(
     blocks: Float[Array, "m b b c"], factor: int
 ) -> Float[Array, "m b//{factor} b//{factor} c"]:
@@ -158,6 +161,7 @@ def combine(
     return run(pixels, blocks.grid, low_upsampling)
 
 
+@functools.partial(jax.jit, static_argnames=("low_upsampling",))
 def _combine_reference(pixels: Array, grid: BlockGrid, low_upsampling: str) -> Array:
     """The definition of `combine`: the image of packed blocks."""
     blocks = DualRes(pixels, grid)
@@ -165,6 +169,7 @@ def _combine_reference(pixels: Array, grid: BlockGrid, low_upsampling: str) -> A
     return paste(jnp.concatenate([blocks.high, upsample(blocks.low, grid.low_factor)]), grid)
 
 
+@jax.jit
 def paste(blocks: Shaped[Array, "m b b c"], grid: BlockGrid) -> Shaped[Array, "n h w c"]:
     """Puts blocks of one size, given in block order, at their places."""
     n, gh, gw = grid.mask.shape

@@ -1,6 +1,7 @@
 """Pooling and upsampling of images and of blocks."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -91,6 +92,7 @@ def upsample2(features: Features, semantics: BlockOptions) -> Features:
     )
 
 
+@functools.partial(jax.jit, static_argnames=("grid_shape",))
 def _clamp_at_image_border(padded: Array, cells: Array, grid_shape: tuple[int, ...]) -> Array:
     # block_pad leaves zeros outside the image; bilinear upsampling repeats the outermost pixels.
     _, gh, gw = grid_shape

@@ -1,6 +1,7 @@
 """indexed_conv: convolution of a packed list whose rows are found by index."""
 
 import dataclasses
+import functools
 from typing import Literal, get_args
 
 import jax
@@ -176,6 +177,7 @@ def _run(
     return (out if epilogue.keep else None), (out2 if second else None)
 
 
+@functools.partial(jax.jit, static_argnames=("stride",))
 def _reference(
     rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
 ) -> Outputs:

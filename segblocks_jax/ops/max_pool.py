@@ -42,6 +42,7 @@ def indexed_max_pool(
     return out
 
 
+@functools.partial(jax.jit, static_argnames=("window", "stride"))
 def maxima(maps: Float[Array, "m h w c"], window: int, stride: int) -> Float[Array, "m ho wo c"]:
     """Maxima over windows, without padding."""
     # One axis after the other, by shifted maps: the gradient of XLA's window reduction is thirty

@@ -1,6 +1,7 @@
 """PackedKernel: a kernel in the order in which `indexed_conv` reads it, transformed where that pays."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,7 @@ def winograd_stride(kernel: Float[Array, "kh kw _ k"], stride: int, groups: int 
     return stride if pays and compiled else 0
 
 
+@functools.partial(jax.jit, static_argnames=("groups", "winograd"))
 def pack_kernel(
     kernel: Float[Array, "kh kw _ k"], groups: int = 1, *, winograd: int = 0
 ) -> PackedKernel:

@@ -1,6 +1,7 @@
 """IndexPatches: where a window operation on a packed list finds its pixels, halos included."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -54,6 +55,7 @@ def _inner(margin: int) -> slice:
     return slice(margin, -margin) if margin else slice(None)
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "padding", "border"))
 def image_patches(
     shape: tuple[int, int, int], padding: tuple[int, int], border: Border = "zero"
 ) -> IndexPatches:
@@ -77,6 +79,7 @@ def list_patches(pixels: int) -> IndexPatches:
     return image_patches((1, pixels, 1), (0, 0))
 
 
+@jax.jit
 def gather(
     rows: Float[Array, "r c"], patches: IndexPatches
 ) -> tuple[Float[Array, "mh hh hw c"], Float[Array, "ml lh lw c"]]:

@@ -1,5 +1,6 @@
 """Upsampling of maps by whole factors, in jnp; indexed_upsample2: by 2, of pixels that are found by index."""
 
+import functools
 import math
 
 import jax
@@ -11,6 +12,7 @@ from segblocks_jax.ops import extension, ffi_call
 from segblocks_jax.ops.patches import IndexPatches, gather
 
 
+@functools.partial(jax.jit, static_argnames=("factor",))
 def upsample_nearest(
     blocks: Shaped[Array, "m b b c"], factor: int
 ) -> Shaped[Array, "m b*{factor} b*{factor} c"]:
@@ -18,6 +20,7 @@ def upsample_nearest(
     return jnp.repeat(jnp.repeat(blocks, factor, axis=1), factor, axis=2)
 
 
+@functools.partial(jax.jit, static_argnames=("factor",))
 def upsample_bilinear(
     blocks: Float[Array, "m h w c"], factor: int
 ) -> Float[Array, "m h*{factor} w*{factor} c"]:

@@ -5,6 +5,7 @@ gradients at a tenth (docs/performance.md has the measurements); so on the CPU a
 map, or products over gathered rows. All routes give the same numbers up to rounding.
 """
 
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -17,6 +18,7 @@ from segblocks_jax.ops import ffi_call
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "groups", "dilation"))
 def valid_convolution(
     maps: Float[Array, "m h w c"],
     kernel: Float[Array, "kh kw _ k"],
