@@ -109,11 +109,15 @@ def export_onnx(
         import jax2onnx
     model = engine.model_programs
     run = model.function(programs[0])
-    with model.tracing():
-        jax2onnx.to_onnx(
-            lambda *arguments: run(model.weights, *arguments),
-            list(model.arguments(programs[0])),
-            return_mode="file",
-            output_path=str(file),
-        )
+    try:
+        with model.tracing():
+            jax2onnx.to_onnx(
+                lambda *arguments: run(model.weights, *arguments),
+                list(model.arguments(programs[0])),
+                return_mode="file",
+                output_path=str(file),
+            )
+    finally:
+        # What was traced for ONNX consists of operations that only jax2onnx knows.
+        jax.clear_caches()
     return file
