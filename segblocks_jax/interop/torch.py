@@ -116,7 +116,7 @@ def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
 
 def set_arrays(model: nnx.Module, state: Mapping[str, Any], title: str, strict: bool) -> None:
     """Sets a model's variables, abstract ones too; a ValueError begins with `title` and lists what doesn't fit."""
-    variables = named_variables(model)
+    state, variables = _own_names(model, state), named_variables(model)
     tables = {table for _, table in _located(model).values()}
     place = _common_place(tables)
     lead = _lead(place, state)
@@ -149,6 +149,15 @@ def set_arrays(model: nnx.Module, state: Mapping[str, Any], title: str, strict: 
         value = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
         values[path] = variable.replace(jnp.asarray(value, variable.dtype))
     nnx.update(model, nnx.from_flat_state(values))
+
+
+def _own_names(model: nnx.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state with the names of `torch_names`, if it has those of published files."""
+    for _, node in nnx.iter_graph(model):
+        for naming in getattr(node, "namings", tuple)():
+            if any(re.match(naming.marker, name) for name in state):
+                return {naming.rename(name): value for name, value in state.items()}
+    return state
 
 
 def raise_misfits(title: str, problems: Mapping[str, set[str]], lead: str = "") -> None:

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax.exact import exact
-from segblocks_jax.models.network import TorchNames
+from segblocks_jax.models.network import Naming, TorchNames
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, pointwise, rematerialized, scope
 from segblocks_jax.nn.regions import Features
 
@@ -37,6 +38,18 @@ _STAGES = (
     _Stage(1, 3, 1, 6, 320),
 )
 _OUTPUTS = (1, 2, 4, 6)  # Stages whose features the decoder reads, at strides 4, 8, 16 and 32.
+# Layers of a block as timm calls them, without and with an expansion, and as `torch_names` does.
+_TIMM = (
+    {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"},
+    {
+        "conv_pw": "_expand_conv",
+        "bn1": "_bn0",
+        "conv_dw": "_depthwise_conv",
+        "bn2": "_bn1",
+        "conv_pwl": "_project_conv",
+        "bn3": "_bn2",
+    },
+)
 _MULTIPLIERS = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # Width, depth.
 
 
@@ -124,6 +137,44 @@ class EfficientNetLite(nnx.Module):
             if i in _OUTPUTS:
                 outputs.append(x)
         return outputs
+
+    def namings(self) -> tuple[Naming, ...]:
+        """Those of the published ImageNet weights: the `efficientnet_pytorch` package's, and timm's."""
+        flat = [(i, j) for i, stage in enumerate(self.blocks) for j in range(len(stage))]
+
+        def numbered(match: re.Match[str]) -> str:
+            number = int(match[1])
+            return "blocks.{}.{}.".format(*flat[number]) if number < len(flat) else match[0]
+
+        def layer(match: re.Match[str]) -> str:
+            stage, block, name = int(match[1]), int(match[2]), match[3]
+            if (stage, block) not in flat:
+                return match[0]
+            expands = self.blocks[stage][block].expand_conv is not None
+            return f"blocks.{stage}.{block}.{_TIMM[expands].get(name, name)}."
+
+        return (
+            Naming(
+                "efficientnet_pytorch",
+                r"_conv_stem\.",
+                (
+                    (r"^_conv_stem\.", "stem.0."),
+                    (r"^_bn0\.", "stem.1."),
+                    (r"^_blocks\.(\d+)\.", numbered),
+                    (r"^_(conv_head|bn1|fc)\.", r"head.\1."),
+                ),
+            ),
+            Naming(
+                "timm",
+                r"conv_stem\.",
+                (
+                    (r"^conv_stem\.", "stem.0."),
+                    (r"^bn1\.", "stem.1."),
+                    (r"^blocks\.(\d+)\.(\d+)\.(\w+)\.", layer),
+                    (r"^(conv_head|bn2|classifier)\.", r"head.\1."),
+                ),
+            ),
+        )
 
     def stages(self) -> list[list[InvertedResidual]]:
         """The blocks that lead to each of the four outputs."""

@@ -71,3 +71,24 @@ class TorchNames:
         if self.unused is None or not name.startswith(self.place):
             return False
         return re.match(self.unused, name.removeprefix(self.place)) is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """Names of a module's weights in published files, other than its `torch_names`; see `namings` of the backbones.
+
+    Attributes:
+        title: whose files they are, for messages.
+        marker: pattern of a name that only these files hold.
+        renames: patterns, and their replacements, that lead in turn to the names of `TorchNames` below its place.
+    """
+
+    title: str
+    marker: str
+    renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+
+    def rename(self, name: str) -> str:
+        """The name that the module uses."""
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        return name
