@@ -1,10 +1,13 @@
 """Weights from other frameworks, and models in folders."""
 
+from segblocks_jax.interop.backbone import load_backbone
 from segblocks_jax.interop.files import SUFFIXES as WEIGHT_SUFFIXES
 from segblocks_jax.interop.folder import check_target, load_model, load_spec, save_model
-from segblocks_jax.interop.torch import load_backbone, load_torch_state_dict, torch_names
+from segblocks_jax.interop.pretrained import PRETRAINED
+from segblocks_jax.interop.torch import load_torch_state_dict, torch_names
 
 __all__ = [
+    "PRETRAINED",
     "WEIGHT_SUFFIXES",
     "check_target",
     "load_backbone",

@@ -1,9 +1,7 @@
-"""Files of named arrays: .pth and .pt (with PyTorch), .safetensors and .npz; and their SHA-256."""
+"""Files of named arrays: PyTorch's .pth and .pt, .safetensors and .npz."""
 
-import collections
 import os
 import pathlib
-import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -15,7 +13,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from segblocks_jax.errors import InputError, MissingFileError, MissingPackageError
+from segblocks_jax.errors import InputError, MissingFileError
+from segblocks_jax.interop.torch_files import read_torch_file
 from segblocks_jax.paths import expand
 
 # Keys under which a checkpoint keeps its state dict, beside optimizer, epoch and settings.
@@ -26,8 +25,8 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
 def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Reads a file of weights as it is: arrays by name, perhaps inside a checkpoint's wrapper.
 
-    Raises FileNotFoundError, ModuleNotFoundError where PyTorch is needed, or ValueError for an unknown suffix, a
-    broken file, or one that holds more than data.
+    Nothing that a file holds is run. Raises FileNotFoundError, or ValueError for an unknown suffix, a broken file,
+    or one that holds something else.
     """
     path = check_file(path)
     try:
@@ -38,7 +37,8 @@ def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         ) from error
     if not isinstance(state, Mapping):
         raise InputError(
-            f"{path}: holds a {type(state).__name__}; expected names and their arrays (a state dict)"
+            f"{path}: holds a {type(state).__name__}; expected names and their arrays, as of"
+            " torch.save(model.state_dict(), FILE)"
         )
     return state
 
@@ -91,41 +91,9 @@ def _read_npz(path: pathlib.Path) -> dict[str, Any]:
     return state
 
 
-def _read_torch(path: pathlib.Path) -> Any:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"{path}: reading a {path.suffix} file needs PyTorch; install it (pip install torch), or"
-            " convert the file to .safetensors or .npz where PyTorch is",
-            name="torch",
-        ) from error
-    # What the authors' checkpoints hold besides tensors: their settings, and a score from NumPy.
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    harmless = [
-        (collections.OrderedDict, "easydict.EasyDict"),
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        type(np.dtype(np.float64)),
-    ]
-    try:
-        with torch.serialization.safe_globals(harmless):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path}: PyTorch refuses it as weights only, because it is broken or holds Python objects"
-            " that could run code. If you trust it, write its weights alone to another file:"
-            " torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)."
-            f" PyTorch says: {error}"
-        ) from error
-    except RuntimeError as error:
-        raise OSError(error) from error
-
-
 _READERS: dict[str, Callable[[pathlib.Path], Any]] = {
-    ".pth": _read_torch,
-    ".pt": _read_torch,
+    ".pth": read_torch_file,
+    ".pt": read_torch_file,
     ".safetensors": safetensors.numpy.load_file,
     ".npz": _read_npz,
 }

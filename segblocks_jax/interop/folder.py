@@ -12,9 +12,9 @@ from flax import nnx
 
 from segblocks_jax.errors import InputError, MissingFileError, TargetExistsError
 from segblocks_jax.interop import files
+from segblocks_jax.interop.misfits import raise_misfits
 from segblocks_jax.interop.torch import (
     named_variables,
-    raise_misfits,
     set_arrays,
     torch_arrays,
     torch_shape,

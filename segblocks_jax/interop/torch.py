@@ -2,17 +2,16 @@
 
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from segblocks_jax.errors import InputError
 from segblocks_jax.interop import files
-from segblocks_jax.models import TorchNames
-from segblocks_jax.paths import sha256
+from segblocks_jax.interop.misfits import raise_misfits
+from segblocks_jax.models import Naming, TorchNames
 
 # What our layers' arrays are called.
 _ARRAYS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -29,8 +28,9 @@ def load_torch_state_dict(
     A network takes its part of a checkpoint that holds more: one of `create_model` `net.*`, a policy
     `policy.policy_net.*`, a backbone `net.backbone.*`, a system ``nnx.Dict(net=..., policy=...)``
     all. Names may also start where the network does, as in torchvision's ResNets
-    (`layer1.0.conv1.weight`). The state may lie in a checkpoint under `state_dict` or `model`, and
-    its names may begin with `module.`. `num_batches_tracked` and the backbone's classifier are passed
+    (`layer1.0.conv1.weight`). A backbone also knows the names of published files, see
+    `segblocks_jax.models.Naming`. The state may lie in a checkpoint under `state_dict` or `model`, and its
+    names may begin with `module.`. `num_batches_tracked` and the backbone's classifier are passed
     over. Kernels are transposed from OIHW to HWIO, floats become the model's float32. Nothing is
     changed where an error is raised.
 
@@ -41,29 +41,44 @@ def load_torch_state_dict(
 
     Raises:
         FileNotFoundError: no such file.
-        ModuleNotFoundError: a .pth or .pt file, but PyTorch isn't installed.
         ValueError: an unreadable file; or names that don't fit: lists every missing, left-over and
-            misshapen one (shapes as in PyTorch) and every entry that is no array.
+            misshapen one (shapes as in PyTorch) and every entry that is no array. Where they are many, the
+            error counts them and says in which file the list is.
     """
+    load(model, state, strict)
+
+
+def load(
+    model: nnx.Module, state: Mapping[str, Any] | str | os.PathLike[str], strict: bool = True
+) -> Naming | None:
+    """As `load_torch_state_dict`; gives the naming of a backbone's published weights, if the state has it."""
     title = f"load_torch_state_dict: {type(model).__name__} doesn't fit"
     if not isinstance(state, Mapping):
         title += f" {os.fspath(state)}"
         state = files.read_state(state)
-    set_arrays(model, files.unwrap(state), title, strict)
+    state = files.unwrap(state)
+    naming, hint = _naming(model, state)
+    if naming is not None:
+        state = {naming.own(name): value for name, value in state.items()}
+    set_arrays(model, state, title, strict, hint)
+    return naming
 
 
-def load_backbone(net: Any, file: str | os.PathLike[str]) -> dict[str, str]:
-    """Loads a file of ImageNet weights into a network's backbone, before training.
-
-    It may be of torchvision's ResNets, the published EfficientNet-Lites or a whole network: see
-    `load_torch_state_dict`, also for errors.
-
-    Returns:
-        `file`, and its `sha256` in hexadecimal.
-    """
-    path = files.check_file(file)
-    load_torch_state_dict(net.backbone, path)
-    return {"file": str(file), "sha256": sha256(path)}
+def _naming(model: nnx.Module, names: Iterable[str]) -> tuple[Naming | None, str]:
+    """The naming of published weights that most names follow, None for the model's own; and that in words."""
+    names, wanted = list(names), named_variables(model)
+    place, kind = getattr(model, "torch_names", _UNNAMED).place, type(model).__name__
+    namings: tuple[Naming, ...] = getattr(model, "namings", tuple)()
+    lead = _lead(_common_place(table for _, table in _located(model).values()), names)
+    fitting = [sum(place + naming.own(name) in wanted for name in names) for naming in namings]
+    fitting.append(sum(lead + name in wanted for name in names))
+    most = max(fitting)
+    if not most:
+        known = [naming.title for naming in namings] + ["its own checkpoints"]
+        return None, f"No name is one of {kind}'s, of which are known those of {', '.join(known)}."
+    naming = (*namings, None)[fitting.index(most)]
+    whose = naming.title if naming else "its own checkpoints"
+    return naming, f"{most} of the {len(names)} names are {kind}'s in {whose}."
 
 
 def torch_names(model: nnx.Module) -> dict[tuple[Hashable, ...], str]:
@@ -114,9 +129,11 @@ def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
 
 
-def set_arrays(model: nnx.Module, state: Mapping[str, Any], title: str, strict: bool) -> None:
-    """Sets a model's variables, abstract ones too; a ValueError begins with `title` and lists what doesn't fit."""
-    state, variables = _own_names(model, state), named_variables(model)
+def set_arrays(
+    model: nnx.Module, state: Mapping[str, Any], title: str, strict: bool, hint: str = ""
+) -> None:
+    """Sets a model's variables, abstract ones too; for `title` and `hint` see `raise_misfits`."""
+    variables = named_variables(model)
     tables = {table for _, table in _located(model).values()}
     place = _common_place(tables)
     lead = _lead(place, state)
@@ -142,33 +159,13 @@ def set_arrays(model: nnx.Module, state: Mapping[str, Any], title: str, strict: 
             if arrays[name].shape != shapes[name]
         },
     }
-    raise_misfits(title, problems, lead)
+    raise_misfits(title, problems, lead, hint)
     values = {}
     for name, array in arrays.items():
         path, variable = variables[name]
         value = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
         values[path] = variable.replace(jnp.asarray(value, variable.dtype))
     nnx.update(model, nnx.from_flat_state(values))
-
-
-def _own_names(model: nnx.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state with the names of `torch_names`, if it has those of published files."""
-    for _, node in nnx.iter_graph(model):
-        for naming in getattr(node, "namings", tuple)():
-            if any(re.match(naming.marker, name) for name in state):
-                return {naming.rename(name): value for name, value in state.items()}
-    return state
-
-
-def raise_misfits(title: str, problems: Mapping[str, set[str]], lead: str = "") -> None:
-    """Raises one ValueError with a line each kind of problem, if there are any; names are cut by `lead`."""
-    lines = [
-        f"{kind}: {', '.join(sorted(name.removeprefix(lead) for name in names))}"
-        for kind, names in problems.items()
-        if names
-    ]
-    if lines:
-        raise InputError("\n".join([f"{title}.", *lines]))
 
 
 def torch_arrays(model: nnx.Module) -> dict[str, np.ndarray]:
@@ -186,7 +183,7 @@ def _common_place(tables: Iterable[TorchNames]) -> str:
     return shortest if all(place.startswith(shortest) for place in places) else ""
 
 
-def _lead(place: str, names: Mapping[str, Any]) -> str:
+def _lead(place: str, names: Collection[str]) -> str:
     """What is missing before the names for them to be those of a whole checkpoint."""
     parts = re.findall(r"\w+\.", place)
     starts = ("".join(parts[i:]) for i in range(len(parts) + 1))

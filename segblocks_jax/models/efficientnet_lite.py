@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -38,19 +37,12 @@ _STAGES = (
     _Stage(1, 3, 1, 6, 320),
 )
 _OUTPUTS = (1, 2, 4, 6)  # Stages whose features the decoder reads, at strides 4, 8, 16 and 32.
-# Layers of a block as timm calls them, without and with an expansion, and as `torch_names` does.
-_TIMM = (
-    {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"},
-    {
-        "conv_pw": "_expand_conv",
-        "bn1": "_bn0",
-        "conv_dw": "_depthwise_conv",
-        "bn2": "_bn1",
-        "conv_pwl": "_project_conv",
-        "bn3": "_bn2",
-    },
-)
 _MULTIPLIERS = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # Width, depth.
+# Layers of a block as published files call them; the first block has no expansion.
+_LAYERS = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+_TIMM_FIRST = ("conv_dw", "bn1", "conv_pw", "bn2")
+_TIMM = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+_TF = (127 / 255,) * 3, (128 / 255,) * 3  # Normalization of TensorFlow's weights.
 
 
 class InvertedResidual(nnx.Module):
@@ -139,41 +131,25 @@ class EfficientNetLite(nnx.Module):
         return outputs
 
     def namings(self) -> tuple[Naming, ...]:
-        """Those of the published ImageNet weights: the `efficientnet_pytorch` package's, and timm's."""
-        flat = [(i, j) for i, stage in enumerate(self.blocks) for j in range(len(stage))]
-
-        def numbered(match: re.Match[str]) -> str:
-            number = int(match[1])
-            return "blocks.{}.{}.".format(*flat[number]) if number < len(flat) else match[0]
-
-        def layer(match: re.Match[str]) -> str:
-            stage, block, name = int(match[1]), int(match[2]), match[3]
-            if (stage, block) not in flat:
-                return match[0]
-            expands = self.blocks[stage][block].expand_conv is not None
-            return f"blocks.{stage}.{block}.{_TIMM[expands].get(name, name)}."
-
+        """All are of TensorFlow's weights, or of weights that were trained like them."""
+        flat = {"_conv_stem": "stem.0", "_bn0": "stem.1"}
+        flat |= {"_conv_head": "head.0", "_bn1": "head.1", "_fc": "fc"}
+        timm = {"conv_stem": "stem.0", "bn1": "stem.1"}
+        timm |= {"conv_head": "head.0", "bn2": "head.1", "classifier": "fc"}
+        places = {
+            f"blocks.{i}.{j}": block
+            for i, stage in enumerate(self.blocks)
+            for j, block in enumerate(stage)
+        }
+        for number, (place, block) in enumerate(places.items()):
+            flat |= {f"_blocks.{number}.{layer}": f"{place}.{layer}" for layer in _LAYERS}
+            theirs = _TIMM_FIRST if block.expand_conv is None else _TIMM
+            layers = zip(theirs, _LAYERS[-len(theirs) :], strict=True)
+            timm |= {f"{place}.{name}": f"{place}.{layer}" for name, layer in layers}
         return (
-            Naming(
-                "efficientnet_pytorch",
-                r"_conv_stem\.",
-                (
-                    (r"^_conv_stem\.", "stem.0."),
-                    (r"^_bn0\.", "stem.1."),
-                    (r"^_blocks\.(\d+)\.", numbered),
-                    (r"^_(conv_head|bn1|fc)\.", r"head.\1."),
-                ),
-            ),
-            Naming(
-                "timm",
-                r"conv_stem\.",
-                (
-                    (r"^conv_stem\.", "stem.0."),
-                    (r"^bn1\.", "stem.1."),
-                    (r"^blocks\.(\d+)\.(\d+)\.(\w+)\.", layer),
-                    (r"^(conv_head|bn2|classifier)\.", r"head.\1."),
-                ),
-            ),
+            Naming("github.com/RangiLyu/EfficientNet-Lite", _TF),
+            Naming("efficientnet_pytorch", _TF, flat),
+            Naming("timm's tf_efficientnet_lite", ((0.5,) * 3, (0.5,) * 3), timm),
         )
 
     def stages(self) -> list[list[InvertedResidual]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from segblocks_jax.nn import BlockOptions
@@ -73,22 +73,27 @@ class TorchNames:
         return re.match(self.unused, name.removeprefix(self.place)) is not None
 
 
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation that most ImageNet weights expect."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """Names of a module's weights in published files, other than its `torch_names`; see `namings` of the backbones.
+    """What files of published ImageNet weights call a backbone's modules, and what images the weights expect.
+
+    A backbone's method `namings` gives those that it knows, and its `stem` the first convolution and its norm.
 
     Attributes:
-        title: whose files they are, for messages.
-        marker: pattern of a name that only these files hold.
-        renames: patterns, and their replacements, that lead in turn to the names of `TorchNames` below its place.
+        title: whose files they are.
+        normalization: mean and standard deviation that are taken from pixels in 0..1; of R, G and B.
+        modules: the names of `TorchNames` below its place, by the files' names; others are equal.
     """
 
     title: str
-    marker: str
-    renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+    normalization: tuple[tuple[float, float, float], tuple[float, float, float]]
+    modules: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def rename(self, name: str) -> str:
-        """The name that the module uses."""
-        for pattern, replacement in self.renames:
-            name = re.sub(pattern, replacement, name)
-        return name
+    def own(self, name: str) -> str:
+        """The name of a file's array as the backbone's `TorchNames` have it."""
+        module, _, array = name.rpartition(".")
+        return f"{self.modules.get(module, module)}.{array}"

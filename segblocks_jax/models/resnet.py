@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax import nn
-from segblocks_jax.models.network import TorchNames
+from segblocks_jax.models.network import IMAGENET, Naming, TorchNames
 from segblocks_jax.nn.regions import Features
 
 _STEM_MOMENTUM = 0.1
@@ -143,6 +143,15 @@ class ResNet(nnx.Module):
                     x = nn.rematerialized(block, x)
             outputs.append(x)
         return outputs
+
+    @property
+    def stem(self) -> tuple[nn.Conv, nn.BatchNorm]:
+        """The first convolution and its norm."""
+        return self.conv1, self.bn1
+
+    def namings(self) -> tuple[Naming, ...]:
+        """The files' names are those of `torch_names`."""
+        return (Naming("torchvision and timm", IMAGENET),)
 
 
 def _stem(

@@ -68,7 +68,9 @@ def train(system: System, workdir: pathlib.Path, profile: Profile | None = None)
         only_run(workdir),
     ):  # Where data is missing, there is no workdir.
         if pretrained is not None:
-            say("backbone weights from {file}, SHA-256 {sha256}".format(**pretrained))
+            source = pretrained.get("source")
+            whose = f" ({source})" if source else ""
+            say("backbone weights from {file}, SHA-256 {sha256}".format(**pretrained) + whose)
         with contextlib.ExitStack() as stack:
             run = Run(system, modules, batches, pretrained, workdir, profile, stack)
             result = run.steps()
@@ -88,7 +90,7 @@ class Run:
         system: System,
         modules: nnx.Module,
         batches: Any,
-        pretrained: dict[str, str] | None,
+        pretrained: dict[str, Any] | None,
         workdir: pathlib.Path,
         profile: Profile | None,
         stack: contextlib.ExitStack,

@@ -94,11 +94,11 @@ class System(abc.ABC):
         """Factors on learning rate and weight decay, by a part's path in the modules."""
         return {}
 
-    def load_pretrained(self, modules: nnx.Module) -> dict[str, str] | None:
+    def load_pretrained(self, modules: nnx.Module) -> dict[str, Any] | None:
         """Loads the weights that training starts from into the modules, abstract ones too.
 
         Returns:
-            `file` and `sha256`, or None where there are none to load.
+            `file`, `sha256` and more plain values for records, or None where there are none to load.
 
         Raises:
             FileNotFoundError: no such file.

@@ -58,11 +58,11 @@ def open_log(system: System, workdir: pathlib.Path, step: int) -> Iterator[RunLo
 
 def load_pretrained(
     system: System, modules: nnx.Module, workdir: pathlib.Path
-) -> dict[str, str] | None:
+) -> dict[str, Any] | None:
     """Loads the weights that an experiment starts from into modules; none where its run goes on.
 
     Returns:
-        `file` and `sha256` of what was loaded, or None.
+        What `System.load_pretrained` gives.
 
     Raises:
         ConfigError: the workdir holds a run of another configuration.
@@ -78,7 +78,7 @@ def load_pretrained(
 
 def load_modules(
     system: System, workdir: pathlib.Path, step: Step = "latest"
-) -> tuple[nnx.Module, int, dict[str, str] | None]:
+) -> tuple[nnx.Module, int, dict[str, Any] | None]:
     """Builds a system's modules with the weights of a checkpoint in the workdir.
 
     Returns:
@@ -97,7 +97,7 @@ def load_modules(
 
 
 def describe(
-    system: System, result: Evaluation, step: int, pretrained: dict[str, str] | None
+    system: System, result: Evaluation, step: int, pretrained: dict[str, Any] | None
 ) -> dict[str, Any]:
     """An evaluation with all that is needed to repeat it, for JSON; `pretrained` is as `load_pretrained` gave it."""
     return {

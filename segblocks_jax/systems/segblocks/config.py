@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import InputError
-from segblocks_jax.interop import WEIGHT_SUFFIXES
+from segblocks_jax.interop import PRETRAINED, WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS, network_entry
 from segblocks_jax.nn import BlockOptions, scaled_multiple
 from segblocks_jax.ops.extension import IMPLEMENTATIONS
@@ -41,9 +41,10 @@ class ModelConfig:
         width: channels of the backbone's first stage, of LRNNet's second; 64 as published.
         features: channels of the decoder; None: as published.
         dilations: of LRNNet's third stage, one per block; None: as in docs/lrnnet.md.
-        pretrained: a .pth, .pt (both need PyTorch), .safetensors or .npz file of backbone weights that
-            training starts from; see `load_backbone`. As published, `optim.backbone_multiplier` is
-            0.25 then; it is not changed here. A run that continues from a checkpoint doesn't read it.
+        pretrained: ImageNet weights of the backbone that training starts from: a name such as "resnet18", see
+            docs/training.md, or a .pth, .pt, .safetensors or .npz file; see `load_backbone`. As published,
+            `optim.backbone_multiplier` is 0.25 then; it is not changed here. A run that continues from a
+            checkpoint doesn't read it.
         implementation: how operations run in training, see docs/blocks.md; None: what is faster on the machine.
         dropout: factor on the rates of the network's dropout; 0 for none, which short schedules want.
         input_scale: side of what the network sees over the image's, for policy "static": a baseline of
@@ -72,10 +73,16 @@ class ModelConfig:
             scaled_multiple(self.input_scale)
         except InputError as error:
             raise ConfigError(f"model.{error}") from error
+        weights = self.pretrained
         check(
-            self.pretrained is None or self.pretrained.endswith(WEIGHT_SUFFIXES),
-            f"model.pretrained is {self.pretrained!r}; expected a file that ends in"
-            f" {', '.join(WEIGHT_SUFFIXES)}",
+            weights is None or weights in PRETRAINED or weights.endswith(WEIGHT_SUFFIXES),
+            f"model.pretrained is {weights!r}; expected a file that ends in"
+            f" {', '.join(WEIGHT_SUFFIXES)}, or one of {', '.join(PRETRAINED)}",
+        )
+        network = PRETRAINED[weights].network if weights in PRETRAINED else self.name
+        check(
+            network == self.name,
+            f"model.pretrained is {weights!r}, weights of {network}'s backbone; model.name is {self.name!r}",
         )
 
 

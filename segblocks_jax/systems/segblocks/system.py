@@ -110,10 +110,10 @@ class SegBlocks(System):
         policy = {"policy": optim.policy_multiplier} if self._learned else {}
         return {"net/backbone": optim.backbone_multiplier, **policy}
 
-    def load_pretrained(self, modules: Any) -> dict[str, str] | None:
-        """Loads `config.model.pretrained` into the backbone."""
+    def load_pretrained(self, modules: Any) -> dict[str, Any] | None:
+        """Loads `config.model.pretrained` into the backbone, for the data set's normalization."""
         file = self.config.model.pretrained
-        return None if file is None else load_backbone(modules.net, file)
+        return None if file is None else load_backbone(modules.net, file, self.normalization)
 
     def train_step(
         self, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, report: Report
