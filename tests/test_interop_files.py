@@ -1,10 +1,13 @@
 """Files of weights in every format: what they hold is loaded, what is broken or could run code is refused."""
 
+import argparse
 import collections
 import hashlib
 import pathlib
+import pickle
 import sys
 import types
+import zipfile
 
 import golden
 import jax.numpy as jnp
@@ -15,7 +18,8 @@ import safetensors.numpy
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.interop import load_torch_state_dict
+from segblocks_jax.errors import InputError
+from segblocks_jax.interop import files, load_torch_state_dict
 from segblocks_jax.systems.segblocks.policies.reinforce import PolicyNet
 
 
@@ -99,7 +103,7 @@ def test_broken_files(tmp_path: pathlib.Path, suffix: str, content: bytes | None
     file = tmp_path / f"broken{suffix}"
     write(file, {k: np.ascontiguousarray(v) for k, v in golden.variables(small_net()).items()})
     file.write_bytes(file.read_bytes()[:-400] if content is None else content)
-    with pytest.raises(ValueError, match=r"broken\.\w+: (can't be read as|PyTorch refuses)"):
+    with pytest.raises(ValueError, match=r"broken\.\w+: can't be read as"):
         load_torch_state_dict(small_net(), file)
 
 
@@ -112,22 +116,14 @@ def test_missing_and_unknown_files(tmp_path: pathlib.Path) -> None:
         load_torch_state_dict(small_net(), tmp_path / "weights.bin")
 
 
-def test_without_pytorch_the_remedy_is_told(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "weights.pth").touch()
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install torch.*convert.*safetensors"):
-        load_torch_state_dict(small_net(), tmp_path / "weights.pth")
-
-
 def test_the_digest_of_a_backbone_file(tmp_path: pathlib.Path) -> None:
     net = small_swiftnet()
     state = {k: np.ascontiguousarray(v + 1) for k, v in golden.variables(net.backbone).items()}
     file = tmp_path / "backbone.npz"
     write(file, state)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert sb.load_backbone(net, file) == {"file": str(file), "sha256": digest}
+    record = sb.load_backbone(net, file)
+    assert (record["file"], record["sha256"]) == (str(file), digest)
     for name, value in golden.variables(net.backbone).items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)
 
@@ -185,9 +181,117 @@ def test_the_authors_checkpoints(
         np.testing.assert_array_equal(value, weights[name].numpy(), err_msg=name)
 
 
-def test_files_that_could_run_code_are_refused(tmp_path: pathlib.Path) -> None:
+# Files that PyTorch 2.13 wrote: see `test_pytorch_writes_these_files`.
+TORCH_FILES = [pathlib.Path(__file__).with_name(f"torch_{kind}.pth") for kind in ("zip", "legacy")]
+
+
+def torch_file_content() -> dict[str, np.ndarray]:
+    """What lies in them under `state_dict`."""
+    whole = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8
+    return {
+        **{
+            f"{dtype.__name__}": np.arange(2, 8).astype(dtype).reshape(2, 3)
+            for dtype in (np.float64, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint8)
+        },
+        "bool": np.array([True, False]),
+        "bfloat16": np.array([0.5, -3.0], jnp.bfloat16),
+        "whole": whole,
+        "turned": whole.transpose(2, 0, 1),
+        "part": whole[1, 1:, ::2],
+        "parameter": np.array([[1.5]], np.float32),
+        "scalar": np.array(7),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+
+
+def write_torch_file(path: pathlib.Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch")
+    content = torch_file_content()
+    bfloat16 = torch.tensor([0.5, -3.0], dtype=torch.bfloat16)
+    state = {k: torch.from_numpy(np.array(v)) for k, v in content.items() if k != "bfloat16"}
+    state |= {"turned": state["whole"].permute(2, 0, 1), "part": state["whole"][1, 1:, ::2]}
+    state |= {"parameter": torch.nn.Parameter(state["parameter"]), "bfloat16": bfloat16}
+    module = torch.nn.Linear(2, 2)
+    checkpoint = {
+        "state_dict": collections.OrderedDict(state),
+        "args": argparse.Namespace(lr=0.1, where=pathlib.PurePosixPath("a")),
+        "module": module,
+        "score": np.float64(0.5),
+        "names": {"a", "b"},
+        "optimizer": torch.optim.Adam(module.parameters()).state_dict(),
+    }
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
+
+
+def assert_is_torch_file_content(path: pathlib.Path) -> None:
+    state = files.unwrap(files.read_state(path))
+    expected = torch_file_content()
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert state[name].dtype == value.dtype
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pytorch_writes_these_files(tmp_path: pathlib.Path, zipped: bool) -> None:
+    write_torch_file(tmp_path / "a.pth", zipped)
+    assert_is_torch_file_content(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("file", TORCH_FILES, ids=["zip", "legacy"])
+def test_pytorch_files_are_read_without_pytorch(
+    file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert_is_torch_file_content(file)
+    content = files.read_state(file)
+    assert {type(content[key]).__name__ for key in ("args", "module", "names")} == {
+        "Namespace",
+        "Linear",
+        "set",
+    }
+    assert all(vars(content[key]) == {} for key in ("args", "module", "names"))
+
+
+@pytest.mark.parametrize("cut", [1, 100, 1000, 4000])
+def test_pytorch_files_that_were_cut(tmp_path: pathlib.Path, cut: int) -> None:
+    for file in TORCH_FILES:
+        broken = tmp_path / "broken.pth"
+        broken.write_bytes(file.read_bytes()[:-cut])
+        with pytest.raises(InputError, match=r"broken\.pth: can't be read as a \.pth file"):
+            files.read_state(broken)
+
+
+def test_tensors_that_reach_beyond_their_storage(tmp_path: pathlib.Path) -> None:
+    zip_file, legacy = TORCH_FILES
+    broken = tmp_path / "broken.pth"
+    with zipfile.ZipFile(zip_file) as whole, zipfile.ZipFile(broken, "w") as cut:
+        for name in whole.namelist():
+            content = whole.read(name)
+            cut.writestr(name, content[:-4] if len(content) == 96 else content)
+    with pytest.raises(InputError, match="can't be read"):
+        files.read_state(broken)
+    content, claim = legacy.read_bytes(), pickle.dumps(10**9, 2)[2:-1]  # Elements of a storage.
+    count = pickle.dumps(24, 2)[2:-1] + b"N"
+    assert count in content
+    broken.write_bytes(content.replace(count, claim + b"N"))
+    with pytest.raises(InputError, match="it is shorter than its storage"):
+        files.read_state(broken)
+
+
+def legacy_file(content: object) -> bytes:
+    """As `torch.save` wrote before PyTorch 1.6, without tensors."""
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, content, [])
+    return b"".join(pickle.dumps(part, 2) for part in parts)
+
+
+def test_nothing_in_a_pytorch_file_is_run(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "objects.pth"
-    torch.save({"state_dict": {}, "where": pathlib.PurePosixPath("a"), "more": 3}, file)
-    with pytest.raises(ValueError, match=r"refuses it as weights only.*weights_only=False"):
-        load_torch_state_dict(small_net(), file)
+    file.write_bytes(legacy_file({"layers.0.weight": RunsOnUnpickling()}))
+    with pytest.raises(ValueError, match=r"no arrays of numbers: layers\.0\.weight"):
+        load_torch_state_dict(small_net(), file, strict=False)
+    file.write_bytes(legacy_file(argparse.Namespace(a=1)))
+    with pytest.raises(
+        ValueError, match=r"holds a Namespace; expected .* torch\.save\(model\.state_"
+    ):
+        files.read_state(file)

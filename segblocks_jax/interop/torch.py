@@ -73,12 +73,12 @@ def _naming(model: nnx.Module, names: Iterable[str]) -> tuple[Naming | None, str
     fitting = [sum(place + naming.own(name) in wanted for name in names) for naming in namings]
     fitting.append(sum(lead + name in wanted for name in names))
     most = max(fitting)
+    titles = [f"files of {naming.title}" for naming in namings] + ["own checkpoints"]
     if not most:
-        known = [naming.title for naming in namings] + ["its own checkpoints"]
-        return None, f"No name is one of {kind}'s, of which are known those of {', '.join(known)}."
-    naming = (*namings, None)[fitting.index(most)]
-    whose = naming.title if naming else "its own checkpoints"
-    return naming, f"{most} of the {len(names)} names are {kind}'s in {whose}."
+        return None, f"No name is one that {kind} has in {', '.join(titles)}."
+    best = fitting.index(most)
+    found = f"{most} of the {len(names)} names are those that {kind} has in {titles[best]}."
+    return (*namings, None)[best], found
 
 
 def torch_names(model: nnx.Module) -> dict[tuple[Hashable, ...], str]:

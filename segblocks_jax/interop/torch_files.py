@@ -12,7 +12,7 @@ import pathlib
 import pickle
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +59,7 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
     return _Unpickler(io.BytesIO(archive.read(content)), storage).load()
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(file: io.BufferedIOBase) -> Any:
     left = os.fstat(file.fileno()).st_size
     storages: dict[str, bytearray] = {}
 
@@ -81,7 +81,7 @@ def _read_legacy(file: BinaryIO) -> Any:
     content = _Unpickler(file, storage).load()
     for key in _Unpickler(file, storage).load():
         file.seek(8, os.SEEK_CUR)  # Number of elements, which the pickle told.
-        if file.readinto(storages[key]) != len(storages[key]):  # type: ignore[attr-defined]
+        if file.readinto(storages[key]) != len(storages[key]):
             raise EOFError(f"it ends within its storage {key}")
     return content
 
@@ -90,6 +90,9 @@ class _StandIn:
     """Takes whatever a pickle does to an object, and keeps nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> "_StandIn":
+        return self
+
     def __setstate__(self, state: Any) -> None: ...
     def __setitem__(self, key: Any, value: Any) -> None: ...
     def append(self, item: Any) -> None: ...
@@ -100,14 +103,18 @@ class _StandIn:
 class _Unpickler(pickle.Unpickler):
     """`storage` gives the bytes of a key and a size."""
 
-    def __init__(self, file: BinaryIO, storage: Callable[[str, int], bytes | bytearray]) -> None:
+    def __init__(
+        self, file: io.BufferedIOBase, storage: Callable[[str, int], bytes | bytearray]
+    ) -> None:
         super().__init__(file, encoding="utf-8")
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
         return _CLASSES.get((module, name)) or type(name, (_StandIn,), {})
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Any:
+        if pid[0] == "module":  # A class of modules, with its source.
+            return pid[1]
         _, dtype, key, _, count, *_ = pid
         if not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError(f"it holds a {dtype.__name__}")

@@ -147,9 +147,9 @@ class EfficientNetLite(nnx.Module):
             layers = zip(theirs, _LAYERS[-len(theirs) :], strict=True)
             timm |= {f"{place}.{name}": f"{place}.{layer}" for name, layer in layers}
         return (
-            Naming("github.com/RangiLyu/EfficientNet-Lite", _TF),
+            Naming("RangiLyu/EfficientNet-Lite", _TF),
             Naming("efficientnet_pytorch", _TF, flat),
-            Naming("timm's tf_efficientnet_lite", ((0.5,) * 3, (0.5,) * 3), timm),
+            Naming("timm (tf_efficientnet_lite)", ((0.5,) * 3, (0.5,) * 3), timm),
         )
 
     def stages(self) -> list[list[InvertedResidual]]:

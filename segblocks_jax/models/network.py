@@ -95,5 +95,5 @@ class Naming:
 
     def own(self, name: str) -> str:
         """The name of a file's array as the backbone's `TorchNames` have it."""
-        module, _, array = name.rpartition(".")
-        return f"{self.modules.get(module, module)}.{array}"
+        module, dot, array = name.rpartition(".")
+        return self.modules.get(module, module) + dot + array
