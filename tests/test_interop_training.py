@@ -17,6 +17,7 @@ from flax import nnx
 import segblocks_jax as sb
 from segblocks_jax.data import NORMALIZATION
 from segblocks_jax.experiments import commands
+from segblocks_jax.models import IMAGENET
 from segblocks_jax.systems.segblocks.build import create_system, open_source
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.training import loop
@@ -84,8 +85,11 @@ def test_training_begins_with_the_backbones_weights(stopped, backbone):
     assert step == 1
     got = golden.variables(system.net.backbone, nnx.state(system.net.backbone, nnx.Param))
     assert len(got) == 60
+    scale = np.divide(NORMALIZATION["street_scenes"].std, IMAGENET[1])[:, None, None]
+    folded = {"conv1.weight": (backbone[1]["conv1.weight"] * scale).astype(np.float32)}
     for name, value in got.items():
-        np.testing.assert_array_equal(value, backbone[1][name], err_msg=name)
+        expected = folded.get(name, backbone[1][name])
+        np.testing.assert_array_equal(value, expected, err_msg=name)
     digest = hashlib.sha256(backbone[0].read_bytes()).hexdigest()
     assert f"backbone weights from {file}, SHA-256 {digest}" in said
 
@@ -97,7 +101,13 @@ def test_a_run_that_continues_reads_no_file_and_keeps_its_digest(
     workdir, file, _ = stopped
     config = frozen(file)
     digest = hashlib.sha256(backbone[0].read_bytes()).hexdigest()
-    expected = {"file": str(file), "sha256": digest}
+    mean, std = map(list, IMAGENET)
+    expected = {
+        "file": str(file),
+        "sha256": digest,
+        "source": "torchvision and timm",
+        "normalization": {"mean": mean, "std": std},
+    }
     assert commands.train(tiny.system(config, *sources), workdir) == 0
     assert "backbone weights" not in capsys.readouterr().err
     assert pretrained_in(workdir / "eval_2.json") == expected
