@@ -10,7 +10,6 @@ from segblocks_jax.blocks.grid import BlockGrid, DualRes
 from segblocks_jax.blocks.pad import PaddedBlocks, block_pad, index_patches
 from segblocks_jax.ops.image_conv import Window, convolve, pair, resolve
 from segblocks_jax.ops.patches import IndexPatches
-from segblocks_jax.ops.valid_conv import valid_convolution
 
 
 @jax.named_scope("block_conv")
@@ -23,6 +22,7 @@ def block_conv(
     bias: Float[Array, "k"] | None = None,
     *,
     dilation: int = 1,
+    shift: int | tuple[int, int] = 0,
     padding_mode: str = "block",
     implementation: str | None = None,
 ) -> DualRes:
@@ -40,6 +40,8 @@ def block_conv(
         groups: number of channel groups.
         bias: added to every output pixel.
         dilation: distance of neighboring taps of the kernel, at each block's own resolution.
+        shift: pixels by which all windows lie further down and to the right, or (vertical, horizontal), below the
+            stride. With 1 at stride 2, a kernel of odd side has TensorFlow's SAME padding.
         padding_mode: of `block_pad`.
         implementation: "ffi", the compiled `indexed_conv`; "reference", its definition; "xla", XLA's own convolution
             of `block_pad`'s result. None: what `segblocks_jax.ops.extension.resolve` says where that has the case, on
@@ -47,8 +49,8 @@ def block_conv(
 
     Raises:
         TypeError: kernel or bias of another dtype than the blocks.
-        ValueError: channels, stride, padding or dilation that don't fit; "ffi" or "reference" for float16, dilated
-            kernels, groups that are neither one nor one per channel, or another padding mode.
+        ValueError: channels, stride, padding, dilation or shift that don't fit; "ffi" or "reference" for float16,
+            dilated kernels, groups that are neither one nor one per channel, or another padding mode.
     """
     if padding_mode != "block" and implementation not in (None, "xla"):
         raise ValueError(
@@ -58,7 +60,9 @@ def block_conv(
     if padding_mode != "block":
         implementation = "xla"
     implementation = resolve("block_conv", implementation, blocks.pixels, kernel, groups, dilation)
-    window = _Window(stride, pair(padding), groups, dilation, implementation, padding_mode)
+    window = _Window(
+        stride, pair(padding), groups, dilation, implementation, pair(shift), padding_mode
+    )
     _check(blocks, kernel, window, bias)
     pixels = convolve(blocks.pixels, kernel, blocks.grid, window, (blocks.grid.slots,))
     return dataclasses.replace(blocks, pixels=pixels if bias is None else pixels + bias[None])
@@ -72,7 +76,7 @@ class _Window(Window):
         py, px = self.padding
         padding, side = max(py, px), DualRes(maps, grid).block_size
         patches = index_patches(grid, side, padding, implementation=self.implementation)
-        return patches.inset(padding - py, padding - px)
+        return patches.inset(padding - py, padding - px, self.shift)
 
     def shape(self, maps: Array, kernel: Array) -> tuple[int, ...]:
         return -1, kernel.shape[3]
@@ -84,10 +88,7 @@ class _Window(Window):
         parts = PaddedBlocks(blocks.high, blocks.low)
         if any(self.padding):
             parts = block_pad(blocks, self.padding, mode=self.padding_mode)
-        outputs = [
-            valid_convolution(part, kernel, self.stride, self.groups, self.dilation)
-            for part in (parts.high, parts.low)
-        ]
+        outputs = [self.valid(part, kernel) for part in (parts.high, parts.low)]
         return jnp.concatenate([x.reshape(-1, kernel.shape[3]) for x in outputs])
 
 
@@ -114,10 +115,14 @@ def _check(blocks: DualRes, kernel: Array, window: Window, bias: Array | None) -
             f"block_conv: stride {stride} doesn't divide the block side {size} at this layer; use a larger block size"
         )
     reach = [window.dilation * (k - 1) for k in kernel.shape[:2]]
-    if blocks.grid.num_blocks and not all(
-        0 <= r - 2 * p < stride for r, p in zip(reach, padding, strict=True)
-    ):
+    beyond = [r - 2 * p for r, p in zip(reach, padding, strict=True)]
+    if blocks.grid.num_blocks and not all(0 <= pixels < stride for pixels in beyond):
         raise ValueError(
             f"block_conv: padding {padding} doesn't keep whole blocks under a {kernel.shape[0]} x {kernel.shape[1]}"
             f" kernel of stride {stride} and dilation {window.dilation}; use {(reach[0] // 2, reach[1] // 2)}"
+        )
+    limits = tuple(stride - pixels for pixels in beyond)
+    if not all(0 <= s < limit for s, limit in zip(window.shift, limits, strict=True)):
+        raise ValueError(
+            f"block_conv: shift {window.shift} doesn't keep whole blocks; expected 0 or more, and below {limits}"
         )

@@ -103,6 +103,7 @@ class Planner:
             keep=keep,
             stride=conv.stride,
             padding=conv.padding,
+            shift=conv.shift,
             activation=chain.activation,
         )
         return step, last

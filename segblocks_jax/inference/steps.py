@@ -93,6 +93,7 @@ class ConvStep:
     keep: bool = static()
     stride: int = static()
     padding: tuple[int, int] = static()
+    shift: tuple[int, int] = static()
     activation: Activation = static()
 
     def run(self, state: State) -> None:
@@ -103,7 +104,7 @@ class ConvStep:
         else:
             widest = max(self.padding)
             vertical, horizontal = (widest - side for side in self.padding)
-            patches = layout.patches(widest).inset(vertical, horizontal)
+            patches = layout.patches(widest).inset(vertical, horizontal, self.shift)
         residual = None if self.residual is None else state.pixels[self.residual]
         scale, bias = self.scaling
         epilogue = Epilogue(scale, bias, residual, self.following, self.activation, self.keep)

@@ -111,10 +111,7 @@ def _located(model: nnx.Module) -> dict[tuple[Hashable, ...], tuple[tuple, Torch
 
 def _name(below: tuple[Hashable, ...], table: TorchNames) -> str:
     *modules, array = map(str, below)
-    name = ".".join([*modules, _ARRAYS.get(array, array)])
-    for pattern, replacement in table.renames:
-        name = re.sub(pattern, replacement, name)
-    return table.place + name
+    return table.place + table.below(".".join([*modules, _ARRAYS.get(array, array)]))
 
 
 def named_variables(model: nnx.Module) -> dict[str, tuple[tuple, nnx.Variable]]:

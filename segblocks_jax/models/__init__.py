@@ -1,6 +1,7 @@
 """Networks that run on images and on blocks."""
 
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite as EfficientNetLite
+from segblocks_jax.models.mobilenet_v2 import MobileNetV2 as MobileNetV2
 from segblocks_jax.models.network import IMAGENET as IMAGENET
 from segblocks_jax.models.network import Naming as Naming
 from segblocks_jax.models.network import Network as Network

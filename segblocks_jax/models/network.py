@@ -66,6 +66,12 @@ class TorchNames:
     renames: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     unused: str | None = None
 
+    def below(self, path: str) -> str:
+        """The name behind `place` of a path below the module."""
+        for pattern, replacement in self.renames:
+            path = re.sub(pattern, replacement, path)
+        return path
+
     def passes_over(self, name: str) -> bool:
         """Whether the module does not use an array of a whole checkpoint, by its name."""
         if self.unused is None or not name.startswith(self.place):

@@ -16,7 +16,7 @@ _NETWORKS: dict[str, NetworkEntry | str] = {
     "lrnnet": "segblocks_jax.systems.lrnnet.network:NETWORK",
 }
 MODELS = tuple(_NETWORKS)
-_NEUTRAL = {"width": 64, "dropout": 1.0}
+_NEUTRAL = {"width": 64, "dropout": 1.0, "padding": "symmetric", "stride_in": "3x3"}
 """Defaults of specs and configurations, for networks that have and that lack the option."""
 
 
@@ -50,9 +50,11 @@ def create_model(
         num_classes: of the logits.
         semantics: how it runs in blocks; see `BlockOptions`.
         rngs: the stream `params` initializes the weights.
-        **options: of the network; None is as published. ResNets have `width`, the inner channels of the
-            first stage (64), and `features`, the channels of the decoder (128). EfficientNet-Lites have
-            `features` (48). LRNNet has `LRNNetOptions`.
+        **options: of the network; None is the default. ResNets have `width`, the inner channels of the first
+            stage (64), `features`, the channels of the decoder (128), and `stride_in`, the convolution with the
+            stride in blocks of 50 and 101 layers: "3x3" or the first "1x1". EfficientNet-Lites and MobileNetV2 have
+            `features` (48) and `padding` of the backbone: "symmetric", or "same_tf" as in TensorFlow. LRNNet has
+            `LRNNetOptions`.
 
     Raises:
         InputError: unknown name, or an option that the network lacks or can't have that way.

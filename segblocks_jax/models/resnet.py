@@ -1,14 +1,19 @@
 """ResNet backbones (He et al., arXiv 1512.03385; torchvision's variant)."""
 
 import functools
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from segblocks_jax import nn
+from segblocks_jax.errors import InputError
 from segblocks_jax.models.network import IMAGENET, Naming, TorchNames
 from segblocks_jax.nn.regions import Features
+
+StrideIn = Literal["3x3", "1x1"]
+STRIDE_IN: tuple[StrideIn, ...] = get_args(StrideIn)
 
 _STEM_MOMENTUM = 0.1
 _MOMENTUM = 0.05
@@ -46,7 +51,7 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 (with the stride) and 1x1 convolution and a shortcut."""
+    """1x1, 3x3 and 1x1 convolution and a shortcut."""
 
     expansion = 4
 
@@ -56,16 +61,18 @@ class Bottleneck(nnx.Module):
         width: int,
         stride: int,
         *,
+        stride_in: StrideIn = "3x3",
         semantics: nn.BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
-        """`width` channels inside, four times as many out."""
+        """`width` channels inside, four times as many out; the stride in the convolution that `stride_in` names."""
         norm = functools.partial(nn.BatchNorm, momentum=_MOMENTUM, semantics=semantics)
         conv = functools.partial(nn.Conv, semantics=semantics, rngs=rngs)
         features = width * self.expansion
-        self.conv1 = conv(in_features, width, 1)
+        first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1 = conv(in_features, width, 1, stride=first)
         self.bn1 = norm(width)
-        self.conv2 = conv(width, width, 3, stride=stride)
+        self.conv2 = conv(width, width, 3, stride=second)
         self.bn2 = norm(width)
         self.conv3 = conv(width, features, 1)
         self.bn3 = norm(features)
@@ -111,10 +118,32 @@ class ResNet(nnx.Module):
     torch_names = TorchNames("net.backbone.", unused=r"fc\.")
 
     def __init__(
-        self, layers: int, *, width: int = 64, semantics: nn.BlockOptions, rngs: nnx.Rngs
+        self,
+        layers: int,
+        *,
+        width: int = 64,
+        stride_in: StrideIn = "3x3",
+        semantics: nn.BlockOptions,
+        rngs: nnx.Rngs,
     ) -> None:
-        """Builds 18, 34, 50 or 101 layers; ``width * 2**i`` inner channels in stage i."""
+        """Builds 18, 34, 50 or 101 layers; ``width * 2**i`` inner channels in stage i.
+
+        `stride_in` names the convolution of 50 and 101 layers' blocks that has the stride: "3x3", as in torchvision,
+        or the first "1x1", as published and in Caffe and Keras. Weights of the one are no use to the other.
+
+        Raises:
+            InputError: `stride_in` is something else, or "1x1" for blocks without 1x1 convolutions.
+        """
         block, depths = _VARIANTS[layers]
+        deep = block is Bottleneck
+        if stride_in not in (STRIDE_IN if deep else ("3x3",)):
+            raise InputError(
+                f"ResNet: stride_in is {stride_in!r} for {layers} layers; expected '3x3' or, for 50 and 101 layers,"
+                " '1x1'"
+            )
+        given: dict[str, Any] = {"semantics": semantics, "rngs": rngs}
+        if deep:
+            given["stride_in"] = stride_in
         self.conv1 = nn.Conv(3, width, 7, stride=2, semantics=semantics, rngs=rngs)
         self.bn1 = nn.BatchNorm(width, momentum=_STEM_MOMENTUM, semantics=semantics)
         features = width
@@ -124,7 +153,7 @@ class ResNet(nnx.Module):
             stage: nnx.List = nnx.List()
             for j in range(depth):
                 stride = 1 if j or not i else 2
-                stage.append(block(features, inner, stride, semantics=semantics, rngs=rngs))
+                stage.append(block(features, inner, stride, **given))
                 features = inner * block.expansion
             setattr(self, f"layer{i + 1}", stage)
             outputs.append(features)

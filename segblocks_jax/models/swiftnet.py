@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +14,11 @@ from segblocks_jax import nn
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.models.efficientnet_lite import EfficientNetLite
+from segblocks_jax.models.inverted_residual import InvertedResiduals
+from segblocks_jax.models.mobilenet_v2 import MobileNetV2
 from segblocks_jax.models.network import NetworkEntry, TorchNames
-from segblocks_jax.models.resnet import ResNet
+from segblocks_jax.models.resnet import ResNet, StrideIn
+from segblocks_jax.nn.layers import Padding
 from segblocks_jax.nn.regions import Features
 
 _MOMENTUM = 0.05
@@ -118,7 +122,7 @@ class SwiftNet(nnx.Module):
 
     def __init__(
         self,
-        backbone: ResNet | EfficientNetLite,
+        backbone: ResNet | InvertedResiduals,
         num_classes: int,
         *,
         features: int = 128,
@@ -160,37 +164,57 @@ class SwiftNet(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ResNetOptions:
-    """Of a SwiftNet with a ResNet: inner channels of the backbone's first stage, channels of the decoder."""
+    """Options of a SwiftNet with a ResNet.
+
+    Attributes:
+        width: inner channels of the backbone's first stage.
+        features: channels of the decoder.
+        stride_in: see `ResNet`.
+    """
 
     width: int = 64
     features: int = 128
+    stride_in: StrideIn = "3x3"
 
 
 @dataclasses.dataclass(frozen=True)
-class EfficientNetLiteOptions:
-    """Of a SwiftNet with an EfficientNet-Lite: channels of the decoder."""
+class InvertedResidualsOptions:
+    """Options of a SwiftNet with an EfficientNet-Lite or MobileNetV2.
+
+    Attributes:
+        features: channels of the decoder.
+        padding: of the backbone, see `segblocks_jax.nn.Conv`.
+    """
 
     features: int = 48
+    padding: Padding = "symmetric"
 
 
 def _with_resnet(layers: int, num_classes: int, options: ResNetOptions, **given: Any) -> SwiftNet:
-    backbone = ResNet(layers, width=options.width, **given)
+    backbone = ResNet(layers, width=options.width, stride_in=options.stride_in, **given)
     return SwiftNet(backbone, num_classes, features=options.features, **given)
 
 
-def _with_efficientnet_lite(
-    variant: int, num_classes: int, options: EfficientNetLiteOptions, **given: Any
+def _with_inverted_residuals(
+    build: Callable[..., InvertedResiduals],
+    num_classes: int,
+    options: InvertedResidualsOptions,
+    **given: Any,
 ) -> SwiftNet:
-    backbone = EfficientNetLite(variant, **given)
+    backbone = build(padding=options.padding, **given)
     return SwiftNet(backbone, num_classes, features=options.features, **given)
 
 
+_INVERTED_RESIDUALS: dict[str, Callable[..., InvertedResiduals]] = {
+    **{f"efflite{n}": functools.partial(EfficientNetLite, n) for n in range(5)},
+    "mobilenetv2": MobileNetV2,
+}
 NETWORKS = {
     f"swiftnet_rn{n}": NetworkEntry(ResNetOptions, functools.partial(_with_resnet, n))
     for n in (18, 34, 50, 101)
 } | {
-    f"swiftnet_efflite{n}": NetworkEntry(
-        EfficientNetLiteOptions, functools.partial(_with_efficientnet_lite, n)
+    f"swiftnet_{name}": NetworkEntry(
+        InvertedResidualsOptions, functools.partial(_with_inverted_residuals, build)
     )
-    for n in range(5)
+    for name, build in _INVERTED_RESIDUALS.items()
 }

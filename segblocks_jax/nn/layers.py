@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.blocks import DualRes, block_conv
+from segblocks_jax.errors import InputError
 from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.regions import BlockOptions, Features
 from segblocks_jax.nn.scope import record, recordable
 from segblocks_jax.ops import within
-from segblocks_jax.ops.image_conv import image_conv
+from segblocks_jax.ops.image_conv import image_conv, pair
+
+Padding = Literal["symmetric", "same_tf"]
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 _HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -38,7 +43,7 @@ class Conv(nnx.Module):
         kernel_size: int | tuple[int, int],
         *,
         stride: int = 1,
-        padding: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] | Padding = "symmetric",
         groups: int = 1,
         dilation: int = 1,
         use_bias: bool = False,
@@ -48,16 +53,27 @@ class Conv(nnx.Module):
     ) -> None:
         """Draws the kernel from `kernel_init`; biases start at 0. Sizes: of both axes, or (vertical, horizontal).
 
-        Without `padding`, it keeps the size at stride 1: ``dilation * (k - 1) // 2``.
+        Padding by name keeps the size but for the stride. "symmetric" has ``dilation * (k - 1) // 2`` pixels on all
+        sides, "same_tf" is TensorFlow's SAME of images whose sides are multiples of the stride: as few pixels as that
+        takes, the odd one behind.
         """
         kh, kw = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
         shape = (kh, kw, in_features // groups, out_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(out_features, jnp.float32)) if use_bias else None
         self.stride = stride
-        same = dilation * (kh - 1) // 2, dilation * (kw - 1) // 2
-        given = (padding, padding) if isinstance(padding, int) else padding
-        self.padding = same if given is None else given
+        reach = dilation * (kh - 1), dilation * (kw - 1)
+        self.shift = 0, 0
+        if isinstance(padding, str):
+            if padding not in PADDINGS:
+                raise InputError(
+                    f"Conv: padding is {padding!r}; expected pixels, or one of {PADDINGS}"
+                )
+            if padding == "same_tf":
+                vertical, horizontal = (r // 2 - max(r + 1 - stride, 0) // 2 for r in reach)
+                self.shift = vertical, horizontal
+            padding = reach[0] // 2, reach[1] // 2
+        self.padding = pair(padding)
         self.groups = groups
         self.dilation = dilation
         self.semantics = semantics or BlockOptions()
@@ -77,11 +93,18 @@ class Conv(nnx.Module):
                 self.groups,
                 bias,
                 dilation=self.dilation,
+                shift=self.shift,
                 padding_mode=self.semantics.padding,
             )
         kernel, bias = self._parameters(features.dtype)
         out = image_conv(
-            features, kernel, self.stride, self.padding, self.groups, dilation=self.dilation
+            features,
+            kernel,
+            self.stride,
+            self.padding,
+            self.groups,
+            dilation=self.dilation,
+            shift=self.shift,
         )
         record(out.size * (math.prod(self.kernel.shape[:3]) + (self.bias is not None)))
         return out if bias is None else out + bias[None, None, None]

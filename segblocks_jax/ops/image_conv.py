@@ -24,11 +24,12 @@ def image_conv(
     groups: int = 1,
     *,
     dilation: int = 1,
+    shift: int | tuple[int, int] = 0,
     implementation: str | None = None,
 ) -> Float[Array, "n ho wo k"]:
     """Convolves zero-padded images, by the implementations of `segblocks_jax.block_conv`; arguments as there."""
     implementation = resolve("image_conv", implementation, image, kernel, groups, dilation)
-    window = Window(stride, pair(padding), groups, dilation, implementation)
+    window = Window(stride, pair(padding), groups, dilation, implementation, pair(shift))
     return convolve(image, kernel, None, window)
 
 
@@ -39,6 +40,7 @@ class Window:
     Attributes:
         stride, padding, groups, dilation: of the kernel; padding is (vertical, horizontal).
         implementation: "ffi", "xla" or "reference".
+        shift: rows and columns of the padded maps before the first window.
     """
 
     stride: int
@@ -46,6 +48,7 @@ class Window:
     groups: int
     dilation: int
     implementation: str
+    shift: tuple[int, int] = (0, 0)
 
     def pointwise(self, kernel: Float[Array, "kh kw _ k"]) -> bool:
         """Whether it is a function of single pixels."""
@@ -54,12 +57,12 @@ class Window:
     def patches(self, maps: Float[Array, "..."], grid: Any) -> IndexPatches:
         """Where `indexed_conv` finds the pixels."""
         n, h, w, _ = maps.shape
-        return image_patches((n, h, w), self.padding)
+        return image_patches((n, h, w), self.padding).inset(0, 0, self.shift)
 
     def shape(self, maps: Float[Array, "..."], kernel: Float[Array, "..."]) -> tuple[int, ...]:
         """Of the output."""
-        sides = zip(maps.shape[1:3], self.padding, kernel.shape, strict=False)
-        h, w = ((side + 2 * p - k) // self.stride + 1 for side, p, k in sides)
+        sides = zip(maps.shape[1:3], self.padding, self.shift, kernel.shape, strict=False)
+        h, w = ((side + 2 * p - s - k) // self.stride + 1 for side, p, s, k in sides)
         return maps.shape[0], h, w, kernel.shape[3]
 
     def padded(
@@ -68,12 +71,20 @@ class Window:
         """The output by XLA's convolution of padded maps."""
         py, px = self.padding
         padded = jnp.pad(maps, ((0, 0), (py, py), (px, px), (0, 0))) if py or px else maps
+        return self.valid(padded, kernel)
+
+    def valid(
+        self, padded: Float[Array, "m h w c"], kernel: Float[Array, "kh kw _ k"]
+    ) -> Float[Array, "m ho wo k"]:
+        """XLA's convolution of padded maps."""
+        if any(self.shift):
+            padded = padded[:, self.shift[0] :, self.shift[1] :]
         return valid_convolution(padded, kernel, self.stride, self.groups, self.dilation)
 
 
-def pair(padding: int | tuple[int, int]) -> tuple[int, int]:
-    """(vertical, horizontal) padding."""
-    return padding if isinstance(padding, tuple) else (padding, padding)
+def pair(pixels: int | tuple[int, int]) -> tuple[int, int]:
+    """(vertical, horizontal) numbers of pixels."""
+    return pixels if isinstance(pixels, tuple) else (pixels, pixels)
 
 
 def resolve(

@@ -37,9 +37,11 @@ class IndexPatches:
     means: Int[Array, "g q"]
     counts: Int[Array, "2"]
 
-    def inset(self, vertical: int, horizontal: int) -> "IndexPatches":
-        """The patches without their outer `vertical` rows and `horizontal` columns."""
-        inner = (slice(None), _inner(vertical), _inner(horizontal))
+    def inset(
+        self, vertical: int, horizontal: int, shift: tuple[int, int] = (0, 0)
+    ) -> "IndexPatches":
+        """The patches without their outer `vertical` rows and `horizontal` columns, and `shift` more at the start."""
+        inner = (slice(None), _inner(vertical, shift[0]), _inner(horizontal, shift[1]))
         return dataclasses.replace(self, high=self.high[inner], low=self.low[inner])
 
     def num_outputs(self, window: tuple[int, int], stride: int) -> int:
@@ -51,8 +53,8 @@ class IndexPatches:
         )
 
 
-def _inner(margin: int) -> slice:
-    return slice(margin, -margin) if margin else slice(None)
+def _inner(margin: int, shift: int) -> slice:
+    return slice(margin + shift, -margin or None)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "padding", "border"))

@@ -31,6 +31,8 @@ def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
         width=model.width,
         features=model.features,
         dilations=model.dilations,
+        padding=model.padding,
+        stride_in=model.stride_in,
         semantics=config.semantics,
         policy=policy,
         dataset=config.data.dataset,

@@ -7,7 +7,9 @@ from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import InputError
 from segblocks_jax.interop import PRETRAINED, WEIGHT_SUFFIXES
 from segblocks_jax.models import MODELS, network_entry
+from segblocks_jax.models.resnet import STRIDE_IN
 from segblocks_jax.nn import BlockOptions, scaled_multiple
+from segblocks_jax.nn.layers import PADDINGS
 from segblocks_jax.ops.extension import IMPLEMENTATIONS
 from segblocks_jax.structured_config import (
     COUNT,
@@ -41,6 +43,8 @@ class ModelConfig:
         width: channels of the backbone's first stage, of LRNNet's second; 64 as published.
         features: channels of the decoder; None: as published.
         dilations: of LRNNet's third stage, one per block; None: as in docs/lrnnet.md.
+        padding: of EfficientNet-Lite and MobileNetV2 backbones, "symmetric" or "same_tf"; see `create_model`.
+        stride_in: convolution of a ResNet's blocks that has the stride, "3x3" or "1x1"; see `create_model`.
         pretrained: ImageNet weights of the backbone that training starts from: a name such as "resnet18", see
             docs/training.md, or a .pth, .pt, .safetensors or .npz file; see `load_backbone`. As published,
             `optim.backbone_multiplier` is 0.25 then; it is not changed here. A run that continues from a
@@ -55,6 +59,8 @@ class ModelConfig:
     width: int = field(64, _CHANNELS)
     features: int | None = field(None, _CHANNELS)
     dilations: tuple[int, ...] | None = None
+    padding: str = field("symmetric", one_of(PADDINGS))
+    stride_in: str = field("3x3", one_of(STRIDE_IN))
     pretrained: str | None = None
     implementation: str | None = field(None, one_of((None, *IMPLEMENTATIONS)), affects="rounding")
     dropout: float = field(1.0, Range("a factor from 0 to 1", SHARE.holds))
@@ -167,8 +173,8 @@ class ExperimentConfig(Config):
             blocks and decoder steps, and computes the others again: less memory, more time.
     """
 
-    SCHEMA = 1
-    MIGRATIONS: ClassVar = {0: migrations.from_0}
+    SCHEMA = 2
+    MIGRATIONS: ClassVar = {0: migrations.from_0, 1: migrations.from_1}
     RENAMED = migrations.RENAMED
 
     name: str = field("experiment", affects="nothing")

@@ -38,6 +38,9 @@ _ADDED_IN_0: Fields = {
 }
 
 
+_ADDED_IN_1: Fields = {"model.padding": "symmetric", "model.stride_in": "3x3"}
+
+
 def from_0(fields: Fields) -> Fields:
     """A configuration before schemas: some fields had other names, some came later."""
     fields = _ADDED_IN_0 | {RENAMED.get(name, name): value for name, value in fields.items()}
@@ -47,6 +50,11 @@ def from_0(fields: Fields) -> Fields:
     way = fields["model.implementation"]
     fields["model.implementation"] = ways.get(way, way)
     return fields
+
+
+def from_1(fields: Fields) -> Fields:
+    """A configuration of schema 1: some fields came later."""
+    return _ADDED_IN_1 | fields
 
 
 def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,3 +75,8 @@ def spec_from_0(spec: Mapping[str, Any]) -> dict[str, Any]:
     semantics = {"padding": "block", **spec.get("semantics", {})}
     added = {"dilations": None, "input_scale": 1.0}
     return {**added, **spec, "policy": policy, "semantics": semantics}
+
+
+def spec_from_1(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelSpec.to_dict` of schema 1: some fields came later."""
+    return {"padding": "symmetric", "stride_in": "3x3", **spec}

@@ -10,10 +10,11 @@ from segblocks_jax import models
 from segblocks_jax.errors import InputError
 from segblocks_jax.nn import BlockOptions, block_multiple, scaled_multiple, smallest_block
 from segblocks_jax.systems.segblocks import policies
-from segblocks_jax.systems.segblocks.migrations import spec_from_0
+from segblocks_jax.systems.segblocks.migrations import spec_from_0, spec_from_1
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the names below in files; `migrations` has the earlier ones."""
+_MIGRATIONS = {0: spec_from_0, 1: spec_from_1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ModelSpec:
     Attributes:
         name: one of `models.MODELS`.
         num_classes: of the logits.
-        width, features, dilations: see `create_model`.
+        width, features, dilations, padding, stride_in: see `create_model`.
         semantics: how the network runs in blocks.
         policy: None for a network alone.
         mean, std: RGB, of images scaled to [0, 1], that inputs are normalized with.
@@ -68,6 +69,8 @@ class ModelSpec:
     width: int = 64
     features: int | None = None
     dilations: tuple[int, ...] | None = None
+    padding: str = "symmetric"
+    stride_in: str = "3x3"
     semantics: BlockOptions = dataclasses.field(default_factory=BlockOptions)
     policy: PolicySpec | None = None
     mean: tuple[float, float, float] | None = None
@@ -99,14 +102,13 @@ class ModelSpec:
         Raises:
             ValueError: the blocks don't fit the network; or see `create_model`, `policies.create`.
         """
-        options: tuple[str, ...] = ("semantics", "width", "features", "dilations")
+        options = ("semantics", "width", "features", "dilations", "padding", "stride_in")
         given: dict[str, Any] = {name: getattr(self, name) for name in options}
         net = models.create_model(self.name, self.num_classes, dropout=dropout, rngs=rngs, **given)
         if self.policy is None:
             return nnx.Dict(net=net)
         self.check_blocks(net)
-        options = ("block_size", "target", "threshold")
-        given = {name: getattr(self.policy, name) for name in options}
+        given = {name: getattr(self.policy, name) for name in ("block_size", "target", "threshold")}
         return nnx.Dict(net=net, policy=policies.create(self.policy.name, rngs=rngs, **given))
 
     def check_blocks(self, net: models.Network) -> None:
@@ -137,13 +139,13 @@ class ModelSpec:
             k: tuple(v) if isinstance(v, list) else v for k, v in mapping.items()
         }
         version = fields.pop("schema", 0)
-        if version == 0:
-            fields = spec_from_0(fields)
-        elif version != SCHEMA:
-            raise InputError(
-                f"ModelSpec: schema is {version!r}, expected up to {SCHEMA}; use the version of the package"
-                " that wrote it"
-            )
+        while version != SCHEMA:
+            if version not in _MIGRATIONS:
+                raise InputError(
+                    f"ModelSpec: schema is {version!r}, expected up to {SCHEMA}; use the version of the package"
+                    " that wrote it"
+                )
+            fields, version = _MIGRATIONS[version](fields), version + 1
         fields["semantics"] = _complete(BlockOptions, fields.get("semantics", {}))
         if fields.get("policy") is not None:
             fields["policy"] = _complete(PolicySpec, fields["policy"])

@@ -19,6 +19,8 @@ from segblocks_jax.inference.server import keep_freed_memory
 from segblocks_jax.inference.steps import Layout
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
+from segblocks_jax.nn import Conv
+from segblocks_jax.nn.scope import record_calls
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.patches import Border
@@ -136,6 +138,7 @@ def _around(
     backbone = net.backbone if isinstance(net, SwiftNet) else None
     border: Border = "image" if config.semantics.interpolation == "halo" else "block"
     is_resnet = isinstance(backbone, ResNet)
+    paddings = [] if backbone is None else _paddings(backbone)
     width = backbone.conv1.kernel.shape[-1] if isinstance(backbone, ResNet) else 1
     stem = jnp.ones((grid.num_pixels(side // 2), width), image.dtype)
 
@@ -145,10 +148,10 @@ def _around(
         if backbone is None:
             return [*results, combine(DualRes(logits, grid), upsampling)]
         layout = Layout(grid, (side,))
-        results.append(layout.patches(3 if is_resnet else 1))
+        results.append(layout.patches(paddings[0]))
         for level in range(1, 6):
             smaller = layout.scaled(1, 2**level)
-            results += [smaller.patches(1), smaller.patches(0 if is_resnet else 2)]
+            results += [smaller.patches(padding) for padding in sorted({*paddings[1:]})]
             if level >= 3:
                 results.append(smaller.patches(1, border))
         if is_resnet:
@@ -156,6 +159,13 @@ def _around(
         return [*results, combine(DualRes(logits, grid), upsampling)]
 
     return functools.partial(run, image, grid, stem, logits)
+
+
+def _paddings(backbone: nnx.Module) -> list[int]:
+    """Of a backbone's convolutions that read more than a list, in order."""
+    calls, *_ = record_calls(backbone, (1, 64, 64, 3))
+    convs = [x for call in calls if isinstance(x := call.arguments.get("self"), Conv)]
+    return [max(x.padding) for x in convs if x.kernel.shape[:2] != (1, 1) or x.stride > 1]
 
 
 def format_report(report: dict[str, Any]) -> str:
