@@ -26,6 +26,12 @@ class Kernel:
     features: int = 4
     bias: bool = False
     dilation: int = 1
+    same_tf: bool = False
+
+    @property
+    def shift(self) -> tuple[int, int]:
+        """At stride 2, SAME padding has nothing before a kernel of 1, and else one pixel less than behind it."""
+        return tuple(int(self.same_tf and k > 1) for k in self.size)
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -56,7 +62,13 @@ FACTORIZED = {
     "depthwise_d4": Kernel((3, 3), groups=4, dilation=4),
     "depthwise_d5": Kernel((3, 3), groups=4, bias=True, dilation=5),
 }
-UNIFORM = SQUARE | FACTORIZED
+SAME_TF = {
+    "same_k3": Kernel((3, 3), 2, same_tf=True),
+    "same_k7": Kernel((7, 7), 2, bias=True, same_tf=True),
+    "same_k3x1": Kernel((3, 1), 2, same_tf=True),
+    "same_depthwise_k5": Kernel((5, 5), 2, groups=4, same_tf=True),
+}
+UNIFORM = SQUARE | FACTORIZED | SAME_TF
 KERNELS = UNIFORM | {
     "groups2": Kernel((3, 3), groups=2, features=6),
     "pointwise_groups": Kernel((1, 1), groups=4),
@@ -68,7 +80,7 @@ CASE = dataclasses.replace(CASES["two_images"], channels=4)
 
 def dense(image: jax.Array, kernel: jax.Array, bias: jax.Array | None, sizes: Kernel) -> jax.Array:
     """XLA's convolution of zero-padded images."""
-    padding = [(p, p) for p in sizes.padding]
+    padding = "SAME" if sizes.same_tf else [(p, p) for p in sizes.padding]
     out = jax.lax.conv_general_dilated(
         image,
         kernel,
@@ -118,6 +130,7 @@ def test_against_loops(sizes: Kernel, execution: str, rng: np.random.Generator) 
         sizes.groups,
         bias,
         dilation=sizes.dilation,
+        shift=sizes.shift,
         implementation=execution,
     )
     packing = oracles.Packing(CASE.mask(), CASE.block_size)
@@ -126,6 +139,7 @@ def test_against_loops(sizes: Kernel, execution: str, rng: np.random.Generator) 
         side = CASE.block_size if high else CASE.low_size
         padded = oracles.pad(packing, high, sizes.padding).apply(np.asarray(blocks.pixels))
         padded = padded.reshape(-1, side + 2 * py, side + 2 * px, CASE.channels)
+        padded = padded[:, sizes.shift[0] :, sizes.shift[1] :]
         expected = oracles.convolve(
             padded, np.asarray(kernel), sizes.stride, sizes.groups, sizes.dilation
         )
@@ -154,6 +168,7 @@ def test_uniform_grids_equal_the_dense_convolution(
             sizes.groups,
             bias,
             dilation=sizes.dilation,
+            shift=sizes.shift,
             implementation=execution,
         )
         # Put low blocks together at their own size.
@@ -310,6 +325,14 @@ def test_half_types(dtype: str, rng: np.random.Generator) -> None:
             r"padding \(1, 1\) doesn't keep whole blocks under a 3 x 1.* dilation 3; use \(3, 0\)",
         ),
         ((3, 3, 4, 4), {"dilation": 0}, ValueError, "dilation is 0; expected at least 1"),
+        (
+            (3, 3, 4, 4),
+            {"stride": 2, "shift": (1, 2)},
+            ValueError,
+            r"shift \(1, 2\) doesn't keep whole blocks; expected 0 or more, and below \(2, 2\)",
+        ),
+        ((2, 2, 4, 4), {"stride": 2, "padding": 0, "shift": 1}, ValueError, r"below \(1, 1\)"),
+        ((3, 3, 4, 4), {"shift": -1}, ValueError, r"shift \(-1, -1\) doesn't keep whole blocks"),
         (
             (3, 3, 4, 4),
             {"padding": 9, "dilation": 9},

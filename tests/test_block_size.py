@@ -20,12 +20,13 @@ def zoo(name: str) -> nnx.Module:
     return nnx.eval_shape(lambda: sb.create_model(name, 3, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.family("names1-2-2")
+@pytest.mark.family("names1-1-2", "names2-2-2")
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(
     ("names", "low_side"),
     [
         (("swiftnet_rn18", "swiftnet_rn34", "swiftnet_rn50", "swiftnet_rn101"), 1),
+        (("swiftnet_mobilenetv2",), 1),
         (tuple(f"swiftnet_efflite{i}" for i in range(5)), 2),  # 5x5 kernels pad by 2.
     ],
 )

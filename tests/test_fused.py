@@ -42,6 +42,8 @@ class Patterns(nnx.Module):
         self.second = nn.Conv(8, 8, 3, rngs=rngs)
         self.third = nn.Conv(8, 8, (1, 3), use_bias=True, rngs=rngs)
         self.depthwise = nn.Conv(8, 8, 3, groups=8, rngs=rngs)
+        self.strided = nn.Conv(8, 16, 5, stride=2, padding="same_tf", rngs=rngs)
+        self.winograd = nn.Conv(16, 8, 3, stride=2, padding="same_tf", rngs=rngs)
         self.grouped = nn.Conv(8, 8, 3, groups=2, rngs=rngs)
         norm = functools.partial(nn.BatchNorm, 8, momentum=0.1, semantics=self.semantics)
         self.norm, self.other = norm(), norm()
@@ -91,6 +93,11 @@ class Patterns(nnx.Module):
         x = nn.pointwise(jax.nn.relu, self.norm(self.depthwise(x)))
         return nn.pointwise(jax.nn.relu, self.other(self.grouped(x)))
 
+    def strides_as_in_tensorflow(self, x):
+        return nn.upsample2(
+            nn.upsample2(self.winograd(self.strided(x)), self.semantics), self.semantics
+        )
+
     def pooled_and_enlarged(self, x):
         x = nn.max_pool(nn.pointwise(jax.nn.relu, x), 2, 2, 0)
         x = nn.on_full_image(
@@ -104,6 +111,9 @@ NETWORKS = {
     **{name: functools.partial(Patterns, name) for name in PATTERNS},
     "swiftnet_rn18": lambda rngs: sb.create_model("swiftnet_rn18", 5, width=8, features=12, rngs=rngs),
     "swiftnet_rn50": lambda rngs: sb.create_model("swiftnet_rn50", 5, width=4, features=12, rngs=rngs),
+    "swiftnet_mobilenetv2": lambda rngs: sb.create_model(
+        "swiftnet_mobilenetv2", 5, features=6, padding="same_tf", rngs=rngs
+    ),
     "lrnnet": lambda rngs: sb.create_model(
         "lrnnet", 5, width=8, features=8, dilations=(1, 2), rngs=rngs
     ),

@@ -43,7 +43,7 @@ def test_a_schema_has_its_fields():
     """If this fails, count SCHEMA up and add a migration: files of the last version have other fields."""
     fields = "\n".join(sorted(name for name, _, _ in leaves(ExperimentConfig)))
     digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
-    assert {ExperimentConfig.SCHEMA: digest} == {1: "121ed3f2ebff"}
+    assert {ExperimentConfig.SCHEMA: digest} == {2: "9b21ecca2dcf"}
     assert ExperimentConfig.MIGRATIONS.keys() == {*range(ExperimentConfig.SCHEMA)}
 
 
@@ -89,7 +89,18 @@ def test_fields_that_version_0_lacked_have_the_values_of_then():
         ExperimentConfig.from_stored(lacking)
 
 
-@pytest.mark.parametrize("schema", [-1, 2, "1", None, 1.5])
+def test_a_configuration_of_schema_1_padded_and_strode_as_then(tmp_path):
+    stored = json.loads(json.dumps(tiny.config().stored()))
+    stored["schema"] = 1
+    for name in ("padding", "stride_in"):
+        del stored["model"][name]
+    assert ExperimentConfig.from_stored(stored) == tiny.config()
+    mobile = tiny.config(model={"name": "swiftnet_mobilenetv2", "width": 64, "padding": "same_tf"})
+    with pytest.raises(ConfigError, match=r"model\.padding: 'symmetric' there, 'same_tf' now"):
+        check_same_config(stored, mobile, tmp_path)
+
+
+@pytest.mark.parametrize("schema", [-1, 3, "1", None, 1.5])
 def test_other_schemas_are_refused(schema):
     stored = {**tiny.config().stored(), "schema": schema}
     for read in (ExperimentConfig.from_stored, ExperimentConfig.from_mapping):
@@ -143,14 +154,21 @@ SPEC = sb.ModelSpec("swiftnet_rn18", 3, policy=sb.PolicySpec(bucket_step=0.25, t
 
 def test_a_saved_model_of_earlier_is_read_as_it_was():
     spec = json.loads(json.dumps(SPEC.to_dict()))
-    assert spec.pop("schema") == 1
+    assert spec.pop("schema") == 2
     spec["policy"]["quantise_step"] = spec["policy"].pop("bucket_step")
-    for name in ("dilations", "input_scale"):
+    for name in ("dilations", "input_scale", "padding", "stride_in"):
         del spec[name]
     del spec["semantics"]["padding"]
     before = copy.deepcopy(spec)
     assert sb.ModelSpec.from_mapping(spec) == SPEC
     assert spec == before
+
+
+def test_a_saved_model_of_schema_1_pads_and_strides_as_then():
+    spec = json.loads(json.dumps({**SPEC.to_dict(), "schema": 1}))
+    for name in ("padding", "stride_in"):
+        del spec[name]
+    assert sb.ModelSpec.from_mapping(spec) == SPEC
 
 
 def test_a_saved_model_has_all_its_fields_and_a_known_schema():
@@ -160,5 +178,5 @@ def test_a_saved_model_has_all_its_fields_and_a_known_schema():
         part.popitem()
         with pytest.raises(TypeError, match="lacks"):
             sb.ModelSpec.from_mapping(spec)
-    with pytest.raises(ValueError, match="ModelSpec: schema is 2, expected up to 1"):
-        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 2})
+    with pytest.raises(ValueError, match="ModelSpec: schema is 3, expected up to 2"):
+        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 3})

@@ -162,9 +162,11 @@ def test_create_model() -> None:
 @pytest.mark.parametrize(
     ("name", "option", "known"),
     [
-        ("swiftnet_rn18", {"dilations": (1, 2)}, "width, features"),
-        ("swiftnet_efflite0", {"width": 32}, "features"),
-        ("swiftnet_efflite0", {"dropout": 0.5}, "features"),
+        ("swiftnet_rn18", {"dilations": (1, 2)}, "width, features, stride_in"),
+        ("swiftnet_rn50", {"padding": "same_tf"}, "width, features, stride_in"),
+        ("swiftnet_efflite0", {"width": 32}, "features, padding"),
+        ("swiftnet_efflite0", {"dropout": 0.5}, "features, padding"),
+        ("swiftnet_mobilenetv2", {"stride_in": "1x1"}, "features, padding"),
         ("lrnnet", {"depth": 3}, "width, features, dilations, dropout"),
     ],
 )
@@ -181,6 +183,7 @@ def test_a_pyramid_needs_a_channel_for_each_grid() -> None:
 
 def test_options_that_are_as_published_fit_every_network() -> None:
     options = {"width": 64, "features": None, "dilations": None, "dropout": 1.0}
+    options |= {"padding": "symmetric", "stride_in": "3x3"}
     net = nnx.eval_shape(
         lambda: sb.create_model("swiftnet_efflite0", 3, **options, rngs=nnx.Rngs(0))
     )

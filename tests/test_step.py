@@ -156,7 +156,10 @@ def test_bfloat16_is_for_activations_alone():
 
 
 @pytest.mark.family("swiftnet_rn18")
-@pytest.mark.parametrize("name", ["swiftnet_rn18", "swiftnet_rn50", "swiftnet_efflite1", "lrnnet"])
+@pytest.mark.parametrize(
+    "name",
+    ["swiftnet_rn18", "swiftnet_rn50", "swiftnet_efflite1", "swiftnet_mobilenetv2", "lrnnet"],
+)
 def test_every_network_can_be_rematerialized(name):
     net = nnx.eval_shape(lambda: sb.create_model(name, rngs=nnx.Rngs(0)))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)

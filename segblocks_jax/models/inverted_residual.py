@@ -93,7 +93,7 @@ class InvertedResidual(nnx.Module):
 class InvertedResiduals(nnx.Module):
     """A backbone without its classifier; gives maps of `features` channels at strides 4, 8, 16 and 32."""
 
-    torch_names: ClassVar[TorchNames]
+    torch_names: ClassVar[TorchNames] = TorchNames("net.backbone.")
 
     def __init__(
         self,
