@@ -154,4 +154,4 @@ def test_published_networks(name: str, padding: str, rng: np.random.Generator) -
     high, dense, features, expected = run(state, image)
     assert_within(high, dense, 1e-4, "logits")
     for i, (got, wanted) in enumerate(zip(features, expected, strict=True)):
-        assert_within(got, wanted, 2e-5, f"features {i}")
+        assert_within(got, wanted, 1e-4, f"features {i}")

