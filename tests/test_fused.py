@@ -111,8 +111,8 @@ NETWORKS = {
     **{name: functools.partial(Patterns, name) for name in PATTERNS},
     "swiftnet_rn18": lambda rngs: sb.create_model("swiftnet_rn18", 5, width=8, features=12, rngs=rngs),
     "swiftnet_rn50": lambda rngs: sb.create_model("swiftnet_rn50", 5, width=4, features=12, rngs=rngs),
-    "swiftnet_mobilenetv2": lambda rngs: sb.create_model(
-        "swiftnet_mobilenetv2", 5, features=6, padding="same_tf", rngs=rngs
+    "swiftnet_rn50, stride in 1x1": lambda rngs: sb.create_model(
+        "swiftnet_rn50", 5, width=4, features=12, stride_in="1x1", rngs=rngs
     ),
     "lrnnet": lambda rngs: sb.create_model(
         "lrnnet", 5, width=8, features=8, dilations=(1, 2), rngs=rngs

@@ -14,6 +14,7 @@ from golden import assert_within
 import segblocks_jax as sb
 from segblocks_jax import nn
 from segblocks_jax.errors import InputError
+from segblocks_jax.inference.fused import FusedNet, fuse
 from segblocks_jax.models.inverted_residual import InvertedResiduals, Stage
 
 # Strides and kernels of EfficientNet-Lite, with and without expansion and shortcut.
@@ -137,7 +138,7 @@ def test_paddings_differ(unchecked: None) -> None:
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("name", ["swiftnet_mobilenetv2", "swiftnet_efflite1"])
 def test_published_networks(name: str, padding: str, rng: np.random.Generator) -> None:
-    """Logits of an all-high grid are those of the image; the backbone's features are XLA's."""
+    """Logits of an all-high grid are the image's, fused ones the network's; the backbone's features are XLA's."""
     net = golden.network(lambda: sb.create_model(name, 5, padding=padding, rngs=RNGS()))
     net.eval()
     eps = 1e-5 if name == "swiftnet_mobilenetv2" else 1e-3
@@ -145,13 +146,19 @@ def test_published_networks(name: str, padding: str, rng: np.random.Generator) -
     graphdef, state = nnx.split(net)
 
     @jax.jit
-    def run(state: nnx.State, image: jax.Array) -> tuple:
+    def run(state: nnx.State, fused: FusedNet, image: jax.Array) -> tuple:
         net = nnx.merge(graphdef, state)
-        blocks = net(sb.split(image, np.ones((1, 1, 2), bool)))
+        high, mixed = (sb.split(image, np.array([[[True, right]]])) for right in (True, False))
         features = expected_features(net.backbone, image, padding, eps)
-        return sb.combine(blocks), net(image), net.backbone(image), features
+        pairs = (
+            (sb.combine(net(high)), net(image)),
+            (fused(mixed).pixels, net(mixed).pixels),
+            (fused(image), net(image)),
+        )
+        return pairs, net.backbone(image), features
 
-    high, dense, features, expected = run(state, image)
-    assert_within(high, dense, 1e-4, "logits")
+    pairs, features, expected = run(state, fuse(net), image)
+    for got, wanted in pairs:
+        assert_within(got, wanted, 1e-4, "logits")
     for i, (got, wanted) in enumerate(zip(features, expected, strict=True)):
         assert_within(got, wanted, 1e-4, f"features {i}")
