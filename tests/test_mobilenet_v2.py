@@ -1,5 +1,6 @@
-"""MobileNetV2: names of published weights, size, features against PyTorch."""
+"""MobileNetV2: names of published weights, size, features against PyTorch; its padding on the way to an export."""
 
+import dataclasses
 import functools
 import importlib.util
 import pathlib
@@ -12,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+import tiny
 from flax import nnx
 from golden import assert_within
 
 import segblocks_jax as sb
 from segblocks_jax import models
 from segblocks_jax.interop import load_torch_state_dict
+from segblocks_jax.systems.segblocks.build import model_spec
 
 RNGS = functools.partial(nnx.Rngs, 0)
 # Repeats, stride, expansion, channels of MobileNetV2's stages: table 2 of the paper.
@@ -183,3 +186,26 @@ def test_published_weights_against_pytorch(shared: pathlib.Path) -> None:
         # In float32, PyTorch itself is as far from these in the mean, and up to 3.2e-5 at single pixels.
         assert np.sqrt(np.square(got - wanted).mean()) <= 5e-6 * wanted.std(), f"features {i}"
         assert_within(got, wanted, 5e-5, f"features {i}")
+
+
+@pytest.mark.slow
+def test_saved_served_and_exported(tmp_path: pathlib.Path) -> None:
+    """From a configuration on, every part takes the padding along."""
+    model = {"name": "swiftnet_mobilenetv2", "width": 64, "features": 6, "padding": "same_tf"}
+    spec = dataclasses.replace(
+        model_spec(tiny.config(model=model), 5),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+    system = golden.network(lambda: spec.build(RNGS()))
+    system.eval()
+    folder = sb.save_model(tmp_path / "model", system, spec)
+    assert sb.load_spec(folder) == spec
+    assert sb.load_model(folder).net.backbone.stem[0].shift == (1, 1)
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 128, 3), dtype=np.uint8)
+    fused = sb.Engine.load(folder, mode="budget=1", execution="fused")
+    xla = sb.Engine.load(folder, mode="budget=1", execution="xla", shapes=[(1, 64, 128)])
+    logits = fused(images, output="logits").logits
+    assert_within(xla(images, output="logits").logits, logits, 1e-4)
+    exported = sb.ExportedEngine(xla.export(tmp_path / "engine", platforms=("cpu",)))(images)
+    assert np.mean(exported.labels == fused(images).labels) > 0.999
