@@ -20,6 +20,7 @@ from golden import assert_within
 import segblocks_jax as sb
 from segblocks_jax import models
 from segblocks_jax.interop import load_torch_state_dict
+from segblocks_jax.interop.torch import load
 from segblocks_jax.systems.segblocks.build import model_spec
 
 RNGS = functools.partial(nnx.Rngs, 0)
@@ -99,8 +100,11 @@ def timm(name: str) -> str:
     return f"blocks.{stage}.{place}.{(expanding if stage else plain)[layer]}.{kind}"
 
 
-@pytest.mark.parametrize("rename", [str, flat, timm])
-def test_published_names(rename: Callable[[str], str]) -> None:
+@pytest.mark.parametrize(
+    ("rename", "title"),
+    [(str, "torchvision"), (flat, "MobileNetV2 with flat blocks"), (timm, "timm (mobilenetv2)")],
+)
+def test_published_names(rename: Callable[[str], str], title: str) -> None:
     """torchvision's, those of a flat list, and timm's; head and classifier are passed over."""
     shapes = dict(torchvision_mobilenet())
     weights = {
@@ -110,7 +114,9 @@ def test_published_names(rename: Callable[[str], str]) -> None:
     given = {rename(name): value for name, value in weights.items()}
     assert len(given) == len(weights) == 314
     backbone = nnx.eval_shape(build)
-    load_torch_state_dict(backbone, given)
+    naming = load(backbone, given)
+    assert naming is not None
+    assert (naming.title, naming.normalization) == (title, models.IMAGENET)
     unused = ("features.18.", "classifier.")
     own = {
         name: value
