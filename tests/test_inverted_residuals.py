@@ -16,6 +16,7 @@ from segblocks_jax import nn
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fused import FusedNet, fuse
 from segblocks_jax.models.inverted_residual import InvertedResiduals, Stage
+from segblocks_jax.systems.segblocks.speed import _paddings
 
 # Strides and kernels of EfficientNet-Lite, with and without expansion and shortcut.
 STAGES = (
@@ -162,3 +163,13 @@ def test_published_networks(name: str, padding: str, rng: np.random.Generator) -
         assert_within(got, wanted, 1e-4, "logits")
     for i, (got, wanted) in enumerate(zip(features, expected, strict=True)):
         assert_within(got, wanted, 1e-4, f"features {i}")
+
+
+def test_speed_times_the_patches_that_a_backbone_needs() -> None:
+    """Behind the stem 3x3 and 5x5 kernels; 1x1 convolutions run on lists."""
+    net = small("symmetric")
+    net.eval()
+    assert _paddings(net) == [
+        1,
+        *(stage.kernel // 2 for stage in STAGES for _ in range(stage.repeat)),
+    ]
