@@ -50,7 +50,7 @@ def block_conv(
     Raises:
         TypeError: kernel or bias of another dtype than the blocks.
         ValueError: channels, stride, padding, dilation or shift that don't fit; "ffi" or "reference" for float16,
-            dilated kernels, groups that are neither one nor one per channel, or another padding mode.
+            groups that are neither one nor one per channel, or another padding mode.
     """
     if padding_mode != "block" and implementation not in (None, "xla"):
         raise ValueError(

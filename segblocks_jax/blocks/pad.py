@@ -50,15 +50,15 @@ def block_pad(
 
     Args:
         blocks: blocks of float32, bfloat16 or float16 pixels.
-        padding: pixels on each side, at each block's own resolution; or (vertical, horizontal). At
-            most the side of a high block; beyond a low block's side it reads past the neighbor.
+        padding: pixels on each side, at each block's own resolution, across as many blocks as it takes; or
+            (vertical, horizontal).
         mode: "block", as above; for comparison, blocks that know nothing of each other: "zero" surrounds
             every block with zeros, "clamp" repeats its outermost pixels, at the border of the image too.
         implementation: "ffi", "xla", or None for the compiled handler where there is one.
 
     Raises:
         TypeError: wrong dtype.
-        ValueError: negative padding, padding larger than a block, or an unknown mode.
+        ValueError: negative padding, or an unknown mode.
 
     Source: BlockPad of SegBlocks (arXiv 2011.12025), section 3.3.
     """
@@ -66,11 +66,6 @@ def block_pad(
     py, px = padding if isinstance(padding, tuple) else (padding, padding)
     if min(py, px) < 0:
         raise ValueError(f"block_pad: padding is {padding}; it can't be negative")
-    if max(py, px) > blocks.block_size and blocks.grid.num_blocks:
-        raise ValueError(
-            f"block_pad: padding {padding} is larger than the blocks, which are {blocks.block_size} pixels"
-            f" wide here; use a larger block size or a smaller kernel"
-        )
     if mode not in PADDING_MODES:
         raise ValueError(f"block_pad: mode is {mode!r}; expected one of {PADDING_MODES}")
     if mode != "block":
@@ -160,20 +155,18 @@ def index_patches(
     Args:
         grid: the blocks.
         block_size: side of a high block, in pixels of the layer.
-        padding: pixels on each side, at each block's own resolution.
+        padding: pixels on each side, at each block's own resolution, across as many blocks as it takes.
         border: what lies outside of the image: "zero"; "image" repeats the outermost pixels of the
             image; "block" those of the block, and no neighbor is read.
         implementation: "ffi", "xla", or None for the compiled handler where there is one.
 
     Raises:
-        ValueError: an unknown border, or padding larger than a high block.
+        ValueError: an unknown border, or negative padding.
     """
     if border not in BORDERS:
         raise ValueError(f"index_patches: border is {border!r}; expected one of {BORDERS}")
-    if not 0 <= padding <= block_size:
-        raise ValueError(
-            f"index_patches: padding is {padding}; expected 0 to the block size, {block_size}"
-        )
+    if padding < 0:
+        raise ValueError(f"index_patches: padding is {padding}; it can't be negative")
     counts = jnp.asarray(np.array([grid.num_high, grid.num_low], np.int32))
     run = _compiled_patches if extension.resolve(implementation) == "ffi" else _reference_patches
     high, low, means = run(grid, block_size, padding, border)

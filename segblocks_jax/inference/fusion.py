@@ -90,7 +90,7 @@ class Planner:
         keep = norm is None or len(self.users[id(output)]) > 1
         conv: Conv = call.arguments["self"]
         weights = conv.kernel[...].astype(self.dtype)
-        winograd = winograd_stride(weights, conv.stride, conv.groups)
+        winograd = winograd_stride(weights, conv.stride, conv.groups, conv.dilation)
         step = ConvStep(
             pack_kernel(weights, conv.groups, winograd=winograd),
             _folded(conv, chain.norm),
@@ -104,6 +104,7 @@ class Planner:
             stride=conv.stride,
             padding=conv.padding,
             shift=conv.shift,
+            dilation=conv.dilation,
             activation=chain.activation,
         )
         return step, last
@@ -196,8 +197,7 @@ def _by_index(call: Call) -> bool:
     conv = call.arguments.get("self")
     if not isinstance(conv, Conv):
         return False
-    dense = conv.groups == 1 or conv.groups == conv.kernel.shape[3] == call.features[0].shape[3]
-    return dense and (conv.dilation == 1 or conv.kernel.shape[:2] == (1, 1))
+    return conv.groups == 1 or conv.groups == conv.kernel.shape[3] == call.features[0].shape[3]
 
 
 def _norm(call: Call) -> BatchNorm | None:

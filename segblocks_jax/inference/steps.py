@@ -94,6 +94,7 @@ class ConvStep:
     stride: int = static()
     padding: tuple[int, int] = static()
     shift: tuple[int, int] = static()
+    dilation: int = static()
     activation: Activation = static()
 
     def run(self, state: State) -> None:
@@ -108,7 +109,9 @@ class ConvStep:
         residual = None if self.residual is None else state.pixels[self.residual]
         scale, bias = self.scaling
         epilogue = Epilogue(scale, bias, residual, self.following, self.activation, self.keep)
-        out, second = indexed_conv(pixels, patches, self.kernel, self.stride, epilogue)
+        out, second = indexed_conv(
+            pixels, patches, self.kernel, self.stride, epilogue, dilation=self.dilation
+        )
         layout = layout.scaled(1, self.stride)
         if second is not None:
             assert self.second is not None

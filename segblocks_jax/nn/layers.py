@@ -82,7 +82,7 @@ class Conv(nnx.Module):
     def __call__(self, features: Features) -> Features:
         """Convolves."""
         if isinstance(features, Probe):
-            return features.through(self.stride, max(self.padding), self.dilation)
+            return features.through(self.stride)
         if isinstance(features, DualRes):
             kernel, bias = self._parameters(features.pixels.dtype)
             return block_conv(

@@ -34,7 +34,7 @@ def max_pool(
     After a ReLU, this equals padding with minus infinity. `BlockOptions.padding` says what blocks are padded with.
     """
     if isinstance(features, Probe):
-        return features.through(stride, padding)
+        return features.through(stride)
     if not isinstance(features, DualRes):
         p = padding
         return maxima(jnp.pad(features, ((0, 0), (p, p), (p, p), (0, 0))), window, stride)
@@ -72,7 +72,7 @@ def upsample2(features: Features, semantics: BlockOptions) -> Features:
     clamped at its own border.
     """
     if isinstance(features, Probe):
-        return features.through(stride=1, padding=1, upsampling=2)
+        return features.through(stride=1, upsampling=2)
     if not isinstance(features, DualRes):
         return upsample_bilinear(features, 2)
     channels = features.pixels.shape[1]

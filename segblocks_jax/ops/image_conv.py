@@ -62,7 +62,10 @@ class Window:
     def shape(self, maps: Float[Array, "..."], kernel: Float[Array, "..."]) -> tuple[int, ...]:
         """Of the output."""
         sides = zip(maps.shape[1:3], self.padding, self.shift, kernel.shape, strict=False)
-        h, w = ((side + 2 * p - s - k) // self.stride + 1 for side, p, s, k in sides)
+        h, w = (
+            (side + 2 * p - s - self.dilation * (k - 1) - 1) // self.stride + 1
+            for side, p, s, k in sides
+        )
         return maps.shape[0], h, w, kernel.shape[3]
 
     def padded(
@@ -102,18 +105,16 @@ def resolve(
     """
     if dilation < 1:
         raise ValueError(f"{name}: dilation is {dilation}; expected at least 1")
-    by_index = (
-        maps.dtype in ("float32", "bfloat16")
-        and (groups == 1 or groups == kernel.shape[3] == maps.shape[-1])
-        and (dilation == 1 or kernel.shape[:2] == (1, 1))
+    by_index = maps.dtype in ("float32", "bfloat16") and (
+        groups == 1 or groups == kernel.shape[3] == maps.shape[-1]
     )
     chosen = extension.resolve(implementation)
     if chosen == "xla" or (by_index and implementation is not None):
         return chosen
     if implementation is not None:
         raise ValueError(
-            f"{name}: {groups} groups of {maps.dtype}, dilation {dilation}, can't run by index, which takes"
-            " one group, or one per channel, of float32 or bfloat16, and dilation 1; use implementation='xla'"
+            f"{name}: {groups} groups of {maps.dtype} can't run by index, which takes one group, or one per"
+            " channel, of float32 or bfloat16; use implementation='xla'"
         )
     # On GPUs XLA's own convolution is the faster one.
     slower = chosen == "ffi" and jax.default_backend() != "cpu"
@@ -144,6 +145,7 @@ def _by_index(maps: Array, kernel: Array, grid: Any, window: Window) -> Array:
         list_patches(pixels) if pointwise else window.patches(maps, grid),
         pack_kernel(kernel, window.groups),
         window.stride,
+        dilation=window.dilation,
         implementation=window.implementation,
     )
     assert out is not None

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.ops import extension, ffi_call, no_type_check
 from segblocks_jax.ops.packed_kernel import PackedKernel
-from segblocks_jax.ops.patches import IndexPatches, gather
+from segblocks_jax.ops.patches import IndexPatches, Taps, gather
 
 Activation = Literal["none", "relu", "relu6"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
@@ -51,12 +51,14 @@ def indexed_conv(
     stride: int = 1,
     epilogue: Epilogue | None = None,
     *,
+    dilation: int = 1,
     implementation: str | None = None,
 ) -> Outputs:
     """Convolves patches of rows that are found by index, without padding, accumulating in float32.
 
-    A unit of `patches` of (height, width) gives ``(height - kh) // stride + 1`` times
-    ``(width - kw) // stride + 1`` output pixels, row by row; units follow each other, high ones first.
+    A unit of `patches` of (height, width) gives ``(height - eh) // stride + 1`` times
+    ``(width - ew) // stride + 1`` output pixels, row by row, where the kernel extends over
+    ``eh = dilation (kh - 1) + 1``, ew likewise; units follow each other, high ones first.
     Not differentiable in itself; `segblocks_jax.block_conv` is.
 
     Args:
@@ -65,6 +67,7 @@ def indexed_conv(
         kernel: see `pack_kernel`; of the rows' dtype.
         stride: of the window, in both directions.
         epilogue: what follows; default: nothing.
+        dilation: distance of neighboring taps of the kernel.
         implementation: "ffi", "reference", or None for the compiled handler where there is one.
 
     Returns:
@@ -76,14 +79,14 @@ def indexed_conv(
     """
     if implementation == "xla":
         raise ValueError("indexed_conv: XLA has no convolution by index; use 'ffi' or 'reference'")
-    epilogue = epilogue or Epilogue()
-    _check(rows, patches, kernel, stride, epilogue)
+    epilogue, window = epilogue or Epilogue(), Taps(kernel.size, stride, dilation)
+    _check(rows, patches, kernel, window, epilogue)
     run = _compiled if extension.resolve(implementation) == "ffi" else _reference
-    return run(rows, patches, kernel, stride, epilogue)
+    return run(rows, patches, kernel, window, epilogue)
 
 
 def _check(
-    rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
+    rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> None:
     if kernel.weights.dtype != rows.dtype:
         raise TypeError(
@@ -93,12 +96,15 @@ def _check(
         raise ValueError(
             f"indexed_conv: the kernel takes {kernel.channels} channels, the rows have {rows.shape[1]}"
         )
-    if stride < 1:
-        raise ValueError(f"indexed_conv: stride is {stride}; expected at least 1")
-    if kernel.winograd not in (0, stride):
+    stride, dilation = window.stride, window.dilation
+    if min(stride, dilation) < 1:
         raise ValueError(
-            f"indexed_conv: the kernel is transformed for stride {kernel.winograd}, the stride is {stride};"
-            f" pack it with winograd={stride}, or 0"
+            f"indexed_conv: stride is {stride}, dilation {dilation}; expected at least 1"
+        )
+    if kernel.winograd and (kernel.winograd, 1) != (stride, dilation):
+        raise ValueError(
+            f"indexed_conv: the kernel is transformed for stride {kernel.winograd}, the stride is {stride}"
+            f" and the dilation {dilation}; pack it with winograd={stride if dilation == 1 else 0}, or 0"
         )
     if epilogue.activation not in ACTIVATIONS:
         raise ValueError(
@@ -109,11 +115,12 @@ def _check(
             "indexed_conv: keep is False and there is no second output; nothing is left"
         )
     for units, height, width in (patches.high.shape, patches.low.shape):
-        if units and (height < kernel.size[0] or width < kernel.size[1]):
+        if units and (height < window.extent[0] or width < window.extent[1]):
             raise ValueError(
-                f"indexed_conv: patches of {height} x {width} are smaller than the {kernel.size} kernel"
+                f"indexed_conv: patches of {height} x {width} are smaller than the {kernel.size} kernel of"
+                f" dilation {dilation}"
             )
-    expected = (patches.num_outputs(kernel.size, stride), kernel.features)
+    expected = (patches.num_outputs(window.extent, stride), kernel.features)
     if epilogue.residual is not None and epilogue.residual.shape != expected:
         raise ValueError(
             f"indexed_conv: residual has shape {epilogue.residual.shape}; expected {expected}"
@@ -126,10 +133,10 @@ def _check(
 
 
 def _compiled(
-    rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
+    rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> Outputs:
     def run(kernel: PackedKernel) -> Outputs:
-        return _run(rows, patches, kernel, stride, epilogue)
+        return _run(rows, patches, kernel, window, epilogue)
 
     if not kernel.winograd:
         return run(kernel)
@@ -138,9 +145,9 @@ def _compiled(
 
 
 def _run(
-    rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
+    rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> Outputs:
-    pixels, features = patches.num_outputs(kernel.size, stride), kernel.features
+    pixels, features = patches.num_outputs(window.extent, window.stride), kernel.features
     nothing = jnp.zeros(0, jnp.float32)
     residual = jnp.zeros((0, features), rows.dtype)
     second = epilogue.following is not None
@@ -169,7 +176,8 @@ def _run(
         results,
         kh=kernel.size[0],
         kw=kernel.size[1],
-        stride=stride,
+        stride=window.stride,
+        dilation=window.dilation,
         groups=kernel.features if kernel.depthwise else 1,
         activation=ACTIVATIONS.index(epilogue.activation),
         winograd=int(kernel.winograd > 0),
@@ -177,13 +185,13 @@ def _run(
     return (out if epilogue.keep else None), (out2 if second else None)
 
 
-@functools.partial(jax.jit, static_argnames=("stride",))
+@functools.partial(jax.jit, static_argnames=("window",))
 def _reference(
-    rows: Array, patches: IndexPatches, kernel: PackedKernel, stride: int, epilogue: Epilogue
+    rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> Outputs:
     # Gathers, then makes one product for each tap of the kernel.
     high, low = (
-        _convolve(part, kernel, stride).reshape(-1, kernel.features)
+        _convolve(part, kernel, window).reshape(-1, kernel.features)
         for part in gather(rows, patches)
     )
     # Low units follow the high ones that are live; with all live, this changes nothing.
@@ -194,19 +202,20 @@ def _reference(
     return _finish(out, epilogue, rows.dtype)
 
 
-def _convolve(maps: Array, kernel: PackedKernel, stride: int) -> Array:
+def _convolve(maps: Array, kernel: PackedKernel, window: Taps) -> Array:
     # Sums of products of one tap round less than one long product: half the error at 9 x 64 terms.
-    kh, kw = kernel.size
+    (kh, kw), (eh, ew), stride = window.size, window.extent, window.stride
     m, h, w, channels = maps.shape
-    ho, wo = (h - kh) // stride + 1, (w - kw) // stride + 1
+    ho, wo = (h - eh) // stride + 1, (w - ew) // stride + 1
     weights = _taps(kernel.plain())
     out = jnp.zeros((m, ho, wo, kernel.features), jnp.float32)
     if not m:
         return out
     for i in range(kh):
         for j in range(kw):
-            stop = (m, i + stride * (ho - 1) + 1, j + stride * (wo - 1) + 1, channels)
-            tap = lax.slice(maps, (0, i, j, 0), stop, (1, stride, stride, 1))
+            y, x = i * window.dilation, j * window.dilation
+            stop = (m, y + stride * (ho - 1) + 1, x + stride * (wo - 1) + 1, channels)
+            tap = lax.slice(maps, (0, y, x, 0), stop, (1, stride, stride, 1))
             weight = weights[i * kw + j]
             if kernel.depthwise:
                 product = tap.astype(jnp.float32) * weight.astype(jnp.float32)[None, None, None]

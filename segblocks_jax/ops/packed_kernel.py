@@ -70,14 +70,16 @@ class PackedKernel:
         return dataclasses.replace(self, weights=weights.reshape(panels, -1, PANEL), winograd=0)
 
 
-def winograd_stride(kernel: Float[Array, "kh kw _ k"], stride: int, groups: int = 1) -> int:
+def winograd_stride(
+    kernel: Float[Array, "kh kw _ k"], stride: int, groups: int = 1, dilation: int = 1
+) -> int:
     """What `pack_kernel` should get as `winograd` where the kernel is packed ahead of many calls.
 
     Its stride on CPUs with compiled handlers, where the transform was faster by 1.1 to 2 from 16 channels on
     (docs/performance.md); else 0.
     """
     kh, kw, channels, _ = kernel.shape
-    fits = (kh, kw) == (3, 3) and groups == 1 and kernel.dtype == "float32"
+    fits = (kh, kw) == (3, 3) and groups == dilation == 1 and kernel.dtype == "float32"
     pays = fits and stride in STRIDES and channels >= 16
     compiled = jax.default_backend() == "cpu" and extension.resolve() == "ffi"
     return stride if pays and compiled else 0

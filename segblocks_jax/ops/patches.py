@@ -57,6 +57,21 @@ def _inner(margin: int, shift: int) -> slice:
     return slice(margin + shift, -margin or None)
 
 
+@dataclasses.dataclass(frozen=True)
+class Taps:
+    """A window of taps: its (height, width), how far windows and how far neighboring taps are apart."""
+
+    size: tuple[int, int]
+    stride: int
+    dilation: int
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """What it covers of a patch."""
+        height, width = (self.dilation * (side - 1) + 1 for side in self.size)
+        return height, width
+
+
 @functools.partial(jax.jit, static_argnames=("shape", "padding", "border"))
 def image_patches(
     shape: tuple[int, int, int], padding: tuple[int, int], border: Border = "zero"

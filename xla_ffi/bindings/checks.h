@@ -77,6 +77,7 @@ struct IndexedConvOperands {
   int64_t kh;
   int64_t kw;
   int64_t stride;
+  int64_t dilation;
   int64_t groups;
   int64_t activation;
   int64_t winograd;

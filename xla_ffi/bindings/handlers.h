@@ -79,12 +79,12 @@ struct Handlers {
                                  Buffer low, Buffer counts, Buffer weights, Buffer scale,
                                  Buffer bias, Buffer residual, Buffer scale2, Buffer bias2,
                                  Result out, Result out2, Result halos, int64_t kh, int64_t kw,
-                                 int64_t stride, int64_t groups, int64_t activation,
-                                 int64_t winograd) {
+                                 int64_t stride, int64_t dilation, int64_t groups,
+                                 int64_t activation, int64_t winograd) {
     const RowOperands input{rows, means, high, low, counts, *halos};
-    const IndexedConvOperands operands{input,  weights, scale,  bias,       residual,
-                                       scale2, bias2,   *out,   *out2,      kh,
-                                       kw,     stride,  groups, activation, winograd};
+    const IndexedConvOperands operands{input,    weights, scale,      bias,    residual, scale2,
+                                       bias2,    *out,    *out2,      kh,      kw,       stride,
+                                       dilation, groups,  activation, winograd};
     return run<IndexedConvCall>(context, "segblocks_indexed_conv", operands);
   }
 

@@ -32,7 +32,8 @@ pybind11::dict registrations() {
   SEGBLOCKS_HANDLER(pad, 2, 2, "num_high", "low_factor", "padding_y", "padding_x");
   SEGBLOCKS_HANDLER(pad_backward, 3, 1, "num_high", "low_factor", "padding_y", "padding_x");
   SEGBLOCKS_HANDLER(index_tables, 4, 3, "block_size", "low_factor", "padding", "border");
-  SEGBLOCKS_HANDLER(indexed_conv, 11, 3, "kh", "kw", "stride", "groups", "activation", "winograd");
+  SEGBLOCKS_HANDLER(indexed_conv, 11, 3, "kh", "kw", "stride", "dilation", "groups", "activation",
+                    "winograd");
   SEGBLOCKS_HANDLER(max_pool, 5, 2, "window", "stride");
   SEGBLOCKS_HANDLER(upsample2, 8, 2);
   SEGBLOCKS_HANDLER(upsample_argmax, 1, 1, "factor");

@@ -38,11 +38,12 @@ class UnitChecker : public Checker {
   }
 
   bool window(const char* height_name, int64_t height, const char* width_name, int64_t width,
-              int64_t stride, const Units& units, Window* window) {
-    *window = {height, width, stride};
+              int64_t stride, int64_t dilation, const Units& units, Window* window) {
+    *window = {height, width, stride, dilation};
     return range(height_name, height, 1, kMaxSide) && range(width_name, width, 1, kMaxSide) &&
-           range("stride", stride, 1, kMaxSide) && at_least("high", units.high, height, width) &&
-           at_least("low", units.low, height, width);
+           range("stride", stride, 1, kMaxSide) && range("dilation", dilation, 1, kMaxSide) &&
+           at_least("high", units.high, window->extent_y(), window->extent_x()) &&
+           at_least("low", units.low, window->extent_y(), window->extent_x());
   }
 
   // Whether the weights are transformed, which all but them must allow.
@@ -51,9 +52,10 @@ class UnitChecker : public Checker {
     call->winograd = attribute == 1;
     const Window& window = call->window;
     return !call->winograd ||
-           (window.height == 3 && window.width == 3 && window.stride <= 2 && !call->depthwise &&
-            call->input.element == Element::kFloat32) ||
-           fail("winograd", "1", "0 for all but float32, one group, 3 x 3, stride 1 or 2");
+           (window.height == 3 && window.width == 3 && window.stride <= 2 && window.dilation == 1 &&
+            !call->depthwise && call->input.element == Element::kFloat32) ||
+           fail("winograd", "1",
+                "0 for all but float32, one group, 3 x 3, stride 1 or 2, dilation 1");
   }
 
   // Units, if there are any, must have patches of at least this size.
@@ -112,7 +114,7 @@ class UnitChecker : public Checker {
 ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedConvCall* call) {
   UnitChecker check(operation);
   if (!check.input(o.input, &call->input, &call->units) ||
-      !check.window("kh", o.kh, "kw", o.kw, o.stride, call->units, &call->window) ||
+      !check.window("kh", o.kh, "kw", o.kw, o.stride, o.dilation, call->units, &call->window) ||
       !check.range("activation", o.activation, 0, 2) || !check.rank("out", o.out, 2, "(p, k)")) {
     return check.error();
   }
@@ -162,7 +164,8 @@ ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedCon
 ffi::Error check(const char* operation, const MaxPoolOperands& o, MaxPoolCall* call) {
   UnitChecker check(operation);
   if (check.input(o.input, &call->input, &call->units) &&
-      check.window("window", o.window, "window", o.window, o.stride, call->units, &call->window) &&
+      check.window("window", o.window, "window", o.window, o.stride, 1, call->units,
+                   &call->window) &&
       check.same_element("out", o.out, "rows", o.input.rows) &&
       check.shape("out", o.out, {max_output_rows(*call), call->input.channels})) {
     call->out = o.out.untyped_data();

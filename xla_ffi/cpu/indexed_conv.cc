@@ -31,6 +31,32 @@ constexpr int64_t kPassBytes = 640 * 1024;
 constexpr int64_t kReadAhead = 16;
 constexpr int64_t kWriteAhead = 8;
 
+// Along one axis of a chunk: the positions of a unit's patch that its windows read, in a table's
+// order. Taps that lie apart have a run of positions each, whatever lies between.
+struct Axis {
+  int64_t pixels;
+  int64_t taps;
+  int64_t stride;
+  int64_t dilation;
+
+  int64_t size() const { return dilation == 1 ? (pixels - 1) * stride + taps : pixels * taps; }
+  // The patch's position at `i` of the table.
+  int64_t source(int64_t i) const {
+    return dilation == 1 ? i : i % pixels * stride + i / pixels * dilation;
+  }
+  // Where a pixel's window begins in the table, and how far on its tap `t` is.
+  int64_t pixel(int64_t p) const { return dilation == 1 ? p * stride : p; }
+  int64_t tap(int64_t t) const { return dilation == 1 ? t : t * pixels; }
+};
+
+Axis rows_of(const Chunk& chunk, const Window& window) {
+  return {chunk.height, window.height, window.stride, window.dilation};
+}
+
+Axis columns_of(const Chunk& chunk, const Window& window) {
+  return {chunk.width, window.width, window.stride, window.dilation};
+}
+
 // What a thread works in.
 struct Workspace {
   std::vector<const float*> table;
@@ -50,7 +76,7 @@ class Convolution {
         addresses_(call.input),
         affine_(call),
         copied_(call.input.element != Element::kFloat32 || call.input.channels < kShortRow),
-        merged_(copied_ && !call.depthwise),
+        merged_(copied_ && !call.depthwise && call.window.dilation == 1),
         taps_(merged_ ? call.window.height : call.window.area()),
         depth_(merged_ ? call.window.width * call.input.channels : call.input.channels),
         num_groups_(count_groups(call)),
@@ -120,8 +146,10 @@ class Convolution {
   }
 
   void reserve(Workspace* workspace) const {
-    const int64_t table = chunks_.max_size(
-        [&](const Chunk& chunk) { return chunk.units * chunk.patch_area(call_.window); });
+    const int64_t table = chunks_.max_size([&](const Chunk& chunk) {
+      return chunk.units * rows_of(chunk, call_.window).size() *
+             columns_of(chunk, call_.window).size();
+    });
     const int64_t pixels = chunks_.max_size([](const Chunk& chunk) { return chunk.pixels(); });
     workspace->table.resize(table);
     workspace->entries.resize(pixels + kPanel);
@@ -156,38 +184,65 @@ class Convolution {
   // The table of a chunk, where each pixel begins in it, and where each tap lies from there.
   void prepare(const Chunk& chunk, Workspace* workspace) const {
     const Window& window = call_.window;
-    const int64_t height = chunk.patch_height(window);
-    const int64_t width = chunk.patch_width(window);
-    const float** table = workspace->table.data();
+    const Axis rows = rows_of(chunk, window);
+    const Axis columns = columns_of(chunk, window);
+    const int64_t height = rows.size();
+    const int64_t width = columns.size();
+    const float** row = workspace->table.data();
     float* copies = workspace->copies.data();
     const float* const** entry = workspace->entries.data();
     for (int64_t u = 0; u < chunk.units; ++u) {
-      for (int64_t i = 0; i < height; ++i) {
-        const int32_t* indices = chunk.patch_row(window, u, i);
-        const float** row = table + (u * height + i) * width;
+      const float* const* first = row;
+      for (int64_t i = 0; i < height; ++i, row += width) {
+        const int32_t* indices = chunk.patch_row(window, u, rows.source(i));
         if (copied_) {
-          float* row_copies = copies + (u * height + i) * width * call_.input.channels;
-          copy_rows(indices, width, row_copies);
-          // Where taps are merged, only the first position of a window is looked up.
-          const int64_t step = merged_ ? window.stride : 1;
-          for (int64_t j = 0; j < width; j += step) row[j] = row_copies + j * call_.input.channels;
+          fill_copied(indices, columns, row, copies);
+          copies += width * call_.input.channels;
         } else {
-          for (int64_t j = 0; j < width; ++j) {
-            row[j] = static_cast<const float*>(addresses_(indices[j]));
-          }
+          fill(indices, columns, row);
           if (call_.depthwise && i < window.height) prefetch_rows(row, width, 0, depth_);
         }
       }
       for (int64_t y = 0; y < chunk.height; ++y) {
-        const float* const* first = table + (u * height + y * window.stride) * width;
-        for (int64_t x = 0; x < chunk.width; ++x) *entry++ = first + x * window.stride;
+        const float* const* begin = first + rows.pixel(y) * width;
+        for (int64_t x = 0; x < chunk.width; ++x) *entry++ = begin + columns.pixel(x);
       }
     }
     // A tile may run over the end of the list: it then sums up the last pixel again.
     for (int64_t k = 0; k < kPanel; ++k, ++entry) *entry = entry[-1];
     for (int64_t t = 0; t < taps_; ++t) {
-      workspace->offsets[t] = merged_ ? t * width : t / window.width * width + t % window.width;
+      workspace->offsets[t] =
+          merged_ ? t * width : rows.tap(t / window.width) * width + columns.tap(t % window.width);
     }
+  }
+
+  // A row of the table.
+  void fill(const int32_t* indices, const Axis& columns, const float** row) const {
+    const int64_t runs = columns.dilation == 1 ? 1 : columns.taps;
+    const int64_t run = columns.size() / runs;
+    const int64_t step = runs == 1 ? 1 : columns.stride;
+    for (int64_t k = 0; k < runs; ++k, row += run, indices += columns.dilation) {
+      for (int64_t j = 0; j < run; ++j) {
+        row[j] = static_cast<const float*>(addresses_(indices[j * step]));
+      }
+    }
+  }
+
+  // The same of copies, which are made first.
+  void fill_copied(const int32_t* indices, const Axis& columns, const float** row,
+                   float* copies) const {
+    const int64_t channels = call_.input.channels;
+    const int64_t width = columns.size();
+    if (columns.dilation == 1) {
+      copy_rows(indices, width, copies);
+    } else {
+      for (int64_t j = 0; j < width; ++j) {
+        copy_rows(indices + columns.source(j), 1, copies + j * channels);
+      }
+    }
+    // Where taps are merged, only the first position of a window is looked up.
+    const int64_t step = merged_ ? columns.stride : 1;
+    for (int64_t j = 0; j < width; j += step) row[j] = copies + j * channels;
   }
 
   void run_group(const Chunk& chunk, const Group& group, Workspace& workspace) const {
@@ -235,7 +290,7 @@ class Convolution {
   void (*row_kernel(const float* const* const* entries, int64_t pixels) const)(const Tile&, int) {
     const Window& window = call_.window;
     if (!call_.depthwise || (window.width != 3 && window.width != 5)) return nullptr;
-    if (window.stride > 2 || pixels < kRowPixels) return nullptr;
+    if (window.stride > 2 || window.dilation > 1 || pixels < kRowPixels) return nullptr;
     for (size_t run = 0; run < std::size(kRuns); ++run) {
       if (!are_neighbors(entries, kRuns[run])) continue;
       return kernels_.depthwise_row[window.width == 5][window.stride - 1][run];

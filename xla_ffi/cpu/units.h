@@ -76,16 +76,7 @@ struct Chunk {
   int64_t first_output() const {
     return live->first_output + unit * live->outputs.area() + y * live->outputs.width + x;
   }
-  // The positions of one unit's patch that the box reads.
-  int64_t patch_height(const Window& window) const {
-    return (height - 1) * window.stride + window.height;
-  }
-  int64_t patch_width(const Window& window) const {
-    return (width - 1) * window.stride + window.width;
-  }
-  int64_t patch_area(const Window& window) const {
-    return patch_height(window) * patch_width(window);
-  }
+  // Row `i` of one unit's patch, from the first that the box reads on.
   const int32_t* patch_row(const Window& window, int64_t u, int64_t i) const {
     const UnitPatches& p = *live->patches;
     return p.indices + ((unit + u) * p.height + y * window.stride + i) * p.width +

@@ -37,6 +37,7 @@ struct WindowTables {
   Size high;
   Size low;
   int32_t stride;
+  int32_t dilation;
   const int32_t* counts;
 
   SEGBLOCKS_HD LiveRows live() const {
@@ -53,7 +54,8 @@ struct WindowTables {
     return row < live.high ? position(high, row) : ~position(low, row - live.high);
   }
 
-  // The index at (y, x) of a window, given as y * patch_width + x for both sizes of units.
+  // The index at tap (y, x) of a window, given as dilation * (y * patch_width + x) for both sizes
+  // of units.
   SEGBLOCKS_HD int32_t index(WindowOrigin origin, int32_t in_high, int32_t in_low) const {
     // One load, no branch: the rows of a tile differ.
     const bool is_high = origin >= 0;
@@ -94,12 +96,12 @@ struct TapWalk {
     while (channel >= channels) {
       channel -= channels;
       ++tap;
-      ++in_high;
-      ++in_low;
+      in_high += tables.dilation;
+      in_low += tables.dilation;
       if (++column == window_width) {
         column = 0;
-        in_high += tables.high.patch_width - window_width;
-        in_low += tables.low.patch_width - window_width;
+        in_high += tables.dilation * (tables.high.patch_width - window_width);
+        in_low += tables.dilation * (tables.low.patch_width - window_width);
       }
     }
     return tap != before;
@@ -145,7 +147,7 @@ WindowTables window_tables(const Call& call) {
   const Units& units = call.units;
   return {table_size(units.high, call.outputs(units.high)),
           table_size(units.low, call.outputs(units.low)), static_cast<int32_t>(call.window.stride),
-          units.counts};
+          static_cast<int32_t>(call.window.dilation), units.counts};
 }
 
 // For every inner pixel of a unit that is upsampled, its 3 x 3 neighborhood.
@@ -154,7 +156,7 @@ inline WindowTables window_tables(const Upsample2Call& call) {
     const UnitOutputs map = call.outputs(patches);
     return table_size(patches, {map.height / 2, map.width / 2});
   };
-  return {size(call.units.high), size(call.units.low), 1, call.units.counts};
+  return {size(call.units.high), size(call.units.low), 1, 1, call.units.counts};
 }
 
 // The first of the four output rows of an inner pixel that is upsampled to 2 x 2; the pixels count

@@ -8,7 +8,7 @@ from flax import nnx
 
 from segblocks_jax import models
 from segblocks_jax.errors import InputError
-from segblocks_jax.nn import BlockOptions, block_multiple, scaled_multiple, smallest_block
+from segblocks_jax.nn import BlockOptions, block_multiple, scaled_multiple
 from segblocks_jax.systems.segblocks import policies
 from segblocks_jax.systems.segblocks.migrations import spec_from_0, spec_from_1
 
@@ -115,12 +115,11 @@ class ModelSpec:
         """Raises ValueError where the policy's blocks are too small for the network."""
         assert self.policy is not None
         side, factor = self.policy.block_size, self.policy.low_factor
-        multiple, smallest = block_multiple(net, factor), smallest_block(net, factor)
-        if side % multiple or side < smallest:
-            more = f" from {smallest} on" if smallest > multiple else ""
+        multiple = block_multiple(net, factor)
+        if side % multiple:
             raise InputError(
-                f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple}{more},"
-                " so that a low block has whole pixels, and as many as are padded, at every layer"
+                f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple}, so that a low"
+                " block has whole pixels at every layer"
             )
 
     def to_dict(self) -> dict[str, Any]:

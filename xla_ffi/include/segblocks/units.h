@@ -60,12 +60,16 @@ struct Window {
   int64_t height;
   int64_t width;
   int64_t stride;
+  int64_t dilation = 1;  // Distance of neighboring taps.
 
   SEGBLOCKS_HD int64_t area() const { return height * width; }
-  // Nothing where the patch is smaller than the window.
+  // What it covers of a patch.
+  SEGBLOCKS_HD int64_t extent_y() const { return dilation * (height - 1) + 1; }
+  SEGBLOCKS_HD int64_t extent_x() const { return dilation * (width - 1) + 1; }
+  // Nothing where the patch is smaller than that.
   SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
-    if (patches.height < height || patches.width < width) return {0, 0};
-    return {(patches.height - height) / stride + 1, (patches.width - width) / stride + 1};
+    if (patches.height < extent_y() || patches.width < extent_x()) return {0, 0};
+    return {(patches.height - extent_y()) / stride + 1, (patches.width - extent_x()) / stride + 1};
   }
 };
 
