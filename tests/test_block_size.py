@@ -11,6 +11,7 @@ from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax import nn
+from segblocks_jax.models.registry import MODELS
 
 RNGS = functools.partial(nnx.Rngs, 0)
 
@@ -20,28 +21,19 @@ def zoo(name: str) -> nnx.Module:
     return nnx.eval_shape(lambda: sb.create_model(name, 3, rngs=nnx.Rngs(0)))
 
 
-@pytest.mark.family("names1-1-2", "names2-2-2")
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize(
-    ("names", "low_side"),
-    [
-        (("swiftnet_rn18", "swiftnet_rn34", "swiftnet_rn50", "swiftnet_rn101"), 1),
-        (("swiftnet_mobilenetv2",), 1),
-        (tuple(f"swiftnet_efflite{i}" for i in range(5)), 2),  # 5x5 kernels pad by 2.
-    ],
-)
-def test_swiftnets_need_what_their_deepest_layer_pads(names, low_side, factor) -> None:
-    for name in names:
-        expected = 32 * low_side * factor
+def test_a_low_block_has_a_pixel_at_the_deepest_layer(factor) -> None:
+    """However far that layer pads: 5x5 kernels in EfficientNet-Lite, dilations up to 17 in LRNNet."""
+    for name, stride in (("swiftnet_rn18", 32), ("swiftnet_efflite1", 32), ("lrnnet", 8)):
+        expected = math.lcm(32, stride * factor)
         assert nn.block_multiple(zoo(name), factor) == expected
         assert nn.smallest_block(zoo(name), factor) == expected
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
-def test_lrnnet_needs_its_largest_dilation(factor) -> None:
-    multiple = math.lcm(32, 8 * factor)
-    assert nn.block_multiple(zoo("lrnnet"), factor) == multiple
-    assert nn.smallest_block(zoo("lrnnet"), factor) == -(-8 * factor * 17 // multiple) * multiple
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_takes_blocks_of_64(name) -> None:
+    assert nn.block_multiple(zoo(name)) in (32, 64)
 
 
 class Own(nnx.Module):
@@ -64,15 +56,11 @@ class Own(nnx.Module):
         return self.last(nn.upsample2(x, self.options))
 
 
-@pytest.mark.parametrize(
-    ("dilation", "factor", "multiple", "smallest"),
-    [(1, 2, 64, 64), (5, 2, 64, 320), (2, 4, 128, 256), (3, 3, 96, 288)],
-)
-def test_a_network_of_our_layers_says_nothing_itself(dilation, factor, multiple, smallest) -> None:
-    net = Own(dilation, sb.BlockOptions())
+@pytest.mark.parametrize(("factor", "multiple"), [(2, 64), (4, 128), (3, 96)])
+def test_a_network_of_our_layers_says_nothing_itself(factor, multiple) -> None:
+    net = Own(5, sb.BlockOptions())
     with nn.rematerialization():
         assert nn.block_multiple(net, factor) == multiple
-    assert nn.smallest_block(net, factor) == smallest
 
 
 def test_the_smallest_blocks_run_and_smaller_ones_are_refused() -> None:
@@ -90,8 +78,8 @@ def test_the_smallest_blocks_run_and_smaller_ones_are_refused() -> None:
 
         return jax.eval_shape(checked, state, image)
 
-    assert run(320).block_size == 20
-    text = r"Own: blocks of 256 x 256 pixels; .* multiple of 64, and at least 320, .*5 at stride 32\).*of 320"
+    assert run(64).block_size == 4
+    text = r"Own: blocks of 96 x 96 pixels; .* multiple of 64, .* use blocks of 128"
     with pytest.raises(ValueError, match=text):
-        run(256)
+        run(96)
     nn.check_blocks(net, sb.split(jnp.zeros((0, 64, 64, 3)), np.zeros((0, 1, 1), bool)))

@@ -370,16 +370,9 @@ def test_unsupported_dtype() -> None:
             use(wrong)
 
 
-@pytest.mark.parametrize(
-    ("padding", "text"),
-    [
-        (9, "padding 9 is larger than the blocks, which are 8 pixels"),
-        ((1, 9), r"padding \(1, 9\) is larger"),
-        (-1, "padding is -1; it can't be negative"),
-    ],
-)
-def test_padding_errors(padding: int | tuple[int, int], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+@pytest.mark.parametrize("padding", [-1, (2, -1)])
+def test_padding_errors(padding: int | tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="it can't be negative"):
         sb.block_pad(whole_blocks("two_images"), padding)
 
 

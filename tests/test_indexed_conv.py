@@ -379,8 +379,12 @@ def test_errors() -> None:
         indexed_conv(rows[:, :3], patches, kernel)
     with pytest.raises(ValueError, match="stride is 0"):
         indexed_conv(rows, patches, kernel, 0)
+    with pytest.raises(ValueError, match="dilation 0; expected at least 1"):
+        indexed_conv(rows, patches, kernel, dilation=0)
     with pytest.raises(ValueError, match="transformed for stride 2, the stride is 1"):
         indexed_conv(rows, patches, pack_kernel(jnp.zeros((3, 3, 4, 5)), winograd=2))
+    with pytest.raises(ValueError, match=r"stride 1, .* the dilation 2; pack it with winograd=0"):
+        indexed_conv(rows, patches, pack_kernel(jnp.zeros((3, 3, 4, 5)), winograd=1), dilation=2)
     for shape, dtype, winograd in (
         ((3, 3), "bfloat16", 1),
         ((3, 1), "float32", 1),
@@ -392,7 +396,7 @@ def test_errors() -> None:
         indexed_conv(rows, patches, kernel, 1, Epilogue(keep=False))
     with pytest.raises(ValueError, match=r"residual has shape \(3, 5\); expected \(12, 5\)"):
         indexed_conv(rows, patches, kernel, 1, Epilogue(residual=jnp.zeros((3, 5))))
-    with pytest.raises(ValueError, match=r"patches of 3 x 4 are smaller than the \(5, 5\) kernel"):
+    with pytest.raises(ValueError, match=r"patches of 3 x 4 .* the \(5, 5\) kernel of dilation 1"):
         indexed_conv(
             rows,
             image_patches((1, 3, 4), (0, 0)),
@@ -403,8 +407,8 @@ def test_errors() -> None:
     grid = sb.BlockGrid.from_mask(np.ones((1, 1, 2), bool))
     with pytest.raises(ValueError, match="border is 'wrap'"):
         index_patches(grid, 4, 1, "wrap")
-    with pytest.raises(ValueError, match="padding is 5; expected 0 to the block size, 4"):
-        index_patches(grid, 4, 5)
+    with pytest.raises(ValueError, match="padding is -1; it can't be negative"):
+        index_patches(grid, 4, -1)
 
 
 def test_an_index_out_of_range_is_an_error() -> None:

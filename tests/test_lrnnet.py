@@ -22,7 +22,6 @@ from segblocks_jax.systems.lrnnet.network import Down, Factorized, FactorizedBlo
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 
-# Dilation 4 pads 4 pixels at stride 8, the side of a low block of 64.
 SIZES = {"num_classes": 5, "width": 8, "features": 6, "dilations": (1, 4)}
 SPEC = sb.ModelSpec(
     "lrnnet",
@@ -225,45 +224,29 @@ def test_gradients_on_a_mixed_grid_against_finite_differences(rng: np.random.Gen
 # Which blocks it takes
 
 
-@pytest.mark.parametrize(
-    ("dilations", "factor", "multiple", "smallest"),
-    [(None, 2, 32, 288), (None, 4, 32, 544), (None, 3, 96, 480), ((1, 8), 2, 32, 128)],
-)
-def test_the_largest_dilation_bounds_the_blocks(dilations, factor, multiple, smallest) -> None:
-    net = shapes(width=8, dilations=dilations)
-    assert nn.block_multiple(net, factor) == multiple
-    assert nn.smallest_block(net, factor) == smallest
+@pytest.mark.parametrize(("factor", "multiple"), [(2, 32), (4, 32), (3, 96), (8, 64)])
+def test_its_stride_bounds_the_blocks(factor, multiple) -> None:
+    assert nn.block_multiple(shapes(width=8), factor) == multiple
 
 
 @pytest.mark.parametrize("high", [[[[True, False]]], [[[True, True]]]])
 def test_blocks_too_small_are_refused(high) -> None:
-    net = shapes(width=8, dilations=(17,))
-    blocks = sb.split(np.zeros((1, 256, 512, 3), np.float32), np.array(high))
-    text = (
-        "LRNNet: blocks of 256 x 256 pixels; .*a multiple of 32, and at least 288.*17 at stride 8"
-    )
+    net = shapes(width=8)
+    blocks = sb.split(np.zeros((1, 16, 32, 3), np.float32), np.array(high))
+    text = "LRNNet: blocks of 16 x 16 pixels; .*a multiple of 32, .*use blocks of 32"
     with pytest.raises(ValueError, match=text):
         jax.eval_shape(lambda p: net(dataclasses.replace(blocks, pixels=p)), blocks.pixels)
 
 
-def test_the_smallest_blocks_run() -> None:
-    graphdef, state = nnx.split(shapes(width=8, dilations=(17,)))
-    image = jax.ShapeDtypeStruct((1, 288, 576, 3), jnp.float32)
-    mask = np.array([[[True, False]]])
-    logits = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(sb.split(x, mask)), state, image)
-    assert logits.block_size == 36
-
-
 def test_a_policy_with_blocks_too_small_is_refused() -> None:
-    def create(**sizes) -> nnx.Dict:
-        mapping = {"model": {"name": "lrnnet", "width": 8, **sizes}, "policy": {"block_size": 128}}
-        config = ExperimentConfig.from_mapping(mapping)
-        return nnx.eval_shape(lambda: create_system(config, 19))
-
-    text = r"policy\.block_size is 128, but lrnnet needs a multiple of 32 from 288 on"
+    mapping = {
+        "model": {"name": "lrnnet", "width": 8},
+        "policy": {"block_size": 64, "low_factor": 3},
+    }
+    config = ExperimentConfig.from_mapping(mapping)
+    text = r"policy\.block_size is 64, but lrnnet needs a multiple of 96, so that"
     with pytest.raises(ValueError, match=text):
-        create()
-    assert create(dilations=[2, 8]).net.backbone.dilations == (2, 8)
+        nnx.eval_shape(lambda: create_system(config, 19))
 
 
 @pytest.mark.parametrize(

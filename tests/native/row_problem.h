@@ -34,6 +34,7 @@ struct ProblemSize {
   bool residual;
   bool second;  // The second output, and no first one where it is the only one.
   bool keep;
+  int64_t dilation = 1;
 };
 
 inline float number(float value) { return value; }
@@ -124,7 +125,7 @@ class Problem {
     call.units = {{size.capacity[0], size.patch[0][0], size.patch[0][1], high_.data()},
                   {size.capacity[1], size.patch[1][0], size.patch[1][1], low_.data()},
                   counts_.data()};
-    call.window = {size.window, size.window, size.stride};
+    call.window = {size.window, size.window, size.stride, size.dilation};
     call.features = size.features;
     call.depthwise = depthwise;
     call.activation = size.activation;
@@ -189,8 +190,8 @@ class Problem {
     const int64_t first = call.depthwise ? k : 0;
     const int64_t last = call.depthwise ? k + 1 : size_.channels;
     for (int64_t tap = 0; tap < call.window.area(); ++tap) {
-      const int64_t row = y * size_.stride + tap / size_.window;
-      const int64_t column = x * size_.stride + tap % size_.window;
+      const int64_t row = y * size_.stride + tap / size_.window * size_.dilation;
+      const int64_t column = x * size_.stride + tap % size_.window * size_.dilation;
       for (int64_t c = first; c < last; ++c) {
         sum += pixel(kind, unit, row, column, c) * weight(tap, c, k);
       }

@@ -126,6 +126,11 @@ int main() {
   const ProblemSize no_channels = {0,     16,   3,     1,     {2, 2}, {2, 2}, {{5, 5}, {5, 5}},
                                    kRelu, true, false, false, true};
 
+  const ProblemSize dilated = {24,    72,   3,     1,    {4, 5}, {2, 3}, {{17, 15}, {16, 15}},
+                               kNone, true, false, true, true,   7};
+  const ProblemSize dilated_odd = {19,    42,    3,    2,     {3, 2}, {2, 2}, {{9, 9}, {7, 8}},
+                                   kNone, false, true, false, true,   2};
+
   check_layouts<ConvTile<64, 8>>("64 x 8");
   check_layouts<ConvTile<128, 8>>("128 x 8");
   check_layouts<ConvTile<64, 1>>("64 x 1");
@@ -141,9 +146,12 @@ int main() {
   check_tile<ConvTile<64, 1>>("channels by four, one by one", quads);
   check_tile<ConvTile<64, 1>>("stem", stem);
   check_tile<ConvTile<64, 1>>("odd channels", odd);
+  check_tile<ConvTile<64, 8>>("dilated", dilated);
+  check_tile<ConvTile<64, 1>>("dilated, odd channels", dilated_odd);
   for (const auto& [name, size] :
        {std::pair{"3 x 3", partly}, std::pair{"stem", stem}, std::pair{"odd channels", odd},
         std::pair{"wide", wide}, std::pair{"no channels", no_channels},
+        std::pair{"dilated", dilated}, std::pair{"dilated, odd channels", dilated_odd},
         std::pair{"nothing live", nothing}}) {
     check_plain(name, size);
   }

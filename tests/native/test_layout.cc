@@ -138,6 +138,7 @@ int main() {
           check_padding({layout, padding, padding}, slots);
           check_padding({layout, padding, block + 1 - padding}, slots);
         }
+        check_padding({layout, 2 * block + 1, 4 * block}, slots);
       }
     }
   }

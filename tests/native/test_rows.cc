@@ -149,6 +149,7 @@ struct ConvCase {
   UnitPatches high;
   UnitPatches low;
   bool winograd = false;
+  int64_t dilation = 1;
 };
 
 // Packed weights of 3 x 3 taps -> those of Winograd's transform.
@@ -192,7 +193,7 @@ void check_conv(const TileKernels& kernels, const ConvCase& c, int variant) {
   IndexedConvCall call{};
   call.input = in.input;
   call.units = in.units;
-  call.window = {c.kh, c.kw, c.stride};
+  call.window = {c.kh, c.kw, c.stride, c.dilation};
   call.features = c.features;
   call.depthwise = c.depthwise;
   call.activation = static_cast<Activation>(variant % 3);
@@ -231,8 +232,8 @@ void check_conv(const TileKernels& kernels, const ConvCase& c, int variant) {
       double sum = 0.0;
       double scale = 1.0;
       for (int64_t t = 0; t < taps; ++t) {
-        const int32_t index =
-            patch[(y * c.stride + t / c.kw) * patches.width + x * c.stride + t % c.kw];
+        const int32_t index = patch[(y * c.stride + t / c.kw * c.dilation) * patches.width +
+                                    x * c.stride + t % c.kw * c.dilation];
         for (int64_t d = c.depthwise ? k : 0; d < (c.depthwise ? k + 1 : c.channels); ++d) {
           const int64_t panel = k / IndexedConvCall::kPanel;
           const int64_t at = c.depthwise ? t * c.channels + k
@@ -382,6 +383,10 @@ const ConvCase kConvs[] = {
     {43, 43, 3, 3, 2, true, {3, 7, 8, nullptr}, {5, 3, 3, nullptr}},
     {0, 20, 3, 3, 1, false, {2, 5, 5, nullptr}, {2, 3, 3, nullptr}},
     {5, 5, 3, 3, 1, true, {3, 7, 8, nullptr}, {5, 3, 3, nullptr}},
+    {32, 64, 3, 3, 1, false, {4, 12, 14, nullptr}, {3, 10, 9, nullptr}, false, 3},
+    {96, 96, 3, 3, 1, true, {3, 42, 40, nullptr}, {5, 38, 35, nullptr}, false, 17},
+    {5, 20, 3, 1, 2, false, {3, 17, 7, nullptr}, {2, 11, 3, nullptr}, false, 4},
+    {43, 43, 5, 5, 2, true, {3, 19, 20, nullptr}, {2, 13, 13, nullptr}, false, 3},
     {17, 42, 3, 3, 1, false, {4, 7, 8, nullptr}, {3, 5, 5, nullptr}, true},
     {32, 200, 3, 3, 1, false, {2, 16, 19, nullptr}, {5, 3, 3, nullptr}, true},
     {64, 80, 3, 3, 2, false, {4, 9, 12, nullptr}, {3, 5, 3, nullptr}, true},
