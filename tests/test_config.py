@@ -235,8 +235,7 @@ def test_blocks_too_small_for_the_network_are_refused():
         ("swiftnet_rn18", 32, 2, 64),
         ("swiftnet_rn18", 96, 2, 64),
         ("swiftnet_rn50", 64, 4, 128),
-        ("swiftnet_efflite0", 64, 2, 128),
-        ("swiftnet_efflite0", 192, 2, 128),
+        ("swiftnet_efflite0", 96, 2, 64),
     ],
 )
 def test_a_network_refuses_blocks_too_small_for_it(name, side, factor, multiple):

@@ -52,7 +52,15 @@ COUNTS = {"counts": np.array([2, 3], np.int32)}
 HALOS = {"halos": ((2, 20), "float32")}
 OUTPUTS = 2 * 3 * 4 + 3 * 1 * 2
 SECOND = {"scale2": ((33,), "float32"), "bias2": ((33,), "float32")}
-ATTRIBUTES = {"kh": 3, "kw": 3, "stride": 1, "groups": 1, "activation": 1, "winograd": 0}
+ATTRIBUTES = {
+    "kh": 3,
+    "kw": 3,
+    "stride": 1,
+    "dilation": 1,
+    "groups": 1,
+    "activation": 1,
+    "winograd": 0,
+}
 MASK = np.array([[[True, False, True]]])
 CALLS = {
     "segblocks_indexed_conv": Call(
@@ -145,6 +153,9 @@ ATTRIBUTE_ERRORS = [
     ("stride", 0, "a number in 1 .."),
     ("stride", 2**40, "a number in 1 .."),
     ("stride", 2, r"shape \("),
+    ("dilation", 0, "a number in 1 .."),
+    ("dilation", 2, "at least 5 x 5"),
+    ("dilation", 2**62, "a number in 1 .."),
     ("groups", 0, "1, or one channel a group"),
     ("groups", 2, "1, or one channel a group"),
     ("groups", 20, "1, or one channel a group"),

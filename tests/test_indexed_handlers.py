@@ -91,6 +91,7 @@ class Conv:
                 "kh": self.kh,
                 "kw": self.kw,
                 "stride": self.stride,
+                "dilation": 1,
                 "groups": self.c if self.depthwise else 1,
                 "activation": self.activation,
                 "winograd": int(self.winograd),

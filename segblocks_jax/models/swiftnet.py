@@ -145,7 +145,7 @@ class SwiftNet(nnx.Module):
         """Normalized image (n, h, w, 3), h and w multiples of 32, or blocks of it -> logits at 1/4.
 
         Raises:
-            ValueError: blocks that are too small, see `segblocks_jax.nn.smallest_block`.
+            ValueError: blocks of a size that it can't have, see `segblocks_jax.nn.block_multiple`.
         """
         if isinstance(x, DualRes):
             nn.check_blocks(self, x)

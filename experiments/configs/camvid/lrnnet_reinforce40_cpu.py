@@ -13,7 +13,7 @@ from segblocks_jax.experiments.defaults import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The budget and the blocks of `rn18_reinforce40_cpu.py`, which take dilations of up to 4 (docs/lrnnet.md)."""
+    """The budget and the blocks of `rn18_reinforce40_cpu.py`, and smaller dilations than published."""
     return config(
         {
             "name": "camvid_lrnnet_reinforce40_cpu",

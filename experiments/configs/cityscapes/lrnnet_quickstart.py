@@ -12,7 +12,7 @@ from segblocks_jax.experiments.defaults import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Half the channels, dilations for blocks of 64 pixels, 256 x 512 images, 40% of blocks high."""
+    """Half the channels, smaller dilations, 256 x 512 images in blocks of 64 pixels, 40% of blocks high."""
     return config(
         {
             "name": "street_scenes_lrnnet_quickstart",

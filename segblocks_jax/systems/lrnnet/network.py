@@ -118,8 +118,7 @@ class LRNNetOptions:
     Attributes:
         width: channels of the encoder's second stage.
         features: channels of the attention.
-        dilations: of the third stage, one per block. The largest bounds the size of blocks from below:
-            `segblocks_jax.nn.smallest_block`.
+        dilations: of the third stage, one per block.
         dropout: factor on the rates of dropout.
     """
 
@@ -197,7 +196,7 @@ class LRNNet(nnx.Module):
         """Normalized image (n, h, w, 3), h and w multiples of 8, or blocks of it -> logits at 1/8.
 
         Raises:
-            ValueError: blocks that are too small, see `segblocks_jax.nn.smallest_block`.
+            ValueError: blocks of a size that it can't have, see `segblocks_jax.nn.block_multiple`.
         """
         if isinstance(x, DualRes):
             nn.check_blocks(self, x)
