@@ -15,6 +15,8 @@ from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.models.registry import MODELS
 from segblocks_jax.ops.patches import BORDERS, gather
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 # Of those with a choice of width, narrow ones.
 NARROW = {"lrnnet": {"width": 16}} | {f"swiftnet_rn{n}": {"width": 8} for n in (18, 34, 50, 101)}
 
@@ -45,11 +47,11 @@ BLOCKS = given(
 @settings(max_examples=25, deadline=None)
 @BLOCKS
 @example(grid=(1, 4, 4), low=1, factor=2, bits=0x5A3C, padding=(3, 7))
-def test_padding_by_place(compiled, grid, low, factor, bits, padding) -> None:
+def test_padding_by_place(grid, low, factor, bits, padding) -> None:
     check_padding(grid, low, factor, bits, padding)
 
 
-def test_padding_across_four_blocks(compiled: None) -> None:
+def test_padding_across_four_blocks() -> None:
     check_padding((1, 3, 4), 1, 2, 0x5A3, (7, 3))
 
 
@@ -78,7 +80,7 @@ def check_padding(grid, low, factor, bits, padding) -> None:
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @BLOCKS
-def test_patches_by_place(compiled, grid, low, factor, bits, padding) -> None:
+def test_patches_by_place(grid, low, factor, bits, padding) -> None:
     """The patches lead to what `block_pad` gives; at the border of the image, to its outermost pixels."""
     blocks = drawn(grid, low, factor, bits)
     for border in BORDERS:
@@ -103,8 +105,15 @@ def mean2(image: jax.Array) -> jax.Array:
 
 @pytest.mark.family("lrnnet")
 @pytest.mark.parametrize("name", MODELS)
-def test_uniform_grids_of_64_equal_images(name: str, rng: np.random.Generator) -> None:
-    """Values and gradients: logits on all-high; on all-low the backbone's features, of half the image."""
+def test_uniform_grids_of_64_equal_images(
+    name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients: logits on all-high; on all-low the backbone's features, of half the image.
+
+    With smooth activations: where rounding switches a single ReLU, gradients jump.
+    """
+    for activation in ("relu", "relu6"):
+        monkeypatch.setattr(jax.nn, activation, jax.nn.silu)
     options = NARROW.get(name, {})
     net = network(lambda: sb.create_model(name, 5, **options, rngs=nnx.Rngs(0)))
     net.eval()
