@@ -99,12 +99,12 @@ def _check(
     stride, dilation = window.stride, window.dilation
     if min(stride, dilation) < 1:
         raise ValueError(
-            f"indexed_conv: stride is {stride}, dilation {dilation}; expected at least 1"
+            f"indexed_conv: stride is {stride}, dilation {dilation}; expected 1 or more"
         )
     if kernel.winograd and (kernel.winograd, 1) != (stride, dilation):
         raise ValueError(
             f"indexed_conv: the kernel is transformed for stride {kernel.winograd}, the stride is {stride}"
-            f" and the dilation {dilation}; pack it with winograd={stride if dilation == 1 else 0}, or 0"
+            f" and the dilation {dilation}; pack it with winograd={stride * (dilation == 1)}, or 0"
         )
     if epilogue.activation not in ACTIVATIONS:
         raise ValueError(
@@ -189,7 +189,6 @@ def _run(
 def _reference(
     rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> Outputs:
-    # Gathers, then makes one product for each tap of the kernel.
     high, low = (
         _convolve(part, kernel, window).reshape(-1, kernel.features)
         for part in gather(rows, patches)

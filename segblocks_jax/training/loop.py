@@ -51,8 +51,7 @@ def train(system: System, workdir: pathlib.Path, profile: Profile | None = None)
         ConfigError: the workdir holds a run of another configuration.
         NonFiniteError: a metric is NaN or infinite; the last checkpoint is as it was.
         FileNotFoundError: no such file of pretrained weights.
-        ValueError: the pretrained weights don't fit, or the profile asks for steps that the run doesn't
-            have; nothing is written.
+        ValueError: the pretrained weights don't fit, or the profile's steps aren't in the run; nothing is written.
         FileExistsError: `export/` holds something else than a saved model.
         ModuleNotFoundError: `config.loop.wandb` is set and wandb is not installed.
         UnwritableError: the workdir can't be written.
@@ -68,8 +67,7 @@ def train(system: System, workdir: pathlib.Path, profile: Profile | None = None)
         only_run(workdir),
     ):  # Where data is missing, there is no workdir.
         if pretrained is not None:
-            source = pretrained.get("source")
-            whose = f" ({source})" if source else ""
+            whose = f" ({pretrained['source']})" if pretrained.get("source") else ""
             say("backbone weights from {file}, SHA-256 {sha256}".format(**pretrained) + whose)
         with contextlib.ExitStack() as stack:
             run = Run(system, modules, batches, pretrained, workdir, profile, stack)
