@@ -379,7 +379,7 @@ def test_errors() -> None:
         indexed_conv(rows[:, :3], patches, kernel)
     with pytest.raises(ValueError, match="stride is 0"):
         indexed_conv(rows, patches, kernel, 0)
-    with pytest.raises(ValueError, match="dilation 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="dilation 0; expected >= 1"):
         indexed_conv(rows, patches, kernel, dilation=0)
     with pytest.raises(ValueError, match="transformed for stride 2, the stride is 1"):
         indexed_conv(rows, patches, pack_kernel(jnp.zeros((3, 3, 4, 5)), winograd=2))

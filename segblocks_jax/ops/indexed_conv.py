@@ -98,9 +98,7 @@ def _check(
         )
     stride, dilation = window.stride, window.dilation
     if min(stride, dilation) < 1:
-        raise ValueError(
-            f"indexed_conv: stride is {stride}, dilation {dilation}; expected 1 or more"
-        )
+        raise ValueError(f"indexed_conv: stride is {stride}, dilation {dilation}; expected >= 1")
     if kernel.winograd and (kernel.winograd, 1) != (stride, dilation):
         raise ValueError(
             f"indexed_conv: the kernel is transformed for stride {kernel.winograd}, the stride is {stride}"
