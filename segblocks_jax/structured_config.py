@@ -211,7 +211,8 @@ def _convert(kind: Any, value: Any, name: str, root: Any = None) -> Any:
         check(isinstance(value, Mapping), f"{name} is {value!r}; expected a group of fields")
         return build(kind, value, name + ".", root)
     if (inner := optional(kind)) is not None:
-        return None if value is None else _convert(inner, value, name)
+        # A flag of a text can't say None otherwise.
+        return None if value is None or value == "None" else _convert(inner, value, name)
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         several = isinstance(value, (tuple, list))

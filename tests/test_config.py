@@ -272,3 +272,9 @@ def test_the_authors_semantics_can_be_set_by_flags():
         "ignored": "counted",
     }
     assert ExperimentConfig.from_mapping({"semantics": fields}).semantics == BlockOptions.authors()
+
+
+def test_a_flag_can_take_back_an_optional_field():
+    """As `--config.model.pretrained=None` does, where the configuration file names weights."""
+    mapping = {"model": {"name": "swiftnet_rn18", "pretrained": "None"}}
+    assert ExperimentConfig.from_mapping(mapping).model.pretrained is None
