@@ -62,9 +62,9 @@ def check_blocks(net: Callable[[Any], Any], blocks: DualRes) -> None:
     """Raises InputError where blocks of an image don't have a size that the network can run on."""
     side, factor = blocks.block_size, blocks.grid.low_factor
     multiple = block_multiple(net, factor)
-    if blocks.grid.num_blocks and side % multiple:
+    if blocks.grid.num_blocks and (side < 1 or side % multiple):
         raise InputError(
             f"{type(net).__name__}: blocks of {side} x {side} pixels; the network needs a multiple of"
             f" {multiple}, so that a low block (1/{factor} of the side) has whole pixels at every layer; use"
-            f" blocks of {-(-side // multiple) * multiple}, by a coarser mask"
+            f" blocks of {max(1, -(-side // multiple)) * multiple}, by a coarser mask"
         )

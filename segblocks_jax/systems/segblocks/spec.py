@@ -116,7 +116,7 @@ class ModelSpec:
         assert self.policy is not None
         side, factor = self.policy.block_size, self.policy.low_factor
         multiple = block_multiple(net, factor)
-        if side % multiple:
+        if side < 1 or side % multiple:
             raise InputError(
                 f"policy.block_size is {side}, but {self.name} needs a multiple of {multiple}, so that a low"
                 " block has whole pixels at every layer"
