@@ -11,6 +11,7 @@ from .interop import load_model as load_model
 from .interop import load_spec as load_spec
 from .interop import load_torch_state_dict as load_torch_state_dict
 from .interop import save_model as save_model
+from .interop import shipped_models as shipped_models
 from .models import create_model as create_model
 from .nn import BlockOptions as BlockOptions
 from .nn import Semantics as Semantics

@@ -68,6 +68,21 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a temporary file to write; at the end, without an error, it becomes `path` in one step.
+
+    Makes folders as needed. The file is hidden; of a process that is killed it stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield file
+        file.replace(path)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def whole_folder(folder: str | os.PathLike[str], replace: bool = False) -> Iterator[pathlib.Path]:
     """Gives a temporary folder to fill; at the end, without an error, it becomes `folder` in one step.
 

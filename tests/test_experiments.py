@@ -267,8 +267,9 @@ def test_prediction_passes_over_a_broken_file_and_says_so(trained, tmp_path, rng
         "good_grid.png",
         "good_labels.png",
         "good_overlay.png",
+        "good_result.json",
     ]
-    for file in output.iterdir():
+    for file in output.glob("*.png"):
         with Image.open(file) as written:
             assert written.size == (150, 100)
     with Image.open(output / "good_labels.png") as written:

@@ -9,7 +9,7 @@ import segblocks_jax
 
 ROOT = pathlib.Path(segblocks_jax.__file__).parent
 LAYERS = """ops | blocks | nn | models | adaptive | tasks data interop | training inference | systems
-    | analysis | experiments"""
+    | analysis | experiments predict"""
 LEVELS = {name: level for level, row in enumerate(LAYERS.split("|")) for name in row.split()}
 SIDEWAYS = {("data", "tasks.segmentation"), ("systems.lrnnet", "systems.segblocks")}
 

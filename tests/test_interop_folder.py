@@ -15,6 +15,7 @@ import safetensors.numpy
 from flax import nnx
 
 import segblocks_jax as sb
+from segblocks_jax.interop import folder as folder_module
 
 SPEC = sb.ModelSpec(
     name="swiftnet_rn18",
@@ -248,3 +249,52 @@ def test_weights_that_do_not_fit_are_listed_at_once(saved: pathlib.Path) -> None
         "left over: net.extra",
         "misshapen: policy.policy_net.layers.9.bias: got (2,), expected (1,)",
     ]
+
+
+def test_bfloat16_halves_the_file_and_loads_as_float32(tmp_path: pathlib.Path) -> None:
+    system = small_system()
+    sizes = {}
+    for dtype in ("float32", "bfloat16"):
+        folder = sb.save_model(tmp_path / dtype, system, SPEC, dtype=dtype)
+        sizes[dtype] = (folder / "weights.safetensors").stat().st_size
+        assert len((folder / "weights.safetensors").read_bytes()) == sizes[dtype]
+    count = sum(value.size for value in golden.variables(system).values())
+    assert sizes["float32"] - sizes["bfloat16"] == pytest.approx(2 * count, abs=2000)
+    loaded = golden.variables(sb.load_model(tmp_path / "bfloat16"))
+    for name, value in golden.variables(system).items():
+        assert loaded[name].dtype == np.float32
+        np.testing.assert_array_equal(loaded[name], value.astype(jnp.bfloat16).astype(np.float32))
+    with pytest.raises(ValueError, match=r"dtype is 'int8'; expected one of \('float32', 'bfloat"):
+        sb.save_model(tmp_path / "model", system, SPEC, dtype="int8")
+
+
+def test_models_that_come_with_the_package_load_by_their_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"tiny holds no .* or the name .* \(there are none\)"
+    ):
+        sb.load_model("tiny")
+    system, about = small_system(), {"summary": "a few weights", "metrics": {"miou": 0.1}}
+    sb.save_model(tmp_path / "shipped" / "tiny", system, SPEC, about=about)
+    (tmp_path / "shipped" / "notes").mkdir()
+    assert sb.shipped_models() == {"tiny": about}
+    assert sb.load_spec("tiny") == SPEC
+    assert jax.tree.leaves(nnx.state(sb.load_model("tiny")))[0].dtype == np.float32
+    for unknown in ("tinier", "./tiny", tmp_path / "tiny"):
+        with pytest.raises(FileNotFoundError, match=r"holds no .* or the name of a .* \(tiny\)"):
+            sb.load_spec(unknown)
+    other = dataclasses.replace(SPEC, dataset="cityscapes")
+    sb.save_model("tiny", system, other)
+    assert sb.load_spec("tiny") == other  # An existing folder goes first.
+
+
+def test_what_ships_is_small_complete_and_loads() -> None:
+    for name, about in sb.shipped_models().items():
+        assert about.keys() >= {"summary", "metrics", "command", "license"}, name
+        weights = folder_module.SHIPPED / name / "weights.safetensors"
+        assert weights.stat().st_size <= 9_000_000, name
+        assert sb.load_spec(name).mean is not None, name
+        sb.load_model(name)

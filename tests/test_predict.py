@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from segblocks_jax.inference import files, predict, result_files
+from segblocks_jax.inference.result_files import make_jobs
 from segblocks_jax.tasks.segmentation.labels import CITYSCAPES
 from segblocks_jax.tasks.segmentation.result import Segmentation
 
@@ -19,8 +20,12 @@ class FakeEngine:
 
     multiple, learned = SIDE, True
 
-    def __init__(self) -> None:
+    def gmacs(self, size, share):
+        return 1 + share
+
+    def __init__(self, classes: int = 19) -> None:
         self.batches: list[tuple[int, ...]] = []
+        self._classes = classes
 
     def __call__(self, images: np.ndarray) -> Segmentation:
         self.batches.append(images.shape)
@@ -30,7 +35,7 @@ class FakeEngine:
         grid = (n, -(-h // SIDE), -(-w // SIDE))
         mask = np.broadcast_to(np.arange(grid[2]) * 2 < grid[2], grid)
         scores = np.where(mask, np.float32(2), np.float32(-1000))
-        labels = (images[..., 0] // 15).astype(np.uint8)
+        labels = (images[..., 0] // 15 % self._classes).astype(np.uint8)
         return Segmentation(labels, None, mask, scores, 0.0, False)
 
 
@@ -58,7 +63,8 @@ def save_video(path: pathlib.Path, frames: list[np.ndarray]) -> None:
 
 
 def run(engine, path, output, **options):
-    return predict.predict_files(engine, CITYSCAPES, files.find_files(path), output, **options)
+    jobs = make_jobs(files.find_files(path), output)
+    return predict.predict_files(engine, CITYSCAPES, jobs, **options)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -79,7 +85,8 @@ def test_side_by_side_shows_all_three(engine, tmp_path, rng):
     image = save_image(tmp_path / "a.png", (70, 100), rng)
     assert run(engine, tmp_path / "a.png", tmp_path / "out", side_by_side=True) == []
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == [f"a_{kind}.png" for kind in ("grid", "labels", "overlay", "side_by_side")]
+    kinds = ("grid", "labels", "overlay", "side_by_side")
+    assert names == sorted([*(f"a_{kind}.png" for kind in kinds), "a_result.json"])
     joined = files.read_image(tmp_path / "out" / "a_side_by_side.png")
     assert joined.shape[1] == 3 * 100 + 2 * 8
     np.testing.assert_array_equal(joined[-70:, :100], image)
@@ -261,9 +268,9 @@ def test_results_beside_the_inputs(engine, tmp_path, rng):
     inputs = files.find_files(tmp_path, tmp_path)
     assert len(inputs) == 3
     for _ in range(2):
-        assert predict.predict_files(engine, CITYSCAPES, inputs, tmp_path) == []
+        assert predict.predict_files(engine, CITYSCAPES, make_jobs(inputs, tmp_path)) == []
         assert files.find_files(tmp_path, tmp_path) == inputs
-        assert len(list(tmp_path.iterdir())) == 3 + 3 * 3
+        assert len(list(tmp_path.iterdir())) == 3 + 3 * (3 + 1)
     assert (tmp_path / "b_labels.png").read_bytes() == label
     assert (tmp_path / "a_labels.png").is_file()
 
@@ -312,6 +319,7 @@ def test_progress_follows_what_files_hold(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(
         predict.Progress, "update", lambda _, step, total: shown.append((step, total))
     )
-    predict.predict_files(engine, CITYSCAPES, [tmp_path / name for name in held], tmp_path / "out")
+    jobs = make_jobs([tmp_path / name for name in held], tmp_path / "out")
+    predict.predict_files(engine, CITYSCAPES, jobs)
     assert shown[:3] == [(1, 8), (2, 8), (3, 9)]
     assert shown[-2:] == [(9, 12), (9, 9)]

@@ -16,6 +16,8 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from segblocks_jax.data.datasets import Kind
 from segblocks_jax.errors import InputError
 
+MAX_PIXELS = 178_956_970
+"""Of an image that commands read, unless they are told another number; Pillow's own limit."""
 _TOPS = (255, 1023, 4095, 16383, 65535)
 _REMEDY = "save it with 8 bits per channel"
 # Of each kind, Pillow's modes, and what to say of another.

@@ -7,15 +7,14 @@ from typing import Any
 
 import jax
 import rich.console
-from absl import logging
 
 from segblocks_jax.data import images
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference import files
-from segblocks_jax.inference import predict as prediction
+from segblocks_jax.inference.predict import predict_inputs
 from segblocks_jax.paths import check_writable
 from segblocks_jax.progress import Progress
 from segblocks_jax.systems.segblocks import speed as timing
+from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.training import loop
 from segblocks_jax.training.logging import write_json
@@ -88,7 +87,7 @@ def predict(
     shapes: tuple[tuple[int, int, int], ...] = (),
     batch_size: int = 1,
     side_by_side: bool = False,
-    max_pixels: int = 178_956_970,
+    max_pixels: int = images.MAX_PIXELS,
 ) -> int:
     """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed.
 
@@ -98,18 +97,22 @@ def predict(
     """
     if source is None:
         raise InputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
-    images.allow_pixels(max_pixels)
-    check_writable(output)
-    found = files.find_files(pathlib.Path(source), output)
-    modules, _, _ = load_modules(system, workdir, checkpoint)
-    engine = system.engine(modules, mode=mode, shapes=shapes, keep_memory=True)
-    options: Any = {"batch_size": batch_size, "side_by_side": side_by_side}
-    failed = prediction.predict_files(engine, system.table, found, output, **options)
-    done = len(found) - len(failed)
-    print(f"{done} of {len(found)} files segmented; results in {output}")
-    for name, reason in failed:
-        logging.error("%s: %s", name, reason)
-    return 1 if failed else 0
+
+    def engine() -> Engine:
+        modules, _, _ = load_modules(system, workdir, checkpoint)
+        return system.engine(modules, mode=mode, shapes=shapes, keep_memory=True)
+
+    return predict_inputs(
+        engine,
+        system.table,
+        [source],
+        output,
+        settings={"workdir": str(workdir)},
+        overwrite=True,  # A run may have gone on, or be another one.
+        max_pixels=max_pixels,
+        batch_size=batch_size,
+        side_by_side=side_by_side,
+    )
 
 
 def export(

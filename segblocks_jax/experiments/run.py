@@ -13,8 +13,10 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from segblocks_jax.data import images
 from segblocks_jax.errors import InputError, MissingFileError, UserError
 from segblocks_jax.experiments import commands
+from segblocks_jax.inference.server import parse_shape
 from segblocks_jax.paths import expand
 from segblocks_jax.structured_config import ConfigError, check_name
 from segblocks_jax.systems.registry import system_of, system_type
@@ -54,7 +56,7 @@ _SHAPES = flags.DEFINE_list(
 _BATCH = flags.DEFINE_integer("batch_size", 1, "predict: pictures of one size taken together.")
 _SIDE_BY_SIDE = flags.DEFINE_bool("side_by_side", False, "predict: input, labels, grid in one PNG.")
 _MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", 178_956_970, "predict: larger images are refused.", lower_bound=1
+    "max_pixels", images.MAX_PIXELS, "predict: larger images are refused.", lower_bound=1
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -190,19 +192,11 @@ def _run(system: Any) -> int:
         _INPUT.value,
         output if _OUTPUT.value else workdir / "predictions",
         mode=_SERVE.value,
-        shapes=tuple(map(_shape, _SHAPES.value)),
+        shapes=tuple(map(parse_shape, _SHAPES.value)),
         batch_size=_BATCH.value,
         side_by_side=_SIDE_BY_SIDE.value,
         max_pixels=_MAX_PIXELS.value,
     )
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    parts = text.split("x")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        raise ConfigError(f"--shapes has {text!r}; expected NxHxW, such as 1x1024x2048")
-    n, h, w = map(int, parts)
-    return n, h, w
 
 
 def _image_size() -> tuple[int, int]:

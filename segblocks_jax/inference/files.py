@@ -48,13 +48,16 @@ def find_files(path: pathlib.Path, output: pathlib.Path | None = None) -> list[p
     """The image or video itself, or all of a folder and its subfolders, sorted; a warning counts what else is there.
 
     Where the folder of results, `output`, lies inside `path`, what is in it is no input; else only results of
-    earlier predictions in it are none. Raises FileNotFoundError where nothing is found.
+    earlier predictions in it are none. Raises FileNotFoundError where nothing is found, ValueError where the folder
+    can't be read.
     """
     path, output = expand(path), None if output is None else expand(output)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise MissingFileError(f"{path}: no such image, video or folder")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise InputError(f"{path}: this folder can't be read; ask for the permission to read it")
     found, left_out = [], collections.Counter[str]()
     for file in sorted(path.rglob("*")):
         if reason := _left_out(file, path, output):

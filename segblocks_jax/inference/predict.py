@@ -1,4 +1,4 @@
-"""Prediction on files: label maps, overlays and the policy's grid as PNG.
+"""Prediction on files: label maps, overlays and the policy's grid as PNG, and a record of each file.
 
 Files are read ahead, and results written, while the engine computes.
 """
@@ -9,26 +9,28 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-import threading
-import traceback
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 
-from segblocks_jax.data import pad_to_multiple
-from segblocks_jax.errors import InputError
-from segblocks_jax.inference.files import Picture, count_pictures, read_pictures
-from segblocks_jax.inference.result_files import name_results, save_result
-from segblocks_jax.paths import expand
+from segblocks_jax.data import images
+from segblocks_jax.errors import InputError, MissingFileError, UserError
+from segblocks_jax.inference.files import Picture, count_pictures, find_files, read_pictures
+from segblocks_jax.inference.result_files import Job, make_jobs
+from segblocks_jax.inference.result_writer import WRITERS, FileWriter, Segmented, Style, Writers
+from segblocks_jax.paths import check_writable, expand
 from segblocks_jax.progress import Progress
-from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 from segblocks_jax.tasks.segmentation.result import Segmentation
 
 _READ_AHEAD = 4  # Pictures beyond a batch.
-_WRITERS = 2
+
+Failures = list[tuple[pathlib.Path, str]]
+"""Files, each with the first reason why something of it is missing."""
 
 
 @runtime_checkable
@@ -44,71 +46,136 @@ class Segmenter(Protocol):
     def __call__(self, images: UInt8[np.ndarray, "n h w 3"], /) -> Segmentation:
         """Segments images of one size."""
 
+    def gmacs(self, size: tuple[int, int], share: float) -> float | None:
+        """10^9 multiply-adds of an image (h, w) at a share of high blocks; None where it is unknown."""
+
+
+def predict_inputs(
+    make_engine: Callable[[], Segmenter],
+    table: LabelTable,
+    inputs: Sequence[str],
+    output: pathlib.Path,
+    *,
+    settings: Mapping[str, Any],
+    shard: tuple[int, int] = (1, 1),
+    overwrite: bool = False,
+    max_pixels: int = images.MAX_PIXELS,
+    **options: Any,
+) -> int:
+    """The commands' prediction: prints a line per file, and what failed; gives the exit code, 1 where a file failed.
+
+    Args:
+        make_engine: called where there is something to do.
+        table: of the classes.
+        inputs: images, videos, and folders of both. One that isn't there counts as failed, if another one is.
+        output: folder of the results, see `predict_files`.
+        settings: plain values that the results depend on, beside the files and `options`.
+        shard: (i, n), from (1, n) to (n, n): takes only every n-th file, from the i-th on.
+        overwrite: takes files, too, whose results by these settings are there.
+        max_pixels: larger images are refused, here and in the rest of the process.
+        options: of `predict_files`.
+
+    Raises:
+        FileNotFoundError: there is no input at all.
+        UnwritableError: `output` can't be written.
+    """
+    images.allow_pixels(max_pixels)
+    output = check_writable(output)
+    found, failed = _find_all(inputs, output)
+    jobs = make_jobs(found, output, {**settings, **options})[shard[0] - 1 :: shard[1]]
+    todo = [job for job in jobs if overwrite or not job.is_done()]
+    total = len(jobs) + len(failed)
+    if todo:
+        # The progress bar takes over what is printed, which is right where both go to a terminal.
+        stream = None if sys.stdout.isatty() else sys.stdout
+        report = functools.partial(print, file=stream, flush=True)
+        failed += predict_files(make_engine(), table, todo, report=report, **options)
+    before = f" ({len(jobs) - len(todo)} of them before)" if len(todo) < len(jobs) else ""
+    failures = f", {len(failed)} failed" if failed else ""
+    print(
+        f"{total - len(failed)} of {total} files segmented{before}{failures}; results in {output}"
+    )
+    for file, reason in failed:
+        logging.error("%s: %s", file, reason)
+    return 1 if failed else 0
+
+
+def _find_all(inputs: Sequence[str], output: pathlib.Path) -> tuple[list[pathlib.Path], Failures]:
+    """The files, each once, and the inputs that hold none."""
+    found: dict[pathlib.Path, None] = {}
+    failed: Failures = []
+    for name in inputs:
+        try:
+            found |= dict.fromkeys(find_files(pathlib.Path(name), output))
+        except UserError as error:
+            failed.append((expand(name), str(error).removeprefix(f"{expand(name)}: ")))
+    if not found:
+        raise MissingFileError("; ".join(f"{file}: {reason}" for file, reason in failed))
+    return list(found), failed
+
 
 def predict_files(
     engine: Segmenter,
     table: LabelTable,
-    files: list[pathlib.Path],
-    output: pathlib.Path,
+    jobs: Sequence[Job],
     *,
     batch_size: int = 1,
     side_by_side: bool = False,
-) -> list[tuple[pathlib.Path, str]]:
+    report: Callable[[str], None] = lambda line: None,
+) -> Failures:
     """Segments image files and videos of any size.
 
     Writes ``NAME_labels.png`` (train ids with the data set's palette, of the image's size),
     ``NAME_overlay.png`` and, in blocks, ``NAME_grid.png`` (the blocks with the policy's
     probabilities); of a video or an image of several pages, ``NAME/frame_000000_labels.png`` and so on.
-    NAME is the file's without its suffix, longer where two would have one. A file that can't be read or
-    segmented doesn't stop the others.
+    ``NAME_result.json`` comes last, where nothing is missing. A file that can't be read or segmented doesn't stop
+    the others.
 
     Args:
         engine: an `Engine` or `ExportedEngine`.
         table: of the classes.
-        files: images and videos, see `segblocks_jax.inference.files.find_files`.
-        output: folder, made where it is missing.
+        jobs: images and videos, see `segblocks_jax.inference.result_files.make_jobs`.
         batch_size: pictures of one size that follow each other are segmented together, up to so many.
         side_by_side: writes ``NAME_side_by_side.png`` too: input, labels, grid.
+        report: called with a line about each file that is done: its time and operations.
 
     Returns:
-        The files that failed, each with the first reason.
+        The files that failed.
     """
     if batch_size < 1:
         raise InputError(f"predict: batch_size is {batch_size}; expected 1 or more")
-    output = expand(output)
-    names = name_results(files, output)
-    failed: dict[pathlib.Path, str] = {}
-    promised = {file: count_pictures(file) for file in files}
+    style = Style(table, engine.multiple, side_by_side)
+    promised = {job.file: count_pictures(job.file) for job in jobs}
     done, total = 0, sum(promised.values())
-    everything = itertools.chain.from_iterable(map(read_pictures, files))
+    everything = itertools.chain.from_iterable(read_pictures(job.file) for job in jobs)
     with (
         Progress("predict", total, images_per_step=1) as progress,
-        _Writers(2 * batch_size + _WRITERS) as writers,
+        Writers(2 * batch_size + WRITERS) as pool,
     ):
+        writers = [FileWriter(pool, job, style, report) for job in jobs]
+        waiting = iter(writers)
+        writer = next(waiting, None)
         for batch in _batches(_read_ahead(everything, batch_size + _READ_AHEAD), batch_size):
-            for picture, maps in _segment(engine, batch):
-                if maps is None:
-                    failed.setdefault(picture.file, picture.error or "")
+            for picture, found in _segment(engine, batch):
+                while writer is not None and writer.job.file != picture.file:
+                    writer.finish()
+                    writer = next(waiting, None)
+                assert writer is not None
+                if found is None:
+                    writer.fail(picture.error or "")
                 else:
-                    stem = output / names[picture.file]
-                    if picture.frame is not None:
-                        stem /= f"frame_{picture.frame:06}"
-                    writers.write(picture.file, maps, stem, table, engine.multiple, side_by_side)
+                    writer.add(picture.frame, found)
             done += len(batch)
             total += sum((p.frame or 0) >= promised[p.file] for p in batch)
             progress.update(done, total=total)
+        if writer is not None:
+            writer.finish()
         progress.update(done, total=done)
-    for file, reason in writers.failed:
-        failed.setdefault(file, reason)
-    return list(failed.items())
+    return [(writer.job.file, writer.error) for writer in writers if writer.error is not None]
 
 
-_Maps = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
-"""A picture's image, its labels, what the policy chose, None without blocks, its logits if it is learned."""
-
-
-def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture, _Maps | None]]:
-    """Each picture with its maps, or None and the picture's error."""
+def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture, Segmented | None]]:
+    """Each picture with what was found, or None and the picture's error."""
     if batch[0].image is None:
         yield batch[0], None
         return
@@ -126,14 +193,21 @@ def _segment(engine: Segmenter, batch: list[Picture]) -> Iterator[tuple[Picture,
     yield from zip(batch, results, strict=True)
 
 
-def _results(engine: Segmenter, batch: list[Picture]) -> list[_Maps]:
-    images = [picture.image for picture in batch if picture.image is not None]
-    result = engine(np.stack(images))
+def _results(engine: Segmenter, batch: list[Picture]) -> list[Segmented]:
+    pixels = [picture.image for picture in batch if picture.image is not None]
+    result = engine(np.stack(pixels))
     assert result.labels is not None
-    logits = result.scores if engine.learned else None
-    nothing = [None] * len(batch)
-    maps = (nothing if x is None else x for x in (result.mask, logits))
-    return list(zip(images, result.labels, *maps, strict=True))
+    found = []
+    for i, image in enumerate(pixels):
+        mask = None if result.mask is None else result.mask[i]
+        learned = engine.learned and result.scores is not None
+        scores = result.scores[i] if learned and result.scores is not None else None
+        share = 1.0 if mask is None else float(mask.mean())
+        gmacs = engine.gmacs(image.shape[:2], share)
+        seconds = result.seconds / len(pixels)
+        labels = result.labels[i]
+        found.append(Segmented(image, labels, mask, scores, gmacs, seconds, result.compiled))
+    return found
 
 
 def _read_ahead(items: Iterable[Picture], most: int) -> Iterator[Picture]:
@@ -158,42 +232,3 @@ def _batches(items: Iterable[Picture], most: int) -> Iterator[list[Picture]]:
     for size, alike in itertools.groupby(items, shape):
         while batch := list(itertools.islice(alike, most if size else 1)):
             yield batch
-
-
-class _Writers(concurrent.futures.ThreadPoolExecutor):
-    """Threads that write; whoever asks them to waits where too much is pending."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(_WRITERS)
-        self.failed: list[tuple[pathlib.Path, str]] = []
-        self._room = threading.Semaphore(most)
-
-    def write(self, file: pathlib.Path, *arguments: Any) -> None:
-        self._room.acquire()
-        future = self.submit(_write, *arguments)
-        future.add_done_callback(functools.partial(self._finish, file))
-
-    def _finish(self, file: pathlib.Path, future: concurrent.futures.Future[None]) -> None:
-        self._room.release()
-        if (error := future.exception()) is not None:
-            if not isinstance(error, OSError):
-                traceback.print_exception(error)
-            self.failed.append(
-                (file, f"can't write its results ({str(error) or type(error).__name__})")
-            )
-
-
-def _write(
-    maps: _Maps, stem: pathlib.Path, table: LabelTable, multiple: int, side_by_side: bool
-) -> None:
-    image, labels, mask, scores = maps
-    save_result(f"{stem}_labels.png", labels, table.colors)
-    save_result(f"{stem}_overlay.png", pictures.overlay(image, labels, table.colors))
-    padded = pad_to_multiple(image, multiple, (0, 0, 0))
-    shown = pictures.panels(padded, labels, table.colors, mask, scores)
-    *_, last = shown.values()
-    if mask is not None:
-        save_result(f"{stem}_grid.png", last)
-    if side_by_side:
-        row = pictures.side_by_side(list(shown.values()), list(shown))
-        save_result(f"{stem}_side_by_side.png", row)

@@ -1,15 +1,23 @@
-"""Files of results: names that overwrite nothing, and PNGs that are recognized as results."""
+"""Files of results: names that overwrite nothing, PNGs known as results, and records of what is done."""
 
 import collections
+import contextlib
+import dataclasses
 import itertools
+import json
 import os
 import pathlib
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
+
+from segblocks_jax.errors import InputError
+from segblocks_jax.paths import whole_file
 
 KINDS = ("labels", "overlay", "grid", "side_by_side")
 """Of a file's results, each the ending of its name."""
@@ -24,14 +32,14 @@ def save_result(
     pixels: UInt8[np.ndarray, "h w *c"],
     palette: UInt8[np.ndarray, "k 3"] | None = None,
 ) -> None:
-    """Saves a result as PNG, marked so that `is_result` knows it from an input; makes folders as needed."""
+    """Saves a result as PNG, whole or not at all, marked so that `is_result` knows it from an input."""
     image = Image.fromarray(pixels)
     if palette is not None:
         image.putpalette(palette.tobytes())
     mark = PngImagePlugin.PngInfo()
     mark.add_text("Software", _MARK)
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, "PNG", pnginfo=mark)
+    with whole_file(pathlib.Path(path)) as file:
+        image.save(file, "PNG", pnginfo=mark)
 
 
 def is_result(file: pathlib.Path) -> bool:
@@ -41,6 +49,76 @@ def is_result(file: pathlib.Path) -> bool:
             return image.info.get("Software") == _MARK
     except Exception:  # What is wrong is said when it is read.
         return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A file to segment, and where its results go.
+
+    Attributes:
+        file: image or video.
+        stem: path that the results' names begin with.
+        origin: what the results depend on, for JSON: the file with its size and time, and the settings.
+    """
+
+    file: pathlib.Path
+    stem: pathlib.Path
+    origin: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, file: pathlib.Path, stem: pathlib.Path, settings: Mapping[str, Any]) -> "Job":
+        """A job of the file as it is now."""
+        try:
+            stat = file.stat()
+            found = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        except OSError:  # Whoever reads it says what is wrong.
+            found = {}
+        return cls(file, stem, {"file": os.path.realpath(file), **found, **settings})
+
+    @property
+    def record(self) -> pathlib.Path:
+        """The file that says that all results are there."""
+        return pathlib.Path(f"{self.stem}_result.json")
+
+    def is_done(self) -> bool:
+        """Whether all results are there, of this file as it is now, by these settings."""
+        try:
+            record = json.loads(self.record.read_text(encoding="utf-8"))
+            files = (name for picture in record["pictures"] for name in picture["files"])
+            return record["origin"] == self.origin and all(
+                (self.stem.parent / name).is_file() for name in files
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def forget(self) -> None:
+        """Removes the record, before results are replaced."""
+        with contextlib.suppress(OSError):
+            self.record.unlink()
+
+    def finish(self, pictures: list[dict[str, Any]]) -> None:
+        """Writes the record: of each picture the names of its `files`, and what is known of it."""
+        text = json.dumps({"origin": self.origin, "pictures": pictures}, indent=2)
+        with whole_file(self.record) as file:
+            file.write_text(text + "\n", encoding="utf-8")
+
+
+def make_jobs(
+    files: Sequence[pathlib.Path], output: pathlib.Path, settings: Mapping[str, Any] | None = None
+) -> list[Job]:
+    """A job for each file, with results in a folder; `settings` are what these depend on beside the file."""
+    names = name_results(list(files), output)
+    return [Job.of(file, output / names[file], settings or {}) for file in files]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Reads I/N, the I-th of N parts, from 1; raises InputError."""
+    number, _, count = text.partition("/")
+    if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise InputError(
+        f"shard is {text!r}; expected I/N with I from 1 to N, such as 1/4, 2/4, 3/4 and 4/4"
+    )
 
 
 def name_results(files: list[pathlib.Path], output: pathlib.Path) -> dict[pathlib.Path, str]:

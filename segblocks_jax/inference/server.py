@@ -16,6 +16,16 @@ from segblocks_jax.errors import InputError, UnavailableError
 
 Shape = tuple[int, int, int]
 
+
+def parse_shape(text: str) -> Shape:
+    """Reads NxHxW, such as 1x1024x2048; raises InputError."""
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise InputError(f"--shapes has {text!r}; expected NxHxW, such as 1x1024x2048")
+    n, h, w = map(int, parts)
+    return n, h, w
+
+
 _processes: set[int] = set()  # That made a server: this one, or those that it was forked from.
 
 

@@ -4,8 +4,11 @@ import importlib
 import json
 import os
 import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import safetensors
 import safetensors.numpy
 from flax import nnx
@@ -23,6 +26,9 @@ from segblocks_jax.paths import check_writable, current_file, expand, is_own, wh
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+SHIPPED = pathlib.Path(__file__).parent.parent / "shipped_models"
+"""The models that come with the package: a folder each, which its name loads."""
+DTYPES = ("float32", "bfloat16")
 _FORMAT = {"format": "segblocks_jax", "version": "1"}
 _FIRST_SYSTEM = "segblocks"  # Of files that don't name theirs.
 
@@ -44,7 +50,14 @@ class Spec(Protocol):
         """Plain values, from which the class method `from_mapping` makes the spec."""
 
 
-def save_model(folder: str | os.PathLike[str], model: nnx.Module, spec: Spec) -> pathlib.Path:
+def save_model(
+    folder: str | os.PathLike[str],
+    model: nnx.Module,
+    spec: Spec,
+    *,
+    dtype: str = "float32",
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> pathlib.Path:
     """Writes a network, or a system ``nnx.Dict(net=..., policy=...)``, into a folder of its own.
 
     `weights.safetensors` holds all parameters and running statistics under the names of the authors'
@@ -53,13 +66,24 @@ def save_model(folder: str | os.PathLike[str], model: nnx.Module, spec: Spec) ->
     `config.json` holds the spec, which builds the model again. Whatever stops a save, the folder holds the old
     model or the new one, and what a killed save left is cleaned up by the next.
 
-    The folder is returned. It is made, with its parents; an older save in it is replaced. It may be a symbolic
-    link, a mount point or the current folder, and keeps its mode.
+    Args:
+        folder: made, with its parents; an older save in it is replaced. It may be a symbolic link, a mount point or
+            the current folder, and keeps its mode.
+        model: the network or system.
+        spec: what builds it.
+        dtype: that weights are stored in. "bfloat16" halves the files and rounds, by up to 1/256 of a value; they
+            load as float32 all the same.
+        about: plain values, kept in `config.json`: where the model comes from, how good it is.
+
+    Returns:
+        The folder.
 
     Raises:
-        ValueError: the spec builds another model; lists every name that differs.
+        ValueError: an unknown dtype, or the spec builds another model; lists every name that differs.
         TargetExistsError, UnwritableError: as `check_target`.
     """
+    if dtype not in DTYPES:
+        raise InputError(f"save_model: dtype is {dtype!r}; expected one of {DTYPES}")
     folder = check_target(folder)
     arrays = torch_arrays(model)
     expected = named_variables(_abstract(spec))
@@ -75,10 +99,11 @@ def save_model(folder: str | os.PathLike[str], model: nnx.Module, spec: Spec) ->
             },
         },
     )
+    arrays = {name: array.astype(jnp.dtype(dtype), copy=False) for name, array in arrays.items()}
+    content = {**_FORMAT, "system": spec.system, "model": spec.to_dict(), "about": dict(about)}
+    text = json.dumps(content, indent=2, allow_nan=False)
     with whole_folder(folder, replace=True) as fresh:
         safetensors.numpy.save_file(arrays, fresh / WEIGHTS, metadata=_FORMAT)
-        content = {**_FORMAT, "system": spec.system, "model": spec.to_dict()}
-        text = json.dumps(content, indent=2, allow_nan=False)
         (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
     return folder
 
@@ -102,8 +127,24 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
     return folder
 
 
+def shipped_models() -> dict[str, dict[str, Any]]:
+    """What the models that come with the package say of themselves, by name; see `about` of `save_model`."""
+    configs = sorted(SHIPPED.glob(f"*/{CONFIG}"))
+    return {p.parent.name: json.loads(p.read_text(encoding="utf-8"))["about"] for p in configs}
+
+
+def model_folder(model: str | os.PathLike[str]) -> pathlib.Path:
+    """Where a model is: in the folder `model`, or, if there is none, in that of the shipped model of this name."""
+    folder = expand(model)
+    shipped = not os.path.lexists(folder) and os.fspath(model) in shipped_models()
+    return SHIPPED / model if shipped else folder
+
+
 def load_model(folder: str | os.PathLike[str]) -> Any:
     """Builds the model of a folder of `save_model` and fills it, in evaluation mode.
+
+    Args:
+        folder: of `save_model`, or the name of one of `shipped_models`; an existing folder goes first.
 
     Returns:
         The system's modules, for SegBlocks ``nnx.Dict(net=..., policy=...)``; of a network alone, that.
@@ -112,7 +153,7 @@ def load_model(folder: str | os.PathLike[str]) -> Any:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a broken file, another version of the format, or weights that don't fit; lists every name.
     """
-    folder = expand(folder)
+    folder = model_folder(folder)
     spec = load_spec(folder)
     weights = current_file(folder, WEIGHTS)
     state = files.read_state(weights)
@@ -126,13 +167,14 @@ def load_model(folder: str | os.PathLike[str]) -> Any:
 
 
 def load_spec(folder: str | os.PathLike[str]) -> Any:
-    """Reads only the spec in a folder of `save_model`, the `ModelSpec` of its system; errors as `load_model`."""
-    folder = expand(folder)
+    """Reads only the spec of a model, the `ModelSpec` of its system; argument and errors as of `load_model`."""
+    folder = model_folder(folder)
     missing = [name for name in (CONFIG, WEIGHTS) if not current_file(folder, name).is_file()]
     if missing:
         raise MissingFileError(
             f"load_model: {folder} holds no {' and no '.join(missing)}; expected a folder that"
-            " save_model wrote"
+            " save_model wrote, or the name of a model that comes with the package"
+            f" ({', '.join(shipped_models()) or 'there are none'})"
         )
     path = current_file(folder, CONFIG)
     try:

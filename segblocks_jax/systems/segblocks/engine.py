@@ -1,6 +1,7 @@
 """Engine: a trained model that serves images."""
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -9,12 +10,13 @@ from typing import Any
 import jax
 from flax import nnx
 
+from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.programs import PLATFORMS
 from segblocks_jax.inference.server import Shape, check_fork, keep_freed_memory
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
-from segblocks_jax.nn import scaled_multiple
+from segblocks_jax.nn import scaled_multiple, scaled_size
 from segblocks_jax.systems.segblocks.programs import EXECUTIONS, Execution, ModelPrograms
 from segblocks_jax.systems.segblocks.serving import Server
 from segblocks_jax.systems.segblocks.settings import Mode, Output, Settings
@@ -87,6 +89,8 @@ class Engine(Server):
         _check_policy(net, policy, spec)
         programs = ModelPrograms(net, policy, spec, dtype, checked, max_size=max_programs)
         self.spec, self.dtype, self.model_programs = spec, dtype, programs
+        self._shapes = _without_weights(net), _without_weights(policy)
+        self._gmacs: dict[tuple[int, int], tuple[float, float]] = {}
         settings = Settings(
             block_size=None if policy is None else policy.block_size,
             bucket_step=1 / 16 if spec.policy is None else spec.policy.bucket_step,
@@ -103,7 +107,7 @@ class Engine(Server):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **options: Any) -> "Engine":
-        """An engine of a folder that `segblocks_jax.save_model` wrote; `options` as for the engine."""
+        """An engine of a model that `segblocks_jax.load_model` finds; `options` as for the engine."""
         check_fork()
         return cls(load_model(folder), load_spec(folder), **options)
 
@@ -124,6 +128,26 @@ class Engine(Server):
     def compilations(self) -> int:
         """How many programs were compiled so far."""
         return self.model_programs.compilations
+
+    def gmacs(self, size: tuple[int, int], share: float) -> float:
+        """See `Server.gmacs`; each padded size is counted once."""
+        _, height, width = self.shape_for((1, *size))
+        if (height, width) not in self._gmacs:
+            self._gmacs[height, width] = self._count((height, width))
+        low, high = self._gmacs[height, width]
+        m = self.multiple
+        own, blocks = (math.ceil(h / m) * math.ceil(w / m) for h, w in (size, (height, width)))
+        return low + (high - low) * share * own / blocks
+
+    def _count(self, size: tuple[int, int]) -> tuple[float, float]:
+        """GMACs of an image of a padded size with all blocks low, and with all high."""
+        (net, policy), spec = self._shapes, self.spec
+        options: dict[str, Any] = {"policy": policy}
+        if spec.policy is not None:
+            options["low_factor"] = spec.policy.low_factor
+        shape = (1, *scaled_size(size, spec.input_scale), 3)
+        low, high = (count_macs(net, shape, share, **options).total for share in (0.0, 1.0))
+        return low / 1e9, high / 1e9
 
     def export(
         self,
@@ -196,6 +220,13 @@ def _parts(model: Network | nnx.Dict) -> tuple[Network, Any]:
     if not isinstance(model, nnx.Dict):
         return model, None
     return model.net, model.policy if "policy" in model else None
+
+
+def _without_weights(module: Any) -> Any:
+    """The module with shapes for arrays: enough to count operations."""
+    graphdef, state = nnx.split(module)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    return nnx.merge(graphdef, shapes)
 
 
 def _check_policy(net: Network, policy: Any, spec: ModelSpec) -> None:

@@ -5,6 +5,7 @@ else as `IGNORE`. The tables here hold that mapping as a 256-entry lookup, and k
 ids the data set defines, so that a file of another data set is an error and not silently void.
 """
 
+import colorsys
 import dataclasses
 
 import numpy as np
@@ -95,6 +96,16 @@ def make_table(
     to_train[list(stored)] = np.arange(len(rows))
     known = np.isin(np.arange(256), (*stored, *void))
     return LabelTable(name, classes, np.array(colors, np.uint8), to_train, known)
+
+
+def table_of_names(name: str, classes: tuple[str, ...]) -> LabelTable:
+    """A table of classes that have no colors of their own, stored as train ids."""
+    rows = []
+    for i, title in enumerate(classes):
+        rgb = colorsys.hsv_to_rgb(i / len(classes), 0.8, (0.95, 0.45, 0.7)[i % 3])
+        red, green, blue = (round(255 * value) for value in rgb)
+        rows.append((i, title, (red, green, blue)))
+    return make_table(name, rows, void=(IGNORE,))
 
 
 # Ids, names and colors of the official label list (cityscapesScripts, helpers/labels.py).
