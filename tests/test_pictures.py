@@ -149,3 +149,27 @@ def test_errors_say_what_to_do(label):
         pictures.side_by_side([])
     with pytest.raises(ValueError, match="got 2 titles for 1 images"):
         pictures.side_by_side([image], ["a", "b"])
+
+
+def test_errors_are_orange_right_pixels_blue_and_ignored_ones_black(label, rng):
+    predicted = rng.integers(0, 3, label.shape).astype(np.uint8)
+    drawn = pictures.draw_errors(predicted, label)
+    for index in np.ndindex(label.shape):
+        right = (0, 114, 178) if predicted[index] == label[index] else pictures.HIGH_COLOR
+        np.testing.assert_array_equal(drawn[index], (0, 0, 0) if label[index] == 255 else right)
+
+
+def test_gains_tint_blocks_by_sign_and_size():
+    image = np.full((96, 192, 3), 120, np.uint8)
+    gain = np.array([[0.4, 0.2, 0.0, np.nan], [-0.4, -0.2, -0.1, 0.1]])
+    drawn = pictures.draw_gain(image, gain).astype(int)
+    corners = drawn[47::48, 47::48]  # No number is written there.
+    red, blue = corners[..., 0], corners[..., 2]
+    np.testing.assert_array_equal(np.sign(red - blue), np.sign(np.nan_to_num(gain)))
+    mixed = np.rint(0.3 * 120 + 0.7 * np.array(pictures.HIGH_COLOR))
+    np.testing.assert_array_equal(corners[0, 0], mixed)
+    assert red[0, 0] > red[0, 1] > red[1, 3] > 120 > red[1, 2] > red[1, 1] > red[1, 0]
+    np.testing.assert_array_equal(drawn[:48, 144:], image[:48, 144:])  # NaN: not even a number.
+    assert (drawn[:48, 96:144] != 120).any()  # Zero: a number.
+    with pytest.raises(ValueError, match="draw_gain: an image of 96x192 pixels does not divide"):
+        pictures.draw_gain(image, np.zeros((5, 4)))

@@ -6,24 +6,14 @@ Needs Matplotlib: ``pip install 'segblocks-jax[report]'``.
 """
 
 import argparse
-import base64
 import html
-import io
 import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from segblocks_jax.errors import extra
-from segblocks_jax.paths import check_writable, expand
-
-with extra("report", "the report"):
-    from matplotlib.figure import Figure
-    from PIL import Image
-
 from segblocks_jax.analysis import plots
+from segblocks_jax.analysis.page import Page
 from segblocks_jax.analysis.records import (
     Record,
     format_markdown,
@@ -33,33 +23,12 @@ from segblocks_jax.analysis.records import (
 )
 from segblocks_jax.analysis.run_details import inspect_run
 from segblocks_jax.errors import InputError, UserError
+from segblocks_jax.paths import check_writable, expand
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.build import open_source
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import policy_type
 from segblocks_jax.training.logging import read_log
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
-table {{ border-collapse: collapse; font-size: 13px; margin: 1em 0; }}
-td, th {{ border: 1px solid #bbb; padding: 3px 8px; text-align: left; }}
-figure {{ margin: 1.5em 0; }}
-figcaption {{ color: #444; font-size: 13px; }}
-img {{ max-width: 100%; display: block; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
 
 
 def write_report(
@@ -91,7 +60,7 @@ def write_report(
     records = read_records(runs)
     if not records:
         raise InputError(f"report: {runs} has no finished run; run a sweep there first")
-    page = _Page(output.parent / "plots")
+    page = Page(output.parent / "plots")
     for sweep in read_sweeps(runs):
         _add_sweep(page, runs, sweep, records)
     record = _chosen(records, run)
@@ -101,46 +70,12 @@ def write_report(
     return output
 
 
-class _Page:
-    """Sections of the report; saves each figure as files, too."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self._folder, self._parts = folder, [""]
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def add(self, text: str) -> None:
-        self._parts.append(text)
-
-    def figure(self, name: str, caption: str, figure: Figure) -> None:
-        svg = io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        (self._folder / f"{name}.svg").write_bytes(svg.getvalue())
-        figure.savefig(self._folder / f"{name}.png", dpi=150)
-        self._image("image/svg+xml", svg.getvalue(), caption)
-
-    def picture(self, name: str, caption: str, pixels: np.ndarray) -> None:
-        png = io.BytesIO()
-        Image.fromarray(pixels).save(png, format="PNG")
-        (self._folder / f"{name}.png").write_bytes(png.getvalue())
-        self._image("image/png", png.getvalue(), caption)
-
-    def _image(self, kind: str, data: bytes, caption: str) -> None:
-        text = html.escape(caption)
-        source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        self.add(
-            f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
-        )
-
-    def html(self, title: str) -> str:
-        return _PAGE.format(title=html.escape(title), body="\n".join(self._parts))
-
-
 def _add_sweep(
-    page: _Page, runs: pathlib.Path, sweep: dict[str, Any], records: dict[str, Record]
+    page: Page, runs: pathlib.Path, sweep: dict[str, Any], records: dict[str, Record]
 ) -> None:
     name = sweep["name"]
     page.add(f"<h2>{html.escape(sweep['title'])}</h2>")
-    page.add(_table(format_markdown(sweep, records)))
+    _add_table(page, format_markdown(sweep, records))
     done = ((row["label"], [key for key in row["runs"] if key in records]) for row in sweep["rows"])
     rows = {label: [records[key] for key in keys] for label, keys in done if keys}
     if not rows:
@@ -154,7 +89,7 @@ def _add_sweep(
 
 
 def _add_closeup(
-    page: _Page, runs: pathlib.Path, record: Record, images: Sequence[int], data_dir: str | None
+    page: Page, runs: pathlib.Path, record: Record, images: Sequence[int], data_dir: str | None
 ) -> None:
     page.add(f"<h2>A close look at {html.escape(record['key'])}</h2>")
     config = ExperimentConfig.from_stored(record["config"])
@@ -183,17 +118,12 @@ def _chosen(records: dict[str, Record], run: str | None) -> Record | None:
     return next((r for r, kind in kinds if kind is not None and kind.learned), None)
 
 
-def _table(markdown: str) -> str:
-    """The Markdown of `format_markdown` as HTML, without its links into the folder of runs."""
+def _add_table(page: Page, markdown: str) -> None:
+    """The Markdown of `format_markdown`, without its links into the folder of runs."""
     title, _, head, _, *rows = markdown.splitlines()
     plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line) for line in (head, *rows))
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in plain]
-    cells = [
-        "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in line)
-        for kind, line in zip(["th", *["td"] * len(rows)], lines, strict=True)
-    ]
-    body = "\n".join(f"<tr>{row}</tr>" for row in cells)
-    return f"<p>{html.escape(title.replace('**', ''))}</p>\n<table>\n{body}\n</table>"
+    names, *lines = ([cell.strip() for cell in line[1:-1].split("|")] for line in plain)
+    page.table(title.replace("**", ""), names, lines)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from segblocks_jax.analysis.parts import measure_parts
 from segblocks_jax.analysis.records import Record, run_folder
@@ -14,9 +14,6 @@ from segblocks_jax.data import SegmentationSource
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.tasks.segmentation import pictures
-from segblocks_jax.tasks.segmentation.labels import IGNORE
-
-_RIGHT, _WRONG = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's blue and orange.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,24 +51,39 @@ def inspect_run(
 
 
 def panels(engine: Engine, source: SegmentationSource, number: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Input, ground truth, prediction, errors, and the grid with the probabilities of high blocks."""
+    """The pictures of `columns` in a row."""
+    shown = columns(engine, source, number)
+    return pictures.side_by_side(list(shown.values()), list(shown))
+
+
+def columns(
+    engine: Engine,
+    source: SegmentationSource,
+    number: int,
+    gain: Float[np.ndarray, "gh gw"] | None = None,
+) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """Input, ground truth, prediction, errors, and the grid with a learned policy's probabilities; by title.
+
+    With the `gain` of every block at high resolution, see `resolution_gain`, that is drawn as well.
+    """
     item, table = source[number], source.table
     image, label = item["image"], item["label"]
     result = engine(image[None])
     assert result.labels is not None
-    assert result.mask is not None
-    predicted = result.labels[0]
+    predicted, (height, width) = result.labels[0], label.shape
     padded = seams.padded_images(source, [number], engine.multiple)[0]
-    scores = result.scores[0] if engine.learned and result.scores is not None else None
-    shown = pictures.panels(padded, predicted, table.colors, result.mask[0], scores)
-    wrong = np.where(predicted == label, 0, 1).astype(np.uint8)
-    wrong[label == IGNORE] = IGNORE
-    row = [
-        image,
-        pictures.colorize(label, table.colors),
-        shown["labels"],
-        pictures.colorize(wrong, np.asarray([_RIGHT, _WRONG])),
-        list(shown.values())[-1],
-    ]
-    titles = ["input", "ground truth", "prediction", "errors: orange", "high blocks: orange"]
-    return pictures.side_by_side(row, titles)
+    shown = {
+        "input": image,
+        "ground truth": pictures.colorize(label, table.colors),
+        "prediction": pictures.colorize(predicted, table.colors),
+        "errors: orange": pictures.draw_errors(predicted, label),
+    }
+    if result.mask is not None:
+        scores = result.scores[0] if engine.learned and result.scores is not None else None
+        *_, shown["high blocks: orange"] = pictures.panels(
+            padded, predicted, table.colors, result.mask[0], scores
+        ).values()
+    if gain is not None:
+        drawn = pictures.draw_gain(padded, gain)[:height, :width]
+        shown["gain of high blocks: orange, of low: blue"] = drawn
+    return shown

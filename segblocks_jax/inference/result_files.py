@@ -73,7 +73,8 @@ class Job:
             found = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
         except OSError:  # Whoever reads it says what is wrong.
             found = {}
-        return cls(file, stem, {"file": os.path.realpath(file), **found, **settings})
+        origin = {"file": os.path.realpath(file), **found, **settings}
+        return cls(file, stem, json.loads(json.dumps(origin)))  # As a record gives it back.
 
     @property
     def record(self) -> pathlib.Path:

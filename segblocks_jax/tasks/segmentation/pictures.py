@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 # Okabe and Ito's orange and sky blue: told apart with every common color blindness.
 HIGH_COLOR = (230, 159, 0)
 LOW_COLOR = (86, 180, 233)
+_RIGHT_COLOR = (0, 114, 178)  # Their blue.
 _TITLE_COLOR = (255, 255, 255)
 
 
@@ -88,12 +89,7 @@ def draw_grid(
       ValueError: the image does not divide into the grid, or the two grids differ in shape.
     """
     _check_image("draw_grid", image)
-    (h, w), (gh, gw) = image.shape[:2], mask.shape
-    if gh < 1 or gw < 1 or h % gh or w % gw:
-        raise ValueError(
-            f"draw_grid: an image of {h}x{w} pixels does not divide into a grid of {gh}x{gw} "
-            "blocks; draw the padded image that the grid was made for"
-        )
+    height, width = _block_size("draw_grid", image, mask.shape)
     if probabilities is not None and probabilities.shape != mask.shape:
         raise ValueError(
             f"draw_grid: probabilities have shape {probabilities.shape}, the mask {mask.shape}; "
@@ -101,24 +97,81 @@ def draw_grid(
         )
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    height, width = h // gh, w // gw
     thick = max(2, min(height, width) // 24)
-    font = ImageFont.load_default(size=max(10, min(height, width) // 5))
-    for row, column in np.ndindex(gh, gw):
+    for row, column in np.ndindex(mask.shape):
         high = bool(mask[row, column])
-        top, left = row * height, column * width
-        box = (left, top, left + width - 1, top + height - 1)
+        box = _box(row, column, height, width)
         color = HIGH_COLOR if high else LOW_COLOR
         draw.rectangle(box, outline=color, width=thick if high else max(1, thick // 3))
         if probabilities is not None:
-            text, at = f"{probabilities[row, column]:.2f}", (left + thick + 2, top + thick + 1)
-            bounds = draw.textbbox(at, text, font=font)
-            if bounds[2] < left + width - thick and bounds[3] < top + height - thick:
-                draw.rectangle(
-                    (bounds[0] - 1, bounds[1] - 1, bounds[2] + 1, bounds[3] + 1), fill=(0, 0, 0)
-                )
-                draw.text(at, text, fill=color, font=font)
+            _write(draw, f"{probabilities[row, column]:.2f}", box, thick, color)
     return np.asarray(picture).copy()
+
+
+def draw_errors(
+    predicted: Integer[np.ndarray, "h w"], label: Integer[np.ndarray, "h w"], ignore: int = 255
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Paints wrong pixels orange, right ones blue, ignored ones black."""
+    wrong = np.where(label == ignore, ignore, predicted != label)
+    return colorize(wrong, np.asarray([_RIGHT_COLOR, HIGH_COLOR]), ignore)
+
+
+def draw_gain(
+    image: UInt8[np.ndarray, "h w 3"], gain: Float[np.ndarray, "gh gw"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Tints the blocks of an image in gray by what they gain at high resolution, and writes the numbers.
+
+    Orange for a gain, blue for a loss; the larger, the stronger. NaN has neither tint nor number.
+
+    Raises:
+      ValueError: the image does not divide into the grid.
+    """
+    _check_image("draw_gain", image)
+    height, width = _block_size("draw_gain", image, gain.shape)
+    known = np.nan_to_num(gain)
+    strength = 0.7 * np.abs(known) / max(np.abs(known).max(initial=0), 1e-12)
+    tint = np.where(known[..., None] > 0, HIGH_COLOR, LOW_COLOR)
+    cell = np.ones((height, width, 1))
+    strength, tint = np.kron(strength[..., None], cell), np.kron(tint, cell)
+    gray = image.mean(axis=-1, keepdims=True)
+    picture = Image.fromarray(np.rint((1 - strength) * gray + strength * tint).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for row, column in np.argwhere(~np.isnan(gain)).tolist():
+        _write(draw, f"{gain[row, column]:+.2f}", _box(row, column, height, width), 1, _TITLE_COLOR)
+    return np.asarray(picture).copy()
+
+
+def _block_size(operation: str, image: np.ndarray, grid: tuple[int, ...]) -> tuple[int, int]:
+    (h, w), (gh, gw) = image.shape[:2], grid
+    if gh < 1 or gw < 1 or h % gh or w % gw:
+        raise ValueError(
+            f"{operation}: an image of {h}x{w} pixels does not divide into a grid of {gh}x{gw} "
+            "blocks; draw the padded image that the grid was made for"
+        )
+    return h // gh, w // gw
+
+
+def _box(row: int, column: int, height: int, width: int) -> tuple[int, int, int, int]:
+    left, top = column * width, row * height
+    return left, top, left + width - 1, top + height - 1
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    box: tuple[int, int, int, int],
+    border: int,
+    color: tuple[int, int, int],
+) -> None:
+    """Writes into the corner of a block, inside its border, where there is room."""
+    left, top, right, bottom = box
+    font = ImageFont.load_default(size=max(10, min(right - left + 1, bottom - top + 1) // 5))
+    at = left + border + 2, top + border + 1
+    bounds = draw.textbbox(at, text, font=font)
+    if bounds[2] < right + 1 - border and bounds[3] < bottom + 1 - border:
+        behind = (bounds[0] - 1, bounds[1] - 1, bounds[2] + 1, bounds[3] + 1)
+        draw.rectangle(behind, fill=(0, 0, 0))
+        draw.text(at, text, fill=color, font=font)
 
 
 def panels(
@@ -185,13 +238,9 @@ def side_by_side(
 def _title_bar(title: str, height: int, width: int, size: int) -> np.ndarray:
     bar = Image.new("RGB", (width, height))
     font = ImageFont.load_default(size=size)
-    ImageDraw.Draw(bar).text(
-        (width // 2 if font.getlength(title) <= width else 0, height // 2),
-        title,
-        fill=_TITLE_COLOR,
-        font=font,
-        anchor="mm" if font.getlength(title) <= width else "lm",
-    )
+    fits = font.getlength(title) <= width
+    at, anchor = (width // 2 if fits else 0, height // 2), "mm" if fits else "lm"
+    ImageDraw.Draw(bar).text(at, title, fill=_TITLE_COLOR, font=font, anchor=anchor)
     return np.asarray(bar)
 
 
