@@ -13,6 +13,7 @@ from segblocks_jax.data import __main__ as data
 from segblocks_jax.data.street_scenes import __main__ as street_scenes
 from segblocks_jax.errors import InputError, UnwritableError
 from segblocks_jax.experiments import commands, run, sweep
+from segblocks_jax.predict import __main__ as predict
 from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.training.logging import NonFiniteError
 from segblocks_jax.training.preemption import EXIT_CODE, Preempted
@@ -94,6 +95,7 @@ def test_a_result_that_cannot_be_written_is_1_and_one_line(tmp_path, monkeypatch
         (report.main, ["--runs=/dev/null/x"], 2),
         (records.main, ["--runs=/dev/null/x"], 2),
         (seams.main, ["--model=/dev/null/x"], 2),
+        (predict.main, ["x.jpg", "--model=/dev/null/x"], 2),
     ],
     ids=lambda x: x if isinstance(x, int) else str(getattr(x, "__module__", x)),
 )
@@ -113,5 +115,13 @@ def test_the_table_has_all_codes():
     table = DOCS.read_text().partition("## Exit codes")[2].partition("\n## ")[0]
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
     assert codes == {*ENDS.values()}
-    for name in ("camvid", "sweep", "segblocks_jax.data", "street_scenes", "report", "records"):
+    for name in (
+        "camvid",
+        "sweep",
+        "segblocks_jax.data",
+        "street_scenes",
+        "report",
+        "records",
+        "predict",
+    ):
         assert name in table

@@ -31,6 +31,7 @@ COMMANDS = {
     "analysis.report": "report",
     "data": "train",
     "data.street_scenes": "images",
+    "predict": "images",
 }
 SCRIPT = f"""
 import runpy, sys
