@@ -289,6 +289,7 @@ def test_models_that_come_with_the_package_load_by_their_name(
     other = dataclasses.replace(SPEC, dataset="cityscapes")
     sb.save_model("tiny", system, other)
     assert sb.load_spec("tiny") == other  # An existing folder goes first.
+    assert folder_module.load_about("tiny") == {}
 
 
 def test_what_ships_is_small_complete_and_loads() -> None:

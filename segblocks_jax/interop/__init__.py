@@ -4,6 +4,7 @@ from segblocks_jax.interop.backbone import load_backbone
 from segblocks_jax.interop.files import SUFFIXES as WEIGHT_SUFFIXES
 from segblocks_jax.interop.folder import (
     check_target,
+    load_about,
     load_model,
     load_spec,
     model_folder,
@@ -17,6 +18,7 @@ __all__ = [
     "PRETRAINED",
     "WEIGHT_SUFFIXES",
     "check_target",
+    "load_about",
     "load_backbone",
     "load_model",
     "load_spec",

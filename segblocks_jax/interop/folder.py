@@ -128,9 +128,16 @@ def check_target(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def shipped_models() -> dict[str, dict[str, Any]]:
-    """What the models that come with the package say of themselves, by name; see `about` of `save_model`."""
-    configs = sorted(SHIPPED.glob(f"*/{CONFIG}"))
-    return {p.parent.name: json.loads(p.read_text(encoding="utf-8"))["about"] for p in configs}
+    """The models that come with the package, by name, and what they say of themselves (`load_about`)."""
+    return {
+        path.parent.name: load_about(path.parent) for path in sorted(SHIPPED.glob(f"*/{CONFIG}"))
+    }
+
+
+def load_about(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_model` was given as `about`; argument as of `load_model`, which says what is wrong with a file."""
+    path = current_file(model_folder(folder), CONFIG)
+    return json.loads(path.read_text(encoding="utf-8")).get("about", {})
 
 
 def model_folder(model: str | os.PathLike[str]) -> pathlib.Path:

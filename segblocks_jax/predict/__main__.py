@@ -19,7 +19,7 @@ from segblocks_jax.data import DATASETS
 from segblocks_jax.errors import MissingFileError
 from segblocks_jax.inference.result_files import parse_shard
 from segblocks_jax.inference.server import parse_shape
-from segblocks_jax.interop import load_spec, model_folder, shipped_models
+from segblocks_jax.interop import load_about, load_spec, model_folder, shipped_models
 from segblocks_jax.interop.folder import CONFIG, WEIGHTS
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.settings import Mode
@@ -51,8 +51,8 @@ def predict(given: argparse.Namespace) -> int:
     """Segments the inputs; gives the exit code."""
     model = given.model or default_model()
     spec, folder = load_spec(model), model_folder(model)
-    about = shipped_models().get(model, {}).get("summary")
-    print(f"model: {model}" + (f" ({about})" if about else ""))
+    summary = load_about(model).get("summary")
+    print(f"model: {model}" + (f" ({summary})" if summary else ""))
     Mode.parse(given.mode)  # Before anything is read.
     weights = {name: sha256(current_file(folder, name)) for name in (CONFIG, WEIGHTS)}
     shapes = list(map(parse_shape, given.shapes))
