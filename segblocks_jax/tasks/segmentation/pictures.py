@@ -157,11 +157,7 @@ def _box(row: int, column: int, height: int, width: int) -> tuple[int, int, int,
 
 
 def _write(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    box: tuple[int, int, int, int],
-    border: int,
-    color: tuple[int, int, int],
+    draw: ImageDraw.ImageDraw, text: str, box: tuple[int, ...], border: int, color: tuple[int, ...]
 ) -> None:
     """Writes into the corner of a block, inside its border, where there is room."""
     left, top, right, bottom = box
