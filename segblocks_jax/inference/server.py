@@ -107,6 +107,17 @@ class ShapeServer:
         fits = [s for s in fits if s[1] * s[2] == area]
         return min((s for s in fits if s[0] >= count), default=max(fits))
 
+    def gmacs(self, size: tuple[int, int], share: float) -> float | None:
+        """10^9 multiply-adds of an image, padded as it is served, its policy included.
+
+        Args:
+            size: (h, w) of the image.
+            share: of its blocks that run high; without blocks it plays no part.
+
+        Returns:
+            None where only programs are known, not the network.
+        """
+
     def pad(self, images: UInt8[np.ndarray, "m h w 3"], shape: Shape) -> UInt8[np.ndarray, "..."]:
         """The images in the top left corner of `shape`, the rest in the padding's color."""
         if images.shape[:3] == shape:

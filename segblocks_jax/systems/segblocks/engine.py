@@ -130,7 +130,7 @@ class Engine(Server):
         return self.model_programs.compilations
 
     def gmacs(self, size: tuple[int, int], share: float) -> float:
-        """See `Server.gmacs`; each padded size is counted once."""
+        """See `ShapeServer.gmacs`; each padded size is counted once."""
         _, height, width = self.shape_for((1, *size))
         if (height, width) not in self._gmacs:
             self._gmacs[height, width] = self._count((height, width))

@@ -118,17 +118,6 @@ class Server(ShapeServer):
             compiled=compiled,
         )
 
-    def gmacs(self, size: tuple[int, int], share: float) -> float | None:
-        """10^9 multiply-adds of an image, padded as it is served, its policy included.
-
-        Args:
-            size: (h, w) of the image.
-            share: of its blocks that run high; without blocks it plays no part.
-
-        Returns:
-            None where only programs are known, not the network.
-        """
-
     def warm_up(self, shapes: Iterable[Shape] | None = None, output: Output = "labels") -> None:
         """Makes all programs that the server's mode can ask for, and times them for mode "latency".
 
