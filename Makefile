@@ -1,5 +1,5 @@
 # make demo   builds everything, trains and evaluates on the built-in street scenes, shows a table
-# make test   builds the package for CPUs and runs the fast tests, about 12 minutes on two cores
+# make test   builds the package for CPUs and runs the fast tests, about 10 minutes on two cores
 # make test-full  the rest of the tests, also the native ones and the compilation for CUDA
 # make check  formatters, linter, types
 # make docs   the documentation, as a site; any warning is an error

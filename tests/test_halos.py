@@ -103,7 +103,7 @@ def mean2(image: jax.Array) -> jax.Array:
     return image.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-@pytest.mark.family("lrnnet")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_uniform_grids_of_64_equal_images(
     name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
