@@ -88,9 +88,9 @@ def test_state_may_be_donated_or_changed_while_it_is_written(tmp_path):
     host = np.ones((500, 500))
     with Checkpoints(tmp_path, model="m") as checkpoints:
         checkpoints.save(1, {"device": state, "host": host})
-        spoilt = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)(state)
+        spoiled = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)(state)
         host[:] = -1
-        got, _, _ = checkpoints.restore({"device": spoilt, "host": host})
+        got, _, _ = checkpoints.restore({"device": spoiled, "host": host})
     assert all((got["device"][str(i)] == i).all() for i in range(8))
     assert (got["host"] == 1).all()
 

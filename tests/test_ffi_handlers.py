@@ -132,9 +132,9 @@ def test_wrong_buffers(
 ) -> None:
     call = CALLS[target]
     part = "operands" if name in call.operands else "results"
-    spoilt = dataclasses.replace(call, **{part: getattr(call, part) | {name: (shape, dtype)}})
+    spoiled = dataclasses.replace(call, **{part: getattr(call, part) | {name: (shape, dtype)}})
     with pytest.raises(Exception, match=rf"(?s){target}: argument '\w+': got .*{expected}"):
-        spoilt.run(target)
+        spoiled.run(target)
 
 
 @pytest.mark.family(of=("target",))
@@ -149,9 +149,9 @@ def test_wrong_buffers(
 )
 def test_wrong_attributes(target: str, name: str, value: int, expected: str) -> None:
     call = CALLS[target]
-    spoilt = dataclasses.replace(call, attributes=call.attributes | {name: value})
+    spoiled = dataclasses.replace(call, attributes=call.attributes | {name: value})
     with pytest.raises(Exception, match=rf"(?s){target}: argument '\w+': got .*{expected}"):
-        spoilt.run(target)
+        spoiled.run(target)
 
 
 @pytest.mark.family

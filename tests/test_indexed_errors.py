@@ -34,7 +34,7 @@ class Call:
         results = jax.jit(lambda *a: jax.ffi.ffi_call(target, types)(*a, **values))(*arrays)
         return [np.asarray(result) for result in results]
 
-    def spoilt(self, name: str, shape: tuple[int, ...], dtype: str) -> "Call":
+    def spoiled(self, name: str, shape: tuple[int, ...], dtype: str) -> "Call":
         part = "operands" if name in self.operands else "results"
         data = {key: value for key, value in self.data.items() if key != name}
         buffers = getattr(self, part) | {name: (shape, dtype)}
@@ -196,7 +196,7 @@ def test_wrong_buffers(
     target: str, name: str, shape: tuple[int, ...], dtype: str, expected: str
 ) -> None:
     with pytest.raises(Exception, match=rf"(?s){target}: argument '\w+': got .*({expected})"):
-        CALLS[target].spoilt(name, shape, dtype).run(target)
+        CALLS[target].spoiled(name, shape, dtype).run(target)
 
 
 @pytest.mark.family(of=("target",))
@@ -211,20 +211,20 @@ def test_wrong_buffers(
 )
 def test_wrong_attributes(target: str, name: str, value: int, expected: str) -> None:
     call = CALLS[target]
-    spoilt = dataclasses.replace(call, attributes=call.attributes | {name: value})
+    spoiled = dataclasses.replace(call, attributes=call.attributes | {name: value})
     with pytest.raises(
         Exception, match=rf"(?s){target}: argument '\w+': got .*expected .*{expected}"
     ):
-        spoilt.run(target)
+        spoiled.run(target)
 
 
 def test_one_of_two_outputs_is_needed() -> None:
     target = "segblocks_indexed_conv"
     call = CALLS[target]
     for name in ("scale2", "bias2"):
-        call = call.spoilt(name, (0,), "float32")
+        call = call.spoiled(name, (0,), "float32")
     for name in ("out", "out2"):
-        call = call.spoilt(name, (0, 33), "float32")
+        call = call.spoiled(name, (0, 33), "float32")
     with pytest.raises(Exception, match=r"argument 'out': got .* at least one of"):
         call.run(target)
 
@@ -249,10 +249,10 @@ def test_what_winograd_cannot_do(replaced: dict[str, int], dtype: str) -> None:
         ATTRIBUTES | {"winograd": 1},
         COUNTS,
     )
-    spoilt = dataclasses.replace(call, attributes=call.attributes | replaced)
+    spoiled = dataclasses.replace(call, attributes=call.attributes | replaced)
     expected = "argument 'winograd': got 1, expected 0 for all but float32"
     with pytest.raises(Exception, match=expected):
-        spoilt.run("segblocks_indexed_conv")
+        spoiled.run("segblocks_indexed_conv")
 
 
 def int32(*values: int) -> np.ndarray:
@@ -298,9 +298,9 @@ def test_wrong_data(target: str, name: str, data: np.ndarray, expected: str) -> 
     if jax.default_backend() != "cpu":
         pytest.skip("only the CPU handlers read their data before they start")
     call = CALLS[target]
-    spoilt = dataclasses.replace(call, data=call.data | {name: data})
+    spoiled = dataclasses.replace(call, data=call.data | {name: data})
     with pytest.raises(Exception, match=f"(?s){target}: argument '\\w+': got {expected}"):
-        spoilt.run(target)
+        spoiled.run(target)
 
 
 @pytest.mark.parametrize("target", sorted(CALLS)[1:])
@@ -332,9 +332,9 @@ def spoil_anything(target: str, rng: np.random.Generator) -> Call:
         name = str(rng.choice(list(buffers)))
         shape, dtype = buffers[name]
         if rng.random() < 0.5:
-            return call.spoilt(name, shape_near(shape, rng), dtype)
+            return call.spoiled(name, shape_near(shape, rng), dtype)
         others = ["float32", "bfloat16", "float16", "int32", "int8", "uint32", "bool"]
-        return call.spoilt(name, shape, str(rng.choice([x for x in others if x != dtype])))
+        return call.spoiled(name, shape, str(rng.choice([x for x in others if x != dtype])))
     if kind == 1 and call.attributes:
         name = str(rng.choice(list(call.attributes)))
         value = int(rng.choice([-(2**63), -1, 0, 7, 2**31, 2**62, 2**63 - 1]))

@@ -146,7 +146,7 @@ def checkpoint(path):
         checkpoints.save(1, {"x": np.ones(1)})
 
 
-# What writes: there it is afterwards.
+# What writes: there it is afterward.
 SCENES = ("--train=1", "--val=1", "--height=32", "--width=64")
 WRITERS = {
     "save_model": saved,
