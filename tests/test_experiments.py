@@ -360,7 +360,7 @@ def test_speed_reports_times_beside_operations(tmp_path, capsys):
 @pytest.mark.slow
 def test_speed_of_a_network_that_has_no_such_blocks_is_that_of_the_dense_one(tmp_path, capsys):
     model = {"name": "lrnnet", "width": 8, "features": None, "dilations": (5,)}
-    static = config("static", model=model, policy={"block_size": 32})
+    static = config("static", model=model, policy={"block_size": 32, "low_factor": 3})
     assert commands.speed(system(static), tmp_path, (64, 64)) == 0
     report = json.loads((tmp_path / "speed.json").read_text())
     assert report["blocks"] == []

@@ -175,6 +175,22 @@ def test_bfloat16_within_its_rounding_of_float64(channels: int, rng: np.random.G
             assert (error <= np.abs(expected) * 2.0**-8 + 1e-5 * np.abs(expected).max()).all()
 
 
+@pytest.mark.parametrize("size", [(3, 1), (1, 3), (3, 3)])
+@pytest.mark.parametrize("channels", [3, 32])
+def test_dilated_strides(
+    compiled: None, size: tuple[int, int], channels: int, rng: np.random.Generator
+) -> None:
+    """Rows of few channels are copied, those of many are not; along an axis of one tap, too."""
+    image = jnp.asarray(rng.standard_normal((1, 12, 14, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((*size, channels, 5)), jnp.float32)
+    padding = tuple(3 * (k - 1) // 2 for k in size)
+    got, expected = (
+        image_conv(image, kernel, 2, padding, dilation=3, implementation=name)
+        for name in ("ffi", "xla")
+    )
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(

@@ -387,6 +387,8 @@ const ConvCase kConvs[] = {
     {96, 96, 3, 3, 1, true, {3, 42, 40, nullptr}, {5, 38, 35, nullptr}, false, 17},
     {5, 20, 3, 1, 2, false, {3, 17, 7, nullptr}, {2, 11, 3, nullptr}, false, 4},
     {43, 43, 5, 5, 2, true, {3, 19, 20, nullptr}, {2, 13, 13, nullptr}, false, 3},
+    {32, 20, 3, 1, 2, false, {3, 17, 7, nullptr}, {2, 11, 3, nullptr}, false, 4},
+    {43, 43, 1, 3, 2, true, {3, 7, 17, nullptr}, {2, 3, 11, nullptr}, false, 4},
     {17, 42, 3, 3, 1, false, {4, 7, 8, nullptr}, {3, 5, 5, nullptr}, true},
     {32, 200, 3, 3, 1, false, {2, 16, 19, nullptr}, {5, 3, 3, nullptr}, true},
     {64, 80, 3, 3, 2, false, {4, 9, 12, nullptr}, {3, 5, 3, nullptr}, true},

@@ -220,7 +220,7 @@ class Convolution {
   void fill(const int32_t* indices, const Axis& columns, const float** row) const {
     const int64_t runs = columns.dilation == 1 ? 1 : columns.taps;
     const int64_t run = columns.size() / runs;
-    const int64_t step = runs == 1 ? 1 : columns.stride;
+    const int64_t step = columns.dilation == 1 ? 1 : columns.stride;
     for (int64_t k = 0; k < runs; ++k, row += run, indices += columns.dilation) {
       for (int64_t j = 0; j < run; ++j) {
         row[j] = static_cast<const float*>(addresses_(indices[j * step]));
