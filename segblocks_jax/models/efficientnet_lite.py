@@ -11,8 +11,6 @@ from segblocks_jax.models.network import Naming, TorchNames
 from segblocks_jax.nn import BlockOptions
 from segblocks_jax.nn.layers import Padding
 
-_MOMENTUM = 0.01
-_EPS = 1e-3
 _STAGES = (
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
@@ -38,6 +36,7 @@ _HALF = (0.5,) * 3, (0.5,) * 3  # As timm converted them.
 class EfficientNetLite(InvertedResiduals):
     """An EfficientNet-Lite, see `InvertedResiduals`."""
 
+    momentum, eps = 0.01, 1e-3
     torch_names = TorchNames(
         "net.backbone.",
         ((r"^(blocks\.\d+\.\d+)\.", r"\1._"),),
@@ -54,14 +53,7 @@ class EfficientNetLite(InvertedResiduals):
     ) -> None:
         """Builds variant 0 to 4. The published weights were trained with `padding` "same_tf"."""
         stages = [_scale(i, stage, *_MULTIPLIERS[variant]) for i, stage in enumerate(_STAGES)]
-        super().__init__(
-            stages,
-            momentum=_MOMENTUM,
-            eps=_EPS,
-            padding=padding,
-            semantics=semantics,
-            rngs=rngs,
-        )
+        super().__init__(stages, padding=padding, semantics=semantics, rngs=rngs)
 
     def namings(self) -> tuple[Naming, ...]:
         """All are of TensorFlow's weights, or of weights that were trained like them."""

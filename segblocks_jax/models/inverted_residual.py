@@ -91,23 +91,29 @@ class InvertedResidual(nnx.Module):
 
 
 class InvertedResiduals(nnx.Module):
-    """A backbone without its classifier; gives maps of `features` channels at strides 4, 8, 16 and 32."""
+    """A backbone without its classifier; gives maps of `features` channels at strides 4, 8, 16 and 32.
+
+    Attributes:
+        momentum, eps: of the norms.
+    """
 
     torch_names: ClassVar[TorchNames] = TorchNames("net.backbone.")
+    momentum: ClassVar[float]
+    eps: ClassVar[float]
 
     def __init__(
         self,
         stages: Sequence[Stage],
         *,
-        momentum: float,
-        eps: float,
         padding: Padding,
         semantics: BlockOptions,
         rngs: nnx.Rngs,
     ) -> None:
         """Seven stages behind a convolution of stride 2; `padding` of the layers with a stride, see `nn.Conv`."""
         conv = functools.partial(Conv, padding=padding, semantics=semantics, rngs=rngs)
-        norm = functools.partial(BatchNorm, momentum=momentum, eps=eps, semantics=semantics)
+        norm = functools.partial(
+            BatchNorm, momentum=self.momentum, eps=self.eps, semantics=semantics
+        )
         self.stem = nnx.List([conv(3, STEM, 3, stride=2), norm(STEM)])
         before = [STEM, *(stage.features for stage in stages)]
         self.blocks = nnx.List(

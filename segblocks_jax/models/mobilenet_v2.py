@@ -10,8 +10,6 @@ from segblocks_jax.models.network import IMAGENET, Naming, TorchNames
 from segblocks_jax.nn import BlockOptions
 from segblocks_jax.nn.layers import Padding
 
-_MOMENTUM = 0.1
-_EPS = 1e-5
 _STAGES = (
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
@@ -43,6 +41,7 @@ def _torchvision(match: re.Match[str]) -> str:
 class MobileNetV2(InvertedResiduals):
     """MobileNetV2 of width 1, see `InvertedResiduals`."""
 
+    momentum, eps = 0.1, 1e-5
     torch_names = TorchNames(
         "net.backbone.",
         (
@@ -56,14 +55,7 @@ class MobileNetV2(InvertedResiduals):
         self, *, padding: Padding = "symmetric", semantics: BlockOptions, rngs: nnx.Rngs
     ) -> None:
         """PyTorch's weights were trained with `padding` "symmetric", TensorFlow's with "same_tf"."""
-        super().__init__(
-            _STAGES,
-            momentum=_MOMENTUM,
-            eps=_EPS,
-            padding=padding,
-            semantics=semantics,
-            rngs=rngs,
-        )
+        super().__init__(_STAGES, padding=padding, semantics=semantics, rngs=rngs)
 
     def namings(self) -> tuple[Naming, ...]:
         """torchvision's, those of the lists that it had before, and timm's."""
