@@ -32,9 +32,15 @@ PADDINGS = ("symmetric", "same_tf")
 RNGS = functools.partial(nnx.Rngs, 0)
 
 
+class Small(InvertedResiduals):
+    """Of few channels."""
+
+    momentum, eps = 0.1, 1e-3
+
+
 def small(padding: str) -> nnx.Module:
-    options = {"momentum": 0.1, "eps": 1e-3, "padding": padding, "semantics": sb.BlockOptions()}
-    return golden.network(lambda: InvertedResiduals(STAGES, **options, rngs=RNGS()))
+    options = {"padding": padding, "semantics": sb.BlockOptions()}
+    return golden.network(lambda: Small(STAGES, **options, rngs=RNGS()))
 
 
 def mean2(image: jax.Array) -> jax.Array:
