@@ -13,7 +13,7 @@ from flax import nnx
 from segblocks_jax import BlockOptions, create_model, split
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import UserError
-from segblocks_jax.experiments import camvid, cityscapes, mapillary
+from segblocks_jax.experiments import camvid, cityscapes, custom, mapillary
 from segblocks_jax.experiments.run import read_system
 from segblocks_jax.structured_config import ConfigError, leaves, nested
 from segblocks_jax.systems.lrnnet.network import DILATIONS
@@ -24,7 +24,12 @@ from segblocks_jax.training.config import LoopConfig, OptimConfig
 NAN, INF = float("nan"), float("inf")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "experiments" / "configs").glob("*/*.py"))
-ENTRY_POINTS = {"cityscapes": cityscapes, "camvid": camvid, "mapillary": mapillary}
+ENTRY_POINTS = {
+    "cityscapes": cityscapes,
+    "camvid": camvid,
+    "custom": custom,
+    "mapillary": mapillary,
+}
 
 
 def load(file):

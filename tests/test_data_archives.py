@@ -21,9 +21,9 @@ from segblocks_jax.data import DATASETS, open_dataset
 from segblocks_jax.data import __main__ as command
 from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES
 from segblocks_jax.tasks.segmentation.published_labels import (
+    CAMVID_CODES,
     CAMVID_COLORS,
     CAMVID_FULL,
-    camvid_ids,
     camvid_split,
 )
 
@@ -212,10 +212,10 @@ def test_colors_that_are_no_class_are_named():
     with pytest.raises(
         ValueError, match=r"x.png: pixel \(2, 1\) has color \(128, 64, 129\).*1 such"
     ):
-        camvid_ids(picture, "x.png")
+        CAMVID_CODES.decode(picture, "x.png")
     picture[1, 2] = (255, 255, 255)
     with pytest.raises(ValueError, match=r"color \(255, 255, 255\)"):
-        camvid_ids(picture, "x.png")
+        CAMVID_CODES.decode(picture, "x.png")
 
 
 def test_frames_of_no_drive_are_refused():

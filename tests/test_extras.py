@@ -26,6 +26,7 @@ EXTRAS = (
 COMMANDS = {
     "experiments.camvid": "train",
     "experiments.cityscapes": "train",
+    "experiments.custom": "train",
     "experiments.mapillary": "train",
     "experiments.sweep": "train",
     "analysis.report": "report",

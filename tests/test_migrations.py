@@ -1,6 +1,7 @@
 """What earlier versions stored is read as what it was, or refused; never as today's defaults."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -154,9 +155,9 @@ SPEC = sb.ModelSpec("swiftnet_rn18", 3, policy=sb.PolicySpec(bucket_step=0.25, t
 
 def test_a_saved_model_of_earlier_is_read_as_it_was():
     spec = json.loads(json.dumps(SPEC.to_dict()))
-    assert spec.pop("schema") == 2
+    assert spec.pop("schema") == 3
     spec["policy"]["quantise_step"] = spec["policy"].pop("bucket_step")
-    for name in ("dilations", "input_scale", "padding", "stride_in"):
+    for name in ("dilations", "input_scale", "padding", "stride_in", "class_colors"):
         del spec[name]
     del spec["semantics"]["padding"]
     before = copy.deepcopy(spec)
@@ -166,9 +167,20 @@ def test_a_saved_model_of_earlier_is_read_as_it_was():
 
 def test_a_saved_model_of_schema_1_pads_and_strides_as_then():
     spec = json.loads(json.dumps({**SPEC.to_dict(), "schema": 1}))
-    for name in ("padding", "stride_in"):
+    for name in ("padding", "stride_in", "class_colors"):
         del spec[name]
     assert sb.ModelSpec.from_mapping(spec) == SPEC
+
+
+def test_a_saved_model_keeps_its_colors_and_had_none_in_schema_2():
+    colors = ((1, 2, 3), (4, 5, 6), (7, 8, 255))
+    painted = dataclasses.replace(SPEC, class_colors=colors)
+    spec = json.loads(json.dumps(painted.to_dict()))
+    assert sb.ModelSpec.from_mapping(spec) == painted
+    del spec["class_colors"]
+    assert sb.ModelSpec.from_mapping({**spec, "schema": 2}) == SPEC
+    with pytest.raises(ValueError, match="2 class_colors for num_classes 3"):
+        dataclasses.replace(SPEC, class_colors=colors[:2])
 
 
 def test_a_saved_model_has_all_its_fields_and_a_known_schema():
@@ -178,5 +190,5 @@ def test_a_saved_model_has_all_its_fields_and_a_known_schema():
         part.popitem()
         with pytest.raises(TypeError, match="lacks"):
             sb.ModelSpec.from_mapping(spec)
-    with pytest.raises(ValueError, match="ModelSpec: schema is 3, expected up to 2"):
-        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 3})
+    with pytest.raises(ValueError, match="ModelSpec: schema is 4, expected up to 3"):
+        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 4})

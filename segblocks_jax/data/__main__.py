@@ -30,13 +30,15 @@ from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Prepares the data set and checks its counts; 1 if the published one has more images."""
-    name, dataset = arguments.dataset, DATASETS[arguments.dataset]
+    name = arguments.dataset
     root = find_root(name, arguments.data_dir)
+    dataset = DATASETS[name]
     if dataset.url is not None and not _holds_data(name, root):
         from segblocks_jax.data.builders import download
 
         print(f"{root} holds no {name}; downloading {dataset.url} (gives up after some minutes)")
         download(dataset, root, arguments.sha256)
+    dataset = dataset.of(Store(root))
     found = find_splits(dataset, Store(root))
     wanted = arguments.splits.split("+") if arguments.splits else list(found)
     for split in wanted:
@@ -45,6 +47,9 @@ def prepare(arguments: argparse.Namespace) -> int:
         )
         left_out = f", {len(source.skipped)} left out" if source.skipped else ""
         print(f"{name} {split}: {len(source)} images prepared{left_out}")
+    if dataset.normalization is None:
+        mean, std = (", ".join(f"{x:.5f}" for x in values) for values in source.normalization)
+        print(f"{name}: mean [{mean}], std [{std}]")
     missing = check_counts(dataset, found, arguments.splits and wanted)
     for line in missing:
         print(f"incomplete: {line}", file=sys.stderr)
@@ -53,7 +58,8 @@ def prepare(arguments: argparse.Namespace) -> int:
 
 def _holds_data(name: str, root: pathlib.Path) -> bool:
     try:
-        return bool(find_splits(DATASETS[name], Store(root)))
+        store = Store(root)
+        return bool(find_splits(DATASETS[name].of(store), store))
     except FileNotFoundError:
         return False
 

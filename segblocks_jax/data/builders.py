@@ -1,14 +1,13 @@
 """Downloading data sets, and preparing them as TFDS array records, without TensorFlow.
 
 A record holds the image's and the label's files as they are on disk (nothing is re-encoded, but labels
-in colors, which become ids) and the pair's name; stored ids become train ids when read. Records keep
+in codes such as colors, which become ids) and the pair's name; stored ids become train ids when read. Records keep
 the order of the names. Downloads are checked by SHA-256: against what is given, or against the first one.
 """
 
 import concurrent.futures
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -18,20 +17,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from segblocks_jax.data.datasets import DATASETS, Dataset, Kind
-from segblocks_jax.data.folders import Problems, Split, check_pair, find_splits
-from segblocks_jax.data.images import decode
+from segblocks_jax.data.dataset import Dataset
+from segblocks_jax.data.folders import Checked, Pair, Problems, Split, check_pair, find_splits
 from segblocks_jax.data.records import NAME, Fingerprint, Index
 from segblocks_jax.data.source import cache
 from segblocks_jax.data.store import Store
 from segblocks_jax.errors import InputError, extra
 from segblocks_jax.paths import check_writable, partial_folder, whole_folder
-from segblocks_jax.tasks.segmentation.labels import LabelTable
-from segblocks_jax.tasks.segmentation.published_labels import camvid_ids
 
 with extra("train", "a data set"):
     import tensorflow_datasets as tfds
-    from PIL import Image
 
 _DOWNLOADS = "downloads.json"
 
@@ -87,9 +82,9 @@ class _PairsBuilder(  # type: ignore[call-arg]
     RELEASE_NOTES: ClassVar = {"2.0.0": "Image and label files as published."}
     name = NAME
 
-    def __init__(self, dataset: str, on_error: str, **options):
+    def __init__(self, dataset: Dataset, on_error: str, **options):
         self.index = Index()
-        self._dataset, self._on_error = DATASETS[dataset], on_error
+        self._dataset, self._on_error = dataset, on_error
         super().__init__(**options)
 
     @property
@@ -112,54 +107,47 @@ class _PairsBuilder(  # type: ignore[call-arg]
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        dataset, store = self._dataset, Store(pathlib.Path(dl_manager.manual_dir))
-        table = dataset.table_of(store)
+        store = Store(pathlib.Path(dl_manager.manual_dir))
         return {
-            name: self._generate_examples(name, split, dataset.labels, table)
-            for name, split in find_splits(dataset, store).items()
+            name: self._generate_examples(name, split)
+            for name, split in find_splits(self._dataset, store).items()
         }
 
-    def _generate_examples(self, name: str, split: Split, kind: Kind, table: LabelTable):
+    def _generate_examples(self, name: str, split: Split):
         problems = Problems(self._on_error, name, split)
         sizes = self.index.sizes[name] = []
-        pixels = np.zeros(256, np.int64)
-        for pair, size, counts in _checked(split, kind, table, problems):
-            label: bytes = pair.label.read()
-            if kind == "colors":
-                label = _as_ids(label, pair.label.where)
-            sizes.append(size)
-            pixels += counts
-            image = pair.image.read()
+        pixels, values = np.zeros(256, np.int64), np.zeros((3, 256), np.int64)
+        for pair, found in _checked(split, self._dataset, problems):
+            sizes.append(found.size)
+            pixels += found.pixels
+            if found.values is not None:
+                values += found.values
+            image, label = pair.image.read(), found.label or pair.label.read()
             yield pair.name, {"image": image, "label": label, "name": pair.name}
         self.index.skipped[name] = problems.messages
         self.index.pixels[name] = pixels.tolist()
+        if self._dataset.normalization is None:
+            self.index.values[name] = values.tolist()
 
 
-def _checked(split: Split, kind: Kind, table: LabelTable, problems: Problems) -> Iterator[tuple]:
+def _checked(split: Split, dataset: Dataset, problems: Problems) -> Iterator[tuple[Pair, Checked]]:
     """The good pairs in order with what `check_pair` says; checked ahead by threads, decoding is slow."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        checks = [pool.submit(check_pair, pair, kind, table) for pair in split.pairs]
+        checks = [pool.submit(check_pair, pair, dataset) for pair in split.pairs]
         try:
             for pair, check in zip(split.pairs, checks, strict=True):
                 try:
-                    size, counts = check.result()
+                    found = check.result()
                 except InputError as error:
                     problems.add(str(error))
                 else:
-                    yield pair, size, counts
+                    yield pair, found
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _as_ids(content: bytes, where: str) -> bytes:
-    ids = camvid_ids(decode(content, "colors", where), where)
-    file = io.BytesIO()
-    Image.fromarray(ids).save(file, "PNG")
-    return file.getvalue()
-
-
 def prepare(
-    name: str,
+    dataset: Dataset,
     root: pathlib.Path,
     folder: pathlib.Path,
     fingerprint: Fingerprint,
@@ -167,13 +155,13 @@ def prepare(
 ) -> None:
     """Prepares the data set in `root` as array records in `folder`, which appears complete or not at all.
 
-    `on_error` is "raise", or "skip" to leave out bad items, at most 1% of a split. Raises what `find_splits` and
-    `check_pair` raise, and UnwritableError where the folder can't be made.
+    `dataset` is what `Dataset.of` gives. `on_error` is "raise", or "skip" to leave out bad items, at most 1% of a
+    split. Raises what `find_splits` and `check_pair` raise, and UnwritableError where the folder can't be made.
     """
     check_writable(folder)
     # Another process that is faster has prepared the same.
     with contextlib.suppress(FileExistsError), whole_folder(folder) as fresh:
-        builder = _PairsBuilder(name, on_error, data_dir=fresh, file_format="array_record")
+        builder = _PairsBuilder(dataset, on_error, data_dir=fresh, file_format="array_record")
         builder.download_and_prepare(
             download_dir=fresh / "downloads",
             download_config=tfds.download.DownloadConfig(manual_dir=root),

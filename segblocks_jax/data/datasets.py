@@ -6,79 +6,16 @@ another entry of `DATASETS`, and nothing else.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
+from segblocks_jax.data import own
+from segblocks_jax.data.dataset import IMAGE_SUFFIXES, Dataset, Folder
 from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.store import Store
 from segblocks_jax.errors import MissingFileError
 from segblocks_jax.tasks.segmentation import published_labels
-from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES, LabelTable
-
-Kind = Literal["image", "ids", "palette", "colors"]
-"""What a file holds: RGB; a channel of label ids; the same, perhaps as palette indices; labels in colors."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Folder:
-    """Where the images or the labels of a split lie: files `pattern` below `path`.
-
-    A file's key, by which images and labels find each other, is its name without `ending`, which
-    is one of several for images of different formats. `keep` says which keys belong to the split.
-    """
-
-    path: str
-    pattern: str
-    endings: tuple[str, ...]
-    keep: Callable[[str], bool] = lambda key: True
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """All that is known of a data set.
-
-    Attributes:
-        name: its name for `open_dataset`.
-        family: data sets of a family have one entry point, and may lie in a folder of the family's name.
-        splits: that it may have.
-        expected: one line that says what its folder must hold.
-        folders: (store, split) -> folders of images and labels.
-        table: that its stored ids follow; None where only a file of the data set tells.
-        read_table: store -> the table, where a file of the data set may tell another.
-        normalization: of its images.
-        labels: the kind of its label files.
-        counts: images of the published splits.
-        origin: where to get it.
-        url: of an archive that anybody may download, if there is one.
-        sha256: of that archive, in hexadecimal, if its publisher tells it.
-        generate: (folder, scenes or None) -> the data set's folder, below `folder`, for one that is drawn.
-    """
-
-    name: str
-    family: str
-    splits: tuple[str, ...]
-    expected: str
-    folders: Callable[[Store, str], tuple[Folder, Folder]]
-    table: LabelTable | None
-    normalization: Normalization
-    read_table: Callable[[Store], LabelTable] | None = None
-    labels: Kind = "ids"
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    origin: str = ""
-    url: str | None = None
-    sha256: str | None = None
-    generate: Callable[[pathlib.Path, Any], pathlib.Path] | None = None
-
-    def table_of(self, store: Store) -> LabelTable:
-        """The label table of the data set in a store."""
-        if self.read_table is not None:
-            return self.read_table(store)
-        assert self.table is not None
-        return self.table
-
-
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
+from segblocks_jax.tasks.segmentation.labels import CAMVID, CITYSCAPES
 
 # The values that the SegBlocks authors train with, also on Mapillary.
 _STREETS = Normalization(
@@ -102,7 +39,7 @@ def _camvid_full_folders(store: Store, split: str) -> tuple[Folder, Folder]:
         return published_labels.camvid_split(key) == split
 
     return (
-        Folder("701_StillsRaw_full", "*.*", _IMAGE_SUFFIXES, keep),
+        Folder("701_StillsRaw_full", "*.*", IMAGE_SUFFIXES, keep),
         Folder("LabeledApproved_full", "*.*", ("_L.png",), keep),
     )
 
@@ -112,28 +49,30 @@ def _mapillary_folders(labels: tuple[str, ...]) -> Callable[[Store, str], tuple[
         top = {"train": "training", "val": "validation"}[split]
         place = next((p for p in labels if store.has(f"{top}/{p}")), labels[0])
         return (
-            Folder(f"{top}/images", "*.*", _IMAGE_SUFFIXES),
+            Folder(f"{top}/images", "*.*", IMAGE_SUFFIXES),
             Folder(f"{top}/{place}", "*.*", (".png",)),
         )
 
     return folders
 
 
-def _mapillary_table(store: Store) -> LabelTable:
+def _mapillary(entry: Dataset, store: Store) -> Dataset:
     for name in ("config_v1.2.json", "config.json"):
         if config := store.find(name):
-            return published_labels.mapillary_table(config.read(), config.where)
-    return published_labels.MAPILLARY_V1_2
+            table = published_labels.mapillary_table(config.read(), config.where)
+            return dataclasses.replace(entry, table=table)
+    return entry
 
 
-def _mapillary_v2_table(store: Store) -> LabelTable:
+def _mapillary_v2(entry: Dataset, store: Store) -> Dataset:
     config = store.find("config_v2.0.json")
     if config is None:
         raise MissingFileError(
             f"{store.describe('config_v2.0.json')}: missing, and only it says which of the 124 labels "
             "are evaluated; copy it from the release. Nothing was written."
         )
-    return published_labels.mapillary_table(config.read(), config.where)
+    table = published_labels.mapillary_table(config.read(), config.where)
+    return dataclasses.replace(entry, table=table)
 
 
 def _street_scenes(parent: pathlib.Path, scenes: Any) -> pathlib.Path:
@@ -160,7 +99,7 @@ _CAMVID_SMALL = Dataset(
     splits=("train", "val", "test"),
     expected="<split>/*.png (or jpg) and <split>annot/*.png",
     folders=lambda store, split: (
-        Folder(split, "*.*", _IMAGE_SUFFIXES),
+        Folder(split, "*.*", IMAGE_SUFFIXES),
         Folder(f"{split}annot", "*.*", (".png",)),
     ),
     table=CAMVID,
@@ -177,7 +116,7 @@ _MAPILLARY = Dataset(
     expected="training/ and validation/ with images/*.jpg and v1.2/labels/*.png",
     folders=_mapillary_folders(("v1.2/labels", "labels")),
     table=published_labels.MAPILLARY_V1_2,
-    read_table=_mapillary_table,
+    read=_mapillary,
     normalization=_STREETS,
     labels="palette",
     counts={"train": 18000, "val": 2000},
@@ -211,6 +150,7 @@ DATASETS = {
             folders=_camvid_full_folders,
             table=published_labels.CAMVID_FULL,
             labels="colors",
+            codes=published_labels.CAMVID_CODES,
             origin="701_StillsRaw_full.zip and LabeledApproved_full.zip from "
             "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid",
             url=None,
@@ -222,15 +162,20 @@ DATASETS = {
             expected="training/ and validation/ with images/*.jpg and v2.0/labels/*.png, and config_v2.0.json",
             folders=_mapillary_folders(("v2.0/labels",)),
             table=None,
-            read_table=_mapillary_v2_table,
+            read=_mapillary_v2,
             origin="the v2.0 archive from https://www.mapillary.com/dataset/vistas (free registration)",
         ),
+        own.FOLDERS,
     )
 }
 """The data sets by name."""
 
-NORMALIZATION = {name: dataset.normalization for name, dataset in DATASETS.items()}
-"""The normalization of each data set."""
+NORMALIZATION = {
+    name: dataset.normalization
+    for name, dataset in DATASETS.items()
+    if dataset.normalization is not None
+}
+"""The normalization of each data set whose images are known; see `SegmentationSource.normalization`."""
 
 TABLES = {name: dataset.table for name, dataset in DATASETS.items() if dataset.table is not None}
 """The label table of each data set that needs no file to tell it; see `label_table`."""

@@ -10,16 +10,15 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int
 
-from segblocks_jax.data.datasets import Dataset, Folder, Kind
-from segblocks_jax.data.images import decode, file_orientation, turn_to_label
+from segblocks_jax.data.dataset import Dataset, Folder
+from segblocks_jax.data.images import decode, encode_ids, file_orientation, turn_to_label
 from segblocks_jax.data.store import File, Store
 from segblocks_jax.errors import InputError, MissingFileError
 from segblocks_jax.exact import exact
-from segblocks_jax.tasks.segmentation.labels import LabelTable
-from segblocks_jax.tasks.segmentation.published_labels import camvid_ids
 
 MAX_SKIPPED = 0.01
 """The share of a split that `on_error="skip"` may leave out."""
+_NAMED = 5  # How many files an error names.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ def find_splits(dataset: Dataset, store: Store) -> dict[str, Split]:
     found = {}
     for split in dataset.splits:
         folders = dataset.folders(store, split)
-        missing = [folder.path for folder in folders if not store.has(folder.path)]
+        missing = [f.path for f in folders if f.files is None and not store.has(f.path)]
         if len(missing) == 1:
             raise MissingFileError(
                 f"{store.describe(missing[0])}: missing for split {split!r}. {remedy}"
@@ -90,6 +89,8 @@ def find_splits(dataset: Dataset, store: Store) -> dict[str, Split]:
 
 
 def _files(store: Store, folder: Folder) -> dict[str, File]:
+    if folder.files is not None:
+        return dict(sorted(folder.files.items()))
     found: dict[str, File] = {}
     for file in store.files(folder.path, folder.pattern):
         name = file.key.rpartition("/")[2]
@@ -120,26 +121,44 @@ def _pair_up(store: Store, image_folder: Folder, label_folder: Folder) -> Split:
         ("label", labels, images, image_folder),
     ):
         without = [file for key, file in have.items() if key not in other]
+        names = [file.key.rpartition("/")[2] for file in without[:_NAMED]]
+        more = ", ..." if len(without) > _NAMED else ""
+        such = f": {', '.join(names)}{more}" if len(without) > 1 else ""
         lonely += [
             f"{file.where}: this {kind} has no counterpart in {store.describe(folder.path)} "
-            f"({len(without)} such); unpack the data set completely or remove it."
+            f"({len(without)} such{such}); unpack the data set completely or remove it."
             for file in without
         ]
     pairs = [Pair(key, file, labels[key]) for key, file in images.items() if key in labels]
     return Split(pairs, lonely)
 
 
-def check_pair(
-    pair: Pair, kind: Kind, table: LabelTable
-) -> tuple[tuple[int, int], Int[np.ndarray, "256"]]:
-    """Decodes both files of a pair: (height, width), and how many pixels have each stored id.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checked:
+    """What a pair holds.
+
+    Attributes:
+        size: (height, width).
+        pixels: how many have each stored id.
+        values: how many of the image's pixels have each value, of red, green and blue; None where nobody asks.
+        label: the label's ids as a PNG, where its file holds codes of them.
+    """
+
+    size: tuple[int, int]
+    pixels: Int[np.ndarray, "256"]
+    values: Int[np.ndarray, "3 256"] | None
+    label: bytes | None
+
+
+def check_pair(pair: Pair, dataset: Dataset) -> Checked:
+    """Decodes both files of a pair.
 
     A ValueError names a file that is unreadable, not a label of the kind, of another size, turned in two possible
     ways, or with ids that the table doesn't know.
     """
     content = pair.image.read()
     image = decode(content, "image", pair.image.where)
-    label = decode(pair.label.read(), kind, pair.label.where)
+    label = decode(pair.label.read(), dataset.labels, pair.label.where)
     height, width, _ = turn_to_label(image, content, label).shape
     if label.shape[:2] != (height, width):
         raise InputError(
@@ -152,10 +171,16 @@ def check_pair(
             f"{pair.image.where}: its EXIF orientation is {turned}, and the label {pair.label.where} fits the "
             "image as stored and as shown; save the image upright, without that tag."
         )
-    if kind == "colors":
-        label = camvid_ids(label, pair.label.where)
-    table.train_ids(label, pair.label.where)
-    return (height, width), np.bincount(label.reshape(-1), minlength=256)
+    codes, encoded, values = dataset.codes, None, None
+    if codes is not None:
+        label = codes.decode(label, pair.label.where)
+        encoded = encode_ids(label)
+    dataset.known_table.train_ids(label, pair.label.where)
+    if dataset.normalization is None:
+        channels = image.reshape(-1, 3).T
+        values = np.stack([np.bincount(channel, minlength=256) for channel in channels])
+    pixels = np.bincount(label.reshape(-1), minlength=256)
+    return Checked((height, width), pixels, values, encoded)
 
 
 def check_counts(

@@ -10,10 +10,10 @@ import re
 import warnings
 
 import numpy as np
-from jaxtyping import Num, UInt8
+from jaxtyping import Integer, Num, UInt8
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from segblocks_jax.data.datasets import Kind
+from segblocks_jax.data.dataset import Kind
 from segblocks_jax.errors import InputError
 
 MAX_PIXELS = 178_956_970
@@ -25,7 +25,11 @@ _KINDS = {
     "image": (("RGB", "RGBA", "L", "P", "CMYK"), "an image must have 8 bits per channel"),
     "ids": (("L",), "a label must have one 8-bit channel of ids"),
     "palette": (("L", "P"), "a label must have one 8-bit channel of ids or palette indices"),
-    "colors": (("RGB",), "a label must be an RGB picture in the published colors"),
+    "numbers": (
+        ("1", "L", "I", "I;16", "I;16B"),
+        "a label must have one channel of ids, of at most 16 bits, and no palette",
+    ),
+    "colors": (("RGB",), "a label must be an RGB picture in the colors of the classes"),
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN = {"image": b"\x08\x02", "ids": b"\x08\x00"}  # Bit depth and color type in a PNG's header.
@@ -140,8 +144,8 @@ def explain(error: Exception) -> str:
     return f"{str(error) or type(error).__name__}; is the file complete?"
 
 
-def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"]:
-    """Decodes a whole file with Pillow: (h, w, 3), or (h, w) for "ids" and "palette".
+def decode(content: bytes, kind: Kind, where: str) -> Integer[np.ndarray, "h w *c"]:
+    """Decodes a whole file with Pillow: uint8 (h, w, 3), or (h, w) for "ids" and "palette", wider for "numbers".
 
     Raises ValueError, which calls the file `where`, if it is unreadable or of another kind.
     """
@@ -150,7 +154,8 @@ def decode(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, "h w *c"
         with Image.open(io.BytesIO(content)) as picture:
             mode = stored_mode(picture)
             if mode in modes:
-                return read_rgb(picture) if kind == "image" else np.array(picture)
+                pixels = read_rgb(picture) if kind == "image" else np.array(picture)
+                return pixels.view(np.uint8) if pixels.dtype == bool else pixels
     except Exception as error:  # Pillow raises many things for broken files.
         raise InputError(f"{where}: can't be read as an image: {explain(error)}") from error
     raise InputError(
@@ -175,6 +180,13 @@ def decode_checked(content: bytes, kind: Kind, where: str) -> UInt8[np.ndarray, 
     return decode(content, kind, where)
 
 
+def encode_ids(ids: UInt8[np.ndarray, "h w"]) -> bytes:
+    """A PNG of label ids."""
+    file = io.BytesIO()
+    Image.fromarray(ids).save(file, "PNG")
+    return file.getvalue()
+
+
 def file_orientation(content: bytes) -> int:
     """The EXIF orientation of a file that passed `decode`, 1 to 8."""
     with Image.open(io.BytesIO(content)) as picture:
@@ -182,7 +194,7 @@ def file_orientation(content: bytes) -> int:
 
 
 def turn_to_label(
-    image: UInt8[np.ndarray, "h w 3"], content: bytes, label: UInt8[np.ndarray, "_ _ *c"]
+    image: UInt8[np.ndarray, "h w 3"], content: bytes, label: Integer[np.ndarray, "_ _ *c"]
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """A decoded image as stored, or as its EXIF orientation shows it where only that can fit the label."""
     if image.shape[:2] == label.shape[:2]:

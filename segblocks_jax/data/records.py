@@ -9,16 +9,17 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from segblocks_jax.data.datasets import DATASETS, Kind
+from segblocks_jax.data.dataset import Dataset, Kind
 from segblocks_jax.data.folders import Split
 from segblocks_jax.data.images import decode_checked, turn_to_label
+from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.store import File
 from segblocks_jax.errors import InputError, extra
-from segblocks_jax.tasks.segmentation.labels import LabelTable
 
 # Builders of all data sets have one name; folders tell them apart.
 NAME = "segblocks"
@@ -36,12 +37,14 @@ class Index:
         sizes: (height, width) of every image, in order.
         skipped: why each item that is missing was left out.
         pixels: how many pixels have each stored id, 0 to 255.
+        values: how many have each value, 0 to 255, of red, green and blue, if that was counted.
         files: bytes of each file of the folder, by its path in there.
     """
 
     sizes: dict[str, list[Sequence[int]]] = dataclasses.field(default_factory=dict)
     skipped: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     pixels: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    values: dict[str, list[list[int]]] = dataclasses.field(default_factory=dict)
     files: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def write(self, folder: pathlib.Path) -> None:
@@ -64,6 +67,17 @@ class Index:
                 raise damaged(folder, folder / name, have)
         return index
 
+    def normalization(self, split: str) -> Normalization:
+        """Mean and standard deviation over all pixels of a split's images, exact up to the last rounding."""
+        moments = []
+        for counts in self.values[split]:
+            n, first, second = (
+                sum(v**k * count for v, count in enumerate(counts)) for k in range(3)
+            )
+            moments.append((first / n / 255, math.sqrt(n * second - first**2) / n / 255))
+        mean, std = zip(*moments, strict=True)
+        return Normalization(mean, std)
+
 
 def _file_sizes(folder: pathlib.Path) -> dict[str, int]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
@@ -79,15 +93,13 @@ def damaged(folder: pathlib.Path, path: pathlib.Path, reason: str) -> InputError
 
 
 class Fingerprint:
-    """A `digest` of names, contents and label table, 16 hexadecimal digits; `renewed` if any file was read for it.
+    """A `digest` of files and what is made of them, 16 hexadecimal digits; `renewed` if any file was read for it.
 
     Files that have the size and time stamps of an earlier preparation aren't read.
     """
 
-    def __init__(
-        self, splits: Mapping[str, Split], table: LabelTable, earlier: Iterable[pathlib.Path]
-    ):
-        """Computes it of `find_splits`' result and the table of ids; `earlier` are folders of records."""
+    def __init__(self, splits: Mapping[str, Split], recipe: bytes, earlier: Iterable[pathlib.Path]):
+        """Computes it of `find_splits`' result and `Dataset.recipe`; `earlier` are folders of records."""
         known = {tuple(row[:4]): row[4] for folder in earlier for row in _saved(folder)}
         files = [
             (split, file, file.stamp and (file.key, file.size, *file.stamp))
@@ -103,8 +115,7 @@ class Fingerprint:
             for split, file, id in files
         )
         lonely = [line.split(":")[0] for content in splits.values() for line in content.lonely]
-        parts = bytes([_EDITION]), table.to_train.tobytes(), table.known.tobytes()
-        whole = b"".join((*parts, text.encode(), "\n".join(lonely).encode()))
+        whole = b"".join((bytes([_EDITION]), recipe, text.encode(), "\n".join(lonely).encode()))
         self.digest, self.renewed = hashlib.sha256(whole).hexdigest()[:16], bool(new)
         self._checksums = [[*id, known[id]] for _, _, id in files if id and known[id] is not None]
 
@@ -139,8 +150,8 @@ class Records:
     of these splits were left out, one text each.
     """
 
-    def __init__(self, name: str, folder: pathlib.Path, splits: tuple[str, ...]):
-        """Opens the records of the data set `name`; an InputError says what is damaged, and what to do."""
+    def __init__(self, dataset: Dataset, folder: pathlib.Path, splits: tuple[str, ...]):
+        """Opens the records of a data set; an InputError says what is damaged, and what to do."""
         with extra("train", "a data set"):
             import tensorflow_datasets as tfds
 
@@ -156,8 +167,7 @@ class Records:
             raise damaged(folder, folder, f"can't be opened ({error})") from error
         self.sizes = [(h, w) for split in splits for h, w in self.index.sizes[split]]
         self.skipped = [text for split in splits for text in self.index.skipped[split]]
-        kind = DATASETS[name].labels
-        self._label_kind: Kind = "ids" if kind == "colors" else kind
+        self._label_kind: Kind = dataset.labels if dataset.codes is None else "ids"
 
     def __len__(self) -> int:
         return len(self._source)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from segblocks_jax.data.datasets import DATASETS, Dataset
+from segblocks_jax.data.dataset import Dataset
+from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.folders import Split, check_counts, find_splits
 from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.pipeline import Source
@@ -71,6 +72,7 @@ class SegmentationSource:
         name: the data set, one of `DATASETS`.
         split: such as "train", or "train+train_extra".
         table: classes, colors and the id mapping.
+        normalization: mean and standard deviation to normalize with.
         records: the items, with ids as stored.
         sizes: (height, width) of every image, known without decoding any.
         skipped: why items were left out when the data set was prepared, one text each.
@@ -79,14 +81,10 @@ class SegmentationSource:
     name: str
     split: str
     table: LabelTable
+    normalization: Normalization
     records: Source
     sizes: list[tuple[int, int]]
     skipped: list[str]
-
-    @property
-    def normalization(self) -> Normalization:
-        """Mean and standard deviation to normalize with."""
-        return DATASETS[self.name].normalization
 
     def __len__(self) -> int:
         return len(self.records)
@@ -137,10 +135,9 @@ def open_dataset(
         raise InputError(f"scenes= is for 'street_scenes' only, got data set {name!r}")
     if on_error not in ON_ERROR:
         raise InputError(f"open_dataset: on_error is {on_error!r}; expected one of {ON_ERROR}")
-    dataset = DATASETS[name]
     root = find_root(name, data_dir, scenes)
     store = Store(root)
-    table = dataset.table_of(store)
+    dataset = DATASETS[name].of(store)
     found = find_splits(dataset, store)
     splits = tuple(split.split("+"))
     for one in splits:
@@ -151,9 +148,13 @@ def open_dataset(
             )
     for line in check_counts(dataset, found, splits):
         logging.warning("%s in %s is not complete. %s", name, root, line)
-    folder = _prepared(dataset, found, table, root, prepared_root(root, prepared_dir), on_error)
-    records = Records(name, folder, splits)
-    source = SegmentationSource(name, split, table, records, records.sizes, records.skipped)
+    folder = _prepared(dataset, found, root, prepared_root(root, prepared_dir), on_error)
+    records = Records(dataset, folder, splits)
+    normalization = dataset.normalization or records.index.normalization("train")
+    source = SegmentationSource(
+        *(name, split, dataset.known_table, normalization),
+        *(records, records.sizes, records.skipped),
+    )
     _check_content(source, records.index, root, on_error)
     return source
 
@@ -181,14 +182,13 @@ def _check_content(
 def _prepared(
     dataset: Dataset,
     found: Mapping[str, Split],
-    table: LabelTable,
     root: pathlib.Path,
     place: pathlib.Path,
     on_error: str,
 ) -> pathlib.Path:
     """The folder of records of exactly these files; prepares them where there is none."""
     earlier = sorted(place.glob(f"{dataset.name}-*"))
-    now = Fingerprint(found, table, earlier)
+    now = Fingerprint(found, dataset.recipe, earlier)
     folder = place / f"{dataset.name}-{now.digest}"
     if not folder.is_dir():
         from segblocks_jax.data.builders import prepare
@@ -198,7 +198,7 @@ def _prepared(
                 "%s: its files are not those that %s was prepared from; preparing them",
                 *(root, earlier[-1]),
             )
-        prepare(dataset.name, root, folder, now, on_error)
+        prepare(dataset, root, folder, now, on_error)
     elif now.renewed:
         with contextlib.suppress(OSError):  # Of others; then they are compared every time.
             now.save(folder)
@@ -211,4 +211,4 @@ def label_table(name: str, data_dir: str | os.PathLike | None = None) -> LabelTa
     Raises FileNotFoundError or ValueError where that folder isn't there.
     """
     table = DATASETS[name].table
-    return table or DATASETS[name].table_of(Store(find_root(name, data_dir)))
+    return table or DATASETS[name].of(Store(find_root(name, data_dir))).known_table

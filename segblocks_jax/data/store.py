@@ -58,6 +58,7 @@ class Store:
             raise InputError(f"{root}: is a file where a folder is expected")
         self.root = root
         self._members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
+        self._listed: dict[str, dict[str, File]] = {}
         for path in sorted(root.glob("*.zip")):
             try:
                 archive = zipfile.ZipFile(path)
@@ -85,6 +86,14 @@ class Store:
         found = self.files("", name)
         return found[0] if found else None
 
+    def file(self, path: str) -> File | None:
+        """The file of a path; every folder is read once."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self._listed:
+            found = self.files(folder, "*")
+            self._listed[folder] = {file.key.rpartition("/")[2]: file for file in found}
+        return self._listed[folder].get(name)
+
     def files(self, path: str, pattern: str) -> list[File]:
         """The files `pattern` below the folder `path`, sorted; a `*` stays within one folder."""
         folder = self.root / path
@@ -105,5 +114,6 @@ class Store:
     def _unpacked(self, path: pathlib.Path) -> File:
         status = path.stat()
         stamp = status.st_mtime_ns, status.st_ctime_ns
-        key = path.relative_to(self.root).as_posix()
+        inside = path.is_relative_to(self.root)
+        key = (path.relative_to(self.root) if inside else path).as_posix()
         return File(key, str(path), status.st_size, stamp, path)

@@ -80,3 +80,8 @@ def spec_from_0(spec: Mapping[str, Any]) -> dict[str, Any]:
 def spec_from_1(spec: Mapping[str, Any]) -> dict[str, Any]:
     """`ModelSpec.to_dict` of schema 1: some fields came later."""
     return {"padding": "symmetric", "stride_in": "3x3", **spec}
+
+
+def spec_from_2(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelSpec.to_dict` of schema 2: it had no colors."""
+    return {"class_colors": None, **spec}

@@ -10,11 +10,11 @@ from segblocks_jax import models
 from segblocks_jax.errors import InputError
 from segblocks_jax.nn import BlockOptions, block_multiple, scaled_multiple
 from segblocks_jax.systems.segblocks import policies
-from segblocks_jax.systems.segblocks.migrations import spec_from_0, spec_from_1
+from segblocks_jax.systems.segblocks.migrations import spec_from_0, spec_from_1, spec_from_2
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the names below in files; `migrations` has the earlier ones."""
-_MIGRATIONS = {0: spec_from_0, 1: spec_from_1}
+_MIGRATIONS = {0: spec_from_0, 1: spec_from_1, 2: spec_from_2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,7 @@ class ModelSpec:
         mean, std: RGB, of images scaled to [0, 1], that inputs are normalized with.
         dataset: what it was trained on.
         class_names: in the order of the logits.
+        class_colors: red, green and blue of each, 0 to 255, for pictures.
         input_scale: side of what a network without policy sees over that of the image, up to 1; its
             logits are resized back. A baseline that saves operations everywhere alike.
     """
@@ -77,14 +78,17 @@ class ModelSpec:
     std: tuple[float, float, float] | None = None
     dataset: str | None = None
     class_names: tuple[str, ...] | None = None
+    class_colors: tuple[tuple[int, int, int], ...] | None = None
     input_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise InputError(
-                f"ModelSpec: {len(self.class_names)} class_names for num_classes {self.num_classes};"
-                " give one per class, in the order of the logits"
-            )
+        for name in ("class_names", "class_colors"):
+            given = getattr(self, name)
+            if given is not None and len(given) != self.num_classes:
+                raise InputError(
+                    f"ModelSpec: {len(given)} {name} for num_classes {self.num_classes};"
+                    " give one per class, in the order of the logits"
+                )
         if self.policy is not None and self.input_scale != 1:
             raise InputError(
                 f"ModelSpec: input_scale is {self.input_scale} beside a policy; only a network without one"
@@ -145,6 +149,8 @@ class ModelSpec:
                     " that wrote it"
                 )
             fields, version = _MIGRATIONS[version](fields), version + 1
+        if fields.get("class_colors") is not None:
+            fields["class_colors"] = tuple(map(tuple, fields["class_colors"]))
         fields["semantics"] = _complete(BlockOptions, fields.get("semantics", {}))
         if fields.get("policy") is not None:
             fields["policy"] = _complete(PolicySpec, fields["policy"])

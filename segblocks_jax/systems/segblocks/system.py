@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from segblocks_jax.data import (
-    NORMALIZATION,
+    DATASETS,
     EvalBatch,
     Normalization,
     SegmentationSource,
@@ -80,15 +80,18 @@ class SegBlocks(System):
 
     @property
     def normalization(self) -> Normalization:
-        """Of the images."""
-        return NORMALIZATION[self.config.data.dataset]
+        """Of the images; opens the training data where only that tells it."""
+        return DATASETS[self.config.data.dataset].normalization or self.train_source.normalization
 
     @property
     def spec(self) -> ModelSpec:
         """What builds and serves the model."""
-        names = self.table.classes
-        spec = model_spec(self.config, len(names))
-        return dataclasses.replace(spec, class_names=names, **self.normalization._asdict())
+        table, normalization = self.table, self.normalization._asdict()
+        colors = tuple(map(tuple, table.colors.tolist()))
+        spec = model_spec(self.config, table.num_classes)
+        return dataclasses.replace(
+            spec, class_names=table.classes, class_colors=colors, **normalization
+        )
 
     @property
     def _learned(self) -> bool:

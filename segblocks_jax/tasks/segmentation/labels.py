@@ -7,13 +7,15 @@ ids the data set defines, so that a file of another data set is an error and not
 
 import colorsys
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Integer, UInt8, UInt32
 
 from segblocks_jax.errors import InputError
 
 IGNORE = 255
+Color = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,15 +83,71 @@ class LabelTable:
         return palette[train_ids]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelCodes:
+    """What label files hold in place of a data set's ids: colors, or ids beyond 255.
+
+    Attributes:
+        name: the data set's name, as error messages give it.
+        kind: "color" or "id".
+        values: uint32 (n,), none twice; a color is 65536 red + 256 green + blue.
+        ids: uint8 (n,), the stored id of each.
+    """
+
+    name: str
+    kind: str
+    values: UInt32[np.ndarray, "n"]
+    ids: UInt8[np.ndarray, "n"]
+
+    @classmethod
+    def of_colors(cls, name: str, colors: Sequence[Color], ids: Sequence[int]) -> "LabelCodes":
+        """Of colors (red, green, blue)."""
+        return cls(name, "color", _pack(np.array(colors, np.uint8)), np.array(ids, np.uint8))
+
+    def decode(
+        self, label: Integer[np.ndarray, "h w *c"], where: str = "the label"
+    ) -> UInt8[np.ndarray, "h w"]:
+        """The ids of an RGB picture (h, w, 3), or of numbers (h, w).
+
+        A ValueError says `where` a label comes from that has other values, which, and of how many pixels.
+        """
+        values = _pack(label) if self.kind == "color" else label.astype(np.uint32)
+        order = np.argsort(self.values)
+        found = order[np.searchsorted(self.values[order], values).clip(max=len(order) - 1)]
+        wrong = self.values[found] != values
+        if wrong.any():
+            y, x = np.argwhere(wrong)[0].tolist()
+            strange, counts = np.unique(values[wrong], return_counts=True)
+            most = np.argsort(-counts, kind="stable")
+            named = [f"{self._show(strange[i])} in {counts[i]}" for i in most]
+            raise InputError(
+                f"{where}: pixel ({x}, {y}) has {self.kind} {self._show(values[y, x])}, which is no class of "
+                f"{self.name} ({wrong.sum()} such pixels: {_first(named, 4)}); expected "
+                f"{_first([*map(self._show, self.values)], 8)}"
+            )
+        return self.ids[found]
+
+    def _show(self, value: int | np.integer) -> str:
+        value = int(value)
+        return str((value >> 16, value >> 8 & 255, value & 255) if self.kind == "color" else value)
+
+
+def _first(texts: Sequence[str], count: int) -> str:
+    more = [f"{len(texts) - count} more"] if len(texts) > count else []
+    return ", ".join([*texts[:count], *more])
+
+
+def _pack(picture: UInt8[np.ndarray, "*shape 3"]) -> UInt32[np.ndarray, "*shape"]:
+    return picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+
+
 def _ranges(ids) -> str:
     """Writes sorted ids compactly: [0, 1, 2, 5] -> "0..2, 5"."""
     runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
     return ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]}..{r[-1]}" for r in runs)
 
 
-def make_table(
-    name: str, rows: list[tuple[int, str, tuple[int, int, int]]], void: tuple[int, ...]
-) -> LabelTable:
+def make_table(name: str, rows: list[tuple[int, str, Color]], void: tuple[int, ...]) -> LabelTable:
     """Builds a table from (stored id, class, color) rows in train-id order and the void ids."""
     stored, classes, colors = zip(*rows, strict=True)
     to_train = np.full(256, IGNORE, np.uint8)
@@ -106,6 +164,16 @@ def table_of_names(name: str, classes: tuple[str, ...]) -> LabelTable:
         red, green, blue = (round(255 * value) for value in rgb)
         rows.append((i, title, (red, green, blue)))
     return make_table(name, rows, void=(IGNORE,))
+
+
+def distinct_colors() -> Iterator[Color]:
+    """Colors that differ much, the first ones most: those of PASCAL VOC's label pictures, without black."""
+    for number in range(1, 1 << 24):
+        bits = [number >> 3 * k for k in range(8)]
+        red, green, blue = (
+            sum((b >> c & 1) << (7 - k) for k, b in enumerate(bits)) for c in range(3)
+        )
+        yield red, green, blue
 
 
 # Ids, names and colors of the official label list (cityscapesScripts, helpers/labels.py).

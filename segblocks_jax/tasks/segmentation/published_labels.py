@@ -1,17 +1,19 @@
-"""Labels as published: the 32 classes of CamVid, and Mapillary Vistas, by the config file of a release.
-
-CamVid's label pictures have a color a class; preparation turns them into ids, the position in its table.
-"""
+"""Labels as published: the 32 classes of CamVid, and Mapillary Vistas, by the config file of a release."""
 
 import dataclasses
 import json
 import pathlib
 
 import numpy as np
-from jaxtyping import UInt8
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.tasks.segmentation.labels import CAMVID, IGNORE, LabelTable, make_table
+from segblocks_jax.tasks.segmentation.labels import (
+    CAMVID,
+    IGNORE,
+    LabelCodes,
+    LabelTable,
+    make_table,
+)
 
 # Name, color (label_colors.txt of the release) and the class of the 11 that it belongs to (the
 # grouping of Sturgess et al., BMVC 2009, which the 480x360 labels have too).
@@ -61,25 +63,8 @@ CAMVID_FULL = LabelTable(
     to_train=np.array([*_groups, *[IGNORE] * (256 - len(_groups))], np.uint8),
     known=np.arange(256) < len(_groups),
 )
-
-
-def camvid_ids(
-    picture: UInt8[np.ndarray, "h w 3"], where: str = "the label"
-) -> UInt8[np.ndarray, "h w"]:
-    """Turns an RGB picture in the published colors into ids 0..31; a ValueError says `where` a color is no class."""
-    packed = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    codes = np.array(list(CAMVID_COLORS.values()), np.uint32) @ [1 << 16, 1 << 8, 1]
-    order = np.argsort(codes)
-    position = np.searchsorted(codes[order], packed).clip(max=len(codes) - 1)
-    ids = order[position].astype(np.uint8)
-    wrong = np.argwhere(codes[ids] != packed)
-    if len(wrong):
-        y, x = wrong[0]
-        raise InputError(
-            f"{where}: pixel ({x}, {y}) has color {tuple(picture[y, x].tolist())}, which is no class "
-            f"of CamVid ({len(wrong)} such pixels); take the label pictures as published"
-        )
-    return ids
+CAMVID_CODES = LabelCodes.of_colors("CamVid", list(CAMVID_COLORS.values()), range(len(_groups)))
+"""The colors of label pictures: preparation turns them into ids, the position in `CAMVID_COLORS`."""
 
 
 def camvid_split(name: str) -> str:
