@@ -68,13 +68,16 @@ class Index:
         return index
 
     def normalization(self, split: str) -> Normalization:
-        """Mean and standard deviation over all pixels of a split's images, exact up to the last rounding."""
+        """Mean and standard deviation over all pixels of a split's images, exact up to the last rounding.
+
+        The deviation is 1 where all pixels are equal.
+        """
         moments = []
         for counts in self.values[split]:
             n, first, second = (
                 sum(v**k * count for v, count in enumerate(counts)) for k in range(3)
             )
-            moments.append((first / n / 255, math.sqrt(n * second - first**2) / n / 255))
+            moments.append((first / n / 255, math.sqrt(n * second - first**2) / n / 255 or 1.0))
         mean, std = zip(*moments, strict=True)
         return Normalization(mean, std)
 

@@ -146,6 +146,11 @@ def open_dataset(
                 f"{root}: {name} has no split {one!r} with labels here, only {', '.join(found)}; it "
                 f"would need {dataset.expected}"
             )
+    if dataset.normalization is None and "train" not in found:
+        raise InputError(
+            f"{root}: no split 'train' with labels here, which tells how to normalize; add it, or mean and std in "
+            f"{dataset.known_table.name}. Nothing was written."
+        )
     for line in check_counts(dataset, found, splits):
         logging.warning("%s in %s is not complete. %s", name, root, line)
     folder = _prepared(dataset, found, root, prepared_root(root, prepared_dir), on_error)
