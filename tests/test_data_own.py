@@ -10,8 +10,8 @@ import tiny
 from PIL import Image
 
 from segblocks_jax import load_spec
-from segblocks_jax.data import eval_batches, open_dataset, train_batches
 from segblocks_jax.data import __main__ as command
+from segblocks_jax.data import eval_batches, open_dataset, train_batches
 from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 from segblocks_jax.tasks.segmentation.labels import distinct_colors

@@ -1,9 +1,10 @@
-"""SwiftNet-EffLite1 on your own data (docs/data.md) from ImageNet weights, in blocks of 64 pixels, 40% of them high.
+"""SwiftNet-EffLite1 on your own data (docs/data.md) from ImageNet weights, in blocks of 64, 40% high.
 
     python -m segblocks_jax.experiments.custom --config=experiments/configs/custom/efflite1_reinforce40.py \
         --data_dir=FOLDER --workdir=DIR
 
-As efflite1_static.py beside it; crops are whole blocks. Pictures of several megapixels: `--config.policy.block_size=128`.
+As efflite1_static.py beside it; crops are whole blocks. For pictures of several megapixels:
+`--config.policy.block_size=128`.
 Hardware: two CPU cores or one GPU. Time and result: not measured.
 """
 

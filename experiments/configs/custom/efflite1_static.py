@@ -3,9 +3,9 @@
     python -m segblocks_jax.experiments.custom --config=experiments/configs/custom/efflite1_static.py \
         --data_dir=FOLDER --workdir=DIR
 
-FOLDER holds dataset.yaml. `--config.data.crop="(384, 384)"` and `--config.data.scale="(0.75, 1.5)"` choose the crops: about
-a quarter of an image, at the scale at which it is evaluated. Needs `pip install 'segblocks-jax[train,pretrained]'`, or
-`--config.model.pretrained=None` for a start from scratch. Hardware: two CPU cores or one GPU. Time and result: not measured.
+FOLDER holds dataset.yaml. `--config.data.crop="(384, 384)"` and `--config.data.scale="(0.75, 1.5)"` choose the
+crops. Hardware: two CPU cores or one GPU. Needs `pip install 'segblocks-jax[train,pretrained]'`, or
+`--config.model.pretrained=None` for a start from scratch. Time and result: not measured.
 """
 
 import ml_collections
