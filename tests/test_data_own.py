@@ -118,7 +118,7 @@ def test_colors_that_swap_their_classes_are_prepared_again(tmp_path, rng):
 def test_folders_may_lie_anywhere_and_names_end_as_the_file_says(
     folder, tmp_path, rng, monkeypatch
 ):
-    root, stored = folder
+    root = folder[0]
     monkeypatch.setenv("PICTURES", str(tmp_path / "elsewhere"))
     (root / "val").rename(tmp_path / "elsewhere")
     for path in (tmp_path / "elsewhere").iterdir():
