@@ -154,8 +154,9 @@ def decode(content: bytes, kind: Kind, where: str) -> Integer[np.ndarray, "h w *
         with Image.open(io.BytesIO(content)) as picture:
             mode = stored_mode(picture)
             if mode in modes:
-                pixels = read_rgb(picture) if kind == "image" else np.array(picture)
-                return pixels.view(np.uint8) if pixels.dtype == bool else pixels
+                if mode == "1":  # Pillow's True is any byte but 0.
+                    return (np.array(picture.convert("L")) > 0).view(np.uint8)
+                return read_rgb(picture) if kind == "image" else np.array(picture)
     except Exception as error:  # Pillow raises many things for broken files.
         raise InputError(f"{where}: can't be read as an image: {explain(error)}") from error
     raise InputError(

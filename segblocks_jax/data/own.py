@@ -63,9 +63,9 @@ class _Splits:
 class _Description:
     """The content of the file."""
 
-    classes: tuple[str | dict, ...] = ()
+    classes: tuple[object, ...] = ()
     labels: str = field("ids", one_of(_KINDS))
-    ignore: tuple[int | tuple, ...] | None = None
+    ignore: tuple[object, ...] | None = None
     splits: _Splits | None = None
     image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     label_suffixes: tuple[str, ...] = (".png",)
