@@ -12,6 +12,7 @@ from PIL import Image
 from segblocks_jax import load_spec
 from segblocks_jax.data import __main__ as command
 from segblocks_jax.data import eval_batches, open_dataset, train_batches
+from segblocks_jax.predict import __main__ as predict_command
 from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 from segblocks_jax.tasks.segmentation.labels import distinct_colors
@@ -390,6 +391,9 @@ def test_a_spec_holds_classes_colors_and_normalization(folder):
     assert spec.dataset == "folders"
     assert spec.class_names == ("background", "vessel")
     assert spec.class_colors == ((128, 0, 0), (0, 128, 0))
+    table = predict_command.label_table(spec)
+    assert table.classes == spec.class_names
+    np.testing.assert_array_equal(table.colors, spec.class_colors)
     assert (spec.mean, spec.std) == open_dataset("folders", folder[0], "val").normalization
 
 

@@ -39,7 +39,9 @@ def default_model() -> str:
 
 
 def label_table(spec: ModelSpec) -> LabelTable:
-    """The classes of a model: in the colors of its data set where these are known."""
+    """The classes of a model: in the colors that it keeps, or of its data set where these are known."""
+    if spec.class_names is not None and spec.class_colors is not None:
+        return table_of_names(spec.dataset or spec.name, spec.class_names, spec.class_colors)
     published = DATASETS[spec.dataset].table if spec.dataset in DATASETS else None
     if published is not None and spec.class_names in (None, published.classes):
         return published

@@ -156,8 +156,13 @@ def make_table(name: str, rows: list[tuple[int, str, Color]], void: tuple[int, .
     return LabelTable(name, classes, np.array(colors, np.uint8), to_train, known)
 
 
-def table_of_names(name: str, classes: tuple[str, ...]) -> LabelTable:
-    """A table of classes that have no colors of their own, stored as train ids."""
+def table_of_names(
+    name: str, classes: tuple[str, ...], colors: Sequence[Color] | None = None
+) -> LabelTable:
+    """A table of classes that are stored as train ids, in `colors`, or in some that differ."""
+    if colors is not None:
+        pairs = enumerate(zip(classes, colors, strict=True))
+        return make_table(name, [(i, title, color) for i, (title, color) in pairs], (IGNORE,))
     rows = []
     for i, title in enumerate(classes):
         rgb = colorsys.hsv_to_rgb(i / len(classes), 0.8, (0.95, 0.45, 0.7)[i % 3])
