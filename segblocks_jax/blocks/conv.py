@@ -1,6 +1,7 @@
 """block_conv: a differentiable convolution of blocks with the pixels around them."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,8 @@ def block_conv(
         padding_mode: of `block_pad`.
         implementation: "ffi", the compiled `indexed_conv`; "reference", its definition; "xla", XLA's own convolution
             of `block_pad`'s result. None: what `segblocks_jax.ops.extension.resolve` says where that has the case, on
-            GPUs and elsewhere "xla". Gradients take the way of "xla", which gathers, so they are deterministic.
+            GPUs and elsewhere "xla". Gradients gather, so they are deterministic, whatever the number of threads: of
+            float32 with one group a channel on a CPU by index too, all others the way of "xla".
 
     Raises:
         TypeError: kernel or bias of another dtype than the blocks.
@@ -84,12 +86,34 @@ class _Window(Window):
     def padded(self, maps: Array, kernel: Array, grid: BlockGrid) -> Array:
         if self.pointwise(kernel) and self.groups == 1:
             return maps @ kernel[0, 0]
-        blocks = DualRes(maps, grid)
-        parts = PaddedBlocks(blocks.high, blocks.low)
-        if any(self.padding):
-            parts = block_pad(blocks, self.padding, mode=self.padding_mode)
+        parts = self._pad(maps, grid)
         outputs = [self.valid(part, kernel) for part in (parts.high, parts.low)]
         return jnp.concatenate([x.reshape(-1, kernel.shape[3]) for x in outputs])
+
+    def maps_gradient(
+        self, cotangents: Array, maps: Array, kernel: Array, grid: BlockGrid
+    ) -> Array:
+        parts, transpose = jax.vjp(lambda maps: self._pad(maps, grid), maps)
+        before = -self.shift[0], -self.shift[1]
+        gradients, start = [], 0
+        for part in (parts.high, parts.low):
+            units, *sides, _ = part.shape
+            extent = self.taps(kernel).extent
+            outputs = [
+                (side + first - reach) // self.stride + 1
+                for side, first, reach in zip(sides, before, extent, strict=True)
+            ]
+            stop = start + units * math.prod(outputs)
+            these = cotangents[start:stop].reshape(units, *outputs, kernel.shape[3])
+            gradients.append(self.valid_gradient(these, kernel, (sides[0], sides[1]), before))
+            start = stop
+        return transpose(PaddedBlocks(*gradients))[0]
+
+    def _pad(self, maps: Array, grid: BlockGrid) -> PaddedBlocks:
+        blocks = DualRes(maps, grid)
+        if not any(self.padding):
+            return PaddedBlocks(blocks.high, blocks.low)
+        return block_pad(blocks, self.padding, mode=self.padding_mode)
 
 
 def _check(blocks: DualRes, kernel: Array, window: Window, bias: Array | None) -> None:

@@ -20,15 +20,19 @@ TARGETS = (
     "segblocks_pad_backward",
     "segblocks_index_tables",
     "segblocks_indexed_conv",
+    "segblocks_depthwise_gradient",
     "segblocks_indexed_max_pool",
     "segblocks_indexed_upsample2",
     "segblocks_upsample_argmax",
 )
-"""Names of all FFI targets, the same on every platform.
+"""Names of all FFI targets. All platforms have them but for `CPU_TARGETS`.
 
 An exported program that calls them needs
 ``[jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]``.
 """
+
+CPU_TARGETS = frozenset({"segblocks_depthwise_gradient"})
+"""Those that stand in for an operation of which XLA's own is slow on CPUs alone."""
 
 # Earlier names, which stored programs still call.
 _OLD_TARGETS = {"segblocks_upsample_argmax": "segblocks_label_map"}

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segblocks_jax.ops import extension, ffi_call
+from segblocks_jax.ops.gradients import depthwise_gradient, input_gradient
 from segblocks_jax.ops.indexed_conv import indexed_conv
 from segblocks_jax.ops.packed_kernel import pack_kernel
-from segblocks_jax.ops.patches import IndexPatches, image_patches, list_patches
+from segblocks_jax.ops.patches import IndexPatches, Taps, image_patches, list_patches
 from segblocks_jax.ops.valid_conv import valid_convolution
 
 
@@ -75,6 +76,30 @@ class Window:
         py, px = self.padding
         padded = jnp.pad(maps, ((0, 0), (py, py), (px, px), (0, 0))) if py or px else maps
         return self.valid(padded, kernel)
+
+    def maps_gradient(
+        self, cotangents: Float[Array, "..."], maps: Float[Array, "..."], kernel: Any, grid: Any
+    ) -> Float[Array, "..."]:
+        """The gradient of the maps, by index."""
+        before = self.padding[0] - self.shift[0], self.padding[1] - self.shift[1]
+        _, h, w, _ = maps.shape
+        return self.valid_gradient(cotangents, kernel, (h, w), before)
+
+    def valid_gradient(
+        self,
+        cotangents: Float[Array, "m ho wo k"],
+        kernel: Float[Array, "kh kw _ k"],
+        sides: tuple[int, int],
+        before: tuple[int, int],
+    ) -> Float[Array, "m h w c"]:
+        """`input_gradient` of this window."""
+        return input_gradient(
+            cotangents, kernel, sides, self.taps(kernel), before, implementation=self.implementation
+        )
+
+    def taps(self, kernel: Float[Array, "kh kw _ k"]) -> Taps:
+        """Of the kernel."""
+        return Taps((kernel.shape[0], kernel.shape[1]), self.stride, self.dilation)
 
     def valid(
         self, padded: Float[Array, "m h w c"], kernel: Float[Array, "kh kw _ k"]
@@ -161,9 +186,51 @@ def _forward(
 def _backward(
     window: Window, saved: tuple[Array, Array, Any], cotangent: Array
 ) -> tuple[Array, Array, None]:
-    maps, kernel, grid = saved
-    _, transpose = jax.vjp(lambda m, k: window.padded(m, k, grid), maps, kernel)
-    return *transpose(cotangent), None
+    return *_gradients(*saved, cotangent, window), None
 
 
 _by_index.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _gradients(
+    maps: Array, kernel: Array, grid: Any, cotangent: Array, window: Window
+) -> tuple[Array, Array]:
+    depthwise = window.groups == kernel.shape[3] > 1
+    compiled = window.implementation == "ffi" and jax.default_backend() == "cpu"
+    if not (depthwise and compiled and maps.dtype == "float32"):
+        return _xla_gradients(maps, kernel, grid, cotangent, window)
+    channels = maps.shape[-1]
+    kernel_gradient = depthwise_gradient(
+        maps.reshape(-1, channels),
+        window.patches(maps, grid),
+        cotangent.reshape(-1, channels),
+        window.taps(kernel),
+        implementation="ffi",
+    )
+    return window.maps_gradient(cotangent, maps, kernel, grid), kernel_gradient
+
+
+def _xla_gradients(
+    maps: Array, kernel: Array, grid: Any, cotangent: Array, window: Window
+) -> tuple[Array, Array]:
+    _, transpose = jax.vjp(lambda m, k: window.padded(m, k, grid), maps, kernel)
+    return transpose(cotangent)
+
+
+def _gradients_forward(*arguments: Any) -> tuple[tuple[Array, Array], tuple[Any, ...]]:
+    return _gradients(*arguments), arguments[:-1]
+
+
+def _gradients_backward(
+    window: Window, saved: tuple[Any, ...], cotangents: tuple[Array, Array]
+) -> tuple[Array, Array, None, Array]:
+    maps, kernel, grid, cotangent = saved
+    _, transpose = jax.vjp(
+        lambda m, k, c: _xla_gradients(m, k, grid, c, window), maps, kernel, cotangent
+    )
+    to_maps, to_kernel, to_cotangent = transpose(cotangents)
+    return to_maps, to_kernel, None, to_cotangent
+
+
+_gradients.defvjp(_gradients_forward, _gradients_backward)

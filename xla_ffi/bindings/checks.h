@@ -83,6 +83,16 @@ struct IndexedConvOperands {
   int64_t winograd;
 };
 
+struct DepthwiseGradientOperands {
+  RowOperands input;
+  ffi::AnyBuffer cotangents;
+  ffi::AnyBuffer kernel;
+  int64_t kh;
+  int64_t kw;
+  int64_t stride;
+  int64_t dilation;
+};
+
 struct MaxPoolOperands {
   RowOperands input;
   ffi::AnyBuffer out;
@@ -111,6 +121,8 @@ ffi::Error check(const char* operation, const PadOperands& operands, PadCall* ca
 ffi::Error check(const char* operation, const PadOperands& operands, PadBackwardCall* call);
 ffi::Error check(const char* operation, const IndexTablesOperands& operands, IndexTablesCall* call);
 ffi::Error check(const char* operation, const IndexedConvOperands& operands, IndexedConvCall* call);
+ffi::Error check(const char* operation, const DepthwiseGradientOperands& operands,
+                 DepthwiseGradientCall* call);
 ffi::Error check(const char* operation, const MaxPoolOperands& operands, MaxPoolCall* call);
 ffi::Error check(const char* operation, const Upsample2Operands& operands, Upsample2Call* call);
 ffi::Error check(const char* operation, const UpsampleArgmaxOperands& operands,

@@ -88,6 +88,15 @@ struct Handlers {
     return run<IndexedConvCall>(context, "segblocks_indexed_conv", operands);
   }
 
+  static ffi::Error depthwise_gradient(Context context, Buffer rows, Buffer means, Buffer high,
+                                       Buffer low, Buffer counts, Buffer cotangents, Result kernel,
+                                       Result halos, int64_t kh, int64_t kw, int64_t stride,
+                                       int64_t dilation) {
+    const RowOperands input{rows, means, high, low, counts, *halos};
+    const DepthwiseGradientOperands operands{input, cotangents, *kernel, kh, kw, stride, dilation};
+    return run<DepthwiseGradientCall>(context, "segblocks_depthwise_gradient", operands);
+  }
+
   static ffi::Error max_pool(Context context, Buffer rows, Buffer means, Buffer high, Buffer low,
                              Buffer counts, Result out, Result halos, int64_t window,
                              int64_t stride) {

@@ -37,7 +37,6 @@ pybind11::dict registrations() {
   SEGBLOCKS_HANDLER(max_pool, 5, 2, "window", "stride");
   SEGBLOCKS_HANDLER(upsample2, 8, 2);
   SEGBLOCKS_HANDLER(upsample_argmax, 1, 1, "factor");
-#undef SEGBLOCKS_HANDLER
   pybind11::dict operations;
   const auto add = [&operations](const char* operation, const char* target, XLA_FFI_Handler* run) {
     if (!operations.contains(operation)) operations[operation] = pybind11::dict();
@@ -51,6 +50,11 @@ pybind11::dict registrations() {
   add("pad", "segblocks_pad_backward", pad_backward);
   add("index_tables", "segblocks_index_tables", index_tables);
   add("indexed_conv", "segblocks_indexed_conv", indexed_conv);
+  if constexpr (Platform::kHasGradients) {
+    SEGBLOCKS_HANDLER(depthwise_gradient, 6, 2, "kh", "kw", "stride", "dilation");
+    add("depthwise_gradient", "segblocks_depthwise_gradient", depthwise_gradient);
+  }
+#undef SEGBLOCKS_HANDLER
   add("max_pool", "segblocks_indexed_max_pool", max_pool);
   add("upsample2", "segblocks_indexed_upsample2", upsample2);
   add("upsample_argmax", "segblocks_upsample_argmax", upsample_argmax);

@@ -1,4 +1,5 @@
-// Checks of the operations on rows found by index: indexed_conv, max_pool, upsample2.
+// Checks of the operations on rows found by index: indexed_conv,
+// depthwise_gradient, max_pool, upsample2.
 
 #include <string>
 
@@ -157,6 +158,22 @@ ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedCon
   } else if (call->out == nullptr && call->out2 == nullptr) {
     check.fail("out", "shape " + shape_text(o.out.dimensions()),
                "rows in at least one of the results out and out2");
+  }
+  return check.error();
+}
+
+ffi::Error check(const char* operation, const DepthwiseGradientOperands& o,
+                 DepthwiseGradientCall* call) {
+  UnitChecker check(operation);
+  if (check.dtype("rows", o.input.rows, ffi::F32) &&
+      check.input(o.input, &call->input, &call->units) &&
+      check.window("kh", o.kh, "kw", o.kw, o.stride, o.dilation, call->units, &call->window) &&
+      check.dtype("cotangents", o.cotangents, ffi::F32) &&
+      check.shape("cotangents", o.cotangents, {max_output_rows(*call), call->input.channels}) &&
+      check.dtype("kernel", o.kernel, ffi::F32) &&
+      check.shape("kernel", o.kernel, {call->window.area(), call->input.channels})) {
+    call->cotangents = o.cotangents.typed_data<float>();
+    call->kernel = o.kernel.typed_data<float>();
   }
   return check.error();
 }

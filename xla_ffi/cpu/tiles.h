@@ -94,6 +94,18 @@ struct WinogradOutput {
   const int64_t* corners;  // (squares, 4): output rows; negative: outside of the unit.
 };
 
+// Pixels of a depthwise convolution, whose windows begin at `entries` and whose taps lie at `offsets`
+// from there; sums[t][k] += sum over pixels of cotangents[pixel][k] * what tap t reads.
+struct GradientTile {
+  const float* const* const* entries;
+  const int64_t* offsets;
+  int64_t taps;
+  int64_t pixels;
+  int64_t channels;
+  const float* cotangents;  // (pixels, channels)
+  float* sums;              // (taps, channels)
+};
+
 // The four pixels that x2 upsampling makes of the middle one of 3 x 3 source pixels.
 struct UpsampledSquare {
   const void* sources[9];
@@ -163,6 +175,7 @@ struct TileKernels {
   // or 5 wide. A run's entries are a stride apart, the offsets of a kernel row follow each other.
   // The sums are the same, in the same order.
   void (*depthwise_row[2][2][3])(const Tile& tile, int panels);
+  void (*depthwise_gradient)(const GradientTile& tile);
   // `channels` < kPanel of them, of the pixels of a tile.
   void (*depthwise_rest)(const Tile& tile, int64_t pixels, int64_t channels);
   // Of stride 1 and 2.

@@ -8,6 +8,7 @@
 
 #include "cpu/tiles.h"
 #include "cpu/tiles_argmax.h"
+#include "cpu/tiles_gradient.h"
 #include "cpu/tiles_products.h"
 #include "cpu/tiles_rows.h"
 #include "cpu/tiles_winograd.h"
@@ -49,6 +50,7 @@ constexpr TileKernels tiles(const char* name) {
       SEGBLOCKS_ALL_PANELS(false),
       SEGBLOCKS_ALL_PANELS(true),
       {{SEGBLOCKS_RUNS(3, 1), SEGBLOCKS_RUNS(3, 2)}, {SEGBLOCKS_RUNS(5, 1), SEGBLOCKS_RUNS(5, 2)}},
+      &depthwise_gradient,
       &depthwise_rest,
       {&winograd_input<1>, &winograd_input<2>},
       {&winograd_output<1>, &winograd_output<2>},

@@ -99,6 +99,23 @@ struct IndexedConvCall {
   bool empty() const { return max_output_rows(*this) == 0 || features == 0; }
 };
 
+// The gradient of a depthwise kernel: of each tap and channel, the sum over output pixels of what the
+// tap reads times the output's cotangent. On CPUs only.
+struct DepthwiseGradientCall {
+  IndexedRows input;  // float32.
+  Units units;
+  Window window;
+  const float* cotangents;  // (output rows, channels)
+  float* kernel;            // (taps, channels)
+
+  SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
+    return window.outputs(patches);
+  }
+
+  // Without output pixels, zeros are still to be written.
+  bool empty() const { return input.channels == 0; }
+};
+
 // The maximum over windows; rows of index -1 count as zeros.
 struct MaxPoolCall {
   IndexedRows input;
