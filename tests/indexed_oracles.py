@@ -103,6 +103,27 @@ def conv(units: Units, kernel: np.ndarray, stride: int, depthwise: bool) -> np.n
     return flat(maps)
 
 
+def depthwise_gradient(
+    units: Units, cotangents: np.ndarray, size: tuple[int, int], stride: int, dilation: int
+) -> np.ndarray:
+    """(kh, kw, c): the gradient of a depthwise kernel; cotangents (p, c) of the live units."""
+    total = np.zeros((*size, cotangents.shape[1]))
+    start = 0
+    for patch in units.gathered():
+        m, h, w, c = patch.shape
+        ho, wo = (
+            max((side - dilation * (k - 1) - 1) // stride + 1, 0)
+            for side, k in zip((h, w), size, strict=True)
+        )
+        these = cotangents[start : start + m * ho * wo].reshape(m, ho, wo, c).astype(np.float64)
+        for i, j in np.ndindex(size):
+            rows = slice(i * dilation, i * dilation + stride * (ho - 1) + 1, stride)
+            columns = slice(j * dilation, j * dilation + stride * (wo - 1) + 1, stride)
+            total[i, j] += (patch[:, rows, columns] * these).sum((0, 1, 2))
+        start += m * ho * wo
+    return total
+
+
 def max_pool(units: Units, window: int, stride: int) -> np.ndarray:
     """(p, c)."""
     return flat([oracles.max_pool(patch, window, stride) for patch in units.gathered()])

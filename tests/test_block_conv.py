@@ -1,6 +1,7 @@
 """block_conv: against loops over padded blocks, and against the convolution of whole images."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -195,12 +196,12 @@ def test_uniform_grids_equal_the_dense_convolution(
         np.testing.assert_allclose(got, expected, atol=2e-5 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.parametrize("name", ["k3x1", "k1x5", "k3d2", "depthwise_d4"])
+@pytest.mark.parametrize("name", ["k3x1", "k1x5", "k3d2", "depthwise_d4", "same_depthwise_k5"])
 def test_gradients_on_a_mixed_grid_against_finite_differences(
     name: str, rng: np.random.Generator
 ) -> None:
     """A product of pixels and kernel: central differences are exact but for rounding."""
-    sizes = FACTORIZED[name]
+    sizes = UNIFORM[name]
     blocks = sb.split(CASE.image(), CASE.mask())
     kernel, _ = sizes.draw(CASE.channels, rng)
 
@@ -208,9 +209,35 @@ def test_gradients_on_a_mixed_grid_against_finite_differences(
     def run(pixels: jax.Array, kernel: jax.Array) -> jax.Array:
         moved = dataclasses.replace(blocks, pixels=pixels)
         options = (sizes.stride, sizes.padding, sizes.groups)
-        return sb.block_conv(moved, kernel, *options, dilation=sizes.dilation).pixels
+        shape = {"dilation": sizes.dilation, "shift": sizes.shift}
+        return sb.block_conv(moved, kernel, *options, **shape).pixels
 
     check_grads(run, (blocks.pixels, kernel), 1, ["rev"], eps=0.1, atol=1e-3, rtol=1e-3)
+
+
+def test_second_derivatives_of_what_has_gradients_by_index(
+    compiled: None, rng: np.random.Generator
+) -> None:
+    sizes = UNIFORM["depthwise_d4"]
+    blocks = sb.split(CASE.image(), CASE.mask())
+    kernel, _ = sizes.draw(CASE.channels, rng)
+    options = (sizes.stride, sizes.padding, sizes.groups)
+    shape = {"dilation": sizes.dilation, "shift": sizes.shift}
+
+    @functools.partial(jit, static_argnums=1)
+    def run(pixels: jax.Array, implementation: str) -> tuple[jax.Array, ...]:
+        def value(pixels: jax.Array, kernel: jax.Array) -> jax.Array:
+            moved = dataclasses.replace(blocks, pixels=pixels)
+            out = sb.block_conv(moved, kernel, *options, **shape, implementation=implementation)
+            return jnp.sin(out.pixels).sum()
+
+        def squares(pixels: jax.Array, kernel: jax.Array) -> jax.Array:
+            return sum((g**2).sum() for g in jax.grad(value, (0, 1))(pixels, kernel))
+
+        return jax.grad(squares, (0, 1))(pixels, kernel)
+
+    for got, expected in zip(run(blocks.pixels, "ffi"), run(blocks.pixels, "xla"), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.parametrize(

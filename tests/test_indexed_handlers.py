@@ -214,6 +214,72 @@ def test_winograd_keeps_nan_in_its_windows(stride: int, rng: np.random.Generator
         np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
 
 
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """The gradient of a depthwise kernel: channels, window, and the units' patches."""
+
+    c: int
+    size: tuple[int, int] = (3, 3)
+    stride: int = 1
+    dilation: int = 1
+    high: tuple[int, int, int] = (3, 10, 10)
+    low: tuple[int, int, int] = (2, 7, 6)
+    counts: tuple[int, int] | None = None
+
+    def draw(self, rng: np.random.Generator) -> tuple[Units, np.ndarray]:
+        units = Units.random(rng, self.c, (self.high, self.low), counts=self.counts)
+        outputs = []
+        for _, *sides in (self.high, self.low):
+            extents = [self.dilation * (k - 1) + 1 for k in self.size]
+            pairs = zip(sides, extents, strict=True)
+            ho, wo = (max((side - e) // self.stride + 1, 0) for side, e in pairs)
+            outputs.append(ho * wo)
+        return units, rng.standard_normal((units.capacity(outputs), self.c)).astype(np.float32)
+
+    def run(self, units: Units, cotangents: np.ndarray) -> np.ndarray:
+        kh, kw = self.size
+        kernel, _ = call(
+            "segblocks_depthwise_gradient",
+            [((kh * kw, self.c), np.float32), (units.halos().shape, np.float32)],
+            [*units.operands, cotangents],
+            {"kh": kh, "kw": kw, "stride": self.stride, "dilation": self.dilation},
+        )
+        return kernel.reshape(kh, kw, self.c)
+
+
+@pytest.mark.family
+@pytest.mark.parametrize(
+    "case",
+    [
+        Gradient(96),
+        Gradient(43, (5, 5), 2),
+        Gradient(7, (7, 7), low=(3, 7, 8)),
+        Gradient(16, (1, 3), dilation=3, low=(2, 7, 8)),
+        Gradient(40, (3, 3), 2, dilation=2, high=(2, 9, 11)),
+        Gradient(33, (2, 4), counts=(2, 1)),
+        Gradient(20, counts=(0, 0)),
+        Gradient(1, high=(0, 1, 1)),
+        Gradient(24, (5, 5), high=(1, 34, 430), low=(0, 0, 0)),
+    ],
+    ids=str,
+)
+def test_depthwise_gradient(case: Gradient, rng: np.random.Generator) -> None:
+    units, cotangents = case.draw(rng)
+    expected = indexed_oracles.depthwise_gradient(
+        units, cotangents, case.size, case.stride, case.dilation
+    )
+    assert_close(case.run(units, cotangents), expected)
+
+
+def test_large_depthwise_gradient_is_the_same_every_time(rng: np.random.Generator) -> None:
+    """The order of the sums doesn't depend on which thread is first."""
+    case = Gradient(96, (5, 5), high=(30, 36, 36), low=(40, 8, 8))
+    units, cotangents = case.draw(rng)
+    first = case.run(units, cotangents)
+    for _ in range(10):
+        np.testing.assert_array_equal(case.run(units, cotangents), first)
+
+
 @pytest.mark.family
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("window", "stride", "channels"), [(3, 2, 64), (2, 2, 7), (3, 1, 130)])

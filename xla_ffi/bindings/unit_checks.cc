@@ -165,8 +165,8 @@ ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedCon
 ffi::Error check(const char* operation, const DepthwiseGradientOperands& o,
                  DepthwiseGradientCall* call) {
   UnitChecker check(operation);
-  if (check.dtype("rows", o.input.rows, ffi::F32) &&
-      check.input(o.input, &call->input, &call->units) &&
+  if (check.input(o.input, &call->input, &call->units) &&
+      check.dtype("rows", o.input.rows, ffi::F32) &&
       check.window("kh", o.kh, "kw", o.kw, o.stride, o.dilation, call->units, &call->window) &&
       check.dtype("cotangents", o.cotangents, ffi::F32) &&
       check.shape("cotangents", o.cotangents, {max_output_rows(*call), call->input.channels}) &&
