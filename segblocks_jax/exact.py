@@ -26,3 +26,14 @@ def count_of(share: float, total: int) -> int:
         (29, 14)
     """
     return round(exact(share) * total)
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """`count` indices, evenly spaced over `total` items.
+
+    Example:
+        >>> evenly_spaced(10, 3)
+        [1, 5, 8]
+    """
+    count = min(count, total)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]

@@ -95,7 +95,7 @@ def _add_closeup(
     config = ExperimentConfig.from_stored(record["config"])
     try:
         source = open_source(config, config.data.eval_split, data_dir)
-        found = inspect_run(runs, record, source, images or seams.evenly_spaced(len(source), 3))
+        found = inspect_run(runs, record, source, images or evenly_spaced(len(source), 3))
     except (UserError, IndexError) as error:
         page.add(f"<p>No pictures: {html.escape(str(error))}</p>")
         return

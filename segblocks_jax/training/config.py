@@ -29,6 +29,8 @@ class OptimConfig:
         accumulate: parts that a step's batch is run in, one after the other; see the system's step.
         sync_batch_norm: batch norms normalize by the images of all devices; False: each device by its own,
             and running statistics are the devices' mean.
+        ema: decay of the exponential moving average of weights and running statistics that is evaluated, saved
+            and exported in their place, see `training.state.averaged`; None: no average.
     """
 
     batch_size: int = field(8, POSITIVE)
@@ -40,6 +42,7 @@ class OptimConfig:
     weight_decay: float = field(1e-4, NOT_NEGATIVE)
     accumulate: int = field(1, COUNT)
     sync_batch_norm: bool = True
+    ema: float | None = field(None, _DECAY)
 
     def __post_init__(self) -> None:
         check_fields(self, "optim.")
@@ -68,6 +71,8 @@ class LoopConfig:
         keep_checkpoints: how many of the latest to keep, besides the best.
         warm_up: compiles the step for every number of high blocks at the start, not when first needed.
         eval_pictures: how many images, the first, each evaluation shows in TensorBoard; 0 for none.
+        gain_images: on how many images, evenly spaced, each evaluation measures what blocks gain by running high:
+            two more passes over each, with all blocks high and all low; 0 for none.
         wandb: project of Weights & Biases that gets the logs too; needs the extra `wandb`.
     """
 
@@ -79,6 +84,7 @@ class LoopConfig:
     keep_checkpoints: int = field(2, COUNT, affects="nothing")
     warm_up: bool = field(False, affects="nothing")
     eval_pictures: int = field(4, NOT_NEGATIVE, affects="nothing")
+    gain_images: int = field(0, NOT_NEGATIVE, affects="nothing")
     wandb: str | None = field(None, affects="nothing")
 
     def __post_init__(self) -> None:

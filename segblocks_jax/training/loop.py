@@ -68,7 +68,8 @@ def train(system: System, workdir: pathlib.Path, profile: Profile | None = None)
     ):  # Where data is missing, there is no workdir.
         if pretrained is not None:
             whose = f" ({pretrained['source']})" if pretrained.get("source") else ""
-            say("backbone weights from {file}, SHA-256 {sha256}".format(**pretrained) + whose)
+            parts = pretrained.get("parts", "backbone")
+            say(f"{parts} weights from {{file}}, SHA-256 {{sha256}}".format(**pretrained) + whose)
         with contextlib.ExitStack() as stack:
             run = Run(system, modules, batches, pretrained, workdir, profile, stack)
             result = run.steps()
@@ -76,7 +77,7 @@ def train(system: System, workdir: pathlib.Path, profile: Profile | None = None)
                 run.checkpoints.wait()
         if is_first():
             with shown(result):
-                system.export(run.modules(), workdir / "export")
+                system.export(run.modules()[0], workdir / "export")
         return result
 
 
@@ -96,13 +97,15 @@ class Run:
         self.system, self.workdir, self.pretrained = system, workdir, pretrained
         self.batches, config = batches, system.config
         optimizer = create_optimizer(config.optim, system.multipliers())
-        self.graphdef, state = create_state(modules, optimizer, config.seed)
+        average = config.optim.ema is not None
+        self.graphdef, state = create_state(modules, optimizer, config.seed, average=average)
         self.step = system.train_step(self.graphdef, optimizer, say)
         commit()  # Kept: results name the code that runs, not what is committed meanwhile.
         self.stop = stack.enter_context(StopRequest())
         self.checkpoints = stack.enter_context(open_checkpoints(system, workdir))
         remove_unfinished(self.checkpoints.folder)
         self.state, self.first, self.timing = self.step.place(state), 0, Timing()
+        self.calibration: tuple[int, dict[str, float] | None] = (-1, None)  # Of a step.
         if self.checkpoints.latest_step() is not None:
             self.state, extra, self.first = self.checkpoints.restore(self.state)
             self.batches.set_state(extra["batches"])
@@ -118,9 +121,13 @@ class Run:
         if config.loop.warm_up:
             self.step.warm_up(self.state)
 
-    def modules(self) -> nnx.Module:
-        """The modules of the state, on one device."""
-        return nnx.merge(self.graphdef, *on_one_device((self.state.params, self.state.stats)))
+    def modules(self) -> tuple[nnx.Module, dict[str, float] | None]:
+        """The modules of the state as they are evaluated and served, on one device; and their calibration."""
+        modules = nnx.merge(self.graphdef, *on_one_device(self.state.served))
+        step, known = self.calibration
+        now = int(self.state.step)
+        self.calibration = now, self.system.calibrate(modules, known if step == now else None)
+        return modules, self.calibration[1]
 
     def steps(self) -> Evaluation:
         """Takes the steps up to the last and returns the evaluation there. A signal raises `Preempted`."""
@@ -198,7 +205,8 @@ class Run:
             show(batch, result)
 
         try:
-            result = self.system.evaluate(self.modules(), on_batch=on_batch)
+            modules, calibration = self.modules()
+            result = self.system.evaluate(modules, on_batch=on_batch)
         except BaseException:
             # Whatever stops an evaluation, the training is not lost; of several processes, whose saving
             # waits for all, only this one may be here.
@@ -213,6 +221,8 @@ class Run:
             self.log.scalars(number, {f"eval/{name}": value for name, value in numbers.items()})
             if is_first():
                 description["timing"] = self.timing.to_dict()
+                if calibration is not None:
+                    description["calibration"] = calibration
                 write_json(self.workdir / f"eval_{number}.json", description)
         return result
 
@@ -226,6 +236,7 @@ class Run:
             "batches": self.batches.get_state(),
             "pretrained": self.pretrained,
             "timing": self.timing.to_dict(),
+            "calibration": self.calibration[1] if self.calibration[0] == number else None,
         }
         scores = None if result is None else self._scores(result)
         with shown(result):

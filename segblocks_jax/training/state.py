@@ -28,12 +28,18 @@ class TrainState:
     stats: nnx.State  # Their other variables: running statistics.
     opt_state: optax.OptState
     key: Array  # PRNG key; a step uses `fold_in(key, step)`.
+    average: tuple[nnx.State, nnx.State] | None = None  # Of params and stats, see `averaged`.
+
+    @property
+    def served(self) -> tuple[nnx.State, nnx.State]:
+        """Params and stats that are evaluated and exported: their averages where they are kept."""
+        return self.average or (self.params, self.stats)
 
 
 def create_state(
-    modules: nnx.Module, optimizer: optax.GradientTransformation, seed: int
+    modules: nnx.Module, optimizer: optax.GradientTransformation, seed: int, *, average: bool = False
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """Splits modules into their static structure and the state to train."""
+    """Splits modules into their static structure and the state to train, with averages if they are wanted."""
     graphdef, *states = nnx.split(modules, nnx.Param, ...)
     params, stats = states
     state = TrainState(
@@ -42,8 +48,27 @@ def create_state(
         stats=stats,
         opt_state=optimizer.init(params),
         key=jax.random.fold_in(jax.random.key(seed), _STEPS),
+        # Copies: a step is given all of the state's arrays to reuse, each once.
+        average=jax.tree.map(jnp.copy, (params, stats)) if average else None,
     )
     return graphdef, state
+
+
+def averaged(state: TrainState, decay: float | None) -> TrainState:
+    """The state with averages that have taken in its params and stats: ``a = d * a + (1 - d) * x``.
+
+    d is ``min(decay, (1 + t) / (10 + t))`` after step t = 1, 2, ..., so that the random or foreign weights of the
+    start are soon forgotten, also in short schedules. None keeps no averages.
+
+    Running statistics are averaged like weights: the last step's belong to the last step's weights, and are means
+    over few batches.
+    """
+    if decay is None:
+        return state
+    step = state.step.astype(jnp.float32)
+    rest = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    average = optax.incremental_update((state.params, state.stats), state.average, rest)
+    return dataclasses.replace(state, average=average)
 
 
 Multipliers = Mapping[str, float]

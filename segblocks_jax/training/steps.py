@@ -21,7 +21,7 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.nn import image_keys
 from segblocks_jax.training.config import OptimConfig
 from segblocks_jax.training.sharding import AXIS
-from segblocks_jax.training.state import TrainState
+from segblocks_jax.training.state import TrainState, averaged
 
 Metrics = dict[str, Array]
 Loss = Callable[[nnx.State, nnx.State, Any], tuple[Array, tuple[nnx.State, Metrics]]]
@@ -90,18 +90,23 @@ def mean_gradient(
 
 
 def apply_gradient(
-    optimizer: optax.GradientTransformation, state: TrainState, grads: nnx.State, stats: nnx.State
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    grads: nnx.State,
+    stats: nnx.State,
+    ema: float | None = None,
 ) -> TrainState:
-    """The state after a step."""
+    """The state after a step; `ema` is the decay of the averages that it keeps, if it does."""
     with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction mixes types.
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    return dataclasses.replace(
+    after = dataclasses.replace(
         state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         stats=stats,
         opt_state=opt_state,
     )
+    return averaged(after, ema)
 
 
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"

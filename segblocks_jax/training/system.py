@@ -94,11 +94,14 @@ class System(abc.ABC):
         """Factors on learning rate and weight decay, by a part's path in the modules."""
         return {}
 
-    def load_pretrained(self, modules: nnx.Module) -> dict[str, Any] | None:
-        """Loads the weights that training starts from into the modules, abstract ones too.
+    def load_pretrained(
+        self, modules: nnx.Module, workdir: Path | None = None
+    ) -> dict[str, Any] | None:
+        """Loads the weights that training in `workdir` starts from into the modules, abstract ones too.
 
         Returns:
-            `file`, `sha256` and more plain values for records, or None where there are none to load.
+            `file`, `sha256` and more plain values for records, such as `parts`, what was loaded if it isn't the
+            backbone; or None where there are none to load.
 
         Raises:
             FileNotFoundError: no such file.
@@ -115,6 +118,17 @@ class System(abc.ABC):
     @abc.abstractmethod
     def train_batches(self, shard: tuple[int, int]) -> Batches:
         """Training batches of process `shard[0]` of `shard[1]`. What is missing for evaluations fails now, too."""
+
+    def calibrate(
+        self, modules: nnx.Module, stored: Mapping[str, float] | None = None
+    ) -> dict[str, float] | None:
+        """Makes trained modules what is evaluated, served and exported, if that takes more than their weights.
+
+        Returns:
+            Plain values for the checkpoint, which later calls give as `stored`; without them they are found on
+            training data. None where there are none.
+        """
+        return None
 
     @abc.abstractmethod
     def evaluate(self, modules: nnx.Module, *, on_batch: OnBatch | None = None) -> Evaluation:

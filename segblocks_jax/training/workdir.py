@@ -73,13 +73,13 @@ def load_pretrained(
             stored = checkpoints.read_extra()["config"]
             check_same_config(stored, system.config, checkpoints.folder)
             return None
-    return system.load_pretrained(modules)
+    return system.load_pretrained(modules, workdir)
 
 
 def load_modules(
     system: System, workdir: pathlib.Path, step: Step = "latest"
 ) -> tuple[nnx.Module, int, dict[str, Any] | None]:
-    """Builds a system's modules with the weights of a checkpoint in the workdir.
+    """Builds a system's modules with the weights of a checkpoint in the workdir: as they are evaluated and served.
 
     Returns:
         The modules, the checkpoint's step, and what `load_pretrained` gave when the run began.
@@ -91,9 +91,12 @@ def load_modules(
     with open_checkpoints(system, workdir) as checkpoints:
         checkpoints.read_extra(step)  # Tells what is missing before a network is built.
         optimizer = create_optimizer(system.config.optim, system.multipliers())
-        graphdef, state = create_state(system.build(), optimizer, system.config.seed)
+        seed, average = system.config.seed, system.config.optim.ema is not None
+        graphdef, state = create_state(system.build(), optimizer, seed, average=average)
         state, extra, found = checkpoints.restore(state, step)
-    return nnx.merge(graphdef, state.params, state.stats), found, extra.get("pretrained")
+    modules = nnx.merge(graphdef, *state.served)
+    system.calibrate(modules, extra.get("calibration"))
+    return modules, found, extra.get("pretrained")
 
 
 def describe(

@@ -25,12 +25,14 @@ from segblocks_jax.structured_config import (
 )
 from segblocks_jax.systems.segblocks import migrations
 from segblocks_jax.systems.segblocks.policies import CHOICES, Policy, Reward, policy_type
+from segblocks_jax.tasks.segmentation.class_weights import parse_weights
 from segblocks_jax.training.config import LoopConfig, OptimConfig
 
 _CHANNELS = Range("a positive number of channels", lambda x: x > 0)
 _STEP = Range("a share above 0, up to 1", lambda x: 0 < x <= 1)
 _SIDE = Range("a positive multiple of 32", lambda x: x > 0 and x % 32 == 0)
 _WEIGHT = Range("a weight of 0 or more", lambda x: x >= 0)
+SHARES = ("calibrated", "dual", "published")
 _SEED = Range("a whole number from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32)  # jax.random.key's.
 
 
@@ -49,6 +51,10 @@ class ModelConfig:
             docs/training.md, or a .pth, .pt, .safetensors or .npz file; see `load_backbone`. As published,
             `optim.backbone_multiplier` is 0.25 then; it is not changed here. A run that continues from a
             checkpoint doesn't read it.
+        init_from: whose network training starts from, in place of `pretrained`: a workdir (its last checkpoint), a
+            checkpoint's folder WORKDIR/checkpoints/STEP, the folder of a saved model, or @NAME, the workdir NAME
+            beside this run's. The policy starts fresh. A run that continues doesn't read it.
+        init_policy: starts from the policy in `init_from`, too.
         implementation: how operations run in training, see docs/blocks.md; None: what is faster on the machine.
         dropout: factor on the rates of the network's dropout; 0 for none, which short schedules want.
         input_scale: side of what the network sees over the image's, for policy "static": a baseline of
@@ -62,6 +68,8 @@ class ModelConfig:
     padding: str = field("symmetric", one_of(PADDINGS))
     stride_in: str = field("3x3", one_of(STRIDE_IN))
     pretrained: str | None = None
+    init_from: str | None = None
+    init_policy: bool = False
     implementation: str | None = field(None, one_of((None, *IMPLEMENTATIONS)), affects="rounding")
     dropout: float = field(1.0, Range("a factor from 0 to 1", SHARE.holds))
     input_scale: float = 1.0
@@ -85,6 +93,15 @@ class ModelConfig:
             f"model.pretrained is {weights!r}; expected a file that ends in"
             f" {', '.join(WEIGHT_SUFFIXES)}, or one of {', '.join(PRETRAINED)}",
         )
+        check(
+            weights is None or self.init_from is None,
+            f"model.pretrained is {weights!r} and model.init_from {self.init_from!r}; expected one of them to be"
+            " None: training starts from one set of weights",
+        )
+        check(
+            self.init_from is not None or not self.init_policy,
+            "model.init_policy is True without model.init_from; say whose policy it is",
+        )
         network = PRETRAINED[weights].network if weights in PRETRAINED else self.name
         check(
             network == self.name,
@@ -106,6 +123,9 @@ class PolicyConfig:
         reward, advantage, baseline, target_per, gain_every: how the reward of reinforce is made, see
             `policies.Reward`; the defaults are the authors'.
         entropy: weight of the mean entropy of the decisions, in nats, which is added to the reward.
+        share: how a learned policy is made to keep `target`. "calibrated": what is evaluated and served has the
+            threshold with which the target share of the training images' blocks runs high; "dual": a price
+            of high blocks, learned in training by dual ascent; "published": neither. See docs/policies.md.
     """
 
     name: str = field("reinforce", one_of(CHOICES))
@@ -120,6 +140,7 @@ class PolicyConfig:
     target_per: str = "batch"
     gain_every: int = 1
     entropy: float = field(0.0, _WEIGHT)
+    share: str = field("calibrated", one_of(SHARES))
 
     def __post_init__(self) -> None:
         check_fields(self, "policy.")
@@ -153,11 +174,22 @@ class SegBlocksOptimConfig(OptimConfig):
             `model.pretrained` and 1 without.
         policy_multiplier: of the policy's learning rate and decay.
         loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
+        class_weights: of the pixels' losses, by their class: None (all 1), "median_frequency" (of the training
+            labels), "camvid" (SegNet's), or numbers such as "0.5,1,2", one per class.
     """
 
     backbone_multiplier: float = field(1.0, NOT_NEGATIVE)
     policy_multiplier: float = field(1.0, NOT_NEGATIVE)
     loss: str = field("cross_entropy", one_of(("cross_entropy", "bootstrapped")))
+    class_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_weights is not None:
+            try:
+                parse_weights(self.class_weights)
+            except InputError as error:
+                raise ConfigError(f"optim.class_weights: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -38,6 +38,7 @@ class Evaluation:
         images: number of images.
         class_names: of the scores.
         shares: of high blocks, one per image; empty without blocks.
+        gain: of blocks by running high, see `resolution_gain.mean_gain`; None where it wasn't measured.
     """
 
     scores: metrics.Scores
@@ -48,12 +49,13 @@ class Evaluation:
     images: int
     class_names: tuple[str, ...]
     shares: tuple[float, ...] = ()
+    gain: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, all but `shares`."""
         rest = ("gmacs", "high_fraction", "images_per_second", "boundary_ratio", "images")
         scores = self.scores.to_dict(self.class_names)
-        return scores | {name: getattr(self, name) for name in rest}
+        return scores | {name: getattr(self, name) for name in rest} | dict(self.gain or {})
 
     def __str__(self) -> str:
         lines = [metrics.format_scores(self.scores, self.class_names)]
@@ -62,6 +64,9 @@ class Evaluation:
             lines.append(f"share of high blocks: {self.high_fraction:.1%}")
         if self.boundary_ratio is not None:
             lines.append(f"label-boundary density, high blocks over low: {self.boundary_ratio:.2f}")
+        if self.gain is not None:
+            mean, positive = self.gain.values()
+            lines.append(f"gain of a block by running high: {mean:.4f} nats; above 0 for {positive:.1%}")
         if self.images_per_second is not None:
             lines.append(f"images/s: {self.images_per_second:.2f}")
         return "\n".join(lines)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
@@ -15,6 +16,7 @@ from segblocks_jax.data import Normalization, normalize
 from segblocks_jax.nn import at_scale, dropout_key, fold_in, rematerialization
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import advantage
+from segblocks_jax.tasks.segmentation.labels import IGNORE
 from segblocks_jax.tasks.segmentation.losses import (
     block_mean,
     bootstrapped_loss,
@@ -36,6 +38,15 @@ class Loss:
 
     config: ExperimentConfig
     normalization: Normalization
+    class_weights: tuple[float, ...] | None = None
+
+    def weight(self, label: UInt8[Array, "n h w"]) -> Float[Array, "n h w"]:
+        """Of every pixel's loss: its class's, 0 where it is ignored."""
+        if self.class_weights is None:
+            return (label != IGNORE).astype(jnp.float32)
+        by_label = np.zeros(256, np.float32)
+        by_label[: len(self.class_weights)] = self.class_weights
+        return jnp.asarray(by_label)[label]
 
     def __call__(
         self,
@@ -43,13 +54,13 @@ class Loss:
         batch: TracedBatch,
         decision: Decision | None,
         keys: Array,
-        mean_valid: Float[Array, ""],
+        mean_weight: Float[Array, ""],
         num_high: int | None,
     ) -> tuple[Float[Array, ""], Metrics]:
         """The loss and metrics of a system in training mode; `keys` are one per image.
 
         `decision` says which blocks are wanted high, None for whole images; `num_high` how many run high.
-        `mean_valid` is the mean number of valid pixels over all devices and parts.
+        `mean_weight` is the mean, over all devices and parts, of the sum of their pixels' weights.
         """
         config, semantics = self.config, self.config.semantics
         image = normalize(batch["image"], *self.normalization)
@@ -62,7 +73,10 @@ class Loss:
         # Logits at full size are the largest arrays of all.
         losses = jax.checkpoint(cross_entropy_map) if config.rematerialize else cross_entropy_map
         loss_map, valid = losses(logits, batch["label"])
-        loss = task = _task_loss(loss_map, valid, mean_valid, config)
+        weighted = loss_map
+        if self.class_weights is not None:
+            weighted = loss_map * self.weight(batch["label"])
+        loss = task = _task_loss(weighted, valid, mean_weight, config)
         metrics = {"loss_task": task}
         if grid is not None:
             metrics["high_fraction"] = grid.mask.mean(dtype=jnp.float32)
@@ -109,7 +123,7 @@ class Loss:
 
 
 def _task_loss(
-    loss_map: Array, valid: Array, mean_valid: Array, config: ExperimentConfig
+    loss_map: Array, valid: Array, mean_weight: Array, config: ExperimentConfig
 ) -> Float[Array, ""]:
     """Such that its mean over devices and parts is the loss of the whole batch."""
     ignored = config.semantics.ignored
@@ -117,8 +131,8 @@ def _task_loss(
         return bootstrapped_loss(loss_map, valid if ignored == "excluded" else None)
     if ignored == "counted":
         return task_loss(loss_map, valid, ignored=ignored)
-    # Divided by the mean number of valid pixels, not by its own: parts with more of them weigh more.
-    return loss_map.sum() / jnp.maximum(mean_valid, 1)
+    # Divided by the mean weight of all parts, not by its own: parts with more valid pixels weigh more.
+    return loss_map.sum() / jnp.where(mean_weight > 0, mean_weight, 1)
 
 
 def mean_and_std(name: str, values: Float[Array, "..."], axis_name: str) -> Metrics:

@@ -38,7 +38,16 @@ _ADDED_IN_0: Fields = {
 }
 
 
-_ADDED_IN_1: Fields = {"model.padding": "symmetric", "model.stride_in": "3x3"}
+_ADDED_IN_1: Fields = {
+    "model.padding": "symmetric",
+    "model.stride_in": "3x3",
+    "model.init_from": None,
+    "model.init_policy": False,
+    "policy.share": "published",
+    "optim.class_weights": None,
+    "optim.ema": None,
+    "loop.gain_images": 0,
+}
 
 
 def from_0(fields: Fields) -> Fields:

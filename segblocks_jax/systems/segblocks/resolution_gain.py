@@ -1,6 +1,7 @@
 """The gain of running high, block by block, and the grids of a policy that knows it."""
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.adaptive.decision import Decision, fill_scores
 from segblocks_jax.blocks import BlockGrid, combine, split
-from segblocks_jax.data import Normalization, normalize
+from segblocks_jax.data import EvalBatch, Normalization, normalize
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.tasks.segmentation.labels import IGNORE
 from segblocks_jax.tasks.segmentation.losses import block_mean, cross_entropy_map
 
 
@@ -54,6 +56,34 @@ def resolution_gain(
     return low - high
 
 
+def mean_gain(
+    system: nnx.Dict,
+    batches: Iterable[EvalBatch],
+    normalization: Normalization,
+    config: ExperimentConfig,
+) -> dict[str, float]:
+    """Whether resolution matters to a network, on the labeled blocks of some images.
+
+    Returns:
+        `resolution_gain`, the mean gain of a block in nats, and `resolution_gain_share`, the share of blocks whose
+        gain is above 0.
+    """
+    graphdef, state = _evaluated(system)
+    gains = []
+    for batch in batches:
+        gain = np.asarray(
+            _gain(state, batch.image, batch.label, graphdef=graphdef, normalization=normalization, config=config)
+        )
+        n, gh, gw = gain.shape
+        labeled = (batch.label != IGNORE).reshape(n, gh, -1, gw, config.policy.block_size)
+        gains.append(gain[labeled.any((2, 4))])
+    every = np.concatenate(gains)
+    return {
+        "resolution_gain": float(every.mean(dtype=np.float64)),
+        "resolution_gain_share": float((every > 0).mean()),
+    }
+
+
 class OracleMasks:
     """The blocks that the policy picks, their number rounded as the engine does."""
 
@@ -61,9 +91,7 @@ class OracleMasks:
         self, system: nnx.Dict, normalization: Normalization, config: ExperimentConfig
     ) -> None:
         """Takes a copy of the system."""
-        system = nnx.clone(system)
-        system.eval()
-        graphdef, state = nnx.split(system)
+        graphdef, state = _evaluated(system)
         self._config = config
         self._decide = functools.partial(
             _decide, state, graphdef=graphdef, normalization=normalization, config=config
@@ -79,6 +107,28 @@ class OracleMasks:
         num_high = round_to_bucket(count, decision.action.size, policy.bucket_step)
         scores = fill_scores(decision, semantics.filling, jax.random.key(seed))
         return np.asarray(BlockGrid.from_mask(decision.action, num_high, scores).mask)
+
+
+def _evaluated(system: nnx.Dict) -> tuple[nnx.GraphDef, nnx.State]:
+    """A copy in evaluation mode."""
+    system = nnx.clone(system)
+    system.eval()
+    return nnx.split(system)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "normalization", "config"))
+def _gain(
+    state: nnx.State,
+    image: UInt8[Array, "n h w 3"],
+    label: UInt8[Array, "n h w"],
+    *,
+    graphdef: nnx.GraphDef,
+    normalization: Normalization,
+    config: ExperimentConfig,
+) -> Float[Array, "n gh gw"]:
+    """Of the module, as `_decide`."""
+    system = nnx.merge(graphdef, state)
+    return resolution_gain(system, normalize(image, *normalization), label, config)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "normalization", "config"))

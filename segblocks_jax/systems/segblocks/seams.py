@@ -25,6 +25,7 @@ from segblocks_jax.blocks.pad import PADDING_MODES
 from segblocks_jax.data import SegmentationSource, normalize, open_dataset
 from segblocks_jax.data.pipeline import fill_color
 from segblocks_jax.errors import InputError, UserError
+from segblocks_jax.exact import evenly_spaced
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
 from segblocks_jax.ops import no_type_check
@@ -113,17 +114,6 @@ def padded_images(
     for place, image in zip(padded, images, strict=True):
         place[: image.shape[0], : image.shape[1]] = image
     return padded
-
-
-def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` indices, evenly spaced over `total` items.
-
-    Example:
-        >>> evenly_spaced(10, 3)
-        [1, 5, 8]
-    """
-    count = min(count, total)
-    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
 def load_system(folder: str | os.PathLike[str]) -> tuple[nnx.Dict, ModelSpec]:

@@ -36,7 +36,6 @@ from segblocks_jax.systems.segblocks.resolution_gain import (
     resolution_gain,
     uniform_block_loss,
 )
-from segblocks_jax.tasks.segmentation.labels import IGNORE
 from segblocks_jax.training import steps
 from segblocks_jax.training.sharding import AXIS, data_mesh, put_batch, put_on_all
 from segblocks_jax.training.state import TrainState
@@ -61,16 +60,18 @@ class TrainStep:
         normalization: Normalization,
         mesh: Mesh | None = None,
         report: steps.Report = lambda line: None,
+        class_weights: tuple[float, ...] | None = None,
     ) -> None:
         """Compiles nothing yet.
 
         The graphdef is that of `create_state`, the optimizer the state's. The images of a batch are spread over
         the one axis of `mesh`, `AXIS`; default: all devices. `report` gets a line for each compilation of an update.
+        `class_weights` are of the pixels' losses; default: all 1.
         """
         self.mesh = mesh or data_mesh()
         self._graphdef, self._optimizer = graphdef, optimizer
         self._config, self._normalization = config, normalization
-        self._loss = Loss(config, normalization)
+        self._loss = Loss(config, normalization, class_weights)
         self._images = steps.examples_per_part(config.optim, self.mesh)
         self.decide = jax.jit(
             self._sharded(self._decide_on_device, in_specs=(P(), P(AXIS)), out_specs=(P(AXIS), P()))
@@ -208,16 +209,17 @@ class TrainStep:
         self, state: TrainState, batch: TracedBatch, decision: Decision | None, num_high: int | None
     ) -> tuple[TrainState, steps.Metrics]:
         optim = self._config.optim
-        valid = jnp.sum(batch["label"] != IGNORE, dtype=jnp.float32)
-        mean_valid = jax.lax.pmean(valid, AXIS) / optim.accumulate
+        weight = self._loss.weight(batch["label"]).sum()
+        mean_weight = jax.lax.pmean(weight, AXIS) / optim.accumulate
 
         def loss(params: nnx.State, stats: nnx.State, part: Any) -> tuple[Array, tuple]:
             system = self._system(params, stats, training=True)
             batch, decision, keys = part
-            value, metrics = self._loss(system, batch, decision, keys, mean_valid, num_high)
+            value, metrics = self._loss(system, batch, decision, keys, mean_weight, num_high)
             return value, (nnx.state(system, nnx.BatchStat), metrics)
 
         examples = batch, decision, steps.example_keys(state, batch["image"].shape[0])
         grads, stats, metrics = steps.mean_gradient(loss, state, examples, optim)
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return steps.apply_gradient(self._optimizer, state, grads, stats), metrics
+        after = steps.apply_gradient(self._optimizer, state, grads, stats, optim.ema)
+        return after, metrics

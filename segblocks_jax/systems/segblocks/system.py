@@ -17,17 +17,28 @@ from segblocks_jax.data import (
     Normalization,
     SegmentationSource,
     TrainBatches,
+    eval_batches,
     label_table,
     train_batches,
 )
+from segblocks_jax.data.summary import class_frequencies
 from segblocks_jax.interop import check_target, load_backbone, save_model
+from segblocks_jax.structured_config import check
 from segblocks_jax.systems.segblocks.build import create_system, model_spec, open_source
+from segblocks_jax.systems.segblocks.calibration import (
+    Some,
+    find_threshold,
+    rank_training_images,
+)
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.evaluation import Evaluation, Evaluator, cost
+from segblocks_jax.systems.segblocks.resolution_gain import mean_gain
 from segblocks_jax.systems.segblocks.spec import ModelSpec
+from segblocks_jax.systems.segblocks.start import load_start
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.tasks.segmentation import pictures
+from segblocks_jax.tasks.segmentation.class_weights import median_frequency, parse_weights
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training.logging import RunLog
@@ -113,16 +124,41 @@ class SegBlocks(System):
         policy = {"policy": optim.policy_multiplier} if self._learned else {}
         return {"net/backbone": optim.backbone_multiplier, **policy}
 
-    def load_pretrained(self, modules: Any) -> dict[str, Any] | None:
-        """Loads `config.model.pretrained` into the backbone, for the data set's normalization."""
-        file = self.config.model.pretrained
+    def load_pretrained(self, modules: Any, workdir: Path | None = None) -> dict[str, Any] | None:
+        """Loads what `config.model.init_from` or `pretrained` names.
+
+        That is a whole network or, of `pretrained`, a backbone for the data set's normalization.
+        """
+        model = self.config.model
+        if model.init_from is not None:
+            return load_start(modules, self, workdir)
+        file = model.pretrained
         return None if file is None else load_backbone(modules.net, file, self.normalization)
+
+    @functools.cached_property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """Of the loss, one per class; None for none. "median_frequency" reads all training labels."""
+        text, classes = self.config.optim.class_weights, self.table.classes
+        if text is None:
+            return None
+        weights = parse_weights(text)
+        if weights is None:
+            found = class_frequencies(self.train_source)
+            pixels, images = (counts[: len(classes)] for counts in (found.pixels, found.images))
+            weights = tuple(median_frequency(pixels, images).tolist())
+        check(
+            len(weights) == len(classes),
+            f"optim.class_weights has {len(weights)} numbers; expected one for each of {len(classes)} classes:"
+            f" {', '.join(classes)}",
+        )
+        return weights
 
     def train_step(
         self, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, report: Report
     ) -> TrainStep:
         """See `TrainStep`."""
-        return TrainStep(graphdef, optimizer, self.config, self.normalization, report=report)
+        options: dict[str, Any] = {"report": report, "class_weights": self.class_weights}
+        return TrainStep(graphdef, optimizer, self.config, self.normalization, **options)
 
     def train_batches(self, shard: tuple[int, int]) -> TrainBatches:
         """Augmented crops."""
@@ -135,6 +171,23 @@ class SegBlocks(System):
             workers=config.data.workers,
             shard=shard,
         )
+
+    def calibrate(
+        self, modules: Any, stored: Mapping[str, float] | None = None
+    ) -> dict[str, float] | None:
+        """Moves a learned policy's threshold to where the training images have the target share of high blocks."""
+        policy = self.config.policy
+        if not self._learned:
+            return None
+        modules.policy.drop_price()
+        if policy.share != "calibrated":
+            return None
+        if stored is None:
+            ranked = rank_training_images(modules, self.train_source, self.config)
+            found = find_threshold(ranked, policy.target, policy.bucket_step)
+            stored = dict(zip(("threshold", "share"), found, strict=True))
+        modules.policy.move_threshold(stored["threshold"])
+        return dict(stored)
 
     def evaluate(
         self, modules: Any, *, on_batch: OnBatch | None = None, mode: str | None = None
@@ -150,13 +203,25 @@ class SegBlocks(System):
             self._evaluator = Evaluator(engine, self.eval_source, self.config)
         else:
             self._evaluator.engine.replace_weights(modules)
-        return self._evaluator(modules, mode=mode, on_batch=on_batch)
+        result = self._evaluator(modules, mode=mode, on_batch=on_batch)
+        return dataclasses.replace(result, gain=self._gain(modules) if mode is None else None)
+
+    def _gain(self, modules: Any) -> dict[str, float] | None:
+        """On a few of the images that are evaluated; None where none is wanted."""
+        loop, source = self.config.loop, self.eval_source
+        if not loop.gain_images:
+            return None
+        multiple = math.lcm(self.config.policy.block_size, modules.net.output_stride)
+        batches = eval_batches(Some(source, loop.gain_images), 1, multiple, loop.eval_sizes)
+        return mean_gain(modules, batches, source.normalization, self.config)
 
     def describe(self) -> dict[str, Any]:
-        """The split that is evaluated, and the configuration."""
+        """The split that is evaluated, the configuration, and the weights of classes where there are any."""
         config = self.config.stored()
         config["data"]["data_dir"] = None
-        return {"split": f"{self.eval_source.name}/{self.eval_source.split}", "config": config}
+        split = f"{self.eval_source.name}/{self.eval_source.split}"
+        weights = {} if self.class_weights is None else {"class_weights": list(self.class_weights)}
+        return {"split": split, "config": config, **weights}
 
     @property
     def eval_size(self) -> int:
