@@ -23,8 +23,8 @@ from segblocks_jax.analysis.records import (
 )
 from segblocks_jax.analysis.run_details import inspect_run
 from segblocks_jax.errors import InputError, UserError
+from segblocks_jax.exact import evenly_spaced
 from segblocks_jax.paths import check_writable, expand
-from segblocks_jax.systems.segblocks import seams
 from segblocks_jax.systems.segblocks.build import open_source
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import policy_type

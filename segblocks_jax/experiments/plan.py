@@ -1,6 +1,7 @@
 """What a sweep is: rows that differ from a base configuration in a few fields; every run known by its key."""
 
 import dataclasses
+import graphlib
 import hashlib
 import importlib.util
 import json
@@ -12,14 +13,19 @@ from segblocks_jax.errors import MissingFileError
 from segblocks_jax.paths import expand
 from segblocks_jax.structured_config import ConfigError, fields_affecting, flat, nested
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.start import BESIDE
 
+AFTER = "after"
 Overrides = Mapping[str, Any]
 """Fields by their names on the command line, such as ``{"policy.target": 0.2}``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Runs to compare: the `title` of their table, and its `rows`, by label what differs from the base."""
+    """Runs to compare: the `title` of their table, and its `rows`, by label what differs from the base.
+
+    A row may name another as its `AFTER`: its runs then start from the network of that row's, seed by seed.
+    """
 
     title: str
     rows: Mapping[str, Overrides]
@@ -71,18 +77,53 @@ def make_plan(
 ) -> Plan:
     """The runs of a sweep, every row once with each seed, from the fields of a `base` configuration.
 
+    Rows that others start from come first.
+
     Raises:
-        ConfigError: a row names an unknown field, or can't run.
+        ConfigError: a row names an unknown field or row, or can't run.
     """
-    rows, fields = {}, flat(base)
-    for label, overrides in sweep.rows.items():
-        changed = [nested({**fields, **overrides, "seed": seed}) for seed in seeds]
+    rows: dict[str, dict[str, ExperimentConfig]] = {}
+    fields = flat(base)
+    for label in _in_order(name, sweep.rows):
+        overrides = dict(sweep.rows[label])
+        after = overrides.pop(AFTER, None)
+        starts = list(rows[after]) if after is not None else [None] * len(seeds)
+        changed = [
+            nested({**fields, **_start(key), **overrides, "seed": seed})
+            for seed, key in zip(seeds, starts, strict=True)
+        ]
         try:
             configs = list(map(ExperimentConfig.from_mapping, changed))
         except ConfigError as error:
             raise ConfigError(f"{name}, row {label!r}: {error}") from error
         rows[label] = {run_key(config): config for config in configs}
     return Plan(name, sweep.title, rows)
+
+
+def _start(key: str | None) -> Overrides:
+    """What makes a run start from another of the same folder."""
+    return {} if key is None else {"model.pretrained": None, "model.init_from": BESIDE + key}
+
+
+def start_of(config: ExperimentConfig) -> str | None:
+    """The key of the run that another starts from, if it is of the same folder."""
+    start = config.model.init_from or ""
+    return start.removeprefix(BESIDE) if start.startswith(BESIDE) else None
+
+
+def _in_order(name: str, rows: Mapping[str, Overrides]) -> list[str]:
+    """Labels such that each row comes behind the one that it starts from."""
+    after = {label: row[AFTER] for label, row in rows.items() if row.get(AFTER) is not None}
+    for label, other in after.items():
+        if other not in rows:
+            raise ConfigError(
+                f"{name}, row {label!r}: it comes after {other!r}; expected one of {', '.join(rows)}"
+            )
+    needs = {label: {after[label]} if label in after else set() for label in rows}
+    try:
+        return list(graphlib.TopologicalSorter(needs).static_order())
+    except graphlib.CycleError as error:
+        raise ConfigError(f"{name}: rows start from each other: {error.args[1]}") from error
 
 
 def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | None = None) -> Plan:

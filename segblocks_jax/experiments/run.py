@@ -15,9 +15,10 @@ from ml_collections import config_flags
 
 from segblocks_jax.data import images
 from segblocks_jax.errors import InputError, MissingFileError, UserError
-from segblocks_jax.experiments import commands
+from segblocks_jax.experiments import commands, phases
+from segblocks_jax.experiments.plan import Plan
 from segblocks_jax.inference.server import parse_shape
-from segblocks_jax.paths import expand
+from segblocks_jax.paths import check_writable, expand
 from segblocks_jax.structured_config import ConfigError, check_name
 from segblocks_jax.systems.registry import system_of, system_type
 from segblocks_jax.training import sharding
@@ -59,6 +60,9 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", images.MAX_PIXELS, "predict: larger images are refused.", lower_bound=1
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "A step, 'latest' or 'best'.")
+_PHASE = flags.DEFINE_string(
+    "phase", None, "Of a configuration with phases, the one that a mode other than train is for."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "train, eval: one of several processes; under Slurm needs no more flags."
 )
@@ -121,11 +125,13 @@ def _expand_config(argument: str) -> str:
 def read_system(
     mapping: ml_collections.ConfigDict, datasets: tuple[str, ...], **options: Any
 ) -> System:
-    """Turns a ConfigDict into a system with a checked configuration; `options` as for `system_of`.
+    """Turns a ConfigDict without its phases into a system with a checked configuration; `options` as for `system_of`.
 
     Raises ConfigError for an unknown field, a bad value, or a data set of another entry point.
     """
-    system = system_of(mapping.to_dict(), **options)
+    fields = mapping.to_dict()
+    fields.pop(phases.PHASES, None)
+    system = system_of(fields, **options)
     dataset = system.config.data.dataset
     if dataset not in datasets:
         raise ConfigError(
@@ -140,8 +146,14 @@ def _main(datasets: tuple[str, ...]) -> int:
     try:
         options = {"data_dir": _DATA_DIR.value, "eval_split": _SPLIT.value}
         system = read_system(_CONFIG.value, datasets, **options)
+        workdir, plan = expand(_WORKDIR.value), phases.plan_of(_CONFIG.value.to_dict())
+        if plan is not None and _MODE.value == "train":
+            return _train_phases(plan, workdir)
+        if plan is not None:
+            config, workdir = phases.find_phase(plan, _PHASE.value, workdir)
+            system = type(system)(config, **options)
         _start_distributed()
-        return _run(system)
+        return _run(system, workdir)
     except Preempted as stop:
         if is_first():
             print(stop)
@@ -152,6 +164,17 @@ def _main(datasets: tuple[str, ...]) -> int:
         logging.debug("stopped", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _train_phases(plan: Plan, workdir: pathlib.Path) -> int:
+    if _DISTRIBUTED.value or _PHASE.value or _PROFILE.value:
+        raise InputError(
+            "--mode=train of a configuration with phases runs all of them in one process, without --distributed,"
+            " --phase and --profile"
+        )
+    check_writable(workdir)
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    return phases.train_phases(plan, workdir, _DATA_DIR.value)
 
 
 def _start_distributed() -> None:
@@ -168,8 +191,7 @@ def _start_distributed() -> None:
     sharding.start(*where)
 
 
-def _run(system: Any) -> int:
-    workdir = expand(_WORKDIR.value)
+def _run(system: Any, workdir: pathlib.Path) -> int:
     output = workdir if _OUTPUT.value is None else expand(_OUTPUT.value)
     jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
     checkpoint: Any = _CHECKPOINT.value

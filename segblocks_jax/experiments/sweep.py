@@ -27,7 +27,7 @@ with extra("train", "a sweep"):
     from absl import logging
 
     from segblocks_jax.analysis.records import RECORD, run_folder, write_tables
-    from segblocks_jax.experiments.plan import PRESETS, Plan, load_plan
+    from segblocks_jax.experiments.plan import PRESETS, Plan, load_plan, start_of
     from segblocks_jax.systems.registry import system_of
     from segblocks_jax.systems.segblocks.config import ExperimentConfig
     from segblocks_jax.training import loop
@@ -88,15 +88,19 @@ def run_all(
 ) -> dict[str, str]:
     """Trains what has no record yet, by key, in a folder on which several processes may work.
 
-    A run that another process trains is passed over at first, and waited for at the end: if that process
-    ends without a record, this one goes on from its last checkpoint. Returns what went wrong, by key; the
-    other runs are done.
+    A run that another process trains is passed over at first, and so are those that start from it. They are
+    waited for at the end: if that process ends without a record, this one goes on from its last checkpoint.
+    Returns what went wrong, by key; the other runs are done.
     """
     errors: dict[str, str] = {}
     for wait in (False, True):
         for number, (key, config) in enumerate(configs.items(), 1):
-            folder = run_folder(runs, key)
+            folder, start = run_folder(runs, key), start_of(config)
             if key in errors or (folder / RECORD).is_file():
+                continue
+            if start is not None and not (run_folder(runs, start) / RECORD).is_file():
+                if wait:
+                    errors[key] = f"it starts from {start}, which isn't done"
                 continue
             with lock(folder, wait, "sweep.lock") as mine:
                 if not mine or (folder / RECORD).is_file():

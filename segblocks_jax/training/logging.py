@@ -1,11 +1,13 @@
-"""Logs of a run: scalars, pictures, JSON files, Weights & Biases; and a stop where a metric is NaN."""
+"""Logs of a run: scalars, pictures, JSON files, Weights & Biases, lines; and a stop where a metric is NaN."""
 
+import contextlib
 import json
 import math
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from jaxtyping import UInt8
 
 from segblocks_jax.errors import InputError, UserError, extra
 from segblocks_jax.paths import expand
+from segblocks_jax.training.sharding import is_first
 
 LOG = "metrics.jsonl"
 
@@ -195,3 +198,20 @@ def _open_wandb(project: str, folder: Path, config: Mapping[str, Any]) -> Any:
         dir=str(folder),
         config=dict(config),
     )
+
+
+def say(line: str) -> None:
+    """Tells people, on standard error, once for all processes."""
+    if is_first():
+        print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def shown(result: Any | None) -> Iterator[None]:
+    """Prints a result that can't be written, if there is one."""
+    try:
+        yield
+    except OSError:
+        if result is not None:
+            say(str(result))
+        raise

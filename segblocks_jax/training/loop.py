@@ -3,8 +3,6 @@
 import collections
 import contextlib
 import pathlib
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +13,7 @@ from flax import nnx
 from segblocks_jax.paths import check_writable
 from segblocks_jax.progress import Progress, WaitShare
 from segblocks_jax.training.checkpoint_files import remove_unfinished
-from segblocks_jax.training.logging import check_finite, write_json
+from segblocks_jax.training.logging import check_finite, say, shown, write_json
 from segblocks_jax.training.preemption import Preempted, StopRequest
 from segblocks_jax.training.profiling import Profile, Profiler
 from segblocks_jax.training.provenance import commit
@@ -110,6 +108,8 @@ class Run:
             self.state, extra, self.first = self.checkpoints.restore(self.state)
             self.batches.set_state(extra["batches"])
             self.pretrained = extra.get("pretrained")
+            if (calibration := extra.get("calibration")) is not None:
+                self.calibration = self.first, calibration
             self.timing = Timing.after(extra.get("timing"))
             say(
                 f"continuing from step {self.first} in {self.checkpoints.folder}, after"
@@ -241,20 +241,3 @@ class Run:
         scores = None if result is None else self._scores(result)
         with shown(result):
             self.checkpoints.save(number, self.state, extra, scores)
-
-
-def say(line: str) -> None:
-    """Tells people, on standard error, once for all processes."""
-    if is_first():
-        print(line, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def shown(result: Evaluation | None) -> Iterator[None]:
-    """Prints a result that can't be written, if there is one."""
-    try:
-        yield
-    except OSError:
-        if result is not None:
-            say(str(result))
-        raise

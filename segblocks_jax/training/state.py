@@ -37,7 +37,11 @@ class TrainState:
 
 
 def create_state(
-    modules: nnx.Module, optimizer: optax.GradientTransformation, seed: int, *, average: bool = False
+    modules: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    average: bool = False,
 ) -> tuple[nnx.GraphDef, TrainState]:
     """Splits modules into their static structure and the state to train, with averages if they are wanted."""
     graphdef, *states = nnx.split(modules, nnx.Param, ...)

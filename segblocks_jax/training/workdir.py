@@ -79,7 +79,7 @@ def load_pretrained(
 def load_modules(
     system: System, workdir: pathlib.Path, step: Step = "latest"
 ) -> tuple[nnx.Module, int, dict[str, Any] | None]:
-    """Builds a system's modules with the weights of a checkpoint in the workdir: as they are evaluated and served.
+    """The modules of a checkpoint in the workdir as they are evaluated and served: calibrated, see `System`.
 
     Returns:
         The modules, the checkpoint's step, and what `load_pretrained` gave when the run began.
@@ -88,15 +88,27 @@ def load_modules(
         FileNotFoundError: no such checkpoint.
         ValueError: the checkpoint is of another model; tells every difference.
     """
-    with open_checkpoints(system, workdir) as checkpoints:
-        checkpoints.read_extra(step)  # Tells what is missing before a network is built.
-        optimizer = create_optimizer(system.config.optim, system.multipliers())
-        seed, average = system.config.seed, system.config.optim.ema is not None
-        graphdef, state = create_state(system.build(), optimizer, seed, average=average)
-        state, extra, found = checkpoints.restore(state, step)
-    modules = nnx.merge(graphdef, *state.served)
+    modules, found, extra = restore_modules(system, workdir, step)
     system.calibrate(modules, extra.get("calibration"))
     return modules, found, extra.get("pretrained")
+
+
+def restore_modules(
+    system: System, workdir: pathlib.Path, step: Step = "latest"
+) -> tuple[nnx.Module, int, dict[str, Any]]:
+    """The modules of a checkpoint as they were trained, averaged if the run averages; its step, and its `extra`.
+
+    Errors as `load_modules`.
+    """
+    with open_checkpoints(system, workdir) as checkpoints:
+        checkpoints.read_extra(step)  # Tells what is missing before a network is built.
+        optim = system.config.optim
+        optimizer, average = create_optimizer(optim, system.multipliers()), optim.ema is not None
+        graphdef, state = create_state(
+            system.build(), optimizer, system.config.seed, average=average
+        )
+        state, extra, found = checkpoints.restore(state, step)
+    return nnx.merge(graphdef, *state.served), found, extra
 
 
 def describe(

@@ -46,4 +46,7 @@ def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     Raises ValueError where the blocks are too small for the network.
     """
     spec = model_spec(config, num_classes)
-    return spec.build(nnx.Rngs(config.seed), dropout=config.model.dropout)
+    system = spec.build(nnx.Rngs(config.seed), dropout=config.model.dropout)
+    if config.policy.share == "dual" and "policy" in system and system.policy.learned:
+        system.policy.start_price()
+    return system

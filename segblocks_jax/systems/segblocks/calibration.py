@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,27 +12,12 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.data import EvalBatch, Normalization, SegmentationSource, eval_batches, normalize
-from segblocks_jax.exact import evenly_spaced
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.policies import Policy
+from segblocks_jax.systems.segblocks.subset import Some
 
 IMAGES = 256
 """On how many training images, evenly spaced, a threshold is found."""
-
-
-class Some:
-    """A few of a source's items, evenly spaced."""
-
-    def __init__(self, source: SegmentationSource, count: int) -> None:
-        """At most `count`."""
-        self._source, self._indices = source, evenly_spaced(len(source), count)
-        self.normalization = source.normalization
-        self.sizes = [source.sizes[i] for i in self._indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> dict:
-        return self._source[self._indices[index]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +50,9 @@ class RankedBatch:
         return float(self.shares[round_to_bucket(count, self.scores.size, step)])
 
 
-def find_threshold(batches: Sequence[RankedBatch], target: float, step: float) -> tuple[float, float]:
+def find_threshold(
+    batches: Sequence[RankedBatch], target: float, step: float
+) -> tuple[float, float]:
     """The threshold whose mean share over all images is nearest to a target, and this share.
 
     Of two that are as near it is the larger, with fewer blocks. It lies halfway between two scores, so that rounding
@@ -72,7 +60,9 @@ def find_threshold(batches: Sequence[RankedBatch], target: float, step: float) -
     exist; other distributions are met up to the rounding of buckets in one batch.
     """
     distinct = np.unique(np.concatenate([batch.scores for batch in batches]))
-    edges = np.concatenate([[distinct[0] - 1], (distinct[1:] + distinct[:-1]) / 2, [distinct[-1] + 1]])
+    edges = np.concatenate(
+        [[distinct[0] - 1], (distinct[1:] + distinct[:-1]) / 2, [distinct[-1] + 1]]
+    )
     images = sum(batch.images for batch in batches)
 
     def share(edge: int) -> float:
@@ -88,11 +78,34 @@ def find_threshold(batches: Sequence[RankedBatch], target: float, step: float) -
     return float(edges[best]), near[best]
 
 
-def rank_training_images(
-    system: nnx.Dict, source: SegmentationSource, config: ExperimentConfig
+def calibrate(
+    policy: Any,
+    config: ExperimentConfig,
+    source: Callable[[], SegmentationSource],
+    stored: Mapping[str, float] | None = None,
+) -> dict[str, float] | None:
+    """Makes a learned policy what is served: without a price, with the threshold that `policy.share` asks for.
+
+    Returns:
+        Its `threshold`, before which it was 0, and the `share` of high blocks with it on the images of `source()`;
+        both are `stored`, if given. None unless the policy is to be calibrated.
+    """
+    policy.drop_price()
+    if config.policy.share != "calibrated":
+        return None
+    if stored is None:
+        ranked = rank_images(policy, source(), config)
+        found = find_threshold(ranked, config.policy.target, config.policy.bucket_step)
+        stored = dict(zip(("threshold", "share"), found, strict=True))
+    policy.move_threshold(stored["threshold"])
+    return dict(stored)
+
+
+def rank_images(
+    policy: Policy, source: SegmentationSource, config: ExperimentConfig
 ) -> list[RankedBatch]:
-    """What the policy of a system says of the blocks of `IMAGES` whole images, batched as evaluation does."""
-    policy = nnx.clone(system.policy)
+    """What a policy says of the blocks of `IMAGES` whole images, batched as evaluation does."""
+    policy = nnx.clone(policy)
     policy.eval()
     graphdef, state = nnx.split(policy)
     side, loop = config.policy.block_size, config.loop
@@ -102,7 +115,6 @@ def rank_training_images(
     ranked = []
     for batch in batches:
         scores = np.asarray(_scores(state, batch.image, graphdef, source.normalization))
-        n, gh, gw = scores.shape
         inside = np.zeros(scores.shape, bool)
         for own, (h, w) in zip(inside, batch.sizes, strict=False):
             own[: -(-h // side), : -(-w // side)] = True

@@ -66,7 +66,9 @@ class Evaluation:
             lines.append(f"label-boundary density, high blocks over low: {self.boundary_ratio:.2f}")
         if self.gain is not None:
             mean, positive = self.gain.values()
-            lines.append(f"gain of a block by running high: {mean:.4f} nats; above 0 for {positive:.1%}")
+            lines.append(
+                f"gain of a block by running high: {mean:.4f} nats; above 0 for {positive:.1%}"
+            )
         if self.images_per_second is not None:
             lines.append(f"images/s: {self.images_per_second:.2f}")
         return "\n".join(lines)

@@ -82,9 +82,16 @@ class Loss:
             metrics["high_fraction"] = grid.mask.mean(dtype=jnp.float32)
         if decision is not None and grid is not None and system.policy.learned:
             logits = system.policy(image, fold_in(keys, ACTIONS)).scores
-            policy_loss, more = self._policy_loss(logits, decision, grid.mask, loss_map, valid)
+            price = system.policy.price
+            given = None if price is None else price[...]
+            policy_loss, more = self._policy_loss(
+                logits, decision, grid.mask, loss_map, valid, given
+            )
             loss = task + policy_loss
             metrics |= more
+            if given is not None:
+                metrics["price"] = given
+                system.policy.move_price(jax.lax.pmean(metrics["high_fraction"], AXIS))
         return loss, {"loss": loss, **metrics}
 
     def _logits(
@@ -98,13 +105,21 @@ class Loss:
             return combine(blocks, self.config.semantics.low_upsampling)
 
     def _policy_loss(
-        self, logits: Array, decision: Decision, mask: Array, loss_map: Array, valid: Array
+        self,
+        logits: Array,
+        decision: Decision,
+        mask: Array,
+        loss_map: Array,
+        valid: Array,
+        price: Array | None,
     ) -> tuple[Float[Array, ""], Metrics]:
         policy, semantics = self.config.policy, self.config.semantics
         _, gh, gw = mask.shape
         block_loss, has_valid = block_mean(loss_map, valid, (gh, gw), ignored=semantics.ignored)
         reward, low = policy.full_reward(), decision.low_loss
-        terms = advantage(block_loss, has_valid, mask, reward, low_loss=low, axis_name=AXIS)
+        terms = advantage(
+            block_loss, has_valid, mask, reward, low_loss=low, price=price, axis_name=AXIS
+        )
         forced = mask != decision.action if semantics.filling == "best" else None
         uncertainty = entropy(logits)
         loss = surrogate_loss(logits, mask, terms.total, forced)

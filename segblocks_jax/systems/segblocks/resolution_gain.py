@@ -1,7 +1,7 @@
 """The gain of running high, block by block, and the grids of a policy that knows it."""
 
 import functools
-from collections.abc import Iterable
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.adaptive.decision import Decision, fill_scores
 from segblocks_jax.blocks import BlockGrid, combine, split
-from segblocks_jax.data import EvalBatch, Normalization, normalize
+from segblocks_jax.data import Normalization, SegmentationSource, eval_batches, normalize
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.subset import Some
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 from segblocks_jax.tasks.segmentation.losses import block_mean, cross_entropy_map
 
@@ -57,22 +58,29 @@ def resolution_gain(
 
 
 def mean_gain(
-    system: nnx.Dict,
-    batches: Iterable[EvalBatch],
-    normalization: Normalization,
-    config: ExperimentConfig,
+    system: nnx.Dict, source: SegmentationSource, config: ExperimentConfig
 ) -> dict[str, float]:
-    """Whether resolution matters to a network, on the labeled blocks of some images.
+    """Whether resolution matters to a network, on the labeled blocks of ``config.loop.gain_images`` images.
 
     Returns:
         `resolution_gain`, the mean gain of a block in nats, and `resolution_gain_share`, the share of blocks whose
         gain is above 0.
     """
+    loop, normalization = config.loop, source.normalization
+    multiple = math.lcm(config.policy.block_size, system.net.output_stride)
+    batches = eval_batches(Some(source, loop.gain_images), 1, multiple, loop.eval_sizes)
     graphdef, state = _evaluated(system)
     gains = []
     for batch in batches:
         gain = np.asarray(
-            _gain(state, batch.image, batch.label, graphdef=graphdef, normalization=normalization, config=config)
+            _gain(
+                state,
+                batch.image,
+                batch.label,
+                graphdef=graphdef,
+                normalization=normalization,
+                config=config,
+            )
         )
         n, gh, gw = gain.shape
         labeled = (batch.label != IGNORE).reshape(n, gh, -1, gw, config.policy.block_size)

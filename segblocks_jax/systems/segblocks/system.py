@@ -17,19 +17,13 @@ from segblocks_jax.data import (
     Normalization,
     SegmentationSource,
     TrainBatches,
-    eval_batches,
     label_table,
     train_batches,
 )
 from segblocks_jax.data.summary import class_frequencies
 from segblocks_jax.interop import check_target, load_backbone, save_model
-from segblocks_jax.structured_config import check
 from segblocks_jax.systems.segblocks.build import create_system, model_spec, open_source
-from segblocks_jax.systems.segblocks.calibration import (
-    Some,
-    find_threshold,
-    rank_training_images,
-)
+from segblocks_jax.systems.segblocks.calibration import calibrate
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.evaluation import Evaluation, Evaluator, cost
@@ -38,7 +32,7 @@ from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.systems.segblocks.start import load_start
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.tasks.segmentation import pictures
-from segblocks_jax.tasks.segmentation.class_weights import median_frequency, parse_weights
+from segblocks_jax.tasks.segmentation.class_weights import class_weights
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training.logging import RunLog
@@ -138,20 +132,12 @@ class SegBlocks(System):
     @functools.cached_property
     def class_weights(self) -> tuple[float, ...] | None:
         """Of the loss, one per class; None for none. "median_frequency" reads all training labels."""
-        text, classes = self.config.optim.class_weights, self.table.classes
-        if text is None:
-            return None
-        weights = parse_weights(text)
-        if weights is None:
+
+        def count() -> tuple[list[int], list[int]]:
             found = class_frequencies(self.train_source)
-            pixels, images = (counts[: len(classes)] for counts in (found.pixels, found.images))
-            weights = tuple(median_frequency(pixels, images).tolist())
-        check(
-            len(weights) == len(classes),
-            f"optim.class_weights has {len(weights)} numbers; expected one for each of {len(classes)} classes:"
-            f" {', '.join(classes)}",
-        )
-        return weights
+            return found.pixels[:-1], found.images[:-1]  # Without what is ignored.
+
+        return class_weights(self.config.optim.class_weights, self.table.classes, count)
 
     def train_step(
         self, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, report: Report
@@ -176,18 +162,9 @@ class SegBlocks(System):
         self, modules: Any, stored: Mapping[str, float] | None = None
     ) -> dict[str, float] | None:
         """Moves a learned policy's threshold to where the training images have the target share of high blocks."""
-        policy = self.config.policy
         if not self._learned:
             return None
-        modules.policy.drop_price()
-        if policy.share != "calibrated":
-            return None
-        if stored is None:
-            ranked = rank_training_images(modules, self.train_source, self.config)
-            found = find_threshold(ranked, policy.target, policy.bucket_step)
-            stored = dict(zip(("threshold", "share"), found, strict=True))
-        modules.policy.move_threshold(stored["threshold"])
-        return dict(stored)
+        return calibrate(modules.policy, self.config, lambda: self.train_source, stored)
 
     def evaluate(
         self, modules: Any, *, on_batch: OnBatch | None = None, mode: str | None = None
@@ -204,16 +181,9 @@ class SegBlocks(System):
         else:
             self._evaluator.engine.replace_weights(modules)
         result = self._evaluator(modules, mode=mode, on_batch=on_batch)
-        return dataclasses.replace(result, gain=self._gain(modules) if mode is None else None)
-
-    def _gain(self, modules: Any) -> dict[str, float] | None:
-        """On a few of the images that are evaluated; None where none is wanted."""
-        loop, source = self.config.loop, self.eval_source
-        if not loop.gain_images:
-            return None
-        multiple = math.lcm(self.config.policy.block_size, modules.net.output_stride)
-        batches = eval_batches(Some(source, loop.gain_images), 1, multiple, loop.eval_sizes)
-        return mean_gain(modules, batches, source.normalization, self.config)
+        if mode is not None or not self.config.loop.gain_images:
+            return result
+        return dataclasses.replace(result, gain=mean_gain(modules, self.eval_source, self.config))
 
     def describe(self) -> dict[str, Any]:
         """The split that is evaluated, the configuration, and the weights of classes where there are any."""

@@ -1,7 +1,7 @@
 """Weights of classes in the cross entropy, for classes that have few pixels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -35,6 +35,32 @@ def median_frequency(pixels: Sequence[int], images: Sequence[int]) -> Float[np.n
         return np.ones_like(frequency)
     median = np.median(frequency[present])
     return np.where(present, median / np.where(present, frequency, 1.0), 1.0)
+
+
+def class_weights(
+    text: str | None,
+    classes: tuple[str, ...],
+    count: Callable[[], tuple[Sequence[int], Sequence[int]]],
+) -> tuple[float, ...] | None:
+    """A weight per class, None for None.
+
+    Args:
+        text: see `parse_weights`.
+        classes: names.
+        count: gives what `median_frequency` takes; called where it is asked for.
+
+    Raises:
+        InputError: a bad text, or not as many numbers as classes.
+    """
+    if text is None:
+        return None
+    weights = parse_weights(text) or tuple(median_frequency(*count()).tolist())
+    if len(weights) != len(classes):
+        raise InputError(
+            f"class weights are {text!r}, {len(weights)} numbers; expected one for each of {len(classes)} classes:"
+            f" {', '.join(classes)}"
+        )
+    return weights
 
 
 def parse_weights(text: str) -> tuple[float, ...] | None:

@@ -17,6 +17,8 @@ _STRIDE = 32
 _MOMENTUM = 0.02
 # PyTorch's default. Larger weights start with probabilities near 0 and 1, and sampling explores nothing.
 _UNDECIDED = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+PRICE_RATE = 0.05
+"""Nats per step by which the price of a high block rises when all run high and none should."""
 
 
 class PolicyNet(nnx.Module):
@@ -70,6 +72,7 @@ class Reinforce(Policy):
     Attributes:
         net: the policy network.
         target: share of high blocks that the reward asks for.
+        price: what a high block costs, in nats, where it is learned by dual ascent; plays no part in decisions.
         deterministic: set by `flax.nnx.Module.train` and `eval`.
     """
 
@@ -80,6 +83,7 @@ class Reinforce(Policy):
         """Builds the network with random weights."""
         super().__init__(block_size, target)
         self.net = PolicyNet(block_size, rngs=rngs)
+        self.price: nnx.BatchStat | None = None
         self.deterministic = False
 
     def __call__(self, image: Image, key: Array | None = None, gain: Gain = None) -> Decision:
@@ -93,7 +97,21 @@ class Reinforce(Policy):
             )
         return Decision(uniform(key, logits.shape) < jax.nn.sigmoid(logits), logits)
 
+    def start_price(self) -> None:
+        """Has a price from now on, 0 at first."""
+        self.price = nnx.BatchStat(jnp.zeros((), jnp.float32))
+
+    def drop_price(self) -> None:
+        """Has none: what is served needs none."""
+        self.price = None
+
+    def move_price(self, share: Float[Array, ""]) -> None:
+        """Takes a step of dual ascent after a batch with this share of high blocks."""
+        assert self.price is not None
+        self.price[...] = self.price[...] + PRICE_RATE * (share - self.target)
+
     def move_threshold(self, by: float) -> None:
         """Lowers all logits by an amount, so that blocks run high whose logits were above it."""
         bias = self.net.convs[-1].bias
+        assert bias is not None
         bias[...] = bias[...] - by

@@ -71,6 +71,7 @@ def advantage(
     reward: Reward,
     *,
     low_loss: Float[Array, "n gh gw"] | None = None,
+    price: Float[Array, ""] | None = None,
     axis_name: str | None = None,
 ) -> Advantage:
     """Reward of the executed grid, relative to the other blocks.
@@ -81,6 +82,7 @@ def advantage(
         mask: the grid that ran.
         reward: how it is made.
         low_loss: for "gain": block losses with all blocks low; inf where they weren't computed.
+        price: what a high block costs beside the sparsity term, where it is learned.
         axis_name: mapped axis over whose devices means of the batch are taken.
 
     Raises:
@@ -112,6 +114,8 @@ def advantage(
         mean = total(share) / total(jnp.ones_like(share))
         sparsity = jnp.broadcast_to(reward.target - mean, share.shape[:1])
     both = task + reward.weight * sparsity[:, None, None]
+    if price is not None:
+        both = both - price
     return Advantage(task, sparsity, jnp.where(mask, both, -both))
 
 
