@@ -69,7 +69,7 @@ def test_the_blocks_of_lrnnet_are_as_wide_as_its_dilations(file):
 def test_every_field_can_be_overridden_from_the_command_line(file):
     fields = load(file).get_config()
     expected = ExperimentConfig().to_dict()
-    assert set(fields.to_dict()) == set(expected)
+    assert set(fields.to_dict()) - {"phases"} == set(expected)
     for group, values in expected.items():
         if isinstance(values, dict):
             assert set(fields[group].to_dict()) == set(values)
