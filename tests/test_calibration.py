@@ -25,7 +25,7 @@ from segblocks_jax.systems.segblocks.policies.reinforce import PRICE_RATE
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.training.state import create_optimizer, create_state
 
-BATCHES, GRID = 20, (2, 3, 4)
+BATCHES, GRID = 6, (2, 3, 4)
 
 
 def executed(scores, inside, threshold, step):
@@ -40,8 +40,9 @@ def executed(scores, inside, threshold, step):
 
 def distributions(rng):
     yield "normal", rng.normal(3, 5, (BATCHES, *GRID))
-    yield "saturated", np.sign(rng.normal(0.3, 1, (BATCHES, *GRID))) * 1e4 + rng.normal(
-        0, 1, (BATCHES, *GRID)
+    yield (
+        "saturated",
+        np.sign(rng.normal(0.3, 1, (BATCHES, *GRID))) * 1e4 + rng.normal(0, 1, (BATCHES, *GRID)),
     )
     yield "images differ", rng.normal(0, 1, (BATCHES, *GRID)) + rng.normal(0, 9, (BATCHES, 1, 1, 1))
     yield "ties", rng.integers(0, 4, (BATCHES, *GRID))
@@ -143,7 +144,7 @@ def bandit(weight, dual, rng, steps=3000, target=0.3):
         total = terms.total + jnp.where(mask, 0.5, -0.5)
         logits = logits - 5.0 * jax.grad(surrogate_loss)(logits, mask, total)
         share = mask.mean(dtype=jnp.float32)
-        policy.price = nnx.BatchStat(price)
+        policy.start_price(price)
         policy.move_price(share)
         return (logits, policy.price[...] if dual else price), share
 

@@ -83,4 +83,6 @@ def test_a_step_has_the_loss_that_one_computes_by_hand(rng):
     losses = np.log(np.exp(scores).sum(-1)) - scores[np.arange(len(labels)), labels]
     weight = np.array(weights)[labels]
     _, metrics = step(state, data)
-    np.testing.assert_allclose(metrics["loss_task"], (weight * losses).sum() / weight.sum(), rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["loss_task"], (weight * losses).sum() / weight.sum(), rtol=1e-4
+    )

@@ -83,7 +83,7 @@ class Reinforce(Policy):
         """Builds the network with random weights."""
         super().__init__(block_size, target)
         self.net = PolicyNet(block_size, rngs=rngs)
-        self.price: nnx.BatchStat | None = None
+        self.price: nnx.BatchStat | None = nnx.data(None)
         self.deterministic = False
 
     def __call__(self, image: Image, key: Array | None = None, gain: Gain = None) -> Decision:
@@ -97,13 +97,13 @@ class Reinforce(Policy):
             )
         return Decision(uniform(key, logits.shape) < jax.nn.sigmoid(logits), logits)
 
-    def start_price(self) -> None:
-        """Has a price from now on, 0 at first."""
-        self.price = nnx.BatchStat(jnp.zeros((), jnp.float32))
+    def start_price(self, price: float | Array = 0.0) -> None:
+        """Has a price from now on."""
+        self.price = nnx.data(nnx.BatchStat(jnp.asarray(price, jnp.float32)))
 
     def drop_price(self) -> None:
         """Has none: what is served needs none."""
-        self.price = None
+        self.price = nnx.data(None)
 
     def move_price(self, share: Float[Array, ""]) -> None:
         """Takes a step of dual ascent after a batch with this share of high blocks."""
