@@ -135,20 +135,23 @@ def bandit(weight, dual, rng, steps=3000, target=0.3):
     policy = create("reinforce", block_size=64, target=target)
     policy.start_price()
 
+    graphdef, state = nnx.split(policy)
+
     @jax.jit
     def step(carry, key):
-        logits, price = carry
+        logits, state = carry
+        policy = nnx.merge(graphdef, state)
         mask = jax.random.uniform(key, logits.shape) < jax.nn.sigmoid(logits)
         # What a block is worth doesn't depend on how it ran, but a bias prefers high blocks.
-        terms = advantage(worth, jnp.ones_like(mask), mask, reward, price=price)
+        ones = jnp.ones_like(mask)
+        terms = advantage(worth, ones, mask, reward, price=policy.price[...])
         total = terms.total + jnp.where(mask, 0.5, -0.5)
         logits = logits - 5.0 * jax.grad(surrogate_loss)(logits, mask, total)
         share = mask.mean(dtype=jnp.float32)
-        policy.start_price(price)
         policy.move_price(share)
-        return (logits, policy.price[...] if dual else price), share
+        return (logits, nnx.state(policy) if dual else state), share
 
-    carry = jnp.zeros((1, 6, 8)), jnp.float32(0)
+    carry = jnp.zeros((1, 6, 8)), state
     _, shares = jax.lax.scan(step, carry, jax.random.split(jax.random.key(0), steps))
     return float(shares[steps // 2 :].mean())
 

@@ -90,8 +90,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
     saved_run(tmp_path / "wide", model={"width": 16})
     with pytest.raises(UserError, match=r"don't fit:\n  \d+ of another shape or dtype:\n"):
         started(tmp_path / "wide")
-    saved_run(tmp_path / "other", model={"name": "swiftnet_rn50", "stride_in": "1x1"})
-    with pytest.raises(UserError, match=r"another network: model\.name is 'swiftnet_rn50' there"):
+    saved_run(tmp_path / "other", model={"name": "swiftnet_rn34"})
+    with pytest.raises(UserError, match=r"another network: model\.name is 'swiftnet_rn34' there"):
         started(tmp_path / "other")
     saved_run(tmp_path / "static")
     with pytest.raises(UserError, match="has no policy"):

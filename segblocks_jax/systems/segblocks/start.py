@@ -41,15 +41,14 @@ def load_start(modules: nnx.Dict, system: Any, workdir: pathlib.Path | None) -> 
     if current_file(folder, WEIGHTS).is_file():
         spec, found, step = load_spec(folder), load_model(folder), None
         found = found if isinstance(found, nnx.Dict) else nnx.Dict(net=found)
-        digest = sha256(current_file(folder, WEIGHTS))
     else:
         spec, found, step = _checkpoint(system, folder)
-        digest = _digest(found, parts)
     _check_spec(folder, spec, system.spec)
     for part in parts:
         if part not in found or part not in modules:
             raise InputError(f"model.init_from: {folder} or this run has no {part}")
         _copy(folder, found[part], modules[part])
+    digest = _digest(found, parts) if step is not None else sha256(current_file(folder, WEIGHTS))
     return {"file": text, "sha256": digest, "step": step, "parts": " and ".join(parts)}
 
 

@@ -97,9 +97,9 @@ class Reinforce(Policy):
             )
         return Decision(uniform(key, logits.shape) < jax.nn.sigmoid(logits), logits)
 
-    def start_price(self, price: float | Array = 0.0) -> None:
-        """Has a price from now on."""
-        self.price = nnx.data(nnx.BatchStat(jnp.asarray(price, jnp.float32)))
+    def start_price(self) -> None:
+        """Has a price from now on, 0 at first."""
+        self.price = nnx.data(nnx.BatchStat(jnp.zeros((), jnp.float32)))
 
     def drop_price(self) -> None:
         """Has none: what is served needs none."""
