@@ -77,13 +77,13 @@ def source(tmp_path_factory):
     return open_source(tiny.config(), "train", str(tmp_path_factory.mktemp("scenes")))
 
 
-def calibrated(source, **changes):
+def calibrated(source, stored=None, **changes):
     """A system with a policy of random weights, whose bias prefers high blocks; and what was found."""
     config = tiny.config(policy={"bucket_step": 1 / 12, "target": 0.3, **changes})
     system = create_system(config, tiny.CLASSES)
     system.eval()
     system.policy.move_threshold(-2.0)
-    return config, system, calibrate(system.policy, config, lambda: source)
+    return config, system, calibrate(system.policy, config, lambda: source, stored)
 
 
 def test_the_calibrated_policy_keeps_the_target_also_when_it_is_loaded(source, tmp_path):
@@ -109,6 +109,12 @@ def test_what_a_checkpoint_stores_needs_no_data(source):
     assert calibrate(again.policy, config, pytest.fail, found) == found
     image = normalize(source[0]["image"][None], *source.normalization)
     np.testing.assert_array_equal(again.policy(image).scores, system.policy(image).scores)
+
+
+def test_what_was_stored_for_another_target_is_not_taken(source):
+    _, _, stored = calibrated(source)
+    _, _, more = calibrated(source, stored, target=0.6)
+    assert abs(more["share"] - 0.6) < 0.02
 
 
 def test_the_published_policy_stays(source):
@@ -148,8 +154,9 @@ def bandit(weight, dual, rng, steps=3000, target=0.3):
         total = terms.total + jnp.where(mask, 0.5, -0.5)
         logits = logits - 5.0 * jax.grad(surrogate_loss)(logits, mask, total)
         share = mask.mean(dtype=jnp.float32)
-        policy.move_price(share)
-        return (logits, nnx.state(policy) if dual else state), share
+        if dual:
+            policy.move_price(share)
+        return (logits, nnx.state(policy)), share
 
     carry = jnp.zeros((1, 6, 8)), state
     _, shares = jax.lax.scan(step, carry, jax.random.split(jax.random.key(0), steps))

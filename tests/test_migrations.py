@@ -44,7 +44,7 @@ def test_a_schema_has_its_fields():
     """If this fails, count SCHEMA up and add a migration: files of the last version have other fields."""
     fields = "\n".join(sorted(name for name, _, _ in leaves(ExperimentConfig)))
     digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
-    assert {ExperimentConfig.SCHEMA: digest} == {2: "cf795795f11d"}
+    assert {ExperimentConfig.SCHEMA: digest} == {3: "cf795795f11d"}
     assert ExperimentConfig.MIGRATIONS.keys() == {*range(ExperimentConfig.SCHEMA)}
 
 
@@ -101,7 +101,23 @@ def test_a_configuration_of_schema_1_padded_and_strode_as_then(tmp_path):
         check_same_config(stored, mobile, tmp_path)
 
 
-@pytest.mark.parametrize("schema", [-1, 3, "1", None, 1.5])
+@pytest.mark.parametrize("schema", [1, 2])
+def test_policies_of_before_calibration_are_served_as_then(schema, tmp_path):
+    def before(config):
+        later = {*migrations._ADDED_IN_2, "policy.share"}
+        fields = {k: v for k, v in flat(config.to_dict()).items() if k not in later}
+        return json.loads(json.dumps({"schema": schema, **nested(fields)}))
+
+    check_same_config(before(tiny.config("static")), tiny.config("static"), tmp_path)
+    stored = before(tiny.config())
+    assert ExperimentConfig.from_stored(stored) == tiny.config(policy={"share": "published"})
+    with pytest.raises(ConfigError, match=r"policy\.share: 'published' there, 'calibrated' now"):
+        check_same_config(stored, tiny.config(), tmp_path)
+    stored["policy"]["share"] = "dual"  # Of a file between two versions.
+    assert ExperimentConfig.from_stored(stored).policy.share == "dual"
+
+
+@pytest.mark.parametrize("schema", [-1, 4, "1", None, 1.5])
 def test_other_schemas_are_refused(schema):
     stored = {**tiny.config().stored(), "schema": schema}
     for read in (ExperimentConfig.from_stored, ExperimentConfig.from_mapping):

@@ -72,7 +72,8 @@ class LoopConfig:
         warm_up: compiles the step for every number of high blocks at the start, not when first needed.
         eval_pictures: how many images, the first, each evaluation shows in TensorBoard; 0 for none.
         gain_images: on how many images, evenly spaced, each evaluation measures what blocks gain by running high:
-            two more passes over each, with all blocks high and all low; 0 for none.
+            two more passes over each, with all blocks high and all low; 0 for none. Networks that see a smaller
+            image have none.
         wandb: project of Weights & Biases that gets the logs too; needs the extra `wandb`.
     """
 

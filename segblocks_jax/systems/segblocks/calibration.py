@@ -87,16 +87,17 @@ def calibrate(
     """Makes a learned policy what is served: without a price, with the threshold that `policy.share` asks for.
 
     Returns:
-        Its `threshold`, before which it was 0, and the `share` of high blocks with it on the images of `source()`;
-        both are `stored`, if given. None unless the policy is to be calibrated.
+        Its `threshold`, before which it was 0, the `share` of high blocks with it on the images of `source()`, and
+        what both hold for; `stored` instead, if it holds for the same. None unless the policy is to be calibrated.
     """
     policy.drop_price()
     if config.policy.share != "calibrated":
         return None
-    if stored is None:
-        ranked = rank_images(policy, source(), config)
-        found = find_threshold(ranked, config.policy.target, config.policy.bucket_step)
-        stored = dict(zip(("threshold", "share"), found, strict=True))
+    target, step = config.policy.target, config.policy.bucket_step
+    valid = {"target": target, "bucket_step": step, "batch_size": config.loop.eval_batch_size}
+    if stored is None or not valid.items() <= stored.items():
+        threshold, share = find_threshold(rank_images(policy, source(), config), target, step)
+        stored = {"threshold": threshold, "share": share, **valid}
     policy.move_threshold(stored["threshold"])
     return dict(stored)
 

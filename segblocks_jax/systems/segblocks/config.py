@@ -205,8 +205,10 @@ class ExperimentConfig(Config):
             blocks and decoder steps, and computes the others again: less memory, more time.
     """
 
-    SCHEMA = 2
-    MIGRATIONS: ClassVar = {0: migrations.from_0, 1: migrations.from_1}
+    SCHEMA = 3
+    MIGRATIONS: ClassVar = dict(
+        enumerate((migrations.from_0, migrations.from_1, migrations.from_2))
+    )
     RENAMED = migrations.RENAMED
 
     name: str = field("experiment", affects="nothing")

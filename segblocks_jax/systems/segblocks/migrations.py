@@ -38,12 +38,11 @@ _ADDED_IN_0: Fields = {
 }
 
 
-_ADDED_IN_1: Fields = {
-    "model.padding": "symmetric",
-    "model.stride_in": "3x3",
+_ADDED_IN_1: Fields = {"model.padding": "symmetric", "model.stride_in": "3x3"}
+
+_ADDED_IN_2: Fields = {
     "model.init_from": None,
     "model.init_policy": False,
-    "policy.share": "published",
     "optim.class_weights": None,
     "optim.ema": None,
     "loop.gain_images": 0,
@@ -64,6 +63,15 @@ def from_0(fields: Fields) -> Fields:
 def from_1(fields: Fields) -> Fields:
     """A configuration of schema 1: some fields came later."""
     return _ADDED_IN_1 | fields
+
+
+def from_2(fields: Fields) -> Fields:
+    """A configuration of schema 2: some fields came later; a learned policy was served with a threshold of 0.
+
+    For others, to which it means nothing, `policy.share` is such that their runs go on.
+    """
+    share = "published" if fields["policy.name"] == "reinforce" else "calibrated"
+    return {**_ADDED_IN_2, "policy.share": share} | fields
 
 
 def current_record(record: Mapping[str, Any]) -> dict[str, Any]:

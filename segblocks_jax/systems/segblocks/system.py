@@ -181,7 +181,8 @@ class SegBlocks(System):
         else:
             self._evaluator.engine.replace_weights(modules)
         result = self._evaluator(modules, mode=mode, on_batch=on_batch)
-        if mode is not None or not self.config.loop.gain_images:
+        whole = self.config.model.input_scale == 1  # Others don't see what a high block shows.
+        if mode is not None or not self.config.loop.gain_images or not whole:
             return result
         return dataclasses.replace(result, gain=mean_gain(modules, self.eval_source, self.config))
 
