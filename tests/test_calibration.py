@@ -172,6 +172,7 @@ def test_without_a_price_the_share_depends_on_the_reward(rng):
     assert abs(bandit(1.0, False, rng) - 0.3) > 0.1
 
 
+@pytest.mark.slow
 def test_a_step_moves_the_price_by_the_share_of_all_devices():
     settings = tiny.config(policy={"share": "dual", "target": 0.2, "bucket_step": 1.0})
     policy = create("reinforce", block_size=64, target=0.2)

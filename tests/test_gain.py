@@ -1,6 +1,7 @@
 """Whether resolution matters to a network: the gain of its blocks by running high."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import numpy as np
@@ -11,7 +12,10 @@ from flax import nnx
 
 from segblocks_jax.blocks import combine, split
 from segblocks_jax.data import NORMALIZATION, TABLES, SegmentationSource, normalize
+from segblocks_jax.systems.segblocks import system as system_module
+from segblocks_jax.systems.segblocks.evaluation import Evaluation
 from segblocks_jax.systems.segblocks.resolution_gain import mean_gain
+from segblocks_jax.tasks.segmentation import metrics
 
 STREETS = NORMALIZATION["street_scenes"]
 TRAIN_IDS = dataclasses.replace(TABLES["street_scenes"], to_train=np.arange(256, dtype=np.uint8))
@@ -74,3 +78,23 @@ def test_the_mean_gain_is_that_of_two_maps_of_losses(net, images, taken, rng):
     assert 0 < (gains > 0).sum() < len(gains)
     assert got["resolution_gain"] == pytest.approx(gains.mean(), rel=1e-4)
     assert got["resolution_gain_share"] == (gains > 0).mean()
+
+
+def test_an_evaluation_tells_the_gain_where_it_is_wanted(monkeypatch):
+    """With a network that sees whole images, and as the engine decides; not at a share that one asks for."""
+    scores = metrics.scores(np.eye(19, dtype=np.int64))
+    plain = Evaluation(scores, 1.0, None, None, None, 3, TABLES["street_scenes"].classes)
+    gain = {"resolution_gain": 0.25, "resolution_gain_share": 0.75}
+    monkeypatch.setattr(system_module, "mean_gain", lambda *arguments: gain)
+    modules = nnx.Dict()
+
+    def evaluate(images, mode=None, **model):
+        system = tiny.system(tiny.config("static", loop={"gain_images": images}, model=model))
+        system._evaluator = mock.Mock(return_value=plain)
+        return system.evaluate(modules, mode=mode)
+
+    found = evaluate(1)
+    assert found.to_dict() == plain.to_dict() | gain
+    assert "by running high: 0.2500 nats; above 0 for 75.0%" in str(found)
+    for other in (evaluate(0), evaluate(1, mode="share=0.5"), evaluate(1, input_scale=0.5)):
+        assert other is plain
