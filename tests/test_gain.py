@@ -31,7 +31,7 @@ def pictures(rng):
         item["label"][:64, :64] = 255  # A block without labels.
         items.append({**item, "name": str(number)})
     sizes = [item["label"].shape for item in items]
-    return SegmentationSource("street_scenes", "val", TRAIN_IDS, items, sizes, [])
+    return SegmentationSource("street_scenes", "val", TRAIN_IDS, STREETS, items, sizes, [])
 
 
 def block_losses(net, item, high):

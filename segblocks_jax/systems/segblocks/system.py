@@ -119,14 +119,10 @@ class SegBlocks(System):
         return {"net/backbone": optim.backbone_multiplier, **policy}
 
     def load_pretrained(self, modules: Any, workdir: Path | None = None) -> dict[str, Any] | None:
-        """Loads what `config.model.init_from` or `pretrained` names.
-
-        That is a whole network or, of `pretrained`, a backbone for the data set's normalization.
-        """
-        model = self.config.model
-        if model.init_from is not None:
+        """Loads the network of `config.model.init_from`, or the backbone `pretrained` for this normalization."""
+        if self.config.model.init_from is not None:
             return load_start(modules, self, workdir)
-        file = model.pretrained
+        file = self.config.model.pretrained
         return None if file is None else load_backbone(modules.net, file, self.normalization)
 
     @functools.cached_property
