@@ -31,14 +31,15 @@ PHASES = ROOT / "experiments/configs/camvid/efflite1_phases.py"
 
 
 def saved_run(workdir, policy="static", change=0.5, **changes):
-    """A checkpoint, step 3, of a run whose averages are its first weights plus a number; its system."""
+    """Checkpoints of a run whose averages at step 3 are its first weights plus a number, at 1 less; its system."""
     system = tiny.system(tiny.config(policy, optim={"ema": 0.9}, **changes))
     optimizer = create_optimizer(system.config.optim, system.multipliers())
     _, state = create_state(system.build(), optimizer, 0, average=True)
-    average = jax.tree.map(lambda x: x + change, (state.params, state.stats))
     with Checkpoints(workdir / "checkpoints", model="any") as checkpoints:
         extra = {"config": json.loads(json.dumps(system.config.stored()))}
-        checkpoints.save(3, dataclasses.replace(state, average=average), extra)
+        for step, by in ((1, -change), (3, change)):
+            average = jax.tree.map(lambda x, by=by: x + by, (state.params, state.stats))
+            checkpoints.save(step, dataclasses.replace(state, average=average), extra)
     return system
 
 
@@ -76,6 +77,9 @@ def test_a_run_starts_from_the_averages_of_another_and_with_a_policy_of_its_own(
         assert (record["step"], record["parts"]) == (3, "net")
         records.append(record["sha256"])
     assert len(set(records)) == 1
+    before = started(tmp_path / "first/checkpoints/1")[2]
+    assert before["step"] == 1
+    assert before["sha256"] != records[0]
     saved_run(tmp_path / "other", change=0.25)
     assert started(tmp_path / "other")[2]["sha256"] != records[0]
 
@@ -117,9 +121,9 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 
 ROWS = {
+    "alone": {},
     "target 20": {"policy.target": 0.2, "after": "static"},
     "static": {"policy.name": "static", "model.pretrained": "resnet18"},
-    "alone": {},
 }
 
 
