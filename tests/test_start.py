@@ -62,6 +62,7 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in pairs)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_averages_of_another_and_with_a_policy_of_its_own(tmp_path):
     first = saved_run(tmp_path / "first").build()
     expected = jax.tree.map(lambda x: x + 0.5, nnx.state(first.net))
