@@ -141,10 +141,14 @@ def test_uniform_grids_of_64_equal_images(
         results = []
         for function in (logits_of_blocks, logits, features_of_blocks, features):
             value, transpose = jax.vjp(lambda x, f=function: f(state, x), image)
-            results.append([*value, *transpose(list(map(ring, value)))])
+            results.append((value, *transpose(list(map(ring, value)))))
         return results
 
     high, expected, low, expected_low = values(state, image)
-    assert len(low) > 1
-    for got, wanted in zip(high + low, expected + expected_low, strict=True):
-        assert_within(got, wanted, 2e-4, name)
+    assert len(low[0]) > 1
+    for (got, gradient), (wanted, wanted_gradient) in ((high, expected), (low, expected_low)):
+        for part, wanted_part in zip(got, wanted, strict=True):
+            assert_within(part, wanted_part, 2e-5, name)
+        # A hundred layers amplify rounding at single pixels: their mean square is bounded.
+        error = jnp.sqrt(jnp.square(gradient - wanted_gradient).mean())
+        assert error <= 1e-4 * wanted_gradient.std(), name

@@ -69,23 +69,52 @@ class Tables {
     }
   }
 
-  // Positions begin .. end-1 of row i of a patch. Where they lie in a block of the same kind, the
-  // rest of that block's row follows in one run.
+  // Positions begin .. end-1 of row i of a patch, in runs within one block.
   void edge(const Cell& cell, int64_t i, int64_t begin, int64_t end, int32_t* out) const {
     const BlockLayout& blocks = layout_.blocks;
     const bool high = blocks.is_high(call_.slots[blocks.index(cell)]);
     const int64_t side = blocks.side(high);
-    const int64_t x = cell.x * side - layout_.padding;
+    const int64_t width = blocks.grid_width * side;
+    const int64_t left = cell.x * side - layout_.padding;
+    const bool whole_halo_rows = has_whole_halo_rows(cell.y * side + i - layout_.padding);
     for (int64_t j = begin; j < end;) {
       const int64_t index = layout_.index(call_.slots, cell, i, j);
-      out[j++] = static_cast<int32_t>(index);
-      if (layout_.border == Border::kBlock || x + j <= 0) continue;
-      const bool first_high = index < blocks.num_high * blocks.area(true);
-      if (index < 0 || index >= blocks.num_pixels() || first_high != high) continue;
-      const int64_t last = std::min(end, j + (side - 1) - (x + j - 1) % side);
-      if (x + last > blocks.grid_width * side) continue;
-      std::iota(out + j, out + last, static_cast<int32_t>(index) + 1);
+      const int64_t x = left + j;
+      int64_t last = x < 0 ? std::min(end, -left) : end;
+      if (x >= 0 && x < width) last = std::min(end, j + side - x % side);
+      const bool is_halo = index >= blocks.num_pixels();
+      const bool is_low = !is_halo && index >= blocks.num_high * blocks.area(true);
+      if (layout_.border == Border::kBlock || (is_halo && !whole_halo_rows)) {
+        last = j + 1;
+        out[j] = static_cast<int32_t>(index);
+      } else if (index < 0 || x < 0 || x >= width) {
+        std::fill(out + j, out + last, static_cast<int32_t>(index));
+      } else if (high && is_low) {
+        repeat(index, x % side % blocks.factor, out + j, out + last);
+      } else {
+        std::iota(out + j, out + last, static_cast<int32_t>(index));
+      }
       j = last;
+    }
+  }
+
+  // Whether the halos of a high block follow each other in the row of image row y of low blocks.
+  bool has_whole_halo_rows(int64_t y) const {
+    const int64_t side = layout_.blocks.low_block();
+    const int64_t padding = layout_.padding;
+    if (layout_.border == Border::kImage) {
+      y = std::clamp<int64_t>(y, 0, layout_.blocks.grid_height * side - 1);
+    }
+    return y >= 0 && (side <= 2 * padding || y % side < padding || y % side >= side - padding);
+  }
+
+  // Every index `factor` times; of the first, `done` stand before.
+  void repeat(int64_t index, int64_t done, int32_t* begin, const int32_t* end) const {
+    for (; begin < end; ++begin) {
+      *begin = static_cast<int32_t>(index);
+      if (++done < layout_.blocks.factor) continue;
+      done = 0;
+      ++index;
     }
   }
 
