@@ -1,5 +1,7 @@
 """Halos that reach across several blocks: padding, patches, and every network in blocks of 64."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 import segblocks_jax as sb
 from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.models.registry import MODELS
+from segblocks_jax.ops import extension
 from segblocks_jax.ops.patches import BORDERS, gather
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -136,19 +139,27 @@ def test_uniform_grids_of_64_equal_images(
         parts = jax.tree.leaves(maps, is_leaf=lambda x: isinstance(x, sb.DualRes))
         return [sb.combine(sb.DualRes(part.pixels, at_half)) for part in parts]
 
-    @jax.jit
-    def values(state: nnx.State, image: jax.Array) -> list:
-        results = []
-        for function in (logits_of_blocks, logits, features_of_blocks, features):
-            value, transpose = jax.vjp(lambda x, f=function: f(state, x), image)
-            results.append((value, *transpose(list(map(ring, value)))))
-        return results
+    def values(*functions: Callable) -> list[tuple[list, jax.Array]]:
+        @jax.jit
+        def run(state: nnx.State, image: jax.Array) -> list[tuple[list, jax.Array]]:
+            results = []
+            for function in functions:
+                value, transpose = jax.vjp(lambda x, f=function: f(state, x), image)
+                results.append((value, *transpose(list(map(ring, value)))))
+            return results
 
-    high, expected, low, expected_low = values(state, image)
-    assert len(low[0]) > 1
-    for (got, gradient), (wanted, wanted_gradient) in ((high, expected), (low, expected_low)):
+        return run(state, image)
+
+    in_blocks = values(logits_of_blocks, features_of_blocks)
+    dense = values(logits, features)
+    with extension.using("xla"):
+        dense_again = values(logits, features)
+    assert len(dense[1][0]) > 1
+    for (got, gradient), (wanted, expected), (_, again) in zip(
+        in_blocks, dense, dense_again, strict=True
+    ):
         for part, wanted_part in zip(got, wanted, strict=True):
             assert_within(part, wanted_part, 2e-5, name)
-        # A hundred layers amplify rounding at single pixels: their mean square is bounded.
-        error = jnp.sqrt(jnp.square(gradient - wanted_gradient).mean())
-        assert error <= 1e-4 * wanted_gradient.std(), name
+        # A hundred layers amplify rounding: as much as two dense networks whose sums have another order.
+        error, rounding = (jnp.sqrt(jnp.square(x - expected).mean()) for x in (gradient, again))
+        assert error <= 4 * rounding + 1e-5 * expected.std(), name
