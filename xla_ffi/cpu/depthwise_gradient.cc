@@ -12,7 +12,7 @@ namespace segblocks::cpu {
 namespace {
 
 constexpr int64_t kMaxPixels = 256;
-// Sums are formed in so many parts, whatever the number of threads: the result doesn't depend on it.
+// Sums have so many parts, whatever the number of threads: the result doesn't depend on it.
 constexpr int64_t kParts = 32;
 
 class Gradient {

@@ -94,8 +94,8 @@ struct WinogradOutput {
   const int64_t* corners;  // (squares, 4): output rows; negative: outside of the unit.
 };
 
-// Pixels of a depthwise convolution, whose windows begin at `entries` and whose taps lie at `offsets`
-// from there; sums[t][k] += sum over pixels of cotangents[pixel][k] * what tap t reads.
+// Pixels of a depthwise convolution, whose windows begin at `entries` and whose taps lie at
+// `offsets` from there: sums[t][k] += sum over pixels of cotangents[pixel][k] * what tap t reads.
 struct GradientTile {
   const float* const* const* entries;
   const int64_t* offsets;

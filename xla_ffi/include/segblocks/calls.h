@@ -99,8 +99,8 @@ struct IndexedConvCall {
   bool empty() const { return max_output_rows(*this) == 0 || features == 0; }
 };
 
-// The gradient of a depthwise kernel: of each tap and channel, the sum over output pixels of what the
-// tap reads times the output's cotangent. On CPUs only.
+// The gradient of a depthwise kernel: of each tap and channel, the sum over output pixels of what
+// the tap reads times the output's cotangent. On CPUs only.
 struct DepthwiseGradientCall {
   IndexedRows input;  // float32.
   Units units;
