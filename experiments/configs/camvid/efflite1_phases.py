@@ -29,7 +29,11 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "name": "camvid_efflite1_phases",
             "data": {"dataset": "camvid", "crop": (256, 256)},
-            "model": {"name": "swiftnet_efflite1", "pretrained": "efficientnet-lite1"},
+            "model": {
+                "name": "swiftnet_efflite1",
+                "pretrained": "efficientnet-lite1",
+                "padding": "same_tf",
+            },
             "policy": {"name": "static", "block_size": 64},
             "optim": {
                 "batch_size": 8,

@@ -19,7 +19,11 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "name": "custom_efflite1_reinforce40",
             "data": {"dataset": "folders", "crop": (256, 256)},
-            "model": {"name": "swiftnet_efflite1", "pretrained": "efficientnet-lite1"},
+            "model": {
+                "name": "swiftnet_efflite1",
+                "pretrained": "efficientnet-lite1",
+                "padding": "same_tf",
+            },
             "policy": {"name": "reinforce", "block_size": 64, "target": 0.4},
             "optim": {"batch_size": 8, "steps": 1_500, "learning_rate": 8e-4},
             "loop": {"eval_every": 500, "checkpoint_every": 100, "log_every": 20},

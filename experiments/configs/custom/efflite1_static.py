@@ -19,7 +19,11 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "name": "custom_efflite1_static",
             "data": {"dataset": "folders", "crop": (256, 256)},
-            "model": {"name": "swiftnet_efflite1", "pretrained": "efficientnet-lite1"},
+            "model": {
+                "name": "swiftnet_efflite1",
+                "pretrained": "efficientnet-lite1",
+                "padding": "same_tf",
+            },
             "policy": {"name": "static", "block_size": 64},
             "optim": {"batch_size": 8, "steps": 1_000, "learning_rate": 8e-4},
             "loop": {"eval_every": 500, "checkpoint_every": 100, "log_every": 20},
