@@ -4,7 +4,8 @@
         --data_dir=FOLDER --workdir=DIR
 
 Hardware: two CPU cores. Needs `pip install 'segblocks-jax[train,pretrained]'`, or
-`--config.model.pretrained=None` for a start from scratch. Result: 63.0% mIoU on val; docs/training.md, "Pretrained weights".
+`--config.model.pretrained=None` for a start from scratch. Result: 63.0% mIoU on val, see docs/training.md,
+"Pretrained weights".
 """
 
 import ml_collections
