@@ -7,6 +7,7 @@ import re
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from segblocks_jax.analysis import records, report
 from segblocks_jax.data import __main__ as data
@@ -43,6 +44,9 @@ def test_an_experiment(end, monkeypatch, capsys):
         monkeypatch.setattr(run, name, lambda *_, **__: None)
     for flag in ("_CONFIG", "_DATA_DIR", "_SPLIT"):
         monkeypatch.setattr(run, flag, type("Flag", (), {"value": None}))
+    monkeypatch.setattr(run, "_WORKDIR", type("Flag", (), {"value": "run"}))
+    monkeypatch.setattr(run, "_CONFIG", type("Flag", (), {"value": ConfigDict()}))
+    monkeypatch.setattr(run, "_PHASE", type("Flag", (), {"value": None}))
     monkeypatch.setattr(run, "_run", ends)
     assert run._main(()) == ENDS[end]
     told = "".join(capsys.readouterr())

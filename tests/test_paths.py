@@ -176,13 +176,13 @@ def test_what_writes_puts_it_there(door, home, monkeypatch):
 
 
 def test_flags_of_experiments(home, monkeypatch):
-    flags = {"_WORKDIR": "~/run", "_OUTPUT": "$HOME/out", "_CHECKPOINT": "best", "_MODE": "eval"}
+    flags = {"_OUTPUT": "$HOME/out", "_CHECKPOINT": "best", "_MODE": "eval"}
     for name, value in flags.items():
         monkeypatch.setattr(run, name, types.SimpleNamespace(value=value))
     monkeypatch.setattr(run.jax.config, "update", lambda *_: None)
     given = []
     monkeypatch.setattr(run.commands, "evaluate", lambda *arguments: given.extend(arguments) or 0)
-    assert run._run("system") == 0
+    assert run._run("system", home / "run") == 0
     assert given == ["system", home / "run", "best", home / "out"]
     assert run._expand_config("--config=~/a.py") == f"--config={home}/a.py"
     assert run._expand_config("--config.data.data_dir=~/a") == "--config.data.data_dir=~/a"

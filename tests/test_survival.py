@@ -255,7 +255,7 @@ def test_a_stored_field_that_is_missing_is_no_default_of_today(tmp_path):
         check_same_config(stored, tiny.config(optim={"accumulate": 2}), tmp_path)
     stored = {**now.stored(), "schema": 99}
     with pytest.raises(
-        ConfigError, match=r"schema 99, which can't be read; expected one of \(0, 1, 2\)"
+        ConfigError, match=r"schema 99, which can't be read; expected one of \(0, 1, 2, 3\)"
     ):
         check_same_config(stored, now, tmp_path)
 
