@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
+from ml_collections import ConfigDict
 
 import segblocks_jax as sb
 from segblocks_jax import paths
@@ -176,13 +177,16 @@ def test_what_writes_puts_it_there(door, home, monkeypatch):
 
 
 def test_flags_of_experiments(home, monkeypatch):
-    flags = {"_OUTPUT": "$HOME/out", "_CHECKPOINT": "best", "_MODE": "eval"}
-    for name, value in flags.items():
+    flags = {"_WORKDIR": "~/run", "_OUTPUT": "$HOME/out", "_CHECKPOINT": "best", "_MODE": "eval"}
+    unset = dict.fromkeys(("_DATA_DIR", "_SPLIT", "_PHASE"))
+    for name, value in {"_CONFIG": ConfigDict(), **flags, **unset}.items():
         monkeypatch.setattr(run, name, types.SimpleNamespace(value=value))
     monkeypatch.setattr(run.jax.config, "update", lambda *_: None)
     given = []
     monkeypatch.setattr(run.commands, "evaluate", lambda *arguments: given.extend(arguments) or 0)
-    assert run._run("system", home / "run") == 0
+    monkeypatch.setattr(run, "read_system", lambda *_, **__: "system")
+    monkeypatch.setattr(run, "_start_distributed", lambda: None)
+    assert run._main(()) == 0
     assert given == ["system", home / "run", "best", home / "out"]
     assert run._expand_config("--config=~/a.py") == f"--config={home}/a.py"
     assert run._expand_config("--config.data.data_dir=~/a") == "--config.data.data_dir=~/a"
