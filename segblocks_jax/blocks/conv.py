@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.blocks.grid import BlockGrid, DualRes
 from segblocks_jax.blocks.pad import PaddedBlocks, block_pad, index_patches
+from segblocks_jax.ops.gradients import input_gradient
 from segblocks_jax.ops.image_conv import Window, convolve, pair, resolve
 from segblocks_jax.ops.patches import IndexPatches
 
@@ -94,18 +95,18 @@ class _Window(Window):
         self, cotangents: Array, maps: Array, kernel: Array, grid: BlockGrid
     ) -> Array:
         parts, transpose = jax.vjp(lambda maps: self._pad(maps, grid), maps)
+        taps = self.taps(kernel)
         before = -self.shift[0], -self.shift[1]
         gradients, start = [], 0
         for part in (parts.high, parts.low):
             units, *sides, _ = part.shape
-            extent = self.taps(kernel).extent
             outputs = [
                 (side + first - reach) // self.stride + 1
-                for side, first, reach in zip(sides, before, extent, strict=True)
+                for side, first, reach in zip(sides, before, taps.extent, strict=True)
             ]
             stop = start + units * math.prod(outputs)
             these = cotangents[start:stop].reshape(units, *outputs, kernel.shape[3])
-            gradients.append(self.valid_gradient(these, kernel, (sides[0], sides[1]), before))
+            gradients.append(input_gradient(these, kernel, (sides[0], sides[1]), taps, before))
             start = stop
         return transpose(PaddedBlocks(*gradients))[0]
 

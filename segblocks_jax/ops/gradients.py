@@ -1,4 +1,4 @@
-"""Gradients of convolutions by the compiled handlers, where XLA's own take most of a training step."""
+"""Gradients of convolutions by the compiled handlers of CPUs, where XLA's own take most of a training step."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,6 @@ def input_gradient(
     sides: tuple[int, int],
     window: Taps,
     before: tuple[int, int],
-    *,
-    implementation: str | None = None,
 ) -> Float[Array, "m h w c"]:
     """The gradient of a convolution by its input: a convolution of the cotangents with the turned kernel.
 
@@ -30,7 +28,6 @@ def input_gradient(
         window: of the convolution.
         before: (vertical, horizontal) pixels of zero padding before the first window's first tap reads the maps;
             negative where windows begin behind the first pixel.
-        implementation: of `indexed_conv`.
     """
     m, ho, wo, features = cotangents.shape
     groups = features if kernel.shape[2] == 1 and features > 1 else 1
@@ -58,7 +55,7 @@ def input_gradient(
         patches,
         pack_kernel(turned, groups),
         dilation=window.dilation,
-        implementation=implementation,
+        implementation="ffi",
     )
     assert out is not None
     return out.reshape(m, *sides, channels)
@@ -70,8 +67,6 @@ def depthwise_gradient(
     patches: IndexPatches,
     cotangents: Float[Array, "p c"],
     window: Taps,
-    *,
-    implementation: str | None = None,
 ) -> Float[Array, "kh kw 1 c"]:
     """The gradient of a depthwise `indexed_conv` by its kernel, summed up in float32, in an order that is fixed.
 
@@ -80,11 +75,8 @@ def depthwise_gradient(
         patches: of the convolution.
         cotangents: of its outputs.
         window: of the convolution.
-        implementation: "ffi", on CPUs; else the definition in jnp.
     """
     taps, channels = window.size[0] * window.size[1], rows.shape[1]
-    if implementation != "ffi":
-        return _definition(rows, patches, cotangents, window)
     kernel, _ = ffi_call.call(
         "segblocks_depthwise_gradient",
         (rows, patches.means, patches.high, patches.low, patches.counts, cotangents),
@@ -98,22 +90,3 @@ def depthwise_gradient(
         dilation=window.dilation,
     )
     return kernel.reshape(*window.size, 1, channels)
-
-
-def _definition(rows: Array, patches: IndexPatches, cotangents: Array, window: Taps) -> Array:
-    def convolve(kernel: Array) -> Array:
-        packed = pack_kernel(kernel, rows.shape[1])
-        out, _ = indexed_conv(
-            rows,
-            patches,
-            packed,
-            window.stride,
-            dilation=window.dilation,
-            implementation="reference",
-        )
-        assert out is not None
-        return out
-
-    zeros = jnp.zeros((*window.size, 1, rows.shape[1]), rows.dtype)
-    (kernel,) = jax.linear_transpose(convolve, zeros)(cotangents)
-    return kernel

@@ -83,19 +83,7 @@ class Window:
         """The gradient of the maps, by index."""
         before = self.padding[0] - self.shift[0], self.padding[1] - self.shift[1]
         _, h, w, _ = maps.shape
-        return self.valid_gradient(cotangents, kernel, (h, w), before)
-
-    def valid_gradient(
-        self,
-        cotangents: Float[Array, "m ho wo k"],
-        kernel: Float[Array, "kh kw _ k"],
-        sides: tuple[int, int],
-        before: tuple[int, int],
-    ) -> Float[Array, "m h w c"]:
-        """`input_gradient` of this window."""
-        return input_gradient(
-            cotangents, kernel, sides, self.taps(kernel), before, implementation=self.implementation
-        )
+        return input_gradient(cotangents, kernel, (h, w), self.taps(kernel), before)
 
     def taps(self, kernel: Float[Array, "kh kw _ k"]) -> Taps:
         """Of the kernel."""
@@ -206,7 +194,6 @@ def _gradients(
         window.patches(maps, grid),
         cotangent.reshape(-1, channels),
         window.taps(kernel),
-        implementation="ffi",
     )
     return window.maps_gradient(cotangent, maps, kernel, grid), kernel_gradient
 
