@@ -154,7 +154,7 @@ def test_uniform_grids_of_64_equal_images(
     dense = values(logits, features)
     with extension.using("xla"):
         dense_again = values(logits, features)
-    assert len(dense[1][0]) > 1
+    assert len(dense[1][0]) >= (1 if name == "lrnnet" else 3)
     for (got, gradient), (wanted, expected), (_, again) in zip(
         in_blocks, dense, dense_again, strict=True
     ):
