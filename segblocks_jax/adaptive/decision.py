@@ -24,11 +24,14 @@ class Decision:
             policy's logits.
         low_loss: (n, gh, gw) block losses with all blocks low, inf on steps without that run; None where
             the reward doesn't need them.
+        gain: (n, gh, gw) by how much block losses fall when all run high instead of low, NaN on steps that don't
+            measure it; None where the policy doesn't learn from it.
     """
 
     action: Bool[Array, "n gh gw"]
     scores: Float[Array, "n gh gw"]
     low_loss: Float[Array, "n gh gw"] | None = None
+    gain: Float[Array, "n gh gw"] | None = None
 
 
 def top_count(scores: Float[Array, "n gh gw"], count: int) -> Bool[Array, "n gh gw"]:

@@ -122,6 +122,8 @@ class PolicyConfig:
         low_factor: side of a high block over the side of a low one.
         reward, advantage, baseline, target_per, gain_every: how the reward of reinforce is made, see
             `policies.Reward`; the defaults are the authors'.
+        learning: of a learned policy. "reinforce": from its reward; "supervised": the blocks whose losses fall most
+            when they run high are told to it, every `gain_every` steps; the reward plays no part.
         entropy: weight of the mean entropy of the decisions, in nats, which is added to the reward.
         share: how a learned policy is made to keep `target`. "calibrated": what is evaluated and served has the
             threshold with which the target share of the training images' blocks runs high; "dual": a price
@@ -139,6 +141,7 @@ class PolicyConfig:
     baseline: str = "batch"
     target_per: str = "batch"
     gain_every: int = 1
+    learning: str = field("reinforce", one_of(("reinforce", "supervised")))
     entropy: float = field(0.0, _WEIGHT)
     share: str = field("calibrated", one_of(SHARES))
 
@@ -205,9 +208,9 @@ class ExperimentConfig(Config):
             blocks and decoder steps, and computes the others again: less memory, more time.
     """
 
-    SCHEMA = 3
+    SCHEMA = 4
     MIGRATIONS: ClassVar = dict(
-        enumerate((migrations.from_0, migrations.from_1, migrations.from_2))
+        enumerate((migrations.from_0, migrations.from_1, migrations.from_2, migrations.from_3))
     )
     RENAMED = migrations.RENAMED
 

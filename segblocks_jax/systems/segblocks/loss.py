@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from segblocks_jax.adaptive.decision import Decision, fill_scores
-from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
+from segblocks_jax.adaptive.estimators import entropy, regret_loss, surrogate_loss
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data import Normalization, normalize
 from segblocks_jax.nn import at_scale, dropout_key, fold_in, rematerialization
@@ -122,7 +122,12 @@ class Loss:
         )
         forced = mask != decision.action if semantics.filling == "best" else None
         uncertainty = entropy(logits)
-        loss = surrogate_loss(logits, mask, terms.total, forced)
+        if decision.gain is None:
+            loss = surrogate_loss(logits, mask, terms.total, forced)
+        else:
+            known = has_valid & jnp.isfinite(decision.gain)
+            loss = regret_loss(logits, decision.gain, known, policy.target, AXIS)
+            loss = policy.gain_every * loss
         if policy.entropy:
             loss = loss - policy.entropy * uncertainty.mean()
         metrics = {"loss_policy": loss, "entropy": uncertainty.mean()}

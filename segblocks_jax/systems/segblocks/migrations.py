@@ -74,6 +74,11 @@ def from_2(fields: Fields) -> Fields:
     return {**_ADDED_IN_2, "policy.share": share} | fields
 
 
+def from_3(fields: Fields) -> Fields:
+    """A configuration of schema 3: policies were trained by their reward alone."""
+    return {"policy.learning": "reinforce"} | fields
+
+
 def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run or of an evaluation with today's names of metrics; its configuration stays."""
     return {

@@ -183,10 +183,28 @@ class TrainStep:
             system = self._system(state.params, state.stats, training=False)
             gain = resolution_gain(system, image, batch["label"], self._config)
         decision = policy(image, fold_in(keys, ACTIONS), gain)
-        if policy.learned and self._config.policy.reward == "gain":
+        if policy.learned and self._config.policy.learning == "supervised":
+            gain = self._gain(state, image, batch["label"])
+            decision = dataclasses.replace(decision, gain=gain)
+        elif policy.learned and self._config.policy.reward == "gain":
             low_loss = self._low_loss(state, image, batch["label"], fold_in(keys, LOW_DROPOUT))
             decision = dataclasses.replace(decision, low_loss=low_loss)
         return decision
+
+    def _gain(
+        self, state: TrainState, image: Float[Array, "n h w 3"], label: Array
+    ) -> Float[Array, "n gh gw"]:
+        """What running high is worth in evaluation, every `gain_every` steps; NaN on the others."""
+        config = self._config
+
+        def run() -> Array:
+            system = self._system(state.params, state.stats, training=False)
+            return resolution_gain(system, image, label, config)
+
+        def skip() -> Array:
+            return jnp.full(block_grid(image, config), jnp.nan)
+
+        return jax.lax.cond(state.step % config.policy.gain_every == 0, run, skip)
 
     def _low_loss(
         self, state: TrainState, image: Float[Array, "n h w 3"], label: Array, keys: Array
