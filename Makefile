@@ -7,7 +7,7 @@
 
 # The CUDA handlers are built for what runs on GPUs, where there is a compiler for them; it takes minutes.
 export SEGBLOCKS_CUDA ?= $(if $(filter demo ablations,$(MAKECMDGOALS)),$(if $(shell command -v nvcc),ON,OFF),OFF)
-# Pages of 2 MiB: a sixth of a training step's time on CPUs (docs/training.md).
+# Pages of 2 MiB: a tenth of a training step's time on CPUs (docs/training.md).
 demo ablations: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PYTHON ?= python3
 VENV ?= .venv

@@ -32,8 +32,8 @@ from absl import app, flags
 from flax import nnx
 
 import segblocks_jax as sb
+from segblocks_jax.allocator import keep_freed_memory
 from segblocks_jax.blocks.pad import index_patches
-from segblocks_jax.inference.server import keep_freed_memory
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.nn import Conv
 from segblocks_jax.ops import extension

@@ -13,6 +13,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from segblocks_jax.allocator import keep_freed_memory
 from segblocks_jax.data import images
 from segblocks_jax.errors import InputError, MissingFileError, UserError
 from segblocks_jax.experiments import commands, phases
@@ -75,6 +76,7 @@ _SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the i
 
 def main(datasets: tuple[str, ...]) -> None:
     """Runs an experiment from the command line; `datasets` are those that the entry point serves."""
+    keep_freed_memory()
     flags.mark_flag_as_required("config")
     app.run(lambda argv: sys.exit(_main(datasets)), flags_parser=_parse)
 

@@ -11,9 +11,10 @@ import jax
 from flax import nnx
 
 from segblocks_jax.adaptive.cost import count_macs
+from segblocks_jax.allocator import keep_freed_memory
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.programs import PLATFORMS
-from segblocks_jax.inference.server import Shape, check_fork, keep_freed_memory
+from segblocks_jax.inference.server import Shape, check_fork
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
 from segblocks_jax.nn import scaled_multiple, scaled_size
@@ -74,7 +75,7 @@ class Engine(Server):
                 `mode` doesn't ask for.
             max_programs: that are kept; beyond, the least recently used one is dropped.
             devices: that calls take in turn, as many at the same time; default: JAX's default device.
-            keep_memory: calls `segblocks_jax.inference.server.keep_freed_memory`, for the whole
+            keep_memory: calls `segblocks_jax.allocator.keep_freed_memory`, for the whole
                 process: calls are faster, and resident memory stays at its highest.
 
         Raises:

@@ -12,9 +12,10 @@ from typing import Any
 
 import jax
 
+from segblocks_jax.allocator import keep_freed_memory
 from segblocks_jax.errors import InputError, MissingFileError, UnavailableError
 from segblocks_jax.inference.programs import KeyedCache, check_files, deserialize, read_weights
-from segblocks_jax.inference.server import check_fork, keep_freed_memory
+from segblocks_jax.inference.server import check_fork
 from segblocks_jax.ops import extension
 from segblocks_jax.paths import expand
 from segblocks_jax.systems.segblocks.serving import Server

@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 
 from segblocks_jax.adaptive.cost import count_macs
+from segblocks_jax.allocator import keep_freed_memory
 from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
 from segblocks_jax.errors import InputError
 from segblocks_jax.exact import count_of
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
-from segblocks_jax.inference.server import keep_freed_memory
 from segblocks_jax.inference.steps import Layout
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
