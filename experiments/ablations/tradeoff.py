@@ -3,15 +3,16 @@
 python -m segblocks_jax.experiments.sweep --sweep=experiments/ablations/tradeoff.py --runs=DIR
 """
 
-from segblocks_jax.experiments.plan import Sweep
+from segblocks_jax.experiments.plan import Sweep, base_fields
 
 SCALES = (1.0, 0.75, 0.5)
 TARGETS = (0.2, 0.4, 0.6)
 
 
 def get_sweep(preset: str) -> Sweep:
-    """ResNet-18; on Cityscapes the published backbones."""
-    names = ("rn18", "rn50", "efflite1") if preset == "cityscapes" else ("rn18",)
+    """The preset's network; on Cityscapes the published backbones."""
+    own = base_fields(preset)["model"]["name"].removeprefix("swiftnet_")
+    names = ("rn18", "rn50", "efflite1") if preset == "cityscapes" else (own,)
     rows = {}
     for name in names:
         model = {"model.name": f"swiftnet_{name}"}

@@ -44,6 +44,8 @@ PRESETS = {
     "camvid": Preset("experiments/configs/camvid/ablations_cpu.py", (0, 1)),
     "camvid_gpu": Preset("experiments/configs/camvid/rn18_reinforce40.py", (0, 1)),
     "cityscapes": Preset("experiments/configs/cityscapes/rn18_reinforce40.py", (0, 1)),
+    "vessels": Preset("experiments/configs/custom/vessels_efflite1.py", (0, 1)),
+    "camvid_efflite1": Preset("experiments/configs/camvid/efflite1_reinforce40.py", (0, 1)),
 }
 
 
@@ -126,6 +128,11 @@ def _in_order(name: str, rows: Mapping[str, Overrides]) -> list[str]:
         raise ConfigError(f"{name}: rows start from each other: {error.args[1]}") from error
 
 
+def base_fields(preset: str) -> dict[str, Any]:
+    """The fields of a preset's configuration, whose file is read relative to the repository's root."""
+    return _module(pathlib.Path(PRESETS[preset].config)).get_config().to_dict()
+
+
 def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | None = None) -> Plan:
     """The plan of a file in `experiments/ablations`, whose `get_sweep(preset)` gives a `Sweep`.
 
@@ -135,9 +142,8 @@ def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | No
     """
     if preset not in PRESETS:
         raise ConfigError(f"--preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-    chosen = PRESETS[preset]
+    chosen, base = PRESETS[preset], base_fields(preset)
     sweep = _module(expand(file)).get_sweep(preset)
-    base = _module(pathlib.Path(chosen.config)).get_config().to_dict()
     name = f"{preset}_{pathlib.Path(file).stem}"
     if seeds is None:
         return make_plan(name, sweep, base, chosen.seeds)

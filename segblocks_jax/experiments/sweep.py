@@ -1,7 +1,7 @@
 """Runs sweeps and writes their tables and the report.
 
     python -m segblocks_jax.experiments.sweep --runs=DIR [--sweep=experiments/ablations/padding.py,...] \
-        [--preset=street_scenes|camvid|camvid_gpu|cityscapes] [--seeds=0,1] [--data_dir=FOLDER]
+        [--preset=NAME] [--seeds=0,1] [--data_dir=FOLDER]
 
 Without --sweep, every sweep in `experiments/ablations` is run. What has a record in DIR is not run again, an
 interrupted run goes on from its checkpoint, and several commands may work on one DIR at the same time.

@@ -1,0 +1,48 @@
+"""Whether blocks pay, and whether policies learn, from a network that is trained: all rows take as many steps.
+
+python -m segblocks_jax.experiments.sweep --sweep=experiments/ablations/trained_claim.py --preset=vessels \
+        --data_dir=FOLDER --runs=DIR
+
+Two thirds of the steps are dense, the last third in blocks. Static networks are dense in all of them.
+"""
+
+from segblocks_jax.experiments.plan import Sweep, base_fields
+
+DENSE = "dense, two thirds"
+LEARNING = {
+    "supervised": {"policy.learning": "supervised"},
+    "gain": {"policy.reward": "gain"},
+    "loss": {"policy.reward": "loss"},
+}
+
+
+def get_sweep(preset: str) -> Sweep:
+    """Rows of one network: static at three scales, policies at a target of 40%, the best at others."""
+    first = base_fields(preset)["optim"]
+    last = first["steps"] // 2
+    static = {
+        f"static, input x {scale}": {
+            "policy.name": "static",
+            "model.input_scale": scale,
+            "optim.steps": first["steps"] + last,
+        }
+        for scale in (1.0, 0.75, 0.5)
+    }
+    blocks = {
+        "after": DENSE,
+        "policy.name": "reinforce",
+        "optim.steps": last,
+        "optim.learning_rate": first["learning_rate"] / 2,
+    }
+    learned = {f"{name}, 0.4": {**blocks, **fields} for name, fields in LEARNING.items()}
+    supervised = {**blocks, **LEARNING["supervised"]}
+    targets = {f"supervised, {t}": {**supervised, "policy.target": t} for t in (0.2, 0.6)}
+    others = {
+        f"{name}, 0.4": {**blocks, "policy.name": name}
+        for name in ("random", "heuristic", "oracle")
+    }
+    padding = {"supervised, 0.4, zero padding": {**supervised, "semantics.padding": "zero"}}
+    return Sweep(
+        "Blocks and policies from a trained network",
+        {DENSE: {"policy.name": "static"}, **static, **learned, **targets, **others, **padding},
+    )
