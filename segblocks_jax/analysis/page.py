@@ -56,6 +56,9 @@ img {{ max-width: 100%; display: block; }}
 """
 
 
+_HEAD = ["network", "high blocks", "mIoU", "GMACs per image", "ms per image", "speed-up"]
+
+
 class Page:
     """A page in the making; figures and pictures are embedded, and saved as files as well."""
 
@@ -168,9 +171,8 @@ def write_page(
     if text:
         page.add(f"<p>{html.escape(text)}</p>")
     page.add("<h2>Accuracy, operations and time</h2>")
-    head = ["network", "high blocks", "mIoU", "GMACs per image", "ms per image", "speed-up"]
     caption = f"Means over the images; speed-up over “{points[0].name}”"
-    page.table(caption, head, [_cells(point, points[0]) for point in points])
+    page.table(caption, _HEAD, [_cells(point, points[0]) for point in points])
     if log:
         page.add("<h2>Training</h2>")
         page.figure("training", "What the policy did over training", plots.curves({"policy": log}))
@@ -186,6 +188,17 @@ def write_page(
     output = folder / "index.html"
     output.write_text(page.html(title), encoding="utf-8")
     return output
+
+
+def format_points(points: Sequence[OperatingPoint]) -> str:
+    """The table of the page as text; speed-ups are those over the first."""
+    rows = [_HEAD, *(_cells(point, points[0]) for point in points)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers in rows:
+        cells = [name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
 
 
 def _cells(point: OperatingPoint, first: OperatingPoint) -> list[str]:
