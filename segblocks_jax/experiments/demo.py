@@ -118,7 +118,7 @@ class Training(SegBlocks):
 
 
 def training_config(model: str, spec: ModelSpec, target: float, steps: int) -> ExperimentConfig:
-    """Goes on from a saved model, on small crops: the policy quickly, the network slowly."""
+    """The policy of a saved model goes on learning, on small crops; its network stays as it is."""
     assert spec.policy is not None
     network = {
         name: getattr(spec, name) for name in ("name", "width", "features", "dilations", "padding")
@@ -137,9 +137,8 @@ def training_config(model: str, spec: ModelSpec, target: float, steps: int) -> E
         "optim": {
             "batch_size": 8,
             "steps": steps,
-            "learning_rate": 1e-4,
-            "policy_multiplier": 10.0,
-            "loss": "bootstrapped",
+            "learning_rate": 1e-3,
+            "freeze_network": True,
         },
         "loop": {
             "eval_every": steps,

@@ -1,7 +1,7 @@
 """SwiftNet-EffLite1 on the built-in street scenes at 512 x 1024: dense from ImageNet weights, then blocks of 64.
 
-    python -m segblocks_jax.experiments.cityscapes \
-        --config=experiments/configs/cityscapes/street_scenes_efflite1.py --workdir=DIR
+    python -m segblocks_jax.experiments.cityscapes --config=experiments/configs/cityscapes/street_scenes_efflite1.py \
+        --workdir=DIR
 
 Trains the model street_scenes_efflite1 that comes with the package: phase target40 (docs/training.md, "Phases").
 Hardware: two CPU cores. Needs `pip install 'segblocks-jax[train,pretrained]'`. Time, result: not measured.

@@ -155,11 +155,7 @@ class PolicyConfig:
         return policy_type(self.name)
 
     def full_reward(self) -> Reward:
-        """How the reward of a learned policy is made.
-
-        Raises:
-            ConfigError: an unknown way.
-        """
+        """How the reward of a learned policy is made; raises ConfigError for an unknown way."""
         same = ("target", "advantage", "baseline", "target_per", "gain_every")
         ways: dict[str, Any] = {name: getattr(self, name) for name in same}
         try:
@@ -176,6 +172,7 @@ class SegBlocksOptimConfig(OptimConfig):
         backbone_multiplier: of the backbone's learning rate and decay; as published, 0.25 with
             `model.pretrained` and 1 without.
         policy_multiplier: of the policy's learning rate and decay.
+        freeze_network: trains the policy alone; the network stays as it is and runs as in evaluation.
         loss: "cross_entropy", or "bootstrapped" (the hardest pixels of every image).
         class_weights: of the pixels' losses, by their class: None (all 1), "median_frequency" (of the training
             labels), "camvid" (SegNet's), or numbers such as "0.5,1,2", one per class.
@@ -183,6 +180,7 @@ class SegBlocksOptimConfig(OptimConfig):
 
     backbone_multiplier: float = field(1.0, NOT_NEGATIVE)
     policy_multiplier: float = field(1.0, NOT_NEGATIVE)
+    freeze_network: bool = False
     loss: str = field("cross_entropy", one_of(("cross_entropy", "bootstrapped")))
     class_weights: str | None = None
 
@@ -208,10 +206,8 @@ class ExperimentConfig(Config):
             blocks and decoder steps, and computes the others again: less memory, more time.
     """
 
-    SCHEMA = 4
-    MIGRATIONS: ClassVar = dict(
-        enumerate((migrations.from_0, migrations.from_1, migrations.from_2, migrations.from_3))
-    )
+    SCHEMA = 5
+    MIGRATIONS: ClassVar = dict(enumerate(migrations.STEPS))
     RENAMED = migrations.RENAMED
 
     name: str = field("experiment", affects="nothing")
@@ -227,11 +223,15 @@ class ExperimentConfig(Config):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        static, scale = self.policy.kind is None, self.model.input_scale
+        kind, name, scale = self.policy.kind, self.policy.name, self.model.input_scale
+        static, learned = kind is None, kind is not None and kind.learned
         check(
             static or scale == 1,
-            f"model.input_scale is {scale} with policy {self.policy.name}; only policy.name=static sees a"
-            " smaller image",
+            f"model.input_scale is {scale} with policy {name}; only policy.name=static sees a smaller image",
+        )
+        check(
+            learned or not self.optim.freeze_network,
+            f"optim.freeze_network is set with policy {name}: there is nothing to train",
         )
         multiple = scaled_multiple(scale) if static else self.policy.block_size
         why = "the network's stride, scaled" if static else "policy.block_size"

@@ -79,6 +79,15 @@ def from_3(fields: Fields) -> Fields:
     return {"policy.learning": "reinforce"} | fields
 
 
+def from_4(fields: Fields) -> Fields:
+    """A configuration of schema 4: networks were always trained."""
+    return {"optim.freeze_network": False} | fields
+
+
+STEPS = (from_0, from_1, from_2, from_3, from_4)
+"""By the schema of what they take; each gives that of the next."""
+
+
 def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run or of an evaluation with today's names of metrics; its configuration stays."""
     return {

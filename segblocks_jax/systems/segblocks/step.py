@@ -157,8 +157,12 @@ class TrainStep:
         return jax.shard_map(traced, mesh=self.mesh, check_vma=False, **specs)
 
     def _system(self, params: nnx.State, stats: nnx.State, training: bool) -> nnx.Dict:
+        if self._config.optim.freeze_network:
+            params = nnx.State({**params, "net": jax.lax.stop_gradient(params["net"])})
         system = nnx.merge(self._graphdef, params, stats, copy=True)
         (system.train if training else system.eval)()
+        if self._config.optim.freeze_network:
+            system.net.eval()
         return system
 
     def _decide_on_device(

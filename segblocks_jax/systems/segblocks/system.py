@@ -115,8 +115,8 @@ class SegBlocks(System):
     def multipliers(self) -> Multipliers:
         """Of the backbone, and of a learned policy."""
         optim = self.config.optim
-        policy = {"policy": optim.policy_multiplier} if self._learned else {}
-        return {"net/backbone": optim.backbone_multiplier, **policy}
+        net = {"net": 0.0} if optim.freeze_network else {"net/backbone": optim.backbone_multiplier}
+        return net | ({"policy": optim.policy_multiplier} if self._learned else {})
 
     def load_pretrained(self, modules: Any, workdir: Path | None = None) -> dict[str, Any] | None:
         """Loads the network of `config.model.init_from`, or the backbone `pretrained` for this normalization."""
