@@ -73,7 +73,7 @@ def test_the_gain_of_blocks_is_that_of_training(model, source):
     system, spec = sb.load_model(model), sb.load_spec(model)
     system.eval()
     item = source[0]
-    config = demo.training_config(str(model), spec, 0.2, 1)
+    config = demo.training_config(spec, 0.2, 1)
     image = normalize(jnp.asarray(item["image"][None]), spec.mean, spec.std)
     expected = resolution_gain(system, image, jnp.asarray(item["label"][None]), config)
     found = demo.gain(sb.Engine(system, spec), item)
@@ -81,13 +81,12 @@ def test_the_gain_of_blocks_is_that_of_training(model, source):
     np.testing.assert_allclose(found, expected[0], atol=1e-4)
 
 
-def test_the_training_goes_on_from_the_model_at_another_target(model):
+def test_the_training_is_of_the_models_network_at_another_target(model):
     spec = sb.load_spec(model)
-    config = demo.training_config(str(model), spec, 0.2, 7)
+    config = demo.training_config(spec, 0.2, 7)
     assert (config.optim.steps, config.policy.target) == (7, 0.2)
     assert (config.model.width, config.policy.block_size) == (8, 64)
-    assert config.model.init_policy
-    assert config.model.init_from == str(model)
+    assert config.optim.freeze_network
 
 
 @pytest.mark.parametrize("kind", ["missing", "static", "other data"])

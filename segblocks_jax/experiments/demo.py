@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float, UInt8
 
 from segblocks_jax.allocator import keep_freed_memory
@@ -25,7 +26,7 @@ from segblocks_jax.paths import check_writable, expand
 
 with extra("train", "the demo"):
     from segblocks_jax.data import SceneSet, open_dataset
-    from segblocks_jax.experiments.defaults import config
+    from segblocks_jax.experiments import defaults
     from segblocks_jax.training import loop
     from segblocks_jax.training.logging import read_log
 
@@ -33,7 +34,7 @@ with extra("report", "the demo"):
     from segblocks_jax.analysis.page import OperatingPoint, format_points, write_page
     from segblocks_jax.analysis.run_details import columns
 
-from segblocks_jax.interop import load_model, load_spec, model_folder
+from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.evaluation import Evaluation, Evaluator
@@ -104,12 +105,17 @@ def gain(engine: Engine, item: Item) -> Float[np.ndarray, "gh gw"]:
 
 
 class Training(SegBlocks):
-    """A training that is evaluated by an engine whose programs are there."""
+    """A training that goes on from a system, and is evaluated by an engine whose programs are there."""
 
-    def __init__(self, config: ExperimentConfig, sources: Any, row: Row) -> None:
+    def __init__(self, config: ExperimentConfig, sources: Any, system: nnx.Dict, row: Row) -> None:
         """Evaluates as `row` runs."""
         super().__init__(config, sources=sources)
-        self._row, self._evaluate = row, Evaluator(row.engine, sources[1], config)
+        self._start, self._row = system, row
+        self._evaluate = Evaluator(row.engine, sources[1], config)
+
+    def build(self) -> nnx.Dict:
+        """A copy of the system that it goes on from."""
+        return nnx.clone(self._start)
 
     def evaluate(self, modules: Any, **options: Any) -> Evaluation:
         """See `SegBlocks.evaluate`; leaves the weights in the engine."""
@@ -117,17 +123,14 @@ class Training(SegBlocks):
         return self._evaluate(modules, mode=self._row.mode, on_batch=options.get("on_batch"))
 
 
-def training_config(model: str, spec: ModelSpec, target: float, steps: int) -> ExperimentConfig:
+def training_config(spec: ModelSpec, target: float, steps: int) -> ExperimentConfig:
     """The policy of a saved model goes on learning, on small crops; its network stays as it is."""
     assert spec.policy is not None
-    network = {
-        name: getattr(spec, name) for name in ("name", "width", "features", "dilations", "padding")
-    }
-    start = {"init_from": str(model_folder(model).resolve()), "init_policy": True}
+    names = ("name", "width", "features", "dilations", "padding", "stride_in")
     fields = {
         "name": "demo",
         "data": {"dataset": "street_scenes", "crop": (128, 256), "scale": (0.7, 1.3)},
-        "model": {**network, **start},
+        "model": {name: getattr(spec, name) for name in names},
         "policy": {
             "name": spec.policy.name,
             "block_size": spec.policy.block_size,
@@ -148,7 +151,7 @@ def training_config(model: str, spec: ModelSpec, target: float, steps: int) -> E
             "eval_pictures": 0,
         },
     }
-    return ExperimentConfig.from_mapping(config(fields).to_dict())
+    return ExperimentConfig.from_mapping(defaults.config(fields).to_dict())
 
 
 def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int) -> pathlib.Path:
@@ -157,7 +160,7 @@ def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int
     if spec.policy is None or spec.dataset != "street_scenes":
         raise InputError(f"--model={model}: no model with a policy for street scenes")
     # The seed differs from that of trainings, so no scene was seen in one.
-    chosen = SceneSet(train=3 * scenes, val=scenes, height=SIZE[0], width=SIZE[1], seed=1)
+    chosen = SceneSet(train=2 * scenes, val=scenes, height=SIZE[0], width=SIZE[1], seed=1)
     train, val = (
         open_dataset("street_scenes", folder / "data", split, scenes=chosen)
         for split in ("train", "val")
@@ -177,9 +180,8 @@ def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int
     print(f"\nThe policy goes on training, for a target of {target:.0%}: {steps} steps of 8 crops")
     trained = Row(f"SegBlocks, {target:.0%}, after {steps} more steps", blocks, f"share={target}")
     workdir = folder / "training"
-    loop.train(
-        Training(training_config(model, spec, target, steps), (train, val), trained), workdir
-    )
+    config = training_config(spec, target, steps)
+    loop.train(Training(config, (train, val), system, trained), workdir)
     points += measure([trained], items)
     print(format_points(points))
     return write_page(
