@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     blocks = {
         "after": "static",
         "policy": {"name": "reinforce", "learning": "supervised"},
-        "optim": {"steps": 500, "learning_rate": 4e-4},
+        "optim": {"steps": 400, "learning_rate": 4e-4},
     }
     return config(
         {
@@ -37,14 +37,14 @@ def get_config() -> ml_collections.ConfigDict:
             "policy": {"name": "static", "block_size": 64, "target": 0.4},
             "optim": {
                 "batch_size": 4,
-                "steps": 1_200,
+                "steps": 900,
                 "learning_rate": 1e-3,
                 "backbone_multiplier": 0.5,
                 "loss": "bootstrapped",
                 "ema": 0.99,
             },
             "loop": {
-                "eval_every": 500,
+                "eval_every": 450,
                 "checkpoint_every": 100,
                 "log_every": 20,
                 "keep_checkpoints": 1,
