@@ -1,14 +1,15 @@
-"""Compares rewards of the learned policy on a trained network that stays as it is: docs/policies.md.
+"""Compares ways to train a policy on a trained network that stays as it is: docs/policies.md.
 
-    python experiments/policy_rewards.py --model=WORKDIR/export --data_dir=FOLDER [--runs=runs/policy_rewards]
-    python experiments/policy_rewards.py --table
+    python experiments/policy_rewards.py --model=WORKDIR/export --data_dir=FOLDER [--dataset=camvid] \
+        [--results=policy_rewards] [--runs=runs/policy_rewards]
+    python experiments/policy_rewards.py --table [--results=policy_rewards]
 
-The model is CamVid's, trained by `experiments/configs/camvid/rn18_reinforce40_cpu.py`. The losses of every block,
-with all blocks high and with all low, are computed once; a new policy then learns from them alone, a block's loss
-being that of its own resolution whatever its neighbors have. So a policy costs seconds, and only the reward
-differs. The evaluation runs the network: the best-scored 40% of every image's blocks high, in every variant.
+The losses of every block, with all blocks high and with all low, are computed once; a new policy then learns from
+them alone, a block's loss being that of its own resolution whatever its neighbors have. So a policy costs seconds,
+and only what it learns from differs. The evaluation runs the network: the best-scored 40% of every image's blocks
+high, in every variant.
 
-Writes `experiments/results/policy_rewards/VARIANT_SEED.json`; a run whose file exists is skipped.
+Writes `experiments/results/RESULTS/VARIANT_SEED.json`; a run whose file exists is skipped.
 Hardware: two CPU cores. Time: `seconds` of each JSON.
 """
 
@@ -18,6 +19,7 @@ import functools
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ from jax import Array
 
 import segblocks_jax as sb
 from segblocks_jax.adaptive.decision import top_fraction
-from segblocks_jax.adaptive.estimators import entropy, surrogate_loss
+from segblocks_jax.adaptive.estimators import entropy, regret_loss, surrogate_loss
 from segblocks_jax.data import SegmentationSource, eval_batches, normalize, open_dataset
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import Reward, advantage
@@ -37,7 +39,7 @@ from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.provenance import commit, device_name
 
-RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "policy_rewards"
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 TARGET, BATCH, STEPS, RATE = 0.4, 8, 200, 4e-4
 # Fields of the reward, and the weight of the entropy.
 LEARNED: dict[str, tuple[dict, float]] = {
@@ -45,6 +47,8 @@ LEARNED: dict[str, tuple[dict, float]] = {
     "normalized": ({"advantage": "normalized"}, 0.0),
     "image_entropy": ({"baseline": "image"}, 0.3),
     "gain": ({"kind": "gain"}, 0.0),
+    "supervised": ({}, 0.0),
+    "regression": ({}, 0.0),
 }
 REFERENCES = ("random", "heuristic", "oracle")
 COLUMNS = ("miou", "mean_loss", "share_wanted", "share_spread", "entropy")
@@ -83,11 +87,28 @@ def measure(system: nnx.Dict, source: SegmentationSource, config: ExperimentConf
     return Split(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def learn(variant: str, seed: int, split: Split, normalization: tuple) -> tuple[nnx.Module, float]:
+def policy_loss(
+    variant: str, logits: Array, mask: Array, high: Array, low: Array, valid: Array
+) -> Array:
+    """What a variant descends, without entropy."""
+    gain = low - high
+    if variant == "supervised":
+        return regret_loss(logits, gain, valid, TARGET)
+    if variant == "regression":  # Of the gain in standard deviations of the batch.
+        known = jnp.where(valid, gain, jnp.nan)
+        wanted = (gain - jnp.nanmean(known)) / jnp.maximum(jnp.nanstd(known), 1e-6)
+        return jnp.where(valid, jnp.square(logits - wanted), 0.0).mean()
+    reward = Reward(TARGET, **LEARNED[variant][0])
+    executed = jnp.where(mask, high, low)
+    return surrogate_loss(
+        logits, mask, advantage(executed, valid, mask, reward, low_loss=low).total
+    )
+
+
+def learn(variant: str, seed: int, split: Split, spec: sb.ModelSpec) -> tuple[nnx.Module, float]:
     """A policy trained from scratch on a split's block losses, and its last entropy."""
-    fields, weight = LEARNED[variant]
-    reward = Reward(TARGET, **fields)
-    policy = sb.policies.create("reinforce", block_size=64, target=TARGET, rngs=nnx.Rngs(seed))
+    normalization = (spec.mean, spec.std)
+    policy = new_policy("reinforce", spec, rngs=nnx.Rngs(seed))
     graphdef, params, stats = nnx.split(policy, nnx.Param, ...)
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS), b1=0.5)
 
@@ -97,10 +118,9 @@ def learn(variant: str, seed: int, split: Split, normalization: tuple) -> tuple[
             policy = nnx.merge(graphdef, params, stats, copy=True)
             decision = policy(normalize(image, *normalization), key)
             mask, logits = decision.action, decision.scores
-            executed = jnp.where(mask, high, low)
-            terms = advantage(executed, valid, mask, reward, low_loss=low)
             uncertain = entropy(logits).mean()
-            value = surrogate_loss(logits, mask, terms.total) - weight * uncertain
+            value = policy_loss(variant, logits, mask, high, low, valid)
+            value = value - LEARNED[variant][1] * uncertain
             return value, (nnx.split(policy, nnx.Param, ...)[2], uncertain)
 
         grads, (stats, uncertain) = jax.grad(loss, has_aux=True)(params)
@@ -120,14 +140,21 @@ def learn(variant: str, seed: int, split: Split, normalization: tuple) -> tuple[
     return policy, float(uncertain)
 
 
-def score(variant: str, seed: int, train: Split, val: Split, normalization: tuple) -> dict:
+def new_policy(name: str, spec: sb.ModelSpec, **options: Any) -> nnx.Module:
+    """A policy for the blocks of a model."""
+    assert spec.policy is not None
+    return sb.policies.create(name, block_size=spec.policy.block_size, target=TARGET, **options)
+
+
+def score(variant: str, seed: int, train: Split, val: Split, spec: sb.ModelSpec) -> dict:
     """Scores of all val blocks, with what is known of the policy that gave them."""
+    normalization = (spec.mean, spec.std)
     if variant not in LEARNED:
-        policy = sb.policies.create(variant, block_size=64, target=TARGET)
+        policy = new_policy(variant, spec)
         image = normalize(jnp.asarray(val.image), *normalization)
         decision = policy(image, jax.random.key(seed), jnp.asarray(val.low - val.high))
         return {"scores": np.asarray(decision.scores)}
-    policy, uncertain = learn(variant, seed, train, normalization)
+    policy, uncertain = learn(variant, seed, train, spec)
     run = nnx.jit(lambda policy, image: policy(normalize(image, *normalization)).scores)
     parts = [np.asarray(run(policy, x[None])) for x in val.image]
     scores = np.concatenate(parts)
@@ -146,11 +173,11 @@ def evaluate(engine: sb.Engine, scores: np.ndarray, val: Split) -> dict:
     return {"miou": total.scores().mean_iou, "mean_loss": loss, "high_fraction": mask.mean()}
 
 
-def table() -> str:
-    """Mean and sample deviation over seeds, in Markdown."""
+def table(results: pathlib.Path) -> str:
+    """Mean and sample standard deviation over seeds, in Markdown."""
     lines = [f"| variant | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     for variant in (*LEARNED, *REFERENCES):
-        reports = [json.loads(f.read_text()) for f in sorted(RESULTS.glob(f"{variant}_[0-9].json"))]
+        reports = [json.loads(f.read_text()) for f in sorted(results.glob(f"{variant}_[0-9].json"))]
         cells = []
         for name in COLUMNS:
             values = np.array([report[name] for report in reports if name in report])
@@ -165,34 +192,42 @@ def main() -> None:
     """Runs what is left to run, a seed of all variants after the other, or prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="folder of the trained model")
-    parser.add_argument("--data_dir", help="folder of CamVid")
+    parser.add_argument("--data_dir", help="folder of the data set")
+    parser.add_argument("--dataset", default="camvid", help="that the model was trained on")
+    parser.add_argument("--results", default="policy_rewards", help="folder in experiments/results")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/policy_rewards"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    results = RESULTS / arguments.results
     if arguments.table:
-        print(table())
+        print(table(results))
         return
     jax.config.update("jax_compilation_cache_dir", str(arguments.runs / "compilation_cache"))
     engine = sb.Engine.load(arguments.model)
-    system, normalization = sb.load_model(arguments.model), (engine.spec.mean, engine.spec.std)
+    system, spec = sb.load_model(arguments.model), engine.spec
     config = ExperimentConfig.from_mapping(
-        {"policy": {"block_size": 64}, "semantics": dataclasses.asdict(engine.spec.semantics)}
+        {
+            "policy": {"block_size": engine.multiple},
+            "semantics": dataclasses.asdict(spec.semantics),
+        }
     )
     splits = []
     for name in ("train", "val"):
         file = arguments.runs / f"{name}.npz"
         if not file.exists():
-            split = measure(system, open_dataset("camvid", arguments.data_dir, name), config)
+            split = measure(
+                system, open_dataset(arguments.dataset, arguments.data_dir, name), config
+            )
             np.savez(file, **dataclasses.asdict(split))
         splits.append(Split(**np.load(file)))
     for seed in range(arguments.seeds):
         for variant in (*LEARNED, *REFERENCES):
-            result = RESULTS / f"{variant}_{seed}.json"
+            result = results / f"{variant}_{seed}.json"
             if result.exists() or (seed and variant in ("heuristic", "oracle")):
                 continue
             start = time.monotonic()
-            found = score(variant, seed, *splits, normalization)
+            found = score(variant, seed, *splits, spec)
             found |= evaluate(engine, found.pop("scores"), splits[1])
             where = {"commit": commit(), "device": device_name(), "jax": jax.__version__}
             setting = {"target": TARGET, "batch_size": BATCH, "steps": STEPS, "rate": RATE}
