@@ -268,6 +268,17 @@ def test_bfloat16_halves_the_file_and_loads_as_float32(tmp_path: pathlib.Path) -
         sb.save_model(tmp_path / "model", system, SPEC, dtype="int8")
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_all_may_read_a_saved_model_whom_the_umask_lets(tmp_path: pathlib.Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = sb.save_model(tmp_path / "model", small_system(), SPEC)
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert modes == {"weights.safetensors": 0o666 & ~umask, "config.json": 0o666 & ~umask}
+
+
 def test_models_that_come_with_the_package_load_by_their_name(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

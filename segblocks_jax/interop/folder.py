@@ -103,7 +103,8 @@ def save_model(
     content = {**_FORMAT, "system": spec.system, "model": spec.to_dict(), "about": dict(about)}
     text = json.dumps(content, indent=2, allow_nan=False)
     with whole_folder(folder, replace=True) as fresh:
-        safetensors.numpy.save_file(arrays, fresh / WEIGHTS, metadata=_FORMAT)
+        # Not by `save_file`, whose files no other user may read.
+        (fresh / WEIGHTS).write_bytes(safetensors.numpy.save(arrays, metadata=_FORMAT))
         (fresh / CONFIG).write_text(text + "\n", encoding="utf-8")
     return folder
 
