@@ -142,8 +142,8 @@ def load_plan(file: str | pathlib.Path, preset: str, seeds: tuple[int, ...] | No
     """
     if preset not in PRESETS:
         raise ConfigError(f"--preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-    chosen, base = PRESETS[preset], base_fields(preset)
-    sweep = _module(expand(file)).get_sweep(preset)
+    chosen, module = PRESETS[preset], _module(expand(file))
+    base, sweep = base_fields(preset), module.get_sweep(preset)
     name = f"{preset}_{pathlib.Path(file).stem}"
     if seeds is None:
         return make_plan(name, sweep, base, chosen.seeds)
