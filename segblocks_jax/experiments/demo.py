@@ -1,6 +1,6 @@
-"""The package in minutes: a model that ships on new street scenes, its policy trained on, a page of pictures.
+"""The package in minutes: a model of street scenes on new ones, its policy trained on, a page of pictures.
 
-python -m segblocks_jax.experiments.demo --output=runs/demo
+python -m segblocks_jax.experiments.demo --model=WORKDIR/export --output=runs/demo
 
 Needs `pip install 'segblocks-jax[train,report]'`.
 """
@@ -43,7 +43,6 @@ from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.tasks.segmentation.losses import block_mean, cross_entropy_map
 from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal
 
-MODEL = "street_scenes_efflite1"
 SIZE = (512, 1024)
 SHARES = (0.6, 0.4, 0.2)
 SHOWN = 4
@@ -156,9 +155,10 @@ def training_config(spec: ModelSpec, target: float, steps: int) -> ExperimentCon
 
 def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int) -> pathlib.Path:
     """The demo; gives the page."""
-    folder, spec, system = check_writable(output), load_spec(model), load_model(model)
+    spec, system = load_spec(model), load_model(model)
     if spec.policy is None or spec.dataset != "street_scenes":
         raise InputError(f"--model={model}: no model with a policy for street scenes")
+    folder = check_writable(output)
     # The seed differs from that of trainings, so no scene was seen in one.
     chosen = SceneSet(train=2 * scenes, val=scenes, height=SIZE[0], width=SIZE[1], seed=1)
     train, val = (
@@ -202,13 +202,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m segblocks_jax.experiments.demo")
     add = parser.add_argument
     add("--output", type=expand, default="runs/demo", help="folder of all results; %(default)s")
-    add("--model", default=MODEL, help="a folder of a saved model, or a name; %(default)s")
+    add("--model", required=True, help="a folder of a saved model, or the name of one that ships")
     add("--steps", type=int, default=100, help="of the training; %(default)s")
     add("--target", type=float, default=0.2, help="of the training; %(default)s")
     add("--scenes", type=int, default=8, help="to evaluate on; %(default)s")
     given = parser.parse_args(argv)
     try:
-        page = run(given.model, expand(given.output), given.steps, given.target, given.scenes)
+        page = run(given.model, given.output, given.steps, given.target, given.scenes)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
