@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from segblocks_jax.blocks import DualRes, block_conv
 from segblocks_jax.errors import InputError
 from segblocks_jax.nn.block_size import Probe
+from segblocks_jax.nn.initial import he_normal
 from segblocks_jax.nn.regions import BlockOptions, Features
 from segblocks_jax.nn.scope import record, recordable
 from segblocks_jax.ops import within
@@ -21,8 +22,6 @@ from segblocks_jax.ops.image_conv import image_conv, pair
 
 Padding = Literal["symmetric", "same_tf"]
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
-
-_HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Conv(nnx.Module):
@@ -47,7 +46,7 @@ class Conv(nnx.Module):
         groups: int = 1,
         dilation: int = 1,
         use_bias: bool = False,
-        kernel_init: nnx.Initializer = _HE_NORMAL,
+        kernel_init: nnx.Initializer = he_normal,
         semantics: BlockOptions | None = None,
         rngs: nnx.Rngs,
     ) -> None:

@@ -11,12 +11,11 @@ from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import TorchNames
 from segblocks_jax.nn import BatchNorm, BlockOptions, Conv, scope, uniform
+from segblocks_jax.nn.initial import small_uniform
 from segblocks_jax.systems.segblocks.policies.policy import Gain, Image, Policy
 
 _STRIDE = 32
 _MOMENTUM = 0.02
-# PyTorch's default. Larger weights start with probabilities near 0 and 1, and sampling explores nothing.
-_UNDECIDED = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 PRICE_RATE = 0.05
 """Nats per step by which the price of a high block rises when all run high and none should."""
 
@@ -43,7 +42,8 @@ class PolicyNet(nnx.Module):
                 f" {max(_STRIDE, block_size // _STRIDE * _STRIDE)} or 128"
             )
         self.subsampling = block_size // _STRIDE
-        conv = functools.partial(Conv, kernel_init=_UNDECIDED, rngs=rngs)
+        # PyTorch's default. Larger weights start with probabilities near 0 and 1, and sampling explores nothing.
+        conv = functools.partial(Conv, kernel_init=small_uniform, rngs=rngs)
         self.convs = nnx.List(
             [
                 conv(3, features, 7, stride=4),
