@@ -38,14 +38,15 @@ def normalized(norm: nn.BatchNorm, x: np.ndarray) -> np.ndarray:
 
 
 def full_attention(layer: reduced_non_local.ReducedNonLocal, image: np.ndarray) -> np.ndarray:
-    """From every position to every position, whose features have length 1, in float64."""
+    """From every position to every position, whose features have length 1 or are all 0, in float64."""
     x = image.astype(np.float64).reshape(image.shape[0], -1, image.shape[-1])
     reduce, query, key, value, out = (
         np.asarray(conv.kernel[...], np.float64)[0, 0]
         for conv in (layer.reduce, layer.query, layer.key, layer.value, layer.out)
     )
     f = np.maximum(normalized(layer.reduce_norm, x @ reduce), 0)
-    f /= np.linalg.norm(f, axis=-1, keepdims=True)
+    length = np.linalg.norm(f, axis=-1, keepdims=True)
+    f = np.divide(f, length, out=np.zeros_like(f), where=length > 0)
     scores = (x @ query) @ (f @ key).swapaxes(1, 2)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     attended = weights / weights.sum(-1, keepdims=True) @ (f @ value)
