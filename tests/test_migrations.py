@@ -44,7 +44,7 @@ def test_a_schema_has_its_fields():
     """If this fails, count SCHEMA up and add a migration: files of the last version have other fields."""
     fields = "\n".join(sorted(name for name, _, _ in leaves(ExperimentConfig)))
     digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
-    assert {ExperimentConfig.SCHEMA: digest} == {5: "6d6b5d716f1b"}
+    assert {ExperimentConfig.SCHEMA: digest} == {6: "892e2b384a46"}
     assert ExperimentConfig.MIGRATIONS.keys() == {*range(ExperimentConfig.SCHEMA)}
 
 
@@ -117,7 +117,7 @@ def test_policies_of_before_calibration_are_served_as_then(schema, tmp_path):
     assert ExperimentConfig.from_stored(stored).policy.share == "dual"
 
 
-@pytest.mark.parametrize("schema", [-1, 6, "1", None, 1.5])
+@pytest.mark.parametrize("schema", [-1, 7, "1", None, 1.5])
 def test_other_schemas_are_refused(schema):
     stored = {**tiny.config().stored(), "schema": schema}
     for read in (ExperimentConfig.from_stored, ExperimentConfig.from_mapping):
@@ -171,7 +171,8 @@ SPEC = sb.ModelSpec("swiftnet_rn18", 3, policy=sb.PolicySpec(bucket_step=0.25, t
 
 def test_a_saved_model_of_earlier_is_read_as_it_was():
     spec = json.loads(json.dumps(SPEC.to_dict()))
-    assert spec.pop("schema") == 3
+    assert spec.pop("schema") == 4
+    del spec["policy"]["features"]
     spec["policy"]["quantise_step"] = spec["policy"].pop("bucket_step")
     for name in ("dilations", "input_scale", "padding", "stride_in", "class_colors"):
         del spec[name]
@@ -194,9 +195,18 @@ def test_a_saved_model_keeps_its_colors_and_had_none_in_schema_2():
     spec = json.loads(json.dumps(painted.to_dict()))
     assert sb.ModelSpec.from_mapping(spec) == painted
     del spec["class_colors"]
+    del spec["policy"]["features"]
     assert sb.ModelSpec.from_mapping({**spec, "schema": 2}) == SPEC
     with pytest.raises(ValueError, match="2 class_colors for num_classes 3"):
         dataclasses.replace(SPEC, class_colors=colors[:2])
+
+
+def test_policies_of_schema_3_had_64_features_and_networks_alone_none():
+    spec = json.loads(json.dumps({**SPEC.to_dict(), "schema": 3}))
+    del spec["policy"]["features"]
+    assert sb.ModelSpec.from_mapping(spec) == SPEC
+    alone = dataclasses.replace(SPEC, policy=None)
+    assert sb.ModelSpec.from_mapping({**alone.to_dict(), "schema": 3}) == alone
 
 
 def test_a_saved_model_has_all_its_fields_and_a_known_schema():
@@ -206,5 +216,5 @@ def test_a_saved_model_has_all_its_fields_and_a_known_schema():
         part.popitem()
         with pytest.raises(TypeError, match="lacks"):
             sb.ModelSpec.from_mapping(spec)
-    with pytest.raises(ValueError, match="ModelSpec: schema is 4, expected up to 3"):
-        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 4})
+    with pytest.raises(ValueError, match="ModelSpec: schema is 5, expected up to 4"):
+        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 5})

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.adaptive.decision import Decision, fill_scores, top_fraction
 from segblocks_jax.adaptive.estimators import surrogate_loss
+from segblocks_jax.systems.segblocks.build import create_system, model_spec
 from segblocks_jax.systems.segblocks.policies import POLICIES, Reward, advantage
 from segblocks_jax.systems.segblocks.policies.reinforce import PolicyNet
 from segblocks_jax.tasks.segmentation.losses import block_mean
@@ -325,7 +327,9 @@ def test_oracle_needs_gain() -> None:
         ("best", {}, "no policy 'best'; expected one of reinforce, random"),
         ("random", {"target": 1.5}, r"target is 1\.5; expected a share from 0 to 1"),
         ("random", {"target": -0.1}, "target is -0.1"),
-        ("middle", {"threshold": 0.5}, "middle has no threshold; only heuristic and oracle do"),
+        ("middle", {"threshold": 0.5}, "middle has no threshold; it is for heuristic and oracle"),
+        ("oracle", {"features": 32}, "oracle has no features; it is for reinforce"),
+        ("reinforce", {"features": 0}, "features is 0; expected a positive number"),
         (
             "reinforce",
             {"block_size": 48},
@@ -342,6 +346,17 @@ def test_create_errors(name: str, options: dict, text: str) -> None:
 def test_every_policy_can_be_created() -> None:
     for name in POLICIES:
         assert sb.policies.create(name, block_size=64).block_size == 64
+
+
+def test_fewer_features_cost_less_and_are_kept_in_the_spec() -> None:
+    config = tiny.config(policy={"features": 16})
+    policy = create_system(config, 3).policy
+    assert [conv.kernel.shape[-1] for conv in policy.net.convs] == [16, 16, 16, 1]
+    spec = model_spec(config, 3)
+    assert sb.ModelSpec.from_mapping(spec.to_dict()).policy.features == 16
+    macs = sb.count_macs(policy, (1, 64, 64, 3)).total
+    assert macs < sb.count_macs(create_system(tiny.config(), 3).policy, (1, 64, 64, 3)).total / 4
+    assert create_system(tiny.config(policy={"name": "oracle", "features": 16}), 3).policy
 
 
 def test_policies_say_what_they_are() -> None:

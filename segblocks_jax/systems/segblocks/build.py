@@ -23,7 +23,7 @@ def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
     """The spec of an experiment, without class names and normalization: what builds its system."""
     model, policy = config.model, None
     if config.policy.kind is not None:
-        names = ("name", "block_size", "target", "bucket_step", "low_factor")
+        names = ("name", "block_size", "target", "bucket_step", "low_factor", "features")
         policy = PolicySpec(**{name: getattr(config.policy, name) for name in names})
     return ModelSpec(
         name=model.name,

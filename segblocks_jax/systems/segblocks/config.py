@@ -120,8 +120,8 @@ class PolicyConfig:
         sparsity_weight: of the share in the reward, against the task.
         bucket_step: the number of high blocks is rounded up to a multiple of this share of all.
         low_factor: side of a high block over the side of a low one.
-        reward, advantage, baseline, target_per, gain_every: how the reward of reinforce is made, see
-            `policies.Reward`; the defaults are the authors'.
+        features: channels of a learned policy's network; 64 as published, and fewer cost less.
+        reward, advantage, baseline, target_per, gain_every: the reward of reinforce, see `policies.Reward`.
         learning: of a learned policy. "reinforce": from its reward; "supervised": the blocks whose losses fall most
             when they run high are told to it, every `gain_every` steps; the reward plays no part.
         entropy: weight of the mean entropy of the decisions, in nats, which is added to the reward.
@@ -136,6 +136,7 @@ class PolicyConfig:
     sparsity_weight: float = field(1.0, _WEIGHT)
     bucket_step: float = field(1 / 16, _STEP)
     low_factor: int = field(2, COUNT)
+    features: int = field(64, COUNT)
     reward: str = "loss"
     advantage: str = "plain"
     baseline: str = "batch"
@@ -206,7 +207,7 @@ class ExperimentConfig(Config):
             blocks and decoder steps, and computes the others again: less memory, more time.
     """
 
-    SCHEMA = 5
+    SCHEMA = 6
     MIGRATIONS: ClassVar = dict(enumerate(migrations.STEPS))
     RENAMED = migrations.RENAMED
 

@@ -84,7 +84,12 @@ def from_4(fields: Fields) -> Fields:
     return {"optim.freeze_network": False} | fields
 
 
-STEPS = (from_0, from_1, from_2, from_3, from_4)
+def from_5(fields: Fields) -> Fields:
+    """A configuration of schema 5: policies were as wide as published."""
+    return {"policy.features": 64} | fields
+
+
+STEPS = (from_0, from_1, from_2, from_3, from_4, from_5)
 """By the schema of what they take; each gives that of the next."""
 
 
@@ -116,3 +121,9 @@ def spec_from_1(spec: Mapping[str, Any]) -> dict[str, Any]:
 def spec_from_2(spec: Mapping[str, Any]) -> dict[str, Any]:
     """`ModelSpec.to_dict` of schema 2: it had no colors."""
     return {"class_colors": None, **spec}
+
+
+def spec_from_3(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelSpec.to_dict` of schema 3: policies were as wide as published."""
+    policy = spec.get("policy")
+    return {**spec, "policy": policy and {"features": 64, **policy}}

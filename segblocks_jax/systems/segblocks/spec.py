@@ -10,11 +10,16 @@ from segblocks_jax import models
 from segblocks_jax.errors import InputError
 from segblocks_jax.nn import BlockOptions, block_multiple, scaled_multiple
 from segblocks_jax.systems.segblocks import policies
-from segblocks_jax.systems.segblocks.migrations import spec_from_0, spec_from_1, spec_from_2
+from segblocks_jax.systems.segblocks.migrations import (
+    spec_from_0,
+    spec_from_1,
+    spec_from_2,
+    spec_from_3,
+)
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the names below in files; `migrations` has the earlier ones."""
-_MIGRATIONS = {0: spec_from_0, 1: spec_from_1, 2: spec_from_2}
+_MIGRATIONS = {0: spec_from_0, 1: spec_from_1, 2: spec_from_2, 3: spec_from_3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,7 @@ class PolicySpec:
         threshold: see `policies.create`.
         bucket_step: the number of high blocks is rounded up to a multiple of this share of all.
         low_factor: side of a high block over the side of a low one.
+        features: channels of a learned policy's network.
     """
 
     name: str = "reinforce"
@@ -36,6 +42,7 @@ class PolicySpec:
     threshold: float | None = None
     bucket_step: float = 1 / 16
     low_factor: int = 2
+    features: int = 64
 
     @property
     def kind(self) -> type[policies.Policy]:
@@ -113,6 +120,7 @@ class ModelSpec:
             return nnx.Dict(net=net)
         self.check_blocks(net)
         given = {name: getattr(self.policy, name) for name in ("block_size", "target", "threshold")}
+        given["features"] = self.policy.features if self.policy.kind.learned else None
         return nnx.Dict(net=net, policy=policies.create(self.policy.name, rngs=rngs, **given))
 
     def check_blocks(self, net: models.Network) -> None:

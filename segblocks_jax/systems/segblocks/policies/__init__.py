@@ -54,6 +54,7 @@ def create(
     block_size: int = 128,
     target: float = 0.4,
     threshold: float | None = None,
+    features: int | None = None,
     rngs: nnx.Rngs | None = None,
 ) -> Policy:
     """Builds a policy.
@@ -63,10 +64,11 @@ def create(
         block_size: side of a block in image pixels.
         target: share of blocks to run high; the constant policies ignore it.
         threshold: for heuristic and oracle: high above this score, in place of the target.
+        features: for reinforce: channels of its network, 64 by default.
         rngs: for reinforce: its stream `params` initializes the network.
 
     Raises:
-        ValueError: unknown name, or a share outside [0, 1].
+        ValueError: unknown name, a share outside [0, 1], or what the policy doesn't take.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,10 +83,11 @@ def create(
     if not 0 <= target <= 1:
         raise InputError(f"policies.create: target is {target}; expected a share from 0 to 1")
     kind = _TYPES[name]
-    options: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
+    given = {"threshold": threshold, "features": features}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for option in options.keys() - set(kind.options):
         known = " and ".join(name for name, other in _TYPES.items() if option in other.options)
-        raise InputError(f"policies.create: {name} has no {option}; only {known} do")
+        raise InputError(f"policies.create: {name} has no {option}; it is for {known}")
     if kind.learned:
         options["rngs"] = rngs or nnx.Rngs(0)
     return kind(block_size, target, **options)

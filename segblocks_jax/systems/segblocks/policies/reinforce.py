@@ -23,7 +23,7 @@ PRICE_RATE = 0.05
 class PolicyNet(nnx.Module):
     """Four strided convolutions on the image at 32 x 32 pixels per block. Always float32.
 
-    Source: SegBlocks (arXiv 2011.12025), section 3.4; 216,193 parameters.
+    Source: SegBlocks (arXiv 2011.12025), section 3.4; 216,193 parameters with 64 features.
     """
 
     torch_names = TorchNames(
@@ -41,6 +41,8 @@ class PolicyNet(nnx.Module):
                 f"PolicyNet: block size {block_size} is not a multiple of {_STRIDE}; use e.g."
                 f" {max(_STRIDE, block_size // _STRIDE * _STRIDE)} or 128"
             )
+        if features < 1:
+            raise InputError(f"PolicyNet: features is {features}; expected a positive number")
         self.subsampling = block_size // _STRIDE
         # PyTorch's default. Larger weights start with probabilities near 0 and 1, and sampling explores nothing.
         conv = functools.partial(Conv, kernel_init=small_uniform, rngs=rngs)
@@ -77,12 +79,15 @@ class Reinforce(Policy):
     """
 
     learned = True
+    options = ("features",)
     torch_names = TorchNames("policy.")
 
-    def __init__(self, block_size: int, target: float, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, block_size: int, target: float, *, features: int = 64, rngs: nnx.Rngs
+    ) -> None:
         """Builds the network with random weights."""
         super().__init__(block_size, target)
-        self.net = PolicyNet(block_size, rngs=rngs)
+        self.net = PolicyNet(block_size, features=features, rngs=rngs)
         self.price: nnx.BatchStat | None = nnx.data(None)
         self.deterministic = False
 
