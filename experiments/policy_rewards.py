@@ -1,7 +1,7 @@
 """Compares ways to train a policy on a trained network that stays as it is: docs/policies.md.
 
     python experiments/policy_rewards.py --model=WORKDIR/export --data_dir=FOLDER [--dataset=camvid] \
-        [--results=policy_rewards] [--runs=runs/policy_rewards]
+        [--results=policy_rewards] [--runs=runs/policy_rewards] [--variants=supervised,gain] [--features=64]
     python experiments/policy_rewards.py --table [--results=policy_rewards]
 
 The losses of every block, with all blocks high and with all low, are computed once; a new policy then learns from
@@ -108,7 +108,9 @@ def policy_loss(
 def learn(variant: str, seed: int, split: Split, spec: sb.ModelSpec) -> tuple[nnx.Module, float]:
     """A policy trained from scratch on a split's block losses, and its last entropy."""
     normalization = (spec.mean, spec.std)
-    policy = new_policy("reinforce", spec, rngs=nnx.Rngs(seed))
+    assert spec.policy is not None
+    features = spec.policy.features
+    policy = new_policy("reinforce", spec, features=features, rngs=nnx.Rngs(seed))
     graphdef, params, stats = nnx.split(policy, nnx.Param, ...)
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS), b1=0.5)
 
@@ -197,6 +199,8 @@ def main() -> None:
     parser.add_argument("--results", default="policy_rewards", help="folder in experiments/results")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/policy_rewards"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", default=",".join((*LEARNED, *REFERENCES)))
+    parser.add_argument("--features", type=int, help="of new policies; by default the model's")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     results = RESULTS / arguments.results
@@ -206,6 +210,9 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", str(arguments.runs / "compilation_cache"))
     engine = sb.Engine.load(arguments.model)
     system, spec = sb.load_model(arguments.model), engine.spec
+    if arguments.features is not None:
+        policy = dataclasses.replace(spec.policy, features=arguments.features)
+        spec = dataclasses.replace(spec, policy=policy)
     config = ExperimentConfig.from_mapping(
         {
             "policy": {"block_size": engine.multiple},
@@ -222,7 +229,7 @@ def main() -> None:
             np.savez(file, **dataclasses.asdict(split))
         splits.append(Split(**np.load(file)))
     for seed in range(arguments.seeds):
-        for variant in (*LEARNED, *REFERENCES):
+        for variant in arguments.variants.split(","):
             result = results / f"{variant}_{seed}.json"
             if result.exists() or (seed and variant in ("heuristic", "oracle")):
                 continue
@@ -231,6 +238,7 @@ def main() -> None:
             found |= evaluate(engine, found.pop("scores"), splits[1])
             where = {"commit": commit(), "device": device_name(), "jax": jax.__version__}
             setting = {"target": TARGET, "batch_size": BATCH, "steps": STEPS, "rate": RATE}
+            setting["features"] = spec.policy.features
             about = {"variant": variant, "seed": seed, "fields": LEARNED.get(variant), **setting}
             write_json(result, {**about, **found, "seconds": time.monotonic() - start, **where})
             print(variant, seed, found, flush=True)
