@@ -27,7 +27,7 @@ def model(tmp_path_factory):
         "swiftnet_rn18",
         num_classes=19,
         width=8,
-        policy=sb.PolicySpec(block_size=64),
+        policy=sb.PolicySpec(block_size=64, features=16),
         dataset="street_scenes",
         **streets.normalization._asdict(),
     )
@@ -85,7 +85,7 @@ def test_the_training_is_of_the_models_network_at_another_target(model):
     spec = sb.load_spec(model)
     config = demo.training_config(spec, 0.2, 7)
     assert (config.optim.steps, config.policy.target) == (7, 0.2)
-    assert (config.model.width, config.policy.block_size) == (8, 64)
+    assert (config.model.width, config.policy.block_size, config.policy.features) == (8, 64, 16)
     assert config.optim.freeze_network
 
 
@@ -113,9 +113,8 @@ def test_the_demo_writes_a_page_and_a_curve(model, tmp_path, capsys, monkeypatch
         assert name in text
         assert name in page
     assert page.count("ground truth") >= 2
-    steps = [
-        line["step"] for line in read_log(tmp_path / "training") if "train/loss" in line["values"]
-    ]
+    workdir = tmp_path / "training_0.2_10"
+    steps = [line["step"] for line in read_log(workdir) if "train/loss" in line["values"]]
     assert steps == [5, 10]
-    result = json.loads((tmp_path / "training" / "eval_10.json").read_text())
+    result = json.loads((workdir / "eval_10.json").read_text())
     assert result["metrics"]["high_fraction"] == pytest.approx(0.25, abs=0.13)  # Of eight blocks.

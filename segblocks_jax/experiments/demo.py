@@ -1,6 +1,6 @@
-"""The package in minutes: a model of street scenes on new ones, its policy trained on, a page of pictures.
+"""The package in minutes: a model that ships on new street scenes, its policy trained on, a page of pictures.
 
-python -m segblocks_jax.experiments.demo --model=WORKDIR/export --output=runs/demo
+python -m segblocks_jax.experiments.demo --output=runs/demo
 
 Needs `pip install 'segblocks-jax[train,report]'`.
 """
@@ -43,6 +43,7 @@ from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.tasks.segmentation.losses import block_mean, cross_entropy_map
 from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal
 
+MODEL = "street_scenes_efflite1"
 SIZE = (512, 1024)
 SHARES = (0.6, 0.4, 0.2)
 SHOWN = 4
@@ -133,6 +134,7 @@ def training_config(spec: ModelSpec, target: float, steps: int) -> ExperimentCon
         "policy": {
             "name": spec.policy.name,
             "block_size": spec.policy.block_size,
+            "features": spec.policy.features,
             "target": target,
             "bucket_step": 0.25,
         },
@@ -179,7 +181,7 @@ def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int
         images[item["name"]] = columns(blocks, val, number, gain(blocks, item))
     print(f"\nThe policy goes on training, for a target of {target:.0%}: {steps} steps of 8 crops")
     trained = Row(f"SegBlocks, {target:.0%}, after {steps} more steps", blocks, f"share={target}")
-    workdir = folder / "training"
+    workdir = folder / f"training_{target:g}_{steps}"
     config = training_config(spec, target, steps)
     loop.train(Training(config, (train, val), system, trained), workdir)
     points += measure([trained], items)
@@ -202,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m segblocks_jax.experiments.demo")
     add = parser.add_argument
     add("--output", type=expand, default="runs/demo", help="folder of all results; %(default)s")
-    add("--model", required=True, help="a folder of a saved model, or the name of one that ships")
+    add("--model", default=MODEL, help="a folder of a saved model, or a name; %(default)s")
     add("--steps", type=int, default=100, help="of the training; %(default)s")
     add("--target", type=float, default=0.2, help="of the training; %(default)s")
     add("--scenes", type=int, default=8, help="to evaluate on; %(default)s")
