@@ -30,7 +30,13 @@ def config(policy_name="reinforce", **changes):
             "scene_size": (128, 192),
         },
         "model": {"width": 8, "features": 12},
-        "policy": {"name": policy_name, "block_size": 64, "target": 0.5, "bucket_step": 0.25},
+        "policy": {
+            "name": policy_name,
+            "reward": "loss",
+            "block_size": 64,
+            "target": 0.5,
+            "bucket_step": 0.25,
+        },
         "optim": {"batch_size": 4, "steps": 4, "learning_rate": 1e-3},
         "loop": {
             "eval_every": 4,

@@ -10,8 +10,8 @@ from segblocks_jax.experiments.plan import Sweep, base_fields
 
 DENSE = "dense, two thirds"
 LEARNING = {
-    "supervised": {"policy.learning": "supervised"},
     "gain": {"policy.reward": "gain"},
+    "supervised": {"policy.learning": "supervised"},
     "loss": {"policy.reward": "loss"},
 }
 
@@ -35,13 +35,12 @@ def get_sweep(preset: str) -> Sweep:
         "optim.learning_rate": first["learning_rate"] / 2,
     }
     learned = {f"{name}, 0.4": {**blocks, **fields} for name, fields in LEARNING.items()}
-    supervised = {**blocks, **LEARNING["supervised"]}
-    targets = {f"supervised, {t}": {**supervised, "policy.target": t} for t in (0.2, 0.6)}
+    targets = {f"gain, {t}": {**blocks, "policy.target": t} for t in (0.2, 0.6)}
     others = {
         f"{name}, 0.4": {**blocks, "policy.name": name}
         for name in ("random", "heuristic", "oracle")
     }
-    padding = {"supervised, 0.4, zero padding": {**supervised, "semantics.padding": "zero"}}
+    padding = {"gain, 0.4, zero padding": {**blocks, "semantics.padding": "zero"}}
     return Sweep(
         "Blocks and policies from a trained network",
         {DENSE: {"policy.name": "static"}, **static, **learned, **targets, **others, **padding},

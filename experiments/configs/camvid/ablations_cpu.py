@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "camvid_ablations_cpu",
             "data": {"dataset": "camvid", "crop": (256, 256)},
             "model": {"name": "swiftnet_rn18", "width": 32, "features": 64},
-            "policy": {"name": "reinforce", "block_size": 64, "target": 0.4},
+            "policy": {"name": "reinforce", "reward": "loss", "block_size": 64, "target": 0.4},
             "optim": {"batch_size": 8, "steps": 500, "learning_rate": 1e-3},
             "loop": {
                 "eval_every": 500,

@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     blocks = {
         f"target{round(100 * target)}": {
             "after": "static",
-            "policy": {"name": "reinforce", "target": target},
+            "policy": {"name": "reinforce", "features": 16, "target": target},
             "optim": {"steps": 800, "learning_rate": 4e-4},
         }
         for target in TARGETS

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "camvid_lrnnet_reinforce40_cpu",
             "data": {"dataset": "camvid", "crop": (256, 256)},
             "model": {"name": "lrnnet", "dilations": (1, 2, 3, 4, 2, 3, 4, 4), "dropout": 0.0},
-            "policy": {"name": "reinforce", "block_size": 64, "target": 0.4},
+            "policy": {"name": "reinforce", "reward": "loss", "block_size": 64, "target": 0.4},
             "optim": {"batch_size": 8, "steps": 1_500, "learning_rate": 1e-3},
             "loop": {"eval_every": 500, "checkpoint_every": 500, "log_every": 20},
         }

@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "camvid_rn18_reinforce40",
             "data": {"dataset": "camvid", "crop": (384, 384)},
             "model": {"name": "swiftnet_rn18"},
-            "policy": {"name": "reinforce", "block_size": 64, "target": 0.4},
+            "policy": {"name": "reinforce", "reward": "loss", "block_size": 64, "target": 0.4},
             "optim": {"batch_size": 8, "steps": 16_000, "learning_rate": 4e-4},
             "loop": {"eval_every": 1_000, "checkpoint_every": 1_000},
         }

@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "scene_size": (256, 512),
             },
             "model": {"name": "swiftnet_rn18", "width": 8, "features": 24},
-            "policy": {"block_size": 64, "target": 0.4, "bucket_step": 0.25},
+            "policy": {"reward": "loss", "block_size": 64, "target": 0.4, "bucket_step": 0.25},
             "optim": {"batch_size": 8, "steps": 120, "learning_rate": 3e-3},
             "loop": {
                 "eval_every": 120,

@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "cityscapes_lrnnet_reinforce40",
             "data": {"dataset": "cityscapes", "crop": (1024, 1024), "workers": 8},
             "model": {"name": "lrnnet"},
-            "policy": {"name": "reinforce", "block_size": 128, "target": 0.4},
+            "policy": {"name": "reinforce", "reward": "loss", "block_size": 128, "target": 0.4},
             "optim": {"batch_size": 8, "steps": 350 * 2975 // 8, "learning_rate": 1e-3},
             "loop": {"eval_every": 3_719, "checkpoint_every": 3_719},
         }

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "cityscapes_rn18_reinforce20",
             "data": {"dataset": "cityscapes", "crop": (1024, 1024), "workers": 8},
             "model": {"name": "swiftnet_rn18"},
-            "policy": {"name": "reinforce", "block_size": 128, "target": 0.2},
+            "policy": {"name": "reinforce", "reward": "loss", "block_size": 128, "target": 0.2},
             "optim": {"batch_size": 8, "steps": 350 * 2975 // 8, "learning_rate": 4e-4},
             "loop": {"eval_every": 3_719, "checkpoint_every": 3_719},
         }

@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "workers": 8,
             },
             "model": {"name": "swiftnet_rn18"},
-            "policy": {"name": "reinforce", "block_size": 128, "target": 0.4},
+            "policy": {"name": "reinforce", "reward": "loss", "block_size": 128, "target": 0.4},
             "optim": {"batch_size": 8, "steps": 20 * 22_973 // 8, "learning_rate": 4e-4},
             "loop": {"eval_every": 5_000, "checkpoint_every": 5_000},
         }

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Crops near the scale of the scenes: poles and signs need the resolution."""
     blocks = {
         "after": "static",
-        "policy": {"name": "reinforce", "learning": "supervised"},
+        "policy": {"name": "reinforce", "features": 16},
         "optim": {"steps": 400, "learning_rate": 4e-4},
     }
     return config(

@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "pretrained": "efficientnet-lite1",
                 "padding": "same_tf",
             },
-            "policy": {"name": "reinforce", "block_size": 64, "target": 0.4},
+            "policy": {"name": "reinforce", "features": 16, "block_size": 64, "target": 0.4},
             "optim": {
                 "batch_size": 8,
                 "steps": 300,

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
             "name": "mapillary_v2_rn50_reinforce40",
             "data": {"dataset": "mapillary_v2", "crop": (1024, 1024), "workers": 8},
             "model": {"name": "swiftnet_rn50"},
-            "policy": {"name": "reinforce", "block_size": 128, "target": 0.4},
+            "policy": {"name": "reinforce", "reward": "loss", "block_size": 128, "target": 0.4},
             "optim": {"batch_size": 8, "steps": 60 * 18_000 // 8, "learning_rate": 4e-4},
             "loop": {"eval_every": 11_250, "checkpoint_every": 11_250, "eval_sizes": 8},
         }

@@ -137,7 +137,7 @@ class PolicyConfig:
     bucket_step: float = field(1 / 16, _STEP)
     low_factor: int = field(2, COUNT)
     features: int = field(64, COUNT)
-    reward: str = "loss"
+    reward: str = "gain"
     advantage: str = "plain"
     baseline: str = "batch"
     target_per: str = "batch"
