@@ -47,6 +47,7 @@ _SIZES = flags.DEFINE_list("sizes", ["512x1024", "1024x2048"], "HxW of the image
 _BATCH = flags.DEFINE_integer("batch", 1, "Images at once.")
 _SHARES = flags.DEFINE_list("shares", ["1", "0.5", "0.25", "0.125", "0"], "Shares of high blocks.")
 _BLOCK = flags.DEFINE_integer("block_size", 128, "Side of a block, in pixels.")
+_FEATURES = flags.DEFINE_integer("policy_features", 64, "Channels of the policy.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the activations.")
 _EXECUTIONS = flags.DEFINE_list(
     "executions", [], "How blocks run: fused, plain, xla; default: what an engine takes here."
@@ -72,7 +73,7 @@ class Case:
     @functools.cached_property
     def spec(self) -> sb.ModelSpec:
         """Of the network and a learned policy."""
-        policy = sb.PolicySpec(block_size=_BLOCK.value)
+        policy = sb.PolicySpec(block_size=_BLOCK.value, features=_FEATURES.value)
         return sb.ModelSpec(self.model, _CLASSES, policy=policy, **_NORMALIZATION._asdict())
 
     @functools.cached_property
@@ -281,6 +282,7 @@ def main(argv: list[str]) -> None:
         "dtype": _DTYPE.value,
         "batch": _BATCH.value,
         "block_size": _BLOCK.value,
+        "policy_features": _FEATURES.value,
         "timer": "host clock, from uint8 images in host memory to label maps in host memory, policy included"
         f" (pytorch: normalized image to logits); median of {_ROUNDS.value} interleaved rounds, each timed call"
         " after an untimed one of the same kind",

@@ -3,13 +3,15 @@
     python experiments/policy_rewards.py --model=WORKDIR/export --data_dir=FOLDER [--dataset=camvid] \
         [--results=policy_rewards] [--runs=runs/policy_rewards] [--variants=supervised,gain] [--features=64]
     python experiments/policy_rewards.py --table [--results=policy_rewards]
+    python experiments/policy_rewards.py --model=WORKDIR/export --data_dir=FOLDER --variants=gain --export=DIR
 
 The losses of every block, with all blocks high and with all low, are computed once; a new policy then learns from
 them alone, a block's loss being that of its own resolution whatever its neighbors have. So a policy costs seconds,
 and only what it learns from differs. The evaluation runs the network: the best-scored 40% of every image's blocks
 high, in every variant.
 
-Writes `experiments/results/RESULTS/VARIANT_SEED.json`; a run whose file exists is skipped.
+Writes `experiments/results/RESULTS/VARIANT_SEED.json`; a run whose file exists is skipped. With --export, the model
+with the policy of the first variant and seed 0 is saved instead, its threshold calibrated on the training images.
 Hardware: two CPU cores. Time: `seconds` of each JSON.
 """
 
@@ -32,6 +34,7 @@ import segblocks_jax as sb
 from segblocks_jax.adaptive.decision import top_fraction
 from segblocks_jax.adaptive.estimators import entropy, regret_loss, surrogate_loss
 from segblocks_jax.data import SegmentationSource, eval_batches, normalize, open_dataset
+from segblocks_jax.systems.segblocks.calibration import calibrate
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import Reward, advantage
 from segblocks_jax.systems.segblocks.resolution_gain import uniform_block_loss
@@ -201,6 +204,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", default=",".join((*LEARNED, *REFERENCES)))
     parser.add_argument("--features", type=int, help="of new policies; by default the model's")
+    parser.add_argument("--export", help="folder to save the model with a new policy in")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     results = RESULTS / arguments.results
@@ -228,6 +232,17 @@ def main() -> None:
             )
             np.savez(file, **dataclasses.asdict(split))
         splits.append(Split(**np.load(file)))
+    if arguments.export is not None:
+        policy, _ = learn(arguments.variants.split(",")[0], 0, splits[0], spec)
+        # In configurations, defaults are those of what is served: a calibrated share, images one by one.
+        policy_config = dataclasses.replace(config.policy, target=TARGET)
+        config = dataclasses.replace(config, policy=policy_config)
+        source = open_dataset(arguments.dataset, arguments.data_dir, "train")
+        print(calibrate(policy, config, lambda: source))
+        policy_spec = dataclasses.replace(spec.policy, name="reinforce", target=TARGET)
+        spec = dataclasses.replace(spec, policy=policy_spec)
+        sb.save_model(arguments.export, nnx.Dict(net=system["net"], policy=policy), spec)
+        return
     for seed in range(arguments.seeds):
         for variant in arguments.variants.split(","):
             result = results / f"{variant}_{seed}.json"
