@@ -9,10 +9,13 @@ Two thirds of the steps are dense, the last third in blocks. Static networks are
 from segblocks_jax.experiments.plan import Sweep, base_fields
 
 DENSE = "dense, two thirds"
-LEARNING = {
+POLICIES = {
     "gain": {"policy.reward": "gain"},
+    "random": {"policy.name": "random"},
+    "heuristic": {"policy.name": "heuristic"},
     "supervised": {"policy.learning": "supervised"},
     "loss": {"policy.reward": "loss"},
+    "oracle": {"policy.name": "oracle"},
 }
 
 
@@ -34,14 +37,10 @@ def get_sweep(preset: str) -> Sweep:
         "optim.steps": last,
         "optim.learning_rate": first["learning_rate"] / 2,
     }
-    learned = {f"{name}, 0.4": {**blocks, **fields} for name, fields in LEARNING.items()}
+    policies = {f"{name}, 0.4": {**blocks, **fields} for name, fields in POLICIES.items()}
     targets = {f"gain, {t}": {**blocks, "policy.target": t} for t in (0.2, 0.6)}
-    others = {
-        f"{name}, 0.4": {**blocks, "policy.name": name}
-        for name in ("random", "heuristic", "oracle")
-    }
     padding = {"gain, 0.4, zero padding": {**blocks, "semantics.padding": "zero"}}
     return Sweep(
         "Blocks and policies from a trained network",
-        {DENSE: {"policy.name": "static"}, **static, **learned, **targets, **others, **padding},
+        {DENSE: {"policy.name": "static"}, **static, **policies, **targets, **padding},
     )
