@@ -35,6 +35,7 @@ with extra("report", "the demo"):
     from segblocks_jax.analysis.run_details import columns
 
 from segblocks_jax.interop import load_model, load_spec
+from segblocks_jax.systems.segblocks.calibration import calibrate
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.evaluation import Evaluation, Evaluator
@@ -105,7 +106,10 @@ def gain(engine: Engine, item: Item) -> Float[np.ndarray, "gh gw"]:
 
 
 class Training(SegBlocks):
-    """A training that goes on from a system, and is evaluated by an engine whose programs are there."""
+    """A training that goes on from a system, and is evaluated by an engine whose programs are there.
+
+    It begins with the threshold of its own target, so that it needs fewer programs.
+    """
 
     def __init__(self, config: ExperimentConfig, sources: Any, system: nnx.Dict, row: Row) -> None:
         """Evaluates as `row` runs."""
@@ -115,7 +119,12 @@ class Training(SegBlocks):
 
     def build(self) -> nnx.Dict:
         """A copy of the system that it goes on from."""
-        return nnx.clone(self._start)
+        modules, served = nnx.clone(self._start), self._row.engine.spec.policy
+        assert served is not None
+        policy = dataclasses.replace(self.config.policy, bucket_step=served.bucket_step)
+        config = dataclasses.replace(self.config, policy=policy)
+        calibrate(modules.policy, config, lambda: self.train_source)
+        return modules
 
     def evaluate(self, modules: Any, **options: Any) -> Evaluation:
         """See `SegBlocks.evaluate`; leaves the weights in the engine."""
@@ -141,7 +150,7 @@ def training_config(spec: ModelSpec, target: float, steps: int) -> ExperimentCon
         "optim": {
             "batch_size": 8,
             "steps": steps,
-            "learning_rate": 1e-3,
+            "learning_rate": 4e-4,
             "freeze_network": True,
         },
         "loop": {
