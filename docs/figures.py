@@ -1,5 +1,6 @@
-"""Draws the figures of `docs/halo.md` and `docs/shapes.md`: python docs/figures.py [FOLDER]."""
+"""Draws the figures of README, `docs/halo.md` and `docs/shapes.md`: python docs/figures.py [FOLDER]."""
 
+import json
 import pathlib
 import sys
 
@@ -11,8 +12,10 @@ from matplotlib.patches import Rectangle
 
 import segblocks_jax as sb
 from segblocks_jax.adaptive.buckets import round_to_bucket
+from segblocks_jax.exact import count_of
 
 HIGH, LOW = "#E69F00", "#56B4E9"
+RESULTS = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "results"
 
 matplotlib.rcParams["svg.hashsalt"] = "segblocks_jax"
 
@@ -70,9 +73,57 @@ def buckets() -> Figure:
     return figure
 
 
+def shipped() -> Figure:
+    """The mIoU of models that ship by their operations, beside static networks and other policies."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    names = {"camvid_efflite1": "CamVid", "street_scenes_efflite1": "street scenes"}
+    for axes, (name, title) in zip(figure.subplots(1, 2), names.items(), strict=True):
+        static = json.loads((RESULTS / f"{name}_static.json").read_text())
+        size = {"camvid_efflite1": (360, 480), "street_scenes_efflite1": (512, 1024)}[name]
+        engine, scores = sb.Engine.load(name), sb.shipped_models()[name]["metrics"]
+        blocks = np.prod([-(-side // engine.multiple) for side in size])
+        points = {}
+        for share in (0.2, 0.4, 0.6):
+            run = count_of(share, int(blocks)) / blocks
+            points[run] = (engine.gmacs(size, run), 100 * scores[f"miou_at_{share}"])
+        axes.plot(*zip(*points.values(), strict=True), "o-", color=HIGH, label="SegBlocks")
+        for run, (gmacs, miou) in points.items():
+            axes.annotate(
+                f"{run:.0%} high", (gmacs, miou), (6, -12), textcoords="offset points", fontsize=8
+            )
+        others = {"heuristic": "s", "random": "v", "oracle": "^"}
+        for policy, marker in others.items() if name == "camvid_efflite1" else ():
+            files = sorted((RESULTS / "policy_rewards_efflite1").glob(f"{policy}_*.json"))
+            miou = 100 * np.mean([json.loads(file.read_text())["miou"] for file in files])
+            axes.plot(
+                engine.gmacs(size, 19 / 48),
+                miou,
+                marker,
+                color="0.5",
+                label=f"{policy} blocks, 40%",
+            )
+        metrics = static["metrics"]
+        axes.plot(
+            metrics["gmacs"], 100 * metrics["miou"], "*", ms=12, color="black", label="static"
+        )
+        axes.set(xlabel="GMACs per image", ylabel="mIoU, %", title=title, xlim=(0, None))
+        axes.plot(
+            metrics["gmacs"],
+            100 * scores["miou_dense"],
+            "o",
+            mfc="white",
+            color=HIGH,
+            label="the same weights, dense",
+        )
+        axes.margins(y=0.15)
+        axes.legend(loc="upper left", fontsize=8)
+    return figure
+
+
 def main(folder: pathlib.Path) -> None:
     """Writes all figures as SVG."""
     figures = {"halo_high": halo(True), "halo_low": halo(False), "buckets": buckets()}
+    figures["shipped"] = shipped()
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})

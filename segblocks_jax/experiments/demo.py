@@ -43,6 +43,7 @@ from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.tasks.segmentation.losses import block_mean, cross_entropy_map
 from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal
+from segblocks_jax.training.provenance import device_name
 
 MODEL = "street_scenes_efflite1"
 SIZE = (512, 1024)
@@ -203,7 +204,7 @@ def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int
         table=val.table,
         log=read_log(workdir),
         text=f"{model}: mIoU over {scenes} scenes that no training has seen; time of one image, from host memory to"
-        f" its labels in host memory, on {jax.devices()[0].device_kind}, the median of 3 rounds in turn.",
+        f" its labels in host memory, on {device_name()}, the median of 3 rounds in turn.",
     )
 
 

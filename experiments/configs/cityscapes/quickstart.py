@@ -3,7 +3,9 @@
     python -m segblocks_jax.experiments.cityscapes --config=experiments/configs/cityscapes/quickstart.py \
         --workdir=DIR [--config.policy.name=static]
 
-Hardware: two CPU cores. Time and result: README, table "Demo" (`make demo` runs it, static and in blocks).
+Hardware: two CPU cores. Result of an earlier version, whose policy had the authors' reward
+(experiments/results/demo_segblocks.json, demo_static.json): 25.2% mIoU at 39.7% high blocks, static 27.5%.
+At a quarter of the width blocks save no time.
 """
 
 import ml_collections
