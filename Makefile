@@ -25,8 +25,8 @@ PYTEST = SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2
 
 .PHONY: demo test test-full check docs ablations format clean
 
-$(INSTALLED): pyproject.toml CMakeLists.txt $(NATIVE)
-	$(INSTALL) '.[dev]'
+$(VENV)/.installed-%: pyproject.toml CMakeLists.txt $(NATIVE)
+	export SEGBLOCKS_CUDA=$* && $(INSTALL) '.[dev]'
 	rm -f $(VENV)/.installed-*
 	touch $@
 

@@ -61,6 +61,7 @@ class Step:
                 "model": {"name": _MODEL.value},
                 "policy": {
                     "name": policy,
+                    "reward": "loss",
                     "block_size": block_size,
                     "bucket_step": _BUCKET_STEP.value,
                 },

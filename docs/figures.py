@@ -104,7 +104,12 @@ def shipped() -> Figure:
             )
         metrics = static["metrics"]
         axes.plot(
-            metrics["gmacs"], 100 * metrics["miou"], "*", ms=12, color="black", label="static"
+            metrics["gmacs"],
+            100 * metrics["miou"],
+            "*",
+            ms=12,
+            color="black",
+            label="static network",
         )
         axes.set(xlabel="GMACs per image", ylabel="mIoU, %", title=title, xlim=(0, None))
         axes.plot(

@@ -11,7 +11,7 @@ and only what it learns from differs. The evaluation runs the network: the best-
 high, in every variant.
 
 Writes `experiments/results/RESULTS/VARIANT_SEED.json`; a run whose file exists is skipped. With --export, the model
-with the policy of the first variant and seed 0 is saved instead, its threshold calibrated on the training images.
+with a policy of the variant, of seed 0, is saved instead, its threshold calibrated on the training images.
 Hardware: two CPU cores. Time: `seconds` of each JSON.
 """
 
@@ -34,6 +34,7 @@ import segblocks_jax as sb
 from segblocks_jax.adaptive.decision import top_fraction
 from segblocks_jax.adaptive.estimators import entropy, regret_loss, surrogate_loss
 from segblocks_jax.data import SegmentationSource, eval_batches, normalize, open_dataset
+from segblocks_jax.paths import sha256
 from segblocks_jax.systems.segblocks.calibration import calibrate
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import Reward, advantage
@@ -204,7 +205,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", default=",".join((*LEARNED, *REFERENCES)))
     parser.add_argument("--features", type=int, help="of new policies; by default the model's")
-    parser.add_argument("--export", help="folder to save the model with a new policy in")
+    parser.add_argument(
+        "--export", help="folder to save the model with the one variant's policy in"
+    )
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     results = RESULTS / arguments.results
@@ -212,20 +215,30 @@ def main() -> None:
         print(table(results))
         return
     jax.config.update("jax_compilation_cache_dir", str(arguments.runs / "compilation_cache"))
+    variants = arguments.variants.split(",")
+    if arguments.export is not None and (len(variants) > 1 or variants[0] not in LEARNED):
+        parser.error(f"--export takes one of --variants, of {', '.join(LEARNED)}")
     engine = sb.Engine.load(arguments.model)
+    if engine.spec.policy is None:
+        parser.error(f"--model={arguments.model} has no policy, so no blocks")
     system, spec = sb.load_model(arguments.model), engine.spec
     if arguments.features is not None:
         policy = dataclasses.replace(spec.policy, features=arguments.features)
         spec = dataclasses.replace(spec, policy=policy)
     config = ExperimentConfig.from_mapping(
         {
-            "policy": {"block_size": engine.multiple},
+            "policy": {
+                "block_size": engine.multiple,
+                "bucket_step": spec.policy.bucket_step,
+                "low_factor": spec.policy.low_factor,
+            },
             "semantics": dataclasses.asdict(spec.semantics),
         }
     )
     splits = []
     for name in ("train", "val"):
-        file = arguments.runs / f"{name}.npz"
+        weights = sha256(pathlib.Path(arguments.model) / "weights.safetensors")
+        file = arguments.runs / f"{arguments.dataset}_{name}_{weights[:8]}.npz"
         if not file.exists():
             split = measure(
                 system, open_dataset(arguments.dataset, arguments.data_dir, name), config
@@ -233,8 +246,8 @@ def main() -> None:
             np.savez(file, **dataclasses.asdict(split))
         splits.append(Split(**np.load(file)))
     if arguments.export is not None:
-        policy, _ = learn(arguments.variants.split(",")[0], 0, splits[0], spec)
-        # In configurations, defaults are those of what is served: a calibrated share, images one by one.
+        policy, _ = learn(variants[0], 0, splits[0], spec)
+        # The defaults of a configuration: a calibrated share, images one by one.
         policy_config = dataclasses.replace(config.policy, target=TARGET)
         config = dataclasses.replace(config, policy=policy_config)
         source = open_dataset(arguments.dataset, arguments.data_dir, "train")
@@ -244,7 +257,7 @@ def main() -> None:
         sb.save_model(arguments.export, nnx.Dict(net=system["net"], policy=policy), spec)
         return
     for seed in range(arguments.seeds):
-        for variant in arguments.variants.split(","):
+        for variant in variants:
             result = results / f"{variant}_{seed}.json"
             if result.exists() or (seed and variant in ("heuristic", "oracle")):
                 continue

@@ -65,6 +65,15 @@ def test_the_blocks_of_lrnnet_are_as_wide_as_its_dilations(file):
     assert system.net.backbone.dilations == (config.model.dilations or DILATIONS)
 
 
+def test_the_gain_is_the_reward_and_published_recipes_have_the_authors():
+    assert PolicyConfig().reward == "gain"
+    published = [
+        f for f in FILES if f.stem.startswith(("rn18_reinforce", "rn50", "lrnnet_reinforce"))
+    ]
+    assert len(published) >= 10
+    assert {load(file).get_config().policy.reward for file in published} == {"loss"}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_every_field_can_be_overridden_from_the_command_line(file):
     fields = load(file).get_config()

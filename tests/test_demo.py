@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import segblocks_jax as sb
-from segblocks_jax.data import DATASETS, normalize
+from segblocks_jax.data import DATASETS, SceneSet, normalize, open_dataset
 from segblocks_jax.experiments import demo
 from segblocks_jax.systems.segblocks.resolution_gain import resolution_gain
 from segblocks_jax.tasks.segmentation.metrics import confusion_matrix, scores
@@ -89,6 +89,32 @@ def test_the_training_is_of_the_models_network_at_another_target(model):
     assert config.optim.freeze_network
 
 
+def test_the_training_begins_with_the_threshold_of_its_target(model, tmp_path):
+    """So many of the training images' blocks run high, though none did before."""
+    system, spec = sb.load_model(model), sb.load_spec(model)
+    system.policy.move_threshold(5.0)
+    chosen = SceneSet(train=4, val=2, height=SIZE[0], width=SIZE[1])
+    sources = tuple(
+        open_dataset("street_scenes", tmp_path, split, scenes=chosen) for split in ("train", "val")
+    )
+    row = demo.Row("quarter", sb.Engine(system, spec), "share=0.25")
+    training = demo.Training(demo.training_config(spec, 0.25, 1), sources, system, row)
+
+    def share(policy):
+        policy.eval()
+        images = np.stack([sources[0][number]["image"] for number in range(4)])
+        return float(policy(normalize(jnp.asarray(images), spec.mean, spec.std)).action.mean())
+
+    assert share(training.build().policy) == pytest.approx(0.25, abs=1 / 16)
+    assert share(system.policy) == 0
+
+
+def test_the_default_model_ships():
+    spec = sb.load_spec(demo.MODEL)
+    assert demo.MODEL in sb.shipped_models()
+    assert (spec.dataset, spec.policy.name) == ("street_scenes", "reinforce")
+
+
 @pytest.mark.parametrize("kind", ["missing", "static", "other data"])
 def test_other_models_are_refused(model, tmp_path, capsys, kind):
     spec, folder = sb.load_spec(model), tmp_path / "model"
@@ -113,7 +139,7 @@ def test_the_demo_writes_a_page_and_a_curve(model, tmp_path, capsys, monkeypatch
         assert name in text
         assert name in page
     assert page.count("ground truth") >= 2
-    workdir = tmp_path / "training_0.2_10"
+    (workdir,) = tmp_path.glob("training_*_0.2_10")
     steps = [line["step"] for line in read_log(workdir) if "train/loss" in line["values"]]
     assert steps == [5, 10]
     result = json.loads((workdir / "eval_10.json").read_text())

@@ -87,7 +87,7 @@ def test_the_figures_are_those_that_the_code_draws(tmp_path):
     spec.loader.exec_module(module)
     module.main(tmp_path)
     drawn = sorted(tmp_path.glob("*.svg"))
-    assert len(drawn) == 3
+    assert len(drawn) == 4
     for path in drawn:
         kept = (ROOT / "docs/pictures" / path.name).read_text()
         if f"Matplotlib v{matplotlib.__version__}" not in kept:

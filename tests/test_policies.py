@@ -365,7 +365,9 @@ def test_policies_say_what_they_are() -> None:
 
     assert those("learned") == {"reinforce"}
     assert those("needs_labels") == {"oracle"}
-    assert those("options") == {"heuristic", "oracle"}
+    options = {name: sb.policies.policy_type(name).options for name in those("options")}
+    threshold = dict.fromkeys(("heuristic", "oracle"), ("threshold",))
+    assert options == {**threshold, "reinforce": ("features",)}
     assert set(POLICIES) - those("ranks_blocks") == {"all_high", "all_low"}
     assert sb.policies.policy_type("static") is None
     with pytest.raises(ValueError, match="no policy 'best'; expected one of static, reinforce"):

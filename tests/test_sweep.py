@@ -231,3 +231,10 @@ def test_every_sweep_builds_on_every_preset(preset, monkeypatch):
     assert len(runs) < rows
     for file in SWEEPS:
         assert f"--sweep={file.relative_to(ROOT)}" in file.read_text()
+    (claim,) = (plan for plan in plans if "gain, 0.2" in plan.rows)
+    named = {
+        kind: [r for label, r in claim.rows.items() if label.startswith(kind)]
+        for kind in ("gain", "loss")
+    }
+    for kind, rows in named.items():
+        assert {config.policy.reward for runs in rows for config in runs.values()} == {kind}

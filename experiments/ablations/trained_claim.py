@@ -38,8 +38,9 @@ def get_sweep(preset: str) -> Sweep:
         "optim.learning_rate": first["learning_rate"] / 2,
     }
     policies = {f"{name}, 0.4": {**blocks, **fields} for name, fields in POLICIES.items()}
-    targets = {f"gain, {t}": {**blocks, "policy.target": t} for t in (0.2, 0.6)}
-    padding = {"gain, 0.4, zero padding": {**blocks, "semantics.padding": "zero"}}
+    gain = {**blocks, **POLICIES["gain"]}
+    targets = {f"gain, {t}": {**gain, "policy.target": t} for t in (0.2, 0.6)}
+    padding = {"gain, 0.4, zero padding": {**gain, "semantics.padding": "zero"}}
     return Sweep(
         "Blocks and policies from a trained network",
         {DENSE: {"policy.name": "static"}, **static, **policies, **targets, **padding},

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 
 from segblocks_jax.allocator import keep_freed_memory
 from segblocks_jax.errors import InputError, UserError, extra
-from segblocks_jax.paths import check_writable, expand
+from segblocks_jax.paths import check_writable, current_file, expand, sha256
 
 with extra("train", "the demo"):
     from segblocks_jax.data import SceneSet, open_dataset
@@ -35,6 +35,7 @@ with extra("report", "the demo"):
     from segblocks_jax.analysis.run_details import columns
 
 from segblocks_jax.interop import load_model, load_spec
+from segblocks_jax.interop.folder import WEIGHTS, model_folder
 from segblocks_jax.systems.segblocks.calibration import calibrate
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.engine import Engine
@@ -191,7 +192,8 @@ def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int
         images[item["name"]] = columns(blocks, val, number, gain(blocks, item))
     print(f"\nThe policy goes on training, for a target of {target:.0%}: {steps} steps of 8 crops")
     trained = Row(f"SegBlocks, {target:.0%}, after {steps} more steps", blocks, f"share={target}")
-    workdir = folder / f"training_{target:g}_{steps}"
+    weights = sha256(current_file(model_folder(model), WEIGHTS))
+    workdir = folder / f"training_{weights[:8]}_{target:g}_{steps}"
     config = training_config(spec, target, steps)
     loop.train(Training(config, (train, val), system, trained), workdir)
     points += measure([trained], items)

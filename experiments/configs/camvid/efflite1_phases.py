@@ -5,7 +5,8 @@
 
 The same command goes on where it was stopped. Other modes take `--phase=NAME`. See docs/training.md, "Phases".
 
-Hardware: two CPU cores. Needs `pip install 'segblocks-jax[train,pretrained]'`. Time, result: not measured.
+Hardware: two CPU cores. Needs `pip install 'segblocks-jax[train,pretrained]'`. Phase static: 70.7% mIoU in 95
+minutes, beside other work (two cores of a Xeon at 2.5 GHz). The others: not measured.
 """
 
 import ml_collections

@@ -4,7 +4,8 @@
         --workdir=DIR
 
 Trains the model street_scenes_efflite1 that comes with the package: phase target40 (docs/training.md, "Phases").
-Hardware: two CPU cores. Needs `pip install 'segblocks-jax[train,pretrained]'`. Time, result: not measured.
+Hardware: two CPU cores. Needs `pip install 'segblocks-jax[train,pretrained]'`. Time: 72 and 28 minutes beside other
+work (two cores of a Xeon at 2.5 GHz). Result: README, "Street scenes".
 """
 
 import ml_collections

@@ -4,7 +4,7 @@
         --data_dir=FOLDER --workdir=DIR
 
 Base of the sweep `experiments/ablations/trained_claim.py`. FOLDER holds dataset.yaml (docs/data.md).
-Hardware: two CPU cores. Needs `pip install 'segblocks-jax[train,pretrained]'`. Time, result: docs/ablations.md.
+Hardware: two CPU cores. Needs `pip install 'segblocks-jax[train,pretrained]'`. Time, result: not measured.
 """
 
 import ml_collections

@@ -120,7 +120,7 @@ class ModelSpec:
             return nnx.Dict(net=net)
         self.check_blocks(net)
         given = {name: getattr(self.policy, name) for name in ("block_size", "target", "threshold")}
-        given["features"] = self.policy.features if self.policy.kind.learned else None
+        given["features"] = self.policy.features if "features" in self.policy.kind.options else None
         return nnx.Dict(net=net, policy=policies.create(self.policy.name, rngs=rngs, **given))
 
     def check_blocks(self, net: models.Network) -> None:

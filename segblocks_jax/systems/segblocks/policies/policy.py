@@ -21,7 +21,7 @@ Gain = Float[Array, "n gh gw"] | None
 class Policy(nnx.Module):
     """Decides which blocks run high. Called as ``policy(image, key=None, gain=None) -> Decision``.
 
-    Built as ``cls(block_size, target)``: a learned one with `rngs`, others with their `options`.
+    Built as ``cls(block_size, target)`` and its `options`, a learned one with `rngs`, too.
 
     Attributes:
         learned: whether it has parameters, which training rewards; its scores are logits then.
