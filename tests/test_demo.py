@@ -139,6 +139,8 @@ def test_the_demo_writes_a_page_and_a_curve(model, tmp_path, capsys, monkeypatch
         assert name in text
         assert name in page
     assert page.count("ground truth") >= 2
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [f"{row['miou']:.1%}" in page for row in rows] == [True] * 5
     (workdir,) = tmp_path.glob("training_*_0.2_10")
     steps = [line["step"] for line in read_log(workdir) if "train/loss" in line["values"]]
     assert steps == [5, 10]

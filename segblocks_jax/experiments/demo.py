@@ -28,7 +28,7 @@ with extra("train", "the demo"):
     from segblocks_jax.data import SceneSet, open_dataset
     from segblocks_jax.experiments import defaults
     from segblocks_jax.training import loop
-    from segblocks_jax.training.logging import read_log
+    from segblocks_jax.training.logging import read_log, write_json
 
 with extra("report", "the demo"):
     from segblocks_jax.analysis.page import OperatingPoint, format_points, write_page
@@ -44,7 +44,7 @@ from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.tasks.segmentation.losses import block_mean, cross_entropy_map
 from segblocks_jax.tasks.segmentation.metrics import ConfusionTotal
-from segblocks_jax.training.provenance import device_name
+from segblocks_jax.training.provenance import commit, device_name
 
 MODEL = "street_scenes_efflite1"
 SIZE = (512, 1024)
@@ -180,12 +180,12 @@ def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int
     )
     static = Engine(system["net"], dataclasses.replace(spec, policy=None), keep_memory=True)
     blocks = Engine(system, spec, mode=f"share={SHARES[1]}", keep_memory=True)
-    rows = [
+    ways = [
         Row("static", static),
         *(Row(f"SegBlocks, {x:.0%}", blocks, f"share={x}") for x in SHARES),
     ]
     items = [val[number] for number in range(scenes)]
-    points = measure(rows, items)
+    points = measure(ways, items)
     print(f"{model}, {scenes} new scenes of {SIZE[0]} x {SIZE[1]}\n{format_points(points)}")
     images = {}
     for number, item in enumerate(items[:SHOWN]):
@@ -198,6 +198,9 @@ def run(model: str, output: pathlib.Path, steps: int, target: float, scenes: int
     loop.train(Training(config, (train, val), system, trained), workdir)
     points += measure([trained], items)
     print(format_points(points))
+    rows = list(map(dataclasses.asdict, points))
+    where = {"device": device_name(), "commit": commit(), "jax": jax.__version__}
+    write_json(folder / "results.json", {"model": model, "scenes": scenes, "rows": rows, **where})
     return write_page(
         folder / "page",
         "SegBlocks on street scenes",
