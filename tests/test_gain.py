@@ -57,7 +57,7 @@ def block_losses(net, item, high):
 @pytest.fixture(scope="module")
 def net():
     """With random weights, which some blocks of the second picture are better without."""
-    net = take_steps.SmallNet(nnx.Rngs(2))
+    net = take_steps.SmallNet(nnx.Rngs(4))
     net.logits.kernel[...] = 0.3 * net.logits.kernel[...]
     net.eval()
     return net
@@ -75,8 +75,7 @@ def test_the_mean_gain_is_that_of_two_maps_of_losses(net, images, taken, rng):
     config = tiny.config("static", loop={"gain_images": images})
     got = mean_gain(nnx.Dict(net=net), source, config)
     assert len(gains) == 5 * len(taken)
-    if len(taken) > 1:  # Five blocks may well agree.
-        assert 0 < (gains > 0).sum() < len(gains)
+    assert 0 < (gains > 0).sum() < len(gains)
     assert got["resolution_gain"] == pytest.approx(gains.mean(), rel=1e-4)
     assert got["resolution_gain_share"] == (gains > 0).mean()
 
