@@ -1,6 +1,7 @@
 // Packed pixels to image: combine, and the backward of split.
 
 #include <cstring>
+#include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/row_sums.h"
@@ -13,6 +14,7 @@ template <typename T>
 struct Combine {
   const BlockLayout& layout;
   const Resampling& resampling;
+  const std::vector<Taps>& taps;  // Of every position in a block.
   const T* pixels;
   T* image;
 
@@ -30,14 +32,35 @@ struct Combine {
     }
   }
 
-  void low_block_pixel(const Cell& cell, int64_t slot, int64_t y, int64_t x) const {
-    const Taps rows = resampling.taps(y, layout.factor, layout.low_block());
-    const Taps columns = resampling.taps(x, layout.factor, layout.low_block());
-    if (!resampling.bilinear && resampling.scale == 1.0f) {
-      std::memcpy(image_row(cell, y, x), packed(slot, rows.first, columns.first),
-                  layout.channels * sizeof(T));
+  // Every pixel in a row, and every row, `factor` times.
+  void repeat_block(const Cell& cell, int64_t slot) const {
+    const int64_t factor = layout.factor;
+    const size_t bytes = layout.channels * sizeof(T);
+    for (int64_t y = 0; y < layout.low_block(); ++y) {
+      T* const row = image_row(cell, y * factor, 0);
+      T* out = row;
+      for (int64_t x = 0; x < layout.low_block(); ++x, out += factor * layout.channels) {
+        write_scaled(packed(slot, y, x), out);
+        for (int64_t j = 1; j < factor; ++j) std::memcpy(out + j * layout.channels, out, bytes);
+      }
+      for (int64_t i = 1; i < factor; ++i) {
+        std::memcpy(image_row(cell, y * factor + i, 0), row, layout.block * bytes);
+      }
+    }
+  }
+
+  void write_scaled(const T* pixel, T* out) const {
+    if (resampling.scale == 1.0f) {
+      std::memcpy(out, pixel, layout.channels * sizeof(T));
       return;
     }
+    weighted_sum(layout.channels, resampling.scale, out,
+                 [&](const auto& add) { add(pixel, 1.0f); });
+  }
+
+  void low_block_pixel(const Cell& cell, int64_t slot, int64_t y, int64_t x) const {
+    const Taps& rows = taps[y];
+    const Taps& columns = taps[x];
     weighted_sum(layout.channels, resampling.scale, image_row(cell, y, x), [&](const auto& add) {
       const auto add_row = [&](int64_t row, float weight) {
         add(packed(slot, row, columns.first), weight * columns.first_weight);
@@ -52,6 +75,7 @@ struct Combine {
   void block(int64_t index, int64_t slot) const {
     const Cell cell = layout.cell(index);
     if (layout.is_high(slot)) return high_block(cell, slot);
+    if (!resampling.bilinear) return repeat_block(cell, slot);
     for (int64_t y = 0; y < layout.block; ++y) {
       for (int64_t x = 0; x < layout.block; ++x) low_block_pixel(cell, slot, y, x);
     }
@@ -65,7 +89,8 @@ Problem run(Workers& workers, const TileKernels&, const CombineCall& call) {
   with_element(call.element, [&](auto element) {
     using T = decltype(element);
     const BlockLayout& layout = call.layout;
-    const Combine<T> loops{layout, call.resampling, static_cast<const T*>(call.pixels),
+    const std::vector<Taps> taps = taps_of(call.resampling, layout);
+    const Combine<T> loops{layout, call.resampling, taps, static_cast<const T*>(call.pixels),
                            static_cast<T*>(call.image)};
     const int64_t touched = layout.num_image_pixels() + layout.num_pixels();
     const int64_t bytes = touched * layout.channels * static_cast<int64_t>(sizeof(T));

@@ -1,7 +1,6 @@
 // Index tables of a grid of blocks, in runs of consecutive rows.
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 
 #include "cpu/kernels.h"
@@ -45,93 +44,98 @@ class Tables {
     const bool high = layout_.blocks.is_high(slot);
     const int64_t block = high ? slot : slot - layout_.blocks.num_high;
     const Cell cell = layout_.blocks.cell(high ? call_.high_cells[block] : call_.low_cells[block]);
-    patch(cell, slot, high, (high ? call_.high : call_.low) + block * layout_.patch_area(high));
+    patch(cell, high, (high ? call_.high : call_.low) + block * layout_.patch_area(high));
     if (high) means(cell, slot, call_.means + slot * layout_.ring() * square());
   }
 
  private:
   int64_t square() const { return layout_.blocks.factor * layout_.blocks.factor; }
 
-  void patch(const Cell& cell, int64_t slot, bool high, int32_t* out) const {
-    const int64_t padding = layout_.padding;
-    const int64_t side = layout_.blocks.side(high);
+  // Divisions are what this would take its time with; so rows and columns of cells are counted.
+  void patch(const Cell& cell, bool high, int32_t* out) const {
+    const BlockLayout& blocks = layout_.blocks;
+    const int64_t side = blocks.side(high);
     const int64_t width = layout_.patch_side(high);
+    const Range inside = read_from(cell.y, blocks.grid_height, side);
+    Cell row = cell;  // That of the first column, in the row of cells where y lies.
     for (int64_t i = 0; i < width; ++i, out += width) {
-      const bool inside = i >= padding && i < padding + side;
-      if (!inside) {
-        edge(cell, i, 0, width, out);
+      int64_t y = cell.y * side + i - layout_.padding;
+      if (layout_.border == Border::kZeros && (y < inside.begin || y >= inside.end)) {
+        std::fill(out, out + width, -1);
         continue;
       }
-      edge(cell, i, 0, padding, out);
-      const auto first = static_cast<int32_t>(layout_.blocks.pixel(slot, i - padding, 0));
-      std::iota(out + padding, out + padding + side, first);
-      edge(cell, i, padding + side, width, out);
+      y = std::clamp(y, inside.begin, inside.end - 1);
+      while (row.y * side > y) --row.y;
+      while ((row.y + 1) * side <= y) ++row.y;
+      patch_row(row, high, y - row.y * side, out);
     }
   }
 
-  // Positions begin .. end-1 of row i of a patch, in runs within one block.
-  void edge(const Cell& cell, int64_t i, int64_t begin, int64_t end, int32_t* out) const {
+  // Along one axis, the positions that a block reads which it does not take for outside.
+  struct Range {
+    int64_t begin;
+    int64_t end;
+  };
+  Range read_from(int64_t cell, int64_t cells, int64_t side) const {
+    if (layout_.border == Border::kBlock) return {cell * side, (cell + 1) * side};
+    return {0, cells * side};
+  }
+
+  // Row y of the cells in the row of `cell`, as the block of that column reads it.
+  void patch_row(const Cell& cell, bool high, int64_t y, int32_t* out) const {
     const BlockLayout& blocks = layout_.blocks;
-    const bool high = blocks.is_high(call_.slots[blocks.index(cell)]);
     const int64_t side = blocks.side(high);
-    const int64_t width = blocks.grid_width * side;
     const int64_t left = cell.x * side - layout_.padding;
-    const bool whole_halo_rows = has_whole_halo_rows(cell.y * side + i - layout_.padding);
-    for (int64_t j = begin; j < end;) {
-      const int64_t index = layout_.index(call_.slots, cell, i, j);
-      const int64_t x = left + j;
-      int64_t last = x < 0 ? std::min(end, -left) : end;
-      if (x >= 0 && x < width) last = std::min(end, j + side - x % side);
-      const bool is_halo = index >= blocks.num_pixels();
-      const bool is_low = !is_halo && index >= blocks.num_high * blocks.area(true);
-      if (layout_.border == Border::kBlock || (is_halo && !whole_halo_rows)) {
-        last = j + 1;
-        out[j] = static_cast<int32_t>(index);
-      } else if (index < 0 || x < 0 || x >= width) {
-        std::fill(out + j, out + last, static_cast<int32_t>(index));
-      } else if (high && is_low) {
-        repeat(index, x % side % blocks.factor, out + j, out + last);
-      } else {
-        std::iota(out + j, out + last, static_cast<int32_t>(index));
-      }
-      j = last;
+    const int64_t right = left + layout_.patch_side(high);
+    const Range inside = read_from(cell.x, blocks.grid_width, side);
+    const int64_t begin = std::max(left, inside.begin);
+    const int64_t end = std::min(right, inside.end);
+    Cell other = cell;
+    while (other.x * side > begin) --other.x;
+    int32_t* const first = out + (begin - left);
+    int32_t* next = first;
+    for (int64_t x = begin; x < end; ++other.x) {
+      const int64_t stop = std::min(end, (other.x + 1) * side);
+      run(call_.slots[blocks.index(other)], high, y, x - other.x * side, next, next + (stop - x));
+      next += stop - x;
+      x = stop;
     }
+    const bool zeros = layout_.border == Border::kZeros;
+    std::fill(out, first, zeros ? -1 : *first);
+    std::fill(next, out + (right - left), zeros ? -1 : next[-1]);
   }
 
-  // Whether the halos of a high block follow each other in the row of image row y of low blocks.
-  bool has_whole_halo_rows(int64_t y) const {
-    const int64_t side = layout_.blocks.low_block();
-    const int64_t padding = layout_.padding;
-    if (layout_.border == Border::kImage) {
-      y = std::clamp<int64_t>(y, 0, layout_.blocks.grid_height * side - 1);
+  // What a block reads in a row of the block in `slot`, from (y, x) in its own pixels on. In a row
+  // of halos those that it reads follow each other, too.
+  void run(int64_t slot, bool high, int64_t y, int64_t x, int32_t* begin,
+           const int32_t* end) const {
+    const int64_t factor = layout_.blocks.factor;
+    auto index = static_cast<int32_t>(layout_.inside(slot, high, y, x));
+    if (!high || layout_.blocks.is_high(slot)) {
+      while (begin < end) *begin++ = index++;
+      return;
     }
-    return y >= 0 && (side <= 2 * padding || y % side < padding || y % side >= side - padding);
-  }
-
-  // Every index `factor` times; of the first, `done` stand before.
-  void repeat(int64_t index, int64_t done, int32_t* begin, const int32_t* end) const {
-    for (; begin < end; ++begin) {
-      *begin = static_cast<int32_t>(index);
-      if (++done < layout_.blocks.factor) continue;
-      done = 0;
-      ++index;
+    for (int64_t done = x % factor; begin < end; ++index, done = 0) {
+      for (; done < factor && begin < end; ++done) *begin++ = index;
     }
   }
 
   void means(const Cell& cell, int64_t slot, int32_t* out) const {
-    const int64_t ring = layout_.ring();
+    const BlockLayout& blocks = layout_.blocks;
     if (!layout_.has_halos(call_.slots, cell)) {
-      std::fill(out, out + ring * square(), -1);
+      std::fill(out, out + layout_.ring() * square(), -1);
       return;
     }
-    const BlockLayout& blocks = layout_.blocks;
-    for (int64_t g = 0; g < ring; ++g) {
-      int64_t y;
-      int64_t x;
-      layout_.ring_cell(g, &y, &x);
-      for (int64_t i = 0; i < blocks.factor; ++i) {
-        const int64_t first = blocks.pixel(slot, y * blocks.factor + i, x * blocks.factor);
-        for (int64_t j = 0; j < blocks.factor; ++j) *out++ = static_cast<int32_t>(first + j);
+    const int64_t side = blocks.low_block();
+    const int64_t padding = layout_.padding;
+    const auto near = [&](int64_t i) { return i < padding || i >= side - padding; };
+    for (int64_t y = 0; y < side; ++y) {
+      for (int64_t x = 0; x < side; ++x) {
+        if (!near(y) && !near(x)) continue;
+        for (int64_t i = 0; i < blocks.factor; ++i) {
+          const int64_t first = blocks.pixel(slot, y * blocks.factor + i, x * blocks.factor);
+          for (int64_t j = 0; j < blocks.factor; ++j) *out++ = static_cast<int32_t>(first + j);
+        }
       }
     }
   }

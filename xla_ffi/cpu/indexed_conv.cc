@@ -80,7 +80,7 @@ class Convolution {
         taps_(merged_ ? call.window.height : call.window.area()),
         depth_(merged_ ? call.window.width * call.input.channels : call.input.channels),
         num_groups_(count_groups(call)),
-        apart_(num_groups_ >= kGroupsApart && !call.depthwise) {
+        parts_(count_parts(workers)) {
     convert_weights();
     const int64_t pass_bytes = depth_ * kMaxPanels * kPanel * static_cast<int64_t>(sizeof(float));
     const int64_t pass_taps = std::max<int64_t>(kPassBytes / std::max<int64_t>(pass_bytes, 1), 1);
@@ -88,17 +88,19 @@ class Convolution {
   }
 
   void run() {
-    const int64_t items = chunks_.count() * (apart_ ? num_groups_ : 1);
+    const int64_t items = chunks_.count() * parts_;
     const int64_t lanes = std::min(std::max<int64_t>(workers_.num_threads(), 1), items);
     if (items == 0) return;
     std::vector<Workspace> workspaces(lanes);
     for (Workspace& workspace : workspaces) reserve(&workspace);
     parallel_items(workers_, items, lanes, [&](int64_t item, int64_t lane) {
       Workspace& workspace = workspaces[lane];
-      const Chunk chunk = chunks_[apart_ ? item % chunks_.count() : item];
-      prepare(chunk, &workspace);
-      if (apart_) return run_group(chunk, group(item / chunks_.count()), workspace);
-      for (int64_t g = 0; g < num_groups_; ++g) run_group(chunk, group(g), workspace);
+      const Chunk chunk = chunks_[item % chunks_.count()];
+      const int64_t part = item / chunks_.count();
+      const int64_t first = part * num_groups_ / parts_;
+      const int64_t end = (part + 1) * num_groups_ / parts_;
+      prepare(chunk, first, end, &workspace);
+      for (int64_t g = first; g < end; ++g) run_group(chunk, group(g), g == first, workspace);
     });
   }
 
@@ -110,6 +112,15 @@ class Convolution {
     const int64_t items = workers.num_threads() * kItemsPerThread;
     const int64_t fair = ceil_div(outputs * (groups >= kGroupsApart ? groups : 1), items);
     return std::clamp(fair, kMinPixels, kMaxPixels);
+  }
+
+  // Of many groups each is a part, so that a thread reads weights that no other one does. Those of
+  // a depthwise convolution are parts where there are few chunks, for all threads to have work.
+  int64_t count_parts(Workers& workers) const {
+    if (!call_.depthwise) return num_groups_ >= kGroupsApart ? num_groups_ : 1;
+    const int64_t items = workers.num_threads() * kItemsPerThread;
+    const int64_t parts = ceil_div(items, std::max<int64_t>(chunks_.count(), 1));
+    return std::clamp<int64_t>(parts, 1, std::max<int64_t>(num_groups_, 1));
   }
 
   void convert_weights() {
@@ -181,9 +192,13 @@ class Convolution {
     }
   }
 
-  // The table of a chunk, where each pixel begins in it, and where each tap lies from there.
-  void prepare(const Chunk& chunk, Workspace* workspace) const {
+  // The table of a chunk, where each pixel begins in it, and where each tap lies from there; for
+  // groups first_group .. end_group-1.
+  void prepare(const Chunk& chunk, int64_t first_group, int64_t end_group,
+               Workspace* workspace) const {
     const Window& window = call_.window;
+    const int64_t first_channel = group(first_group).first * kPanel;
+    const int64_t end_channel = end_group == num_groups_ ? depth_ : group(end_group).first * kPanel;
     const Axis rows = rows_of(chunk, window);
     const Axis columns = columns_of(chunk, window);
     const int64_t height = rows.size();
@@ -200,7 +215,9 @@ class Convolution {
           copies += width * call_.input.channels;
         } else {
           fill(indices, columns, row);
-          if (call_.depthwise && i < window.height) prefetch_rows(row, width, 0, depth_);
+          if (call_.depthwise && i < window.height && chunk.units == 1) {
+            prefetch_rows(row, width, first_channel, end_channel - first_channel);
+          }
         }
       }
       for (int64_t y = 0; y < chunk.height; ++y) {
@@ -245,14 +262,14 @@ class Convolution {
     for (int64_t j = 0; j < width; j += step) row[j] = copies + j * channels;
   }
 
-  void run_group(const Chunk& chunk, const Group& group, Workspace& workspace) const {
+  void run_group(const Chunk& chunk, const Group& group, bool is_first,
+                 Workspace& workspace) const {
     const SizedTile* sizes =
         call_.depthwise ? kernels_.depthwise[group.count - 1] : kernels_.conv[group.count - 1];
     const int64_t pixels = chunk.pixels();
     for (int64_t pass = 0; pass < passes_; ++pass) {
       const bool last = pass == passes_ - 1;
-      const bool first_read =
-          pass == 0 && !copied_ && (call_.depthwise || apart_ || group.first == 0);
+      const bool first_read = pass == 0 && !copied_ && (call_.depthwise || is_first);
       for (int64_t pixel = 0; pixel < pixels;) {
         const float* const* const* entries = workspace.entries.data() + pixel;
         const auto row = is_rest(group) ? nullptr : row_kernel(entries, pixels - pixel);
@@ -392,7 +409,7 @@ class Convolution {
   const int64_t taps_;
   const int64_t depth_;
   const int64_t num_groups_;
-  const bool apart_;  // Threads share out groups of panels, too.
+  const int64_t parts_;  // Threads share out so many parts of the groups, too.
   int64_t passes_ = 1;
   const float* weights_ = nullptr;
   std::vector<float> converted_;

@@ -1,6 +1,7 @@
 // Image to packed pixels: split, and the backward of combine.
 
 #include <cstring>
+#include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/row_sums.h"
@@ -15,6 +16,7 @@ template <typename T>
 struct Split {
   const BlockLayout& layout;
   const Resampling& resampling;
+  const std::vector<Taps>& taps;  // Of every position in a block.
   const T* image;
   T* pixels;
 
@@ -33,17 +35,21 @@ struct Split {
   }
 
   // Sums over squares, for rows of so few channels that walking them one by one would take longer
-  // than the sums.
+  // than the sums. With sizes that the compiler knows, the loops are unrolled.
+  template <int64_t kFactor, int64_t kChannels>
   void sum_squares(const Cell& cell, int64_t slot, int64_t y) const {
-    const int64_t factor = layout.factor;
-    const int64_t channels = layout.channels;
+    const int64_t factor = kFactor == 0 ? layout.factor : kFactor;
+    const int64_t channels = kChannels == 0 ? layout.channels : kChannels;
+    const int64_t pitch = layout.grid_width * layout.block * channels;
+    const T* square = image_row(cell, y * factor, 0);
     T* out = packed(slot, y, 0);
-    for (int64_t x = 0; x < layout.low_block(); ++x) {
+    for (int64_t x = 0; x < layout.low_block(); ++x, square += factor * channels) {
       for (int64_t k = 0; k < channels; ++k) {
         float sum = 0.0f;
         for (int64_t i = 0; i < factor; ++i) {
-          const T* row = image_row(cell, y * factor + i, x * factor) + k;
-          for (int64_t j = 0; j < factor; ++j) sum += to_float(row[j * channels]);
+          for (int64_t j = 0; j < factor; ++j) {
+            sum += to_float(square[i * pitch + j * channels + k]);
+          }
         }
         from_float(resampling.scale * sum, out++);
       }
@@ -52,15 +58,13 @@ struct Split {
 
   void low_pixel(const Cell& cell, int64_t slot, int64_t y, int64_t x) const {
     const int64_t factor = layout.factor;
-    const int64_t side = layout.low_block();
     const Span rows = resampling.readers(y, factor, layout.block);
     const Span columns = resampling.readers(x, factor, layout.block);
     weighted_sum(layout.channels, resampling.scale, packed(slot, y, x), [&](const auto& add) {
       for (int64_t row = rows.first; row <= rows.last; ++row) {
-        const float row_weight = resampling.weight(row, y, factor, side);
+        const float row_weight = taps[row].weight(y);
         for (int64_t column = columns.first; column <= columns.last; ++column) {
-          add(image_row(cell, row, column),
-              row_weight * resampling.weight(column, x, factor, side));
+          add(image_row(cell, row, column), row_weight * taps[column].weight(x));
         }
       }
     });
@@ -72,7 +76,8 @@ struct Split {
     const bool squares = !resampling.bilinear && layout.channels < kFewChannels;
     for (int64_t y = 0; y < layout.low_block(); ++y) {
       if (squares) {
-        sum_squares(cell, slot, y);
+        const bool image = layout.factor == 2 && layout.channels == 3;
+        image ? sum_squares<2, 3>(cell, slot, y) : sum_squares<0, 0>(cell, slot, y);
         continue;
       }
       for (int64_t x = 0; x < layout.low_block(); ++x) low_pixel(cell, slot, y, x);
@@ -87,7 +92,8 @@ Problem run(Workers& workers, const TileKernels&, const SplitCall& call) {
   with_element(call.element, [&](auto element) {
     using T = decltype(element);
     const BlockLayout& layout = call.layout;
-    const Split<T> loops{layout, call.resampling, static_cast<const T*>(call.image),
+    const std::vector<Taps> taps = taps_of(call.resampling, layout);
+    const Split<T> loops{layout, call.resampling, taps, static_cast<const T*>(call.image),
                          static_cast<T*>(call.pixels)};
     const int64_t touched = layout.num_image_pixels() + layout.num_pixels();
     const int64_t bytes = touched * layout.channels * static_cast<int64_t>(sizeof(T));

@@ -3,7 +3,6 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
@@ -53,14 +52,10 @@ def export_programs(
 def _serialized(
     programs: ModelPrograms, program: Program, leaves: Sequence[jax.Array], platforms: Sequence[str]
 ) -> tuple[bytes, set[str]]:
-    structure, run = jax.tree.structure(programs.weights), programs.function(program)
-
-    # Only plain containers are known to whoever loads the program.
-    def function(leaves: Sequence[jax.Array], *arguments: jax.Array) -> Any:
-        return run(jax.tree.unflatten(structure, leaves), *arguments)
-
     with programs.tracing():
-        return serialize(function, leaves, programs.arguments(program), platforms)
+        return serialize(
+            programs.flat_function(program), leaves, programs.arguments(program), platforms
+        )
 
 
 def _file_name(program: Program) -> str:

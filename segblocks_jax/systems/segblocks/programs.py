@@ -1,7 +1,7 @@
 """Programs of a model for a server, compiled ahead of time and kept."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import jax
@@ -32,7 +32,7 @@ class ModelPrograms:
     """The programs of a network and its policy.
 
     Attributes:
-        weights: what every program takes as its first argument; a pytree.
+        weights: of network and policy, as programs take them; a pytree.
         execution: "fused", "plain" or "xla", see `Engine`.
         normalization: of the images.
         spec: of the model.
@@ -58,7 +58,7 @@ class ModelPrograms:
         self.max_size = max_size
         self._compiled: KeyedCache[Any, jax.stages.Compiled] = KeyedCache(max_size)
         self._graphs, self.weights = self._prepare(net, policy)
-        self._placed: dict[jax.Device | None, Any] = {None: self.weights}
+        self._placed: dict[jax.Device | None, list[Array]] = {None: jax.tree.leaves(self.weights)}
 
     def replace_weights(self, net: Network, policy: nnx.Module | None) -> None:
         """Takes copies of other weights, without compiling; raises ValueError for another network or policy."""
@@ -70,7 +70,7 @@ class ModelPrograms:
         # A fused network's structure holds functions that are others each time, if alike.
         structure = jax.tree.structure(self.weights)
         self.weights = jax.tree.unflatten(structure, jax.tree.leaves(weights))
-        self._placed = {None: self.weights}
+        self._placed = {None: jax.tree.leaves(self.weights)}
 
     def _prepare(
         self, net: Network, policy: nnx.Module | None
@@ -87,7 +87,7 @@ class ModelPrograms:
             served = fuse(net, self._dtype)
         return (net_graph, policy_graph), jax.block_until_ready((policy_state, served))
 
-    def _weights_on(self, device: jax.Device | None) -> Any:
+    def _leaves_on(self, device: jax.Device | None) -> list[Array]:
         placed = self._placed
         if device not in placed:
             placed[device] = jax.device_put(placed[None], device)
@@ -102,17 +102,17 @@ class ModelPrograms:
         self, program: Program, device: jax.Device | None = None
     ) -> tuple[Callable[..., Any], bool]:
         """The compiled program as a function of all but the weights, and whether this call compiled it."""
-        weights = self._weights_on(device)
+        leaves = self._leaves_on(device)
         compiled, made = self._compiled.get(
             (program, device), lambda: self.lower(program, device).compile()
         )
-        return (lambda *arguments: compiled(weights, *arguments)), made
+        return (lambda *arguments: compiled(leaves, *arguments)), made
 
     def lower(self, program: Program, device: jax.Device | None = None) -> jax.stages.Lowered:
         """The program, lowered for a device."""
         with self.tracing():
-            function, arguments = self.function(program), self.arguments(program)
-            return jax.jit(function).lower(self._weights_on(device), *arguments)
+            function, arguments = self.flat_function(program), self.arguments(program)
+            return jax.jit(function).lower(self._leaves_on(device), *arguments)
 
     def memory(self, program: Program) -> dict[str, int]:
         """Bytes that a compiled program takes: temporaries, arguments (with weights), outputs."""
@@ -139,6 +139,15 @@ class ModelPrograms:
 
         def function(*arguments: Any) -> Any:
             return run(*arguments, output=program.output, **options)
+
+        return function
+
+    def flat_function(self, program: Program) -> Callable[..., Any]:
+        """The same of the weights' leaves: calls flatten no container of Flax, and loaders need to know none."""
+        structure, run = jax.tree.structure(self.weights), self.function(program)
+
+        def function(leaves: Sequence[Array], *arguments: Array) -> Any:
+            return run(jax.tree.unflatten(structure, leaves), *arguments)
 
         return function
 

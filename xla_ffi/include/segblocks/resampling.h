@@ -17,6 +17,12 @@ struct Taps {
   int64_t second;
   float first_weight;
   float second_weight;
+
+  // The weight of a low pixel.
+  SEGBLOCKS_HD float weight(int64_t low_position) const {
+    if (first == low_position) return first_weight;
+    return second == low_position ? second_weight : 0.0f;
+  }
 };
 
 // The full-resolution pixels first .. last, along one axis, that may read a low pixel.
@@ -55,9 +61,7 @@ struct Resampling {
   // The weight with which the full-resolution pixel at `position` reads low pixel `low_position`.
   SEGBLOCKS_HD float weight(int64_t position, int64_t low_position, int64_t factor,
                             int64_t low_side) const {
-    const Taps t = taps(position, factor, low_side);
-    if (t.first == low_position) return t.first_weight;
-    return t.second == low_position ? t.second_weight : 0.0f;
+    return taps(position, factor, low_side).weight(low_position);
   }
 };
 
