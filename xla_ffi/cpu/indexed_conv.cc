@@ -61,6 +61,7 @@ Axis columns_of(const Chunk& chunk, const Window& window) {
 
 // What a thread works in.
 struct Workspace {
+  int64_t chunk = -1;  // Whose table is there.
   std::vector<const float*> table;
   std::vector<const float* const*> entries;
   std::vector<int64_t> offsets;
@@ -97,9 +98,16 @@ class Convolution {
     for (Workspace& workspace : workspaces) reserve(&workspace);
     parallel_items(workers_, items, lanes, [&](int64_t item, int64_t lane) {
       Workspace& workspace = workspaces[lane];
-      const Chunk chunk = chunks_[apart_ ? item % chunks_.count() : item];
-      prepare(chunk, &workspace);
-      if (apart_) return run_group(chunk, group(item / chunks_.count()), workspace);
+      // Copies are made once for the groups; else it's better to read the weights of a group once.
+      const bool keeps = apart_ && copied_;
+      const int64_t groups = apart_ ? num_groups_ : 1;
+      const int64_t index = keeps ? item / groups : item % chunks_.count();
+      const Chunk chunk = chunks_[index];
+      if (!keeps || workspace.chunk != index) prepare(chunk, &workspace);
+      workspace.chunk = index;
+      if (apart_) {
+        return run_group(chunk, group(keeps ? item % groups : item / chunks_.count()), workspace);
+      }
       for (int64_t g = 0; g < num_groups_; ++g) run_group(chunk, group(g), workspace);
     });
   }
