@@ -69,6 +69,13 @@ class PackedKernel:
         weights = jnp.einsum("ut,ptcl->pucl", inverse, taps, precision="highest")
         return dataclasses.replace(self, weights=weights.reshape(panels, -1, PANEL), winograd=0)
 
+    def taps(self) -> Float[Array, "t ..."]:
+        """The weights of each tap, row by row: (kh kw, c, k), or (kh kw, c) of a depthwise kernel; as `plain` has it."""
+        if self.depthwise:
+            return self.weights
+        flat = self.weights.swapaxes(0, 1).reshape(self.weights.shape[1], -1)[:, : self.features]
+        return flat.reshape(self.size[0] * self.size[1], -1, self.features)
+
 
 def winograd_stride(
     kernel: Float[Array, "kh kw _ k"], stride: int, groups: int = 1, dilation: int = 1
