@@ -210,9 +210,7 @@ class _Plan:
         if number not in self.bytes:
             self.bytes[number] = kept = self._range(step, "input")
             scale, zero = jnp.float32(kept.scale), jnp.float32(kept.zero)
-            self._add(
-                QuantizeStep(scale, zero, part=step.part, input=number, output=~number)
-            )
+            self._add(QuantizeStep(scale, zero, part=step.part, input=number, output=~number))
         return self.bytes[number]
 
     def _range(self, step: ConvStep, which: str) -> Bytes:

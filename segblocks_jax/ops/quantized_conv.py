@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int8, Shaped, UInt8
 from segblocks_jax.ops import extension, ffi_call, no_type_check
 from segblocks_jax.ops.indexed_conv import convolved, in_order
 from segblocks_jax.ops.packed_kernel import PANEL
-from segblocks_jax.ops.patches import IndexPatches, Taps
+from segblocks_jax.ops.patches import IndexPatches, Taps, gather_bytes
 
 Outputs = tuple[Shaped[Array, "p k"] | None, Shaped[Array, "p k"] | None]
 GROUP = 4
@@ -101,10 +101,10 @@ def quantize_kernel(
             " the sum fits 32 bits"
         )
     axes = tuple(range(taps.ndim - 1))
-    largest = jnp.abs(taps).max(axes)
+    largest = jnp.abs(taps).max(axes, keepdims=True)
     scale = jnp.where(largest > 0, largest / _LARGEST, 1)
     whole = jnp.clip(jnp.rint(taps / scale), -_LARGEST, _LARGEST)
-    totals, features = whole.sum(axes), taps.shape[-1]
+    scale, totals, features = scale.reshape(-1), whole.sum(axes), taps.shape[-1]
     whole = whole.astype(jnp.int8)
     if depthwise:
         return QuantizedKernel(whole, size, features, features, True), scale, totals
@@ -194,7 +194,9 @@ def _check(
             " or None, and not None for both"
         )
     if (epilogue.second is None) != (epilogue.following is None):
-        raise ValueError("quantized_conv: a second output needs its scale and bias, and they need it")
+        raise ValueError(
+            "quantized_conv: a second output needs its scale and bias, and they need it"
+        )
     for units, height, width in (patches.high.shape, patches.low.shape):
         if units and (height < window.extent[0] or width < window.extent[1]):
             raise ValueError(
@@ -255,17 +257,6 @@ def _compiled(
         groups=kernel.features if kernel.depthwise else 1,
     )
     return (out if epilogue.out else None), (out2 if second else None)
-
-
-def gather_bytes(
-    rows: UInt8[Array, "r c"], zero: UInt8[Array, "1"], patches: IndexPatches
-) -> tuple[UInt8[Array, "mh hh hw c"], UInt8[Array, "ml lh lw c"]]:
-    """The pixels of all patches, as `quantized_conv` reads them."""
-    reads = patches.means.shape[1]
-    halos = (2 * rows.astype(jnp.int32)[patches.means].sum(1) + reads) // (2 * reads)
-    outside = jnp.broadcast_to(zero[:, None], (1, rows.shape[1]))
-    source = jnp.concatenate([outside, rows, halos.astype(jnp.uint8)])
-    return source[patches.high + 1], source[patches.low + 1]
 
 
 @functools.partial(jax.jit, static_argnames=("window",))

@@ -8,10 +8,25 @@
 #include <string>
 #include <vector>
 
+#include "cpu/tiles_bytes.h"
+
 namespace segblocks::cpu {
 namespace {
 
 constexpr char kVariable[] = "SEGBLOCKS_CPU_TILES";
+
+#ifdef SEGBLOCKS_X86_TILES
+// Those of AVX-512, with the dot products of bytes.
+const TileKernels& vnni_tiles() {
+  static const TileKernels tiles = [] {
+    TileKernels result = kAvx512Tiles;
+    result.name = "avx512_vnni";
+    result.bytes = &kVnniByteLoops;
+    return result;
+  }();
+  return tiles;
+}
+#endif
 
 // The sets that this machine runs, fastest first.
 std::vector<const TileKernels*> runnable() {
@@ -20,6 +35,7 @@ std::vector<const TileKernels*> runnable() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    if (__builtin_cpu_supports("avx512vnni")) sets.push_back(&vnni_tiles());
     sets.push_back(&kAvx512Tiles);
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {

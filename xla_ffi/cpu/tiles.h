@@ -164,6 +164,8 @@ struct RowLoops {
   void (*to_float)(const void* row, int64_t count, float* out);
 };
 
+struct ByteLoops;  // Of int8; see tiles_bytes.h.
+
 struct TileKernels {
   static constexpr int kSizes = 3;
 
@@ -184,6 +186,7 @@ struct TileKernels {
   RowLoops float32;
   RowLoops bfloat16;
   ArgmaxLoops argmax;
+  const ByteLoops* bytes;
 };
 
 extern const TileKernels kBaseTiles;
@@ -193,7 +196,7 @@ extern const TileKernels kAvx512Tiles;
 #endif
 
 // The fastest set that this machine runs, or the one that the environment variable
-// SEGBLOCKS_CPU_TILES names: base, avx2 or avx512. Throws std::invalid_argument where it names none
+// SEGBLOCKS_CPU_TILES names: base, avx2, avx512 or avx512_vnni. Throws std::invalid_argument where it names none
 // of those that this machine runs.
 const TileKernels& tile_kernels();
 

@@ -73,4 +73,6 @@ def _inputs(engine: Engine, images: Sequence[np.ndarray]) -> Iterator[Any]:
         yield jax.image.resize(normalized, (1, *size, 3), "linear", antialias=True)
         if engine.spec.policy is not None and engine.block_size is not None:
             mask = engine(padded, mode=f"share={engine.spec.policy.target}").mask
-            yield split(normalized, BlockGrid.from_mask(mask, None, None, engine.spec.policy.low_factor))
+            yield split(
+                normalized, BlockGrid.from_mask(mask, None, None, engine.spec.policy.low_factor)
+            )

@@ -1,0 +1,59 @@
+// The inner loops on bytes for AVX-512 with dot products of 4 bytes (VPDPBUSD).
+
+#include <immintrin.h>
+
+#include "cpu/tiles_bytes_body.h"
+
+namespace segblocks::cpu {
+namespace {
+
+inline __m512i four_bytes(const uint8_t* p) {
+  int32_t value;
+  __builtin_memcpy(&value, p, sizeof(value));
+  return _mm512_set1_epi32(value);
+}
+
+template <int kPixels, int kPanels>
+struct Vnni {
+  static void run(const ByteTile& tile) {
+    __m512i sums[kPixels][kPanels];
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanels; ++v) sums[p][v] = _mm512_setzero_si512();
+    }
+    const int8_t* weights = tile.weights;
+    const int64_t stride = tile.panel_stride;
+    const int64_t bytes = tile.groups * kByteGroup;
+    for (int64_t t = 0; t < tile.taps; ++t) {
+      const uint8_t* rows[kPixels];
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) rows[p] = tile.entries[p][tile.offsets[t]];
+      for (int64_t d = 0; d < bytes; d += kByteGroup) {
+        __m512i w[kPanels];
+#pragma GCC unroll 4
+        for (int v = 0; v < kPanels; ++v) w[v] = _mm512_loadu_si512(weights + v * stride);
+        weights += kPanel * kByteGroup;
+#pragma GCC unroll 16
+        for (int p = 0; p < kPixels; ++p) {
+          const __m512i x = four_bytes(rows[p] + d);
+#pragma GCC unroll 4
+          for (int v = 0; v < kPanels; ++v) sums[p][v] = _mm512_dpbusd_epi32(sums[p][v], x, w[v]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanels; ++v) {
+        _mm512_storeu_si512(tile.sums + p * tile.pitch + v * kPanel, sums[p][v]);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+constinit const ByteLoops kVnniByteLoops = byte_loops<Vnni>();
+
+}  // namespace segblocks::cpu
