@@ -1,7 +1,7 @@
 """Steps of a fused network: each makes a pixel list, or two, of those that are there."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx, struct
@@ -203,6 +203,7 @@ class LayerStep:
         state.add(self.output, pixels, layout.scaled(*self.size))
 
 
+@runtime_checkable
 class Step(Protocol):
     """What a fused network is made of, a pytree.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -285,7 +286,7 @@ def _reference(
     return _stored(y, epilogue.out), second
 
 
-def _reference_of(*operands: Array, window: Taps) -> Outputs:
+def _reference_of(*operands: Any, window: Taps) -> Outputs:
     return _reference(*operands[:-1], window, operands[-1])
 
 

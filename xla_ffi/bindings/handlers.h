@@ -95,9 +95,9 @@ struct Handlers {
                                    Result halos, int64_t kh, int64_t kw, int64_t stride,
                                    int64_t dilation, int64_t groups) {
     const RowOperands input{rows, means, high, low, counts, *halos};
-    const QuantizedConvOperands operands{input,  zero,  weights, scale, bias,   limits,   residual,
-                                         scale2, bias2, *out,    *out2, kh,     kw,       stride,
-                                         dilation, groups};
+    const QuantizedConvOperands operands{input,    zero,   weights,  scale, bias,  limits,
+                                         residual, scale2, bias2,    *out,  *out2, kh,
+                                         kw,       stride, dilation, groups};
     return run<QuantizedConvCall>(context, "segblocks_quantized_conv", operands);
   }
 

@@ -33,8 +33,7 @@ class UnitChecker : public Checker {
                                     : !element("rows", o.rows, &rows->element, false)) {
       return false;
     }
-    if (!shape("halos", o.halos, {g[0], r[1]}) ||
-        !same_element("halos", o.halos, "rows", o.rows)) {
+    if (!shape("halos", o.halos, {g[0], r[1]}) || !same_element("halos", o.halos, "rows", o.rows)) {
       return false;
     }
     units->counts = o.counts.typed_data<int32_t>();
@@ -111,8 +110,8 @@ class UnitChecker : public Checker {
   }
 
   // Which outputs there are: one at least, and the second one where there is a scale of it.
-  bool outputs(ffi::AnyBuffer out, ffi::AnyBuffer out2, const void* out_data,
-               const void* out2_data, const float* scale2) {
+  bool outputs(ffi::AnyBuffer out, ffi::AnyBuffer out2, const void* out_data, const void* out2_data,
+               const float* scale2) {
     if ((out2_data == nullptr) != (scale2 == nullptr)) {
       return fail("out2", "shape " + shape_text(out2.dimensions()),
                   "rows where scale2 and bias2 are given, and none where they are not");
@@ -207,11 +206,10 @@ ffi::Error check(const char* operation, const QuantizedConvOperands& o, Quantize
   if ((call->depthwise && !check.range("kh", taps, 1, QuantizedConvCall::kMaxDepthwiseTaps)) ||
       !check.dtype("zero", o.zero, ffi::U8) || !check.shape("zero", o.zero, {1}) ||
       !check.dtype("weights", o.weights, ffi::S8) ||
-      !(call->depthwise
-            ? check.shape("weights", o.weights, {taps, channels})
-            : check.shape("weights", o.weights,
-                          {call->panels(), taps * call->groups(),
-                           QuantizedConvCall::kPanel * QuantizedConvCall::kGroup})) ||
+      !(call->depthwise ? check.shape("weights", o.weights, {taps, channels})
+                        : check.shape("weights", o.weights,
+                                      {call->panels(), taps * call->groups(),
+                                       QuantizedConvCall::kPanel * QuantizedConvCall::kGroup})) ||
       !check.dtype("scale", o.scale, ffi::F32) || !check.shape("scale", o.scale, {features}) ||
       !check.dtype("bias", o.bias, ffi::F32) || !check.shape("bias", o.bias, {features}) ||
       !check.dtype("limits", o.limits, ffi::F32) || !check.shape("limits", o.limits, {3}) ||

@@ -140,8 +140,7 @@ class Quantized {
     // A tile may run over the end of the list: it then sums up the last pixel again.
     for (int64_t k = 0; k < kPanel; ++k, ++entry) *entry = entry[-1];
     for (int64_t t = 0; t < window.area(); ++t) {
-      workspace->offsets[t] =
-          rows.tap(t / window.width) * width + columns.tap(t % window.width);
+      workspace->offsets[t] = rows.tap(t / window.width) * width + columns.tap(t % window.width);
     }
   }
 
@@ -173,8 +172,10 @@ class Quantized {
   int64_t sum_up(const Group& group, Workspace& workspace, int64_t pixel, int64_t left) const {
     const T* const* const* entries = workspace.entries.data() + pixel;
     const auto& sizes = [&]() -> const auto& {
-      if constexpr (kDepthwise) return kernels_.depthwise[group.count - 1];
-      else return kernels_.bytes->conv[group.count - 1];
+      if constexpr (kDepthwise)
+        return kernels_.depthwise[group.count - 1];
+      else
+        return kernels_.bytes->conv[group.count - 1];
     }();
     int size = 0;
     while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= left) ++size;

@@ -196,8 +196,8 @@ extern const TileKernels kAvx512Tiles;
 #endif
 
 // The fastest set that this machine runs, or the one that the environment variable
-// SEGBLOCKS_CPU_TILES names: base, avx2, avx512 or avx512_vnni. Throws std::invalid_argument where it names none
-// of those that this machine runs.
+// SEGBLOCKS_CPU_TILES names: base, avx2, avx512 or avx512_vnni. Throws std::invalid_argument where
+// it names none of those that this machine runs.
 const TileKernels& tile_kernels();
 
 // The set of that name, or null where it wasn't built or this machine doesn't run it.

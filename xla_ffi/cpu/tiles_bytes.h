@@ -62,7 +62,7 @@ struct ByteOutputs {
 struct ByteLoops {
   // Of each number of panels: tiles of ever fewer pixels.
   SizedByteTile conv[kMaxPanels][TileKernels::kSizes];
-  void (*write)(const ByteOutputs& outputs);           // Sums are int32.
+  void (*write)(const ByteOutputs& outputs);            // Sums are int32.
   void (*write_depthwise)(const ByteOutputs& outputs);  // Sums are float32, and whole.
   RowLoops rows;                                        // Without `write`.
 };

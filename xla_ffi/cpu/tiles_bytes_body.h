@@ -9,67 +9,6 @@
 namespace segblocks::cpu {
 namespace {
 
-// The nearest whole number, to even in the middle, of 0 .. 255; NaN becomes 0. So large a number
-// has no bits behind the point.
-inline uint8_t to_byte(float y) {
-  constexpr float kWhole = 12582912.0f;  // 3 * 2^22
-  const float positive = y > 0.0f ? y : 0.0f;
-  const float bounded = positive < 255.0f ? positive : 255.0f;
-  return static_cast<uint8_t>(static_cast<int32_t>((bounded + kWhole) - kWhole));
-}
-
-template <typename T>
-inline void add_residual(const T* __restrict residual, float scale, int64_t channels,
-                         float* __restrict y) {
-  for (int64_t k = 0; k < channels; ++k) {
-    const float product = static_cast<float>(residual[k]) * scale;
-    y[k] += product;
-  }
-}
-
-inline void store_row(const float* __restrict y, int64_t channels, bool bytes, int64_t offset,
-                      void* out) {
-  if (bytes) {
-    uint8_t* __restrict to = static_cast<uint8_t*>(out) + offset;
-    for (int64_t k = 0; k < channels; ++k) to[k] = to_byte(y[k]);
-  } else {
-    float* __restrict to = static_cast<float*>(out) + offset;
-    for (int64_t k = 0; k < channels; ++k) to[k] = y[k];
-  }
-}
-
-template <typename Sum>
-void write(const ByteOutputs& given) {
-  const ByteOutputs o = given;  // A copy that no write through a pointer can change.
-  const int64_t padded = (o.channels + kPanel - 1) / kPanel * kPanel;
-  for (int64_t pixel = 0; pixel < o.pixels; ++pixel) {
-    const Sum* __restrict sums = static_cast<const Sum*>(o.sums) + pixel * o.sums_pitch;
-    const int64_t row = pixel * o.pitch;
-    alignas(64) float y[kMaxPanels * kPanel];
-    for (int64_t k = 0; k < padded; ++k) {
-      const float product = static_cast<float>(sums[k]) * o.scale[k];
-      y[k] = product + o.bias[k];
-    }
-    if (o.residual != nullptr && o.residual_bytes) {
-      add_residual(static_cast<const uint8_t*>(o.residual) + row, o.residual_scale, o.channels, y);
-    } else if (o.residual != nullptr) {
-      add_residual(static_cast<const float*>(o.residual) + row, o.residual_scale, o.channels, y);
-    }
-    for (int64_t k = 0; k < padded; ++k) {
-      const float above = y[k] < o.low ? o.low : y[k];
-      y[k] = above > o.high ? o.high : above;
-    }
-    if (o.out != nullptr) store_row(y, o.channels, o.out_bytes, row, o.out);
-    if (o.out2 == nullptr) continue;
-    for (int64_t k = 0; k < o.channels; ++k) {
-      const float product = y[k] * o.scale2[k];
-      const float second = product + o.bias2[k];
-      y[k] = second < 0.0f ? 0.0f : second;
-    }
-    store_row(y, o.channels, o.out2_bytes, row, o.out2);
-  }
-}
-
 void max(const void* const* rows, int64_t num_rows, int64_t channels, void* out) {
   uint8_t* __restrict best = static_cast<uint8_t*>(out);
   const uint8_t* first = static_cast<const uint8_t*>(rows[0]);
@@ -128,18 +67,20 @@ void to_float(const void* row, int64_t count, float* out) {
   for (int64_t k = 0; k < count; ++k) to[k] = static_cast<float>(values[k]);
 }
 
+using Write = void (*)(const ByteOutputs& outputs);
+
 template <template <int, int> typename Accumulate>
-constexpr ByteLoops byte_loops() {
-#define SEGBLOCKS_BYTE_SIZES(kPixels, kPanels)                    \
-  {                                                               \
-      {kPixels, &Accumulate<kPixels, kPanels>::run},              \
-      {kPixels * 2 / 3, &Accumulate<kPixels * 2 / 3, kPanels>::run}, \
-      {kPixels / 3, &Accumulate<kPixels / 3, kPanels>::run},      \
+constexpr ByteLoops byte_loops(Write write, Write write_depthwise) {
+#define SEGBLOCKS_BYTE_SIZES(kPixels, kPanels)                         \
+  {                                                                    \
+    {kPixels, &Accumulate<kPixels, kPanels>::run},                     \
+        {kPixels * 2 / 3, &Accumulate<kPixels * 2 / 3, kPanels>::run}, \
+        {kPixels / 3, &Accumulate<kPixels / 3, kPanels>::run},         \
   }
   return {{SEGBLOCKS_BYTE_SIZES(12, 1), SEGBLOCKS_BYTE_SIZES(12, 2), SEGBLOCKS_BYTE_SIZES(9, 3),
            SEGBLOCKS_BYTE_SIZES(6, 4)},
-          &write<int32_t>,
-          &write<float>,
+          write,
+          write_depthwise,
           {nullptr, &max, &upsample, &mean, &to_float}};
 #undef SEGBLOCKS_BYTE_SIZES
 }
