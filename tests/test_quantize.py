@@ -170,7 +170,7 @@ def test_ranges_have_the_smallest_error():
     rng = np.random.default_rng(0)
     samples = rng.standard_normal(100000)
     samples[0] = 40
-    lowest, highest = _best(samples.min(), samples.max(), samples)
+    _, highest = _best(samples.min(), samples.max(), samples)
     assert highest < 20
     assert _best(0.0, 6.0, rng.uniform(0, 6, 100000)) == (0.0, 6.0)
 

@@ -1,5 +1,4 @@
-"""Convolution, pooling and upsampling of bytes: the definitions against whole numbers in numpy, the handlers against
-the definitions, bit for bit."""
+"""Operations on bytes: definitions against whole numbers in numpy, handlers against definitions, bit for bit."""
 
 import dataclasses
 
@@ -219,7 +218,7 @@ def test_bytes_are_the_nearest_ones(compiled):
 
 def test_large_sums_do_not_wrap(compiled):
     rows = jnp.full((1, 4096), 255, jnp.uint8)
-    kernel, scale, totals = quantize_kernel(jnp.full((1, 4096, 3), -0.5), (1, 1), False)
+    kernel, scale, _ = quantize_kernel(jnp.full((1, 4096, 3), -0.5), (1, 1), False)
     np.testing.assert_allclose(scale, 0.5 / 127, rtol=1e-6)
     for implementation in IMPLEMENTATIONS:
         got, _ = quantized_conv(
@@ -277,14 +276,14 @@ def test_misfits_are_named():
     kernel = quantize_kernel(jnp.ones((9, 4, 5)), (3, 3), False)[0]
     rows, zero = jnp.ones((6, 4), jnp.uint8), jnp.zeros(1, jnp.uint8)
 
-    def run(rows=rows, epilogue=plain(5), stride=1, patch=3, **options):
+    def run(rows=rows, epilogue=None, stride=1, patch=3, **options):
         patches = IndexPatches(
             jnp.zeros((2, patch, patch), jnp.int32),
             jnp.zeros((0, 3, 3), jnp.int32),
             jnp.zeros((0, 1), jnp.int32),
             jnp.array([2, 0], jnp.int32),
         )
-        return quantized_conv(rows, zero, patches, kernel, epilogue, stride, **options)
+        return quantized_conv(rows, zero, patches, kernel, epilogue or plain(5), stride, **options)
 
     change = dataclasses.replace
     with pytest.raises(

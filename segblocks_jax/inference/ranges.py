@@ -1,10 +1,8 @@
 """Ranges of a network's values, measured on images, for its int8 form."""
 
-import functools
 from collections.abc import Iterable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 

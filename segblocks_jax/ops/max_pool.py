@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Shaped
 
 from segblocks_jax.ops import extension, ffi_call
 from segblocks_jax.ops.patches import IndexPatches, gather, gather_bytes
@@ -35,10 +35,11 @@ def indexed_max_pool(
 
 
 def _reference(rows: Array, patches: IndexPatches, window: int, stride: int) -> Array:
-    if rows.dtype == "uint8":
-        found = gather_bytes(rows, jnp.zeros(1, rows.dtype), patches)
-    else:
-        found = gather(rows, patches)
+    found = (
+        gather_bytes(rows, jnp.zeros(1, rows.dtype), patches)
+        if rows.dtype == "uint8"
+        else gather(rows, patches)
+    )
     parts = [maxima(part, window, stride) for part in found]
     return jnp.concatenate([part.reshape(-1, rows.shape[1]) for part in parts])
 

@@ -70,7 +70,7 @@ class PackedKernel:
         return dataclasses.replace(self, weights=weights.reshape(panels, -1, PANEL), winograd=0)
 
     def taps(self) -> Float[Array, "t ..."]:
-        """The weights of each tap, row by row: (kh kw, c, k), or (kh kw, c) of a depthwise kernel; as `plain` has it."""
+        """The plain weights of each tap, row by row: (kh kw, c, k), or (kh kw, c) of a depthwise kernel."""
         if self.depthwise:
             return self.weights
         flat = self.weights.swapaxes(0, 1).reshape(self.weights.shape[1], -1)[:, : self.features]

@@ -118,7 +118,7 @@ def quantize_kernel(
 
 @jax.named_scope("quantized_conv")
 def quantized_conv(
-    rows: UInt8[Array, "r c"],
+    rows: Shaped[Array, "r c"],
     zero: UInt8[Array, "1"],
     patches: IndexPatches,
     kernel: QuantizedKernel,
@@ -133,7 +133,7 @@ def quantized_conv(
     Sums are whole numbers, the same in all implementations, and so is what is made of them.
 
     Args:
-        rows: the pixel list.
+        rows: the pixel list, uint8.
         zero: the byte that pixels outside the image count as; products with it are part of the sums.
         patches: where each unit's pixels are. A halo mean is rounded to the nearest byte, up in the middle.
         kernel: see `quantize_kernel`.

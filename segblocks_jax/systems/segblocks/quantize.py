@@ -36,8 +36,8 @@ def quantize(
     Args:
         model: trained, as for `Engine`.
         spec: of the model, with mean and std.
-        images: RGB, like those to come; 16 to 64 of the training set will do. Each runs as a whole and, of a model with
-            a policy, in blocks, of which the policy's target runs high.
+        images: RGB, like those to come; 16 to 64 of the training set will do. Each runs as a whole and, of a
+            model with a policy, in blocks, of which the policy's target runs high.
         keep: paths of convolutions that stay in float32, such as "backbone.conv1"; of all that begin so.
 
     Raises:
