@@ -1,9 +1,9 @@
 """A fused network in int8: which values are kept as bytes, and steps on them.
 
-A value x is kept as the byte ``q = round(x / scale) + zero``, whose scale and zero follow from the range of x that was
-measured on calibration images; a range that doesn't reach below 0 has zero 0. A convolution multiplies bytes with
-whole-number weights of a scale for each output channel, sums up in 32 bits, and goes to the next value's bytes in its
-epilogue: scale, bias, shortcut, activation, second output. What no range is known of stays in float32.
+A value x is kept as the byte ``q = round(x / scale) + zero``, whose scale and zero follow from the range of x that
+was measured on calibration images; a range that doesn't reach below 0 has zero 0. A convolution multiplies bytes with
+whole-number weights of a scale for each output channel, sums up in 32 bits, and goes to the next value's bytes in
+its epilogue: scale, bias, shortcut, activation, second output. What no range is known of stays in float32.
 """
 
 import collections

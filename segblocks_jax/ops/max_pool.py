@@ -22,8 +22,9 @@ def indexed_max_pool(
 ) -> Shaped[Array, "p c"]:
     """Maximum over windows of patches, whose order `indexed_conv` describes; an index of -1 counts as 0.
 
-    Rows are float32, bfloat16 or uint8. Not differentiable; `segblocks_jax.nn.max_pool` is, and gives the same. `window` is the side of a window;
-    `implementation` "ffi", "xla", or None for the compiled handler where there is one.
+    Rows are float32, bfloat16 or uint8. Not differentiable; `segblocks_jax.nn.max_pool` is, and gives the same.
+    `window` is the side of a window; `implementation` "ffi", "xla", or None for the compiled handler where there
+    is one.
     """
     if extension.resolve(implementation) != "ffi":
         return _reference(rows, patches, window, stride)
