@@ -1,9 +1,9 @@
 """Quantizes a model on training images and compares int8 with float32 on the validation images: docs/engine.md.
 
-    python experiments/int8_accuracy.py --model=camvid_efflite1 --dataset=camvid --data_dir=FOLDER \
+    python experiments/int8_accuracy.py --model=camvid_efflite1 --dataset=camvid --data_dir=FOLDER --images=16 \
         --output=experiments/results/int8_camvid_efflite1.json
 
-Every --calibration'th image of the training set is one to calibrate on, up to --images of them. The network runs
+The images to calibrate on, --images of them, come from all over the training set. The network runs
 on whole images and in blocks, the best-scored share of every image's blocks high.
 Hardware: two CPU cores. Time: `seconds` of each JSON.
 """

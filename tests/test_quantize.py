@@ -82,6 +82,7 @@ def test_a_saved_model_gives_the_same_bits(compiled, tmp_path):
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_an_exported_engine_gives_the_same_bits(compiled, tmp_path):
     folder = engine("int8").export(tmp_path / "model", [(1, 128, 128)], mode="share=0.5")
     manifest = json.loads((folder / "engine.json").read_text())
@@ -90,6 +91,7 @@ def test_an_exported_engine_gives_the_same_bits(compiled, tmp_path):
     np.testing.assert_array_equal(got, engine("int8")(images()[:1], mode="share=0.5").labels)
 
 
+@pytest.mark.slow
 def test_other_weights_are_served_without_compiling(compiled):
     other = nnx.clone(model())
     other.net.logits.conv.bias[...] += jnp.arange(5.0) * 100
@@ -101,6 +103,7 @@ def test_other_weights_are_served_without_compiling(compiled):
     assert served.compilations == made
 
 
+@pytest.mark.slow
 def test_values_stay_in_bytes_from_layer_to_layer(compiled):
     """But for the image, the pyramid pooling, which runs on the whole image, and the logits."""
     steps = fuse(model().net, ranges=quantized_spec().quantization).steps
@@ -111,6 +114,7 @@ def test_values_stay_in_bytes_from_layer_to_layer(compiled):
     assert len(steps) == len(float_steps) + 1
 
 
+@pytest.mark.slow
 def test_layers_that_are_kept_run_in_float32(compiled):
     spec = sb.quantize(model(), SPEC, images(), keep=["backbone.conv1", "logits"])
     left_out = quantized_spec().quantization.keys() - spec.quantization.keys()
@@ -123,6 +127,7 @@ def test_layers_that_are_kept_run_in_float32(compiled):
     )
 
 
+@pytest.mark.family("depthwise_between", "relu_of_a_sum_and_the_sum")
 @pytest.mark.parametrize(
     "pattern",
     [

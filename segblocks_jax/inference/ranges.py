@@ -32,13 +32,13 @@ def measure(net: FusedNet, inputs: Iterable[Maps]) -> Ranges:
     ranges: dict[str, dict[str, tuple[float, float]]] = {}
     for (name, which), parts in seen.items():
         lowest, highest, samples = zip(*parts, strict=True)
-        ends = np.min(lowest), np.max(highest)
+        ends = float(np.min(lowest)), float(np.max(highest))
         if not np.isfinite(ends).all():
             raise InputError(
                 f"quantize: the {which} of {name} has values that are not finite on the calibration images;"
                 " is the model trained?"
             )
-        ranges.setdefault(name, {})[which] = _best(*map(float, ends), np.concatenate(samples))
+        ranges.setdefault(name, {})[which] = _best(ends[0], ends[1], np.concatenate(samples))
     return ranges
 
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx, struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from segblocks_jax.blocks import BlockGrid, DualRes
 from segblocks_jax.blocks.pad import index_patches
@@ -15,7 +15,8 @@ from segblocks_jax.ops.packed_kernel import PackedKernel
 from segblocks_jax.ops.patches import Border, IndexPatches, image_patches, list_patches
 
 Scaling = tuple[Float[Array, "c"], Float[Array, "c"]]
-Pixels = Float[Array, "p c"]
+Pixels = Shaped[Array, "p c"]
+"""float32 or bfloat16; in int8 bytes."""
 
 
 def static() -> Any:

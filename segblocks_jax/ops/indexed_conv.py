@@ -188,8 +188,8 @@ def _reference(
     rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> Outputs:
     taps = kernel.plain().taps()
-    parts = (convolved(part, taps, window) for part in gather(rows, patches))
-    return _finish(in_order(*parts, patches), epilogue, rows.dtype)
+    high, low = (convolved(part, taps, window) for part in gather(rows, patches))
+    return _finish(in_order(high, low, patches), epilogue, rows.dtype)
 
 
 def in_order(high: Array, low: Array, patches: IndexPatches) -> Array:

@@ -71,8 +71,8 @@ def _inputs(engine: Engine, images: Sequence[np.ndarray]) -> Iterator[Any]:
         normalized = normalize(padded, *engine.model_programs.normalization)
         size = scaled_size(padded.shape[1:3], engine.spec.input_scale)
         yield jax.image.resize(normalized, (1, *size, 3), "linear", antialias=True)
-        if engine.spec.policy is not None and engine.block_size is not None:
-            mask = engine(padded, mode=f"share={engine.spec.policy.target}").mask
-            yield split(
-                normalized, BlockGrid.from_mask(mask, None, None, engine.spec.policy.low_factor)
-            )
+        policy = engine.spec.policy
+        if policy is not None and engine.block_size is not None:
+            mask = engine(padded, mode=f"share={policy.target}").mask
+            assert mask is not None
+            yield split(normalized, BlockGrid.from_mask(mask, low_factor=policy.low_factor))
