@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 
 from segblocks_jax.blocks import BlockGrid, split
 from segblocks_jax.data.normalization import normalize
@@ -24,7 +24,7 @@ from segblocks_jax.systems.segblocks.spec import ModelSpec
 def quantize(
     model: Network | nnx.Dict,
     spec: ModelSpec,
-    images: UInt8[np.ndarray, "n h w 3"] | Sequence[UInt8[np.ndarray, "h w 3"]],
+    images: Shaped[np.ndarray, "..."] | Sequence[Shaped[np.ndarray, "..."]],
     *,
     keep: Sequence[str] = (),
 ) -> ModelSpec:
@@ -36,8 +36,8 @@ def quantize(
     Args:
         model: trained, as for `Engine`.
         spec: of the model, with mean and std.
-        images: RGB, like those to come; 16 to 64 of the training set will do. Each runs as a whole and, of a
-            model with a policy, in blocks, of which the policy's target runs high.
+        images: (n, h, w, 3), or (h, w, 3) of each, uint8 RGB like those to come; 16 to 64 of the training set will
+            do. Each runs as a whole and, of a model with a policy, in blocks, of which the policy's target runs high.
         keep: paths of convolutions that stay in float32, such as "backbone.conv1"; of all that begin so.
 
     Raises:
