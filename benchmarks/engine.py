@@ -1,11 +1,12 @@
 """Speed and memory of the whole engine, beside dense networks, in one run.
 
     python benchmarks/engine.py --output=benchmarks/results/engine_rn18_cpu.json
+    python benchmarks/engine.py --dtype=float32,int8 --output=benchmarks/results/engine_rn18_int8_cpu.json
     python benchmarks/engine.py --draw=benchmarks/results/engine_rn18_cpu.json --picture=engine.svg
 
-For each network, size and batch, in one process and in turn:
+For each network, size, batch and dtype, in one process and in turn:
 
-- `dense_xla`: the dense network on XLA's convolutions;
+- `dense_xla`: the dense network on XLA's convolutions (not in int8);
 - `dense`: the dense network on the kernels that run blocks, one unit per image (where these run);
 - `pytorch`: the dense network compiled by PyTorch (float32 RN18 on CPUs, where PyTorch is installed), channels
   last, from a normalized image to logits, so without what the others do besides;
@@ -48,7 +49,7 @@ _BATCH = flags.DEFINE_integer("batch", 1, "Images at once.")
 _SHARES = flags.DEFINE_list("shares", ["1", "0.5", "0.25", "0.125", "0"], "Shares of high blocks.")
 _BLOCK = flags.DEFINE_integer("block_size", 128, "Side of a block, in pixels.")
 _FEATURES = flags.DEFINE_integer("policy_features", 64, "Channels of the policy.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the activations.")
+_DTYPES = flags.DEFINE_list("dtype", ["float32"], "Of the activations: float32, bfloat16, int8.")
 _EXECUTIONS = flags.DEFINE_list(
     "executions", [], "How blocks run: fused, plain, xla; default: what an engine takes here."
 )
@@ -69,19 +70,19 @@ class Case:
 
     model: str
     shape: tuple[int, int, int]
+    dtype: str
 
     @functools.cached_property
     def spec(self) -> sb.ModelSpec:
         """Of the network and a learned policy."""
         policy = sb.PolicySpec(block_size=_BLOCK.value, features=_FEATURES.value)
-        return sb.ModelSpec(self.model, _CLASSES, policy=policy, **_NORMALIZATION._asdict())
+        spec = sb.ModelSpec(self.model, _CLASSES, policy=policy, **_NORMALIZATION._asdict())
+        return sb.quantize(system(spec), spec, self.images[:1]) if self.dtype == "int8" else spec
 
-    @functools.cached_property
+    @property
     def system(self) -> nnx.Dict:
-        """With random weights."""
-        system = self.spec.build(nnx.Rngs(0))
-        system.eval()
-        return system
+        """With random weights, the same in all dtypes."""
+        return system(dataclasses.replace(self.spec, quantization=None))
 
     @functools.cached_property
     def images(self) -> np.ndarray:
@@ -91,7 +92,8 @@ class Case:
     @property
     def in_float(self) -> jax.Array:
         """The images, normalized."""
-        return normalize(self.images, *_NORMALIZATION).astype(_DTYPE.value)
+        dtype = "float32" if self.dtype == "int8" else self.dtype
+        return normalize(self.images, *_NORMALIZATION).astype(dtype)
 
     def macs(self, share: float | None) -> float:
         """Multiply-adds of the batch, policy included."""
@@ -102,9 +104,15 @@ class Case:
     def engine(self, execution: str | None, dense: bool = False) -> sb.Engine:
         """An engine of the network, alone or with its policy."""
         model = self.system.net if dense else self.system
-        return sb.Engine(
-            model, self.spec, dtype=_DTYPE.value, execution=execution, keep_memory=True
-        )
+        return sb.Engine(model, self.spec, dtype=self.dtype, execution=execution, keep_memory=True)
+
+
+@functools.cache
+def system(spec: sb.ModelSpec) -> nnx.Dict:
+    """The modules of a spec, in evaluation mode."""
+    built = spec.build(nnx.Rngs(0))
+    built.eval()
+    return built
 
 
 def dense_xla(case: Case) -> Callable[[], Any]:
@@ -113,7 +121,7 @@ def dense_xla(case: Case) -> Callable[[], Any]:
 
     @jax.jit
     def run(state: nnx.State, images: jax.Array) -> jax.Array:
-        image = normalize(images, *_NORMALIZATION).astype(_DTYPE.value)
+        image = normalize(images, *_NORMALIZATION).astype(case.dtype)
         with extension.using("xla"):
             logits = nnx.merge(graphdef, state)(image)
         return upsample_argmax(logits)
@@ -123,7 +131,7 @@ def dense_xla(case: Case) -> Callable[[], Any]:
 
 def pytorch(case: Case) -> Callable[[], np.ndarray] | None:
     """The compiled network where PyTorch has it: checked to give our logits."""
-    known = case.model == "swiftnet_rn18" and _DTYPE.value == "float32"
+    known = case.model == "swiftnet_rn18" and case.dtype == "float32"
     installed = importlib.util.find_spec("torch") is not None
     if not (_PYTORCH.value and known and installed and jax.default_backend() == "cpu"):
         return None
@@ -139,9 +147,21 @@ def pytorch(case: Case) -> Callable[[], np.ndarray] | None:
     return run
 
 
-def time_case(case: Case, shares: list[float]) -> dict[str, Any]:
-    """All runs of a case, their times, memory and ratios."""
-    runs: dict[Any, Callable[[], Any]] = {"dense_xla": dense_xla(case)}
+@dataclasses.dataclass
+class Runs:
+    """What is timed of a case."""
+
+    case: Case
+    engines: dict[str, sb.Engine]
+    dense: sb.Engine
+    runs: dict[Any, Callable[[], Any]]
+
+
+def runs_of(case: Case, shares: list[float]) -> Runs:
+    """All runs of a case."""
+    runs: dict[Any, Callable[[], Any]] = {}
+    if case.dtype != "int8":
+        runs["dense_xla"] = dense_xla(case)
     executions: list[str | None] = list(_EXECUTIONS.value) or [None]
     engines = {engine.execution: engine for engine in map(case.engine, executions)}
     dense = case.engine(None, dense=True)
@@ -153,11 +173,17 @@ def time_case(case: Case, shares: list[float]) -> dict[str, Any]:
     for name, share in itertools.product(engines, shares):
         mode = f"share={share}"
         runs[name, share] = functools.partial(engines[name], case.images, mode=mode)
-    seconds = interleaved(runs, _ROUNDS.value)
-    base = seconds.get("dense", seconds["dense_xla"])
+    return Runs(case, engines, dense, runs)
+
+
+def report_of(timed: Runs, seconds: dict[Any, float], shares: list[float]) -> dict[str, Any]:
+    """A case's times, memory and ratios."""
+    case, engines, dense = timed.case, timed.engines, timed.dense
+    base = seconds["dense"] if "dense" in seconds else seconds["dense_xla"]
     report: dict[str, Any] = {
         "model": case.model,
         "shape": case.shape,
+        "dtype": case.dtype,
         "gmacs_dense": case.macs(None) / 1e9,
         **{f"{name}_ms": 1e3 * s for name, s in seconds.items() if isinstance(name, str)},
         "dense_memory": dense.memory(case.shape, "exact"),
@@ -174,16 +200,30 @@ def time_case(case: Case, shares: list[float]) -> dict[str, Any]:
             "operation_ratio": operations,
             "time_ratio": base / seconds[name, share],
             "of_operation_ratio": base / seconds[name, share] / operations,
-            "over_dense_xla": seconds["dense_xla"] / seconds[name, share],
             "memory": engines[name].memory(case.shape, f"share={share}"),
         }
-        if "pytorch" in seconds:
-            row["over_pytorch"] = seconds["pytorch"] / seconds[name, share]
+        for other in {"dense_xla", "pytorch"} & seconds.keys():
+            row[f"over_{other}"] = seconds[other] / seconds[name, share]
         report["shares"].append(row)
         print(format_row(row), flush=True)
     others = {k: v for k, v in report.items() if k.endswith("_ms")}
-    print(case.model, case.shape, *(f"{k} {v:.1f}" for k, v in others.items()), flush=True)
+    others = {"gmacs": report["gmacs_dense"], **others}
+    print(
+        case.model, case.shape, case.dtype, *(f"{k} {v:.1f}" for k, v in others.items()), flush=True
+    )
     return report
+
+
+def time_cases(cases: list[Case], shares: list[float]) -> list[dict[str, Any]]:
+    """Reports of cases that are timed in turn."""
+    timed = [runs_of(case, shares) for case in cases]
+    together = {(i, k): run for i, one in enumerate(timed) for k, run in one.runs.items()}
+    seconds = interleaved(together, _ROUNDS.value)
+    reports = []
+    for i, one in enumerate(timed):
+        own = {k: s for (j, k), s in seconds.items() if i == j}
+        reports.append(report_of(one, own, shares))
+    return reports
 
 
 def format_row(row: dict[str, Any]) -> str:
@@ -192,17 +232,18 @@ def format_row(row: dict[str, Any]) -> str:
         f"{row['execution']:6} {row['high_fraction']:6.1%} high {row['ms']:8.1f} ms",
         f"operations 1/{row['operation_ratio']:.2f}",
         f"time 1/{row['time_ratio']:.2f} ({row['of_operation_ratio']:.2f} of it)",
-        f"over XLA's dense {row['over_dense_xla']:.2f}",
         f"{row['memory']['temporary'] / 2**20:.0f} MiB temporary",
     ]
-    if "over_pytorch" in row:
-        parts.append(f"over PyTorch {row['over_pytorch']:.2f}")
+    for key, name in (("over_dense_xla", "XLA's dense"), ("over_pytorch", "PyTorch")):
+        if key in row:
+            parts.append(f"over {name} {row[key]:.2f}")
     return ", ".join(parts)
 
 
 def time_parts(case: Case, shares: list[float]) -> dict[str, dict[str, float]]:
     """Milliseconds of each part, for the dense network and each share."""
-    net = fuse(case.system.net, _DTYPE.value)
+    ranges = case.spec.quantization
+    net = fuse(case.system.net, case.in_float.dtype, ranges)
     image = case.in_float
     masks: dict[str, np.ndarray | None] = {"dense": None}
     scores = np.random.default_rng(0).random((case.shape[0], *_grid(case.shape)))
@@ -253,12 +294,13 @@ def draw(report: dict[str, Any], picture: pathlib.Path) -> None:
             points = sorted((row["operation_ratio"], row["time_ratio"]) for row in rows)
             furthest = max(furthest, *(max(point) for point in points))
             _, height, width = case["shape"]
-            label = f"{case['model']}, {height} x {width}, {execution}"
+            dtype = case.get("dtype", report.get("dtype"))
+            label = f"{case['model']}, {height} x {width}, {dtype}, {execution}"
             axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=label)
     axes.plot([0.9, furthest], [0.9, furthest], "--", color="#777777", label="one to one")
     axes.set_xlabel("operations of the dense network / operations")
     axes.set_ylabel("time of the dense network / time")
-    axes.set_title(f"{report['device']}, {report['dtype']}, batch {report['batch']}")
+    axes.set_title(f"{report['device']}, batch {report['batch']}")
     axes.grid(alpha=0.3)
     axes.legend()
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -279,7 +321,6 @@ def main(argv: list[str]) -> None:
         "versions": {name: _version(name) for name in ("jax", "jaxlib", "flax", "torch")},
         "commit": commit(),
         "compiled_handlers": extension.available(),
-        "dtype": _DTYPE.value,
         "batch": _BATCH.value,
         "block_size": _BLOCK.value,
         "policy_features": _FEATURES.value,
@@ -290,12 +331,13 @@ def main(argv: list[str]) -> None:
     }
     for model, size in itertools.product(_MODELS.value, _SIZES.value):
         height, width = map(int, size.split("x"))
-        case = Case(model, (_BATCH.value, height, width))
-        row = time_case(case, shares)
-        if _PARTS.value:
-            row["parts_ms"] = time_parts(case, shares)
-            print(json.dumps(row["parts_ms"], indent=1), flush=True)
-        report["cases"].append(row)
+        cases = [Case(model, (_BATCH.value, height, width), dtype) for dtype in _DTYPES.value]
+        rows = time_cases(cases, shares)
+        for case, row in zip(cases, rows, strict=True):
+            if _PARTS.value:
+                row["parts_ms"] = time_parts(case, shares)
+                print(json.dumps(row["parts_ms"], indent=1), flush=True)
+        report["cases"] += rows
         if _OUTPUT.value:
             pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
 

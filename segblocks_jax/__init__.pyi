@@ -18,6 +18,7 @@ from .nn import Semantics as Semantics
 from .systems.segblocks import policies as policies
 from .systems.segblocks.engine import Engine as Engine
 from .systems.segblocks.exported import ExportedEngine as ExportedEngine
+from .systems.segblocks.quantize import quantize as quantize
 from .systems.segblocks.spec import ModelSpec as ModelSpec
 from .systems.segblocks.spec import PolicySpec as PolicySpec
 from .tasks.segmentation.result import Segmentation as Segmentation

@@ -48,6 +48,7 @@ UNITS = {
     "low": ((3, 3, 4), "int32"),
     "counts": ((2,), "int32"),
 }
+BYTE_UNITS = {"byte_rows": ((9, 20), "uint8")} | {k: v for k, v in UNITS.items() if k != "rows"}
 COUNTS = {"counts": np.array([2, 3], np.int32)}
 HALOS = {"halos": ((2, 20), "float32")}
 OUTPUTS = 2 * 3 * 4 + 3 * 1 * 2
@@ -71,6 +72,17 @@ CALLS = {
         | SECOND,
         {"out": ((OUTPUTS, 33), "float32"), "out2": ((OUTPUTS, 33), "float32")} | HALOS,
         ATTRIBUTES,
+        COUNTS,
+    ),
+    "segblocks_quantized_conv": Call(
+        BYTE_UNITS
+        | {"zero": ((1,), "uint8"), "byte_weights": ((3, 45, 64), "int8")}
+        | {"scale": ((33,), "float32"), "byte_bias": ((33,), "float32")}
+        | {"limits": ((3,), "float32"), "byte_residual": ((OUTPUTS, 33), "uint8")}
+        | SECOND,
+        {"byte_out": ((OUTPUTS, 33), "uint8"), "out2": ((OUTPUTS, 33), "float32")}
+        | {"byte_halos": ((2, 20), "uint8")},
+        {name: ATTRIBUTES[name] for name in ("kh", "kw", "stride", "dilation", "groups")},
         COUNTS,
     ),
     "segblocks_depthwise_gradient": Call(
@@ -116,6 +128,26 @@ BUFFER_ERRORS: dict[str, list[tuple[tuple[int, ...], str, str]]] = {
         ((9, 20), "float16", "dtype F32 or BF16"),
         ((9, 20), "int32", "dtype F32 or BF16"),
     ],
+    "byte_rows": [
+        ((9,), "uint8", r"rank 2 \(r, c\)"),
+        ((9, 19), "uint8", r"shape \(2, 19\)"),
+        ((9, 20), "int8", "dtype U8"),
+        ((9, 20), "float32", "dtype U8"),
+    ],
+    "zero": [((2,), "uint8", r"shape \(1\)"), ((1,), "int32", "dtype U8")],
+    "byte_weights": [
+        ((3, 180, 16), "int8", r"shape \(3, 45, 64\)"),
+        ((3, 45, 64), "uint8", "dtype S8"),
+    ],
+    "byte_bias": [((0,), "float32", r"shape \(33\)"), ((33,), "int32", "dtype F32")],
+    "limits": [((2,), "float32", r"shape \(3\)"), ((3,), "bfloat16", "dtype F32")],
+    "byte_residual": [((1, 33), "uint8", r"shape \("), ((OUTPUTS, 33), "int8", "dtype U8 or F32")],
+    "byte_out": [
+        ((OUTPUTS,), "uint8", "rank 2"),
+        ((OUTPUTS + 1, 33), "uint8", r"shape \("),
+        ((OUTPUTS, 33), "bfloat16", "dtype U8 or F32"),
+    ],
+    "byte_halos": [((3, 20), "uint8", r"shape \(2, 20\)"), ((2, 20), "float32", "dtype U8")],
     "means": [
         ((8,), "int32", "rank 2"),
         ((2, 0), "int32", "q >= 1"),

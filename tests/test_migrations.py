@@ -171,12 +171,12 @@ SPEC = sb.ModelSpec("swiftnet_rn18", 3, policy=sb.PolicySpec(bucket_step=0.25, t
 
 def test_a_saved_model_of_earlier_is_read_as_it_was():
     spec = json.loads(json.dumps(SPEC.to_dict()))
-    assert spec.pop("schema") == 4
+    assert spec.pop("schema") == 5
     del spec["policy"]["features"]
     spec["policy"]["quantise_step"] = spec["policy"].pop("bucket_step")
     for name in ("dilations", "input_scale", "padding", "stride_in", "class_colors"):
         del spec[name]
-    del spec["semantics"]["padding"]
+    del spec["quantization"], spec["semantics"]["padding"]
     before = copy.deepcopy(spec)
     assert sb.ModelSpec.from_mapping(spec) == SPEC
     assert spec == before
@@ -209,6 +209,15 @@ def test_policies_of_schema_3_had_64_features_and_networks_alone_none():
     assert sb.ModelSpec.from_mapping({**alone.to_dict(), "schema": 3}) == alone
 
 
+def test_models_of_schema_4_were_not_quantized():
+    ranges = {"conv": {"input": (-1.5, 2.0), "output": (0.0, 6.0)}}
+    quantized = dataclasses.replace(SPEC, quantization=ranges)
+    spec = json.loads(json.dumps(quantized.to_dict()))
+    assert sb.ModelSpec.from_mapping(spec) == quantized
+    del spec["quantization"]
+    assert sb.ModelSpec.from_mapping({**spec, "schema": 4}) == SPEC
+
+
 def test_a_saved_model_has_all_its_fields_and_a_known_schema():
     for group in (None, "policy", "semantics"):
         spec = SPEC.to_dict()
@@ -216,5 +225,5 @@ def test_a_saved_model_has_all_its_fields_and_a_known_schema():
         part.popitem()
         with pytest.raises(TypeError, match="lacks"):
             sb.ModelSpec.from_mapping(spec)
-    with pytest.raises(ValueError, match="ModelSpec: schema is 5, expected up to 4"):
-        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 5})
+    with pytest.raises(ValueError, match="ModelSpec: schema is 6, expected up to 5"):
+        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 6})

@@ -48,7 +48,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["layout", "workers", "rows", "upsample_argmax"])
+@pytest.mark.parametrize("name", ["layout", "workers", "rows", "bytes", "upsample_argmax"])
 def test_cpu(name: str, build: pathlib.Path) -> None:
     run("ctest", "--test-dir", build, "-R", f"^{name}$", "--no-tests=error", "--output-on-failure")
 

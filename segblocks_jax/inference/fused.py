@@ -16,7 +16,8 @@ from jaxtyping import Array
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fusion import Planner
-from segblocks_jax.inference.steps import Layout, Pixels, State, Step
+from segblocks_jax.inference.quantized import Ranges, quantized
+from segblocks_jax.inference.steps import ConvStep, Layout, Pixels, State, Step
 from segblocks_jax.models import Network
 from segblocks_jax.nn.regions import Maps
 from segblocks_jax.nn.scope import Call, record_calls
@@ -46,6 +47,18 @@ class FusedNet:
             step.run(state)
         return state.features(self.steps[-1].output)
 
+    def observed(self, x: Maps) -> dict[str, dict[str, Pixels]]:
+        """What each convolution, by its path, reads and makes: its "input", "output" and "second" output, if kept."""
+        state, seen = _state(x), {}
+        for step in self.steps:
+            step.run(state)
+            if isinstance(step, ConvStep):
+                numbers = {"input": step.input, "second": step.second}
+                numbers["output"] = step.output if step.keep else None
+                found = {k: state.pixels[n] for k, n in numbers.items() if n is not None}
+                seen[step.name] = found
+        return seen
+
     def parts(self, x: Maps) -> Iterator[tuple[str, Pixels]]:
         """Names and results, as pixel lists, of the network's parts (`nn.scope`) as they are computed."""
         state = _state(x)
@@ -55,18 +68,25 @@ class FusedNet:
             yield part, state.latest
 
 
-def fuse(net: nnx.Module | Network, dtype: jax.typing.DTypeLike = "float32") -> FusedNet:
+def fuse(
+    net: nnx.Module | Network,
+    dtype: jax.typing.DTypeLike = "float32",
+    ranges: Ranges | None = None,
+) -> FusedNet:
     """Prepares a network for inference: folds its running statistics, packs its kernels.
 
     Args:
         net: built of the layers in `segblocks_jax.nn`, in evaluation mode; it keeps its weights.
         dtype: of kernels and activations, "float32" or "bfloat16"; the input must have it.
+        ranges: of the convolutions that run in int8, see `segblocks_jax.inference.quantized`; the input is
+            float32 all the same.
 
     Raises:
         InputError: the network pads blocks otherwise than by BlockPad, or computes features by what is
-            no layer.
+            no layer; or the ranges are those of another network.
     """
-    return FusedNet(tuple(Planner(*_record(net), dtype).steps()))
+    steps = Planner(*_record(net), dtype, ranges or ()).steps()
+    return FusedNet(tuple(steps if ranges is None else quantized(steps, ranges)))
 
 
 def pays(net: nnx.Module | Network) -> bool:
@@ -83,7 +103,7 @@ def pays(net: nnx.Module | Network) -> bool:
     return True
 
 
-def _record(net: nnx.Module | Network) -> tuple[list[Call], Array, Any]:
+def _record(net: nnx.Module | Network) -> tuple[list[Call], Array, Any, dict[int, str]]:
     padding = getattr(getattr(net, "semantics", None), "padding", "block")
     if padding != "block":
         raise InputError(
@@ -92,7 +112,8 @@ def _record(net: nnx.Module | Network) -> tuple[list[Call], Array, Any]:
         )
     net = nnx.clone(net)
     net.eval()
-    return record_calls(net, (1, _SIDE, _SIDE, 3))
+    names = {id(x): ".".join(map(str, path)) for path, x in nnx.iter_graph(net)}
+    return *record_calls(net, (1, _SIDE, _SIDE, 3)), names
 
 
 def _state(x: Any) -> State:

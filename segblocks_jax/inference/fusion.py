@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,12 +47,17 @@ class Planner:
         calls: Sequence[Call],
         image: Array,
         result: Any,
+        names: Mapping[int, str],
         dtype: jax.typing.DTypeLike = "float32",
+        plain: Container[str] = (),
     ) -> None:
-        """Takes what `record_calls` gives; InputError if features, or the result, come from what is no layer."""
+        """Takes what `record_calls` gives; InputError if features, or the result, come from what is no layer.
+
+        `names` are the layers' paths by their `id`; the kernels of those in `plain` are not transformed.
+        """
         # A call that gives back what it got does nothing.
         self.calls = [call for call in calls if not any(call.result is x for x in call.features)]
-        self.result, self.dtype = result, dtype
+        self.result, self.dtype, self.names, self.plain = result, dtype, names, plain
         # Arrays are known by their identity; that of the calls' own arrays lasts as long as they do.
         self.made = {id(image): -1} | {id(call.result): i for i, call in enumerate(self.calls)}
         self.users: dict[int, list[int]] = collections.defaultdict(list)
@@ -90,12 +95,15 @@ class Planner:
         keep = norm is None or len(self.users[id(output)]) > 1
         conv: Conv = call.arguments["self"]
         weights = conv.kernel[...].astype(self.dtype)
-        winograd = winograd_stride(weights, conv.stride, conv.groups, conv.dilation)
-        pairs = pairs_pay(weights, conv.groups)
+        name, winograd, pairs = self.names[id(conv)], 0, 0
+        if name not in self.plain:
+            winograd = winograd_stride(weights, conv.stride, conv.groups, conv.dilation)
+            pairs = pairs_pay(weights, conv.groups)
         step = ConvStep(
             pack_kernel(weights, conv.groups, winograd=winograd, pairs=pairs),
             _folded(conv, chain.norm),
             None if norm is None else _scaling(norm),
+            name=name,
             part=call.part,
             input=self._number(call.features[0]),
             residual=None if chain.residual is None else self._number(chain.residual),

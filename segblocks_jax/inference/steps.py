@@ -1,11 +1,11 @@
 """Steps of a fused network: each makes a pixel list, or two, of those that are there."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx, struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from segblocks_jax.blocks import BlockGrid, DualRes
 from segblocks_jax.blocks.pad import index_patches
@@ -15,7 +15,8 @@ from segblocks_jax.ops.packed_kernel import PackedKernel
 from segblocks_jax.ops.patches import Border, IndexPatches, image_patches, list_patches
 
 Scaling = tuple[Float[Array, "c"], Float[Array, "c"]]
-Pixels = Float[Array, "p c"]
+Pixels = Shaped[Array, "p c"]
+"""float32 or bfloat16; in int8 bytes."""
 
 
 def static() -> Any:
@@ -80,11 +81,15 @@ class State:
 @struct.dataclass(eq=False)
 @no_type_check
 class ConvStep:
-    """A convolution and its epilogue; with `following`, that norm and ReLU of the output are `second`."""
+    """A convolution and its epilogue; with `following`, that norm and ReLU of the output are `second`.
+
+    `name` is the path of its layer in the network.
+    """
 
     kernel: PackedKernel
     scaling: tuple[Array | None, Array | None]
     following: Scaling | None
+    name: str = static()
     part: str = static()
     input: int = static()
     residual: int | None = static()
@@ -100,12 +105,7 @@ class ConvStep:
     def run(self, state: State) -> None:
         """Adds the output, where it is kept, and the second one."""
         pixels, layout = state.pixels[self.input], state.layouts[self.input]
-        if self.kernel.size == (1, 1) and self.stride == 1:
-            patches = list_patches(pixels.shape[0])
-        else:
-            widest = max(self.padding)
-            vertical, horizontal = (widest - side for side in self.padding)
-            patches = layout.patches(widest).inset(vertical, horizontal, self.shift)
+        patches = conv_patches(self, pixels, layout)
         residual = None if self.residual is None else state.pixels[self.residual]
         scale, bias = self.scaling
         epilogue = Epilogue(scale, bias, residual, self.following, self.activation, self.keep)
@@ -118,6 +118,15 @@ class ConvStep:
             state.add(self.second, second, layout)
         if out is not None:
             state.add(self.output, out, layout)
+
+
+def conv_patches(step: Any, pixels: Pixels, layout: Layout) -> IndexPatches:
+    """Where the convolution of a step finds its pixels."""
+    if step.kernel.size == (1, 1) and step.stride == 1:
+        return list_patches(pixels.shape[0])
+    widest = max(step.padding)
+    vertical, horizontal = (widest - side for side in step.padding)
+    return layout.patches(widest).inset(vertical, horizontal, step.shift)
 
 
 @struct.dataclass(eq=False)
@@ -195,5 +204,17 @@ class LayerStep:
         state.add(self.output, pixels, layout.scaled(*self.size))
 
 
-Step = ConvStep | PatchStep | PointwiseStep | LayerStep
-"""`part` is its name in the network, `output` the number of what `run` adds."""
+@runtime_checkable
+class Step(Protocol):
+    """What a fused network is made of, a pytree.
+
+    Attributes:
+        part: its name in the network.
+        output: the number of what `run` adds.
+    """
+
+    part: str
+    output: int
+
+    def run(self, state: State) -> None:
+        """Adds what it makes."""

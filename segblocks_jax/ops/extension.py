@@ -21,6 +21,7 @@ TARGETS = (
     "segblocks_pad_backward",
     "segblocks_index_tables",
     "segblocks_indexed_conv",
+    "segblocks_quantized_conv",
     "segblocks_depthwise_gradient",
     "segblocks_indexed_max_pool",
     "segblocks_indexed_upsample2",
@@ -32,8 +33,8 @@ An exported program that calls them needs
 ``[jax.export.DisabledSafetyCheck.custom_call(name) for name in TARGETS]``.
 """
 
-CPU_TARGETS = frozenset({"segblocks_depthwise_gradient"})
-"""Those that stand in for an operation of which XLA's own is slow on CPUs alone."""
+CPU_TARGETS = frozenset({"segblocks_depthwise_gradient", "segblocks_quantized_conv"})
+"""Those of CPUs alone: XLA has the operation on GPUs, or its definition runs there."""
 
 # Earlier names, which stored programs still call.
 _OLD_TARGETS = {"segblocks_upsample_argmax": "segblocks_label_map"}

@@ -192,40 +192,41 @@ def _run(
 def _reference(
     rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> Outputs:
-    high, low = (
-        _convolve(part, kernel, window).reshape(-1, kernel.features)
-        for part in gather(rows, patches)
-    )
-    # Low units follow the high ones that are live; with all live, this changes nothing.
+    taps = kernel.taps().astype(rows.dtype)
+    high, low = (convolved(part, taps, window) for part in gather(rows, patches))
+    return _finish(in_order(high, low, patches), epilogue, rows.dtype)
+
+
+def in_order(high: Array, low: Array, patches: IndexPatches) -> Array:
+    """Maps (m, h, w, k) of high and of low units as the list of output rows: low units follow the live high ones."""
+    units, (high, low) = patches.high.shape[0], (x.reshape(-1, x.shape[-1]) for x in (high, low))
     out = jnp.concatenate([high, low])
     if high.shape[0] and low.shape[0]:
-        start = patches.counts[0] * (high.shape[0] // patches.high.shape[0])
+        start = patches.counts[0] * (high.shape[0] // units)
         out = lax.dynamic_update_slice(out, low, (start, jnp.zeros_like(start)))
-    return _finish(out, epilogue, rows.dtype)
+    return out
 
 
-def _convolve(maps: Array, kernel: PackedKernel, window: Taps) -> Array:
+def convolved(
+    maps: Array, taps: Array, window: Taps, dtype: jax.typing.DTypeLike = "float32"
+) -> Array:
+    """Maps (m, h, w, c) convolved with taps, see `PackedKernel.taps`; products and sums are of `dtype`."""
     # Sums of products of one tap round less than one long product: half the error at 9 x 64 terms.
-    (kh, kw), (eh, ew), stride = window.size, window.extent, window.stride
+    (_, kw), (eh, ew), stride = window.size, window.extent, window.stride
     m, h, w, channels = maps.shape
     ho, wo = (h - eh) // stride + 1, (w - ew) // stride + 1
-    weights = kernel.taps().astype(maps.dtype)
-    out = jnp.zeros((m, ho, wo, kernel.features), jnp.float32)
+    out = jnp.zeros((m, ho, wo, taps.shape[-1]), dtype)
     if not m:
         return out
-    for i in range(kh):
-        for j in range(kw):
-            y, x = i * window.dilation, j * window.dilation
-            stop = (m, y + stride * (ho - 1) + 1, x + stride * (wo - 1) + 1, channels)
-            tap = lax.slice(maps, (0, y, x, 0), stop, (1, stride, stride, 1))
-            weight = weights[i * kw + j]
-            if kernel.depthwise:
-                product = tap.astype(jnp.float32) * weight.astype(jnp.float32)[None, None, None]
-            else:
-                product = jnp.einsum(
-                    "mhwc,ck->mhwk", tap, weight, preferred_element_type=jnp.float32
-                )
-            out = out + product
+    for t, weight in enumerate(taps):
+        y, x = t // kw * window.dilation, t % kw * window.dilation
+        stop = (m, y + stride * (ho - 1) + 1, x + stride * (wo - 1) + 1, channels)
+        tap = lax.slice(maps, (0, y, x, 0), stop, (1, stride, stride, 1))
+        if taps.ndim == 2:
+            product = tap.astype(dtype) * weight.astype(dtype)[None, None, None]
+        else:
+            product = jnp.einsum("mhwc,ck->mhwk", tap, weight, preferred_element_type=dtype)
+        out = out + product
     return out
 
 

@@ -85,8 +85,8 @@ class PackedKernel:
         weights = weights.reshape(panels, math.prod(self.size) * self.channels, PANEL)
         return dataclasses.replace(self, weights=weights, winograd=0, pairs=0)
 
-    def taps(self) -> Float[Array, "t *_"]:
-        """Weights (kh kw, c, k), or (kh kw, c) of a depthwise kernel."""
+    def taps(self) -> Float[Array, "t ..."]:
+        """The weights of each tap, row by row: (kh kw, c, k), or (kh kw, c) of a depthwise kernel."""
         if self.depthwise:
             return self.weights
         weights = self.plain().weights

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from segblocks_jax.ops import no_type_check
 
@@ -104,6 +104,18 @@ def gather(
     zero = jnp.zeros((1, rows.shape[1]), rows.dtype)
     halos = rows.astype(jnp.float32)[patches.means].mean(1).astype(rows.dtype)
     source = jnp.concatenate([zero, rows, halos])
+    return source[patches.high + 1], source[patches.low + 1]
+
+
+@jax.jit
+def gather_bytes(
+    rows: UInt8[Array, "r c"], zero: UInt8[Array, "1"], patches: IndexPatches
+) -> tuple[UInt8[Array, "mh hh hw c"], UInt8[Array, "ml lh lw c"]]:
+    """The pixels of all patches of bytes, of which `zero` lies outside; halo means are rounded, up in the middle."""
+    reads = patches.means.shape[1]
+    halos = (2 * rows.astype(jnp.int32)[patches.means].sum(1) + reads) // (2 * reads)
+    outside = jnp.broadcast_to(zero[:, None], (1, rows.shape[1]))
+    source = jnp.concatenate([outside, rows, halos.astype(jnp.uint8)])
     return source[patches.high + 1], source[patches.low + 1]
 
 

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from segblocks_jax.ops import extension, ffi_call
-from segblocks_jax.ops.patches import IndexPatches, gather
+from segblocks_jax.ops.patches import IndexPatches, gather, gather_bytes
 
 
 @functools.partial(jax.jit, static_argnames=("factor",))
@@ -54,27 +54,40 @@ def _interpolate(blocks: Array, axis: int, factor: int) -> Array:
 
 @jax.named_scope("indexed_upsample2")
 def indexed_upsample2(
-    rows: Float[Array, "r c"],
+    rows: Shaped[Array, "r c"],
     patches: IndexPatches,
     residual: Float[Array, "p c"] | None = None,
     following: tuple[Float[Array, "c"], Float[Array, "c"]] | None = None,
     *,
     implementation: str | None = None,
-) -> Float[Array, "p c"]:
+) -> Shaped[Array, "p c"]:
     """Doubles the size of every patch's inside, half-pixel centers; then adds, normalizes, rectifies.
 
     ``y = upsampled + residual``; with `following`, ``relu(y * following[0] + following[1])``. Not
     differentiable; `segblocks_jax.nn.upsample2` is.
 
     Args:
-        rows: the pixel list, float32 or bfloat16.
+        rows: the pixel list, float32 or bfloat16; or uint8, rounded up in the middle, with neither of the two below.
         patches: units padded by 1, with indices everywhere: see `index_patches` for the borders.
         residual: like the output.
         following: scale and bias in float32.
         implementation: "ffi", "xla", or None for the compiled handler where there is one.
     """
+    if rows.dtype == "uint8" and (residual is not None or following is not None):
+        raise ValueError("indexed_upsample2: rows of bytes have no residual and no second output")
     if extension.resolve(implementation) != "ffi":
         return _reference(rows, patches, residual, following)
+    if rows.dtype != "uint8":
+        return _compiled(rows, patches, residual, following)
+    return lax.platform_dependent(rows, patches, cpu=_compiled, default=_reference)
+
+
+def _compiled(
+    rows: Array,
+    patches: IndexPatches,
+    residual: Array | None = None,
+    following: tuple[Array, Array] | None = None,
+) -> Array:
     channels = rows.shape[1]
     pixels = sum(m * (h - 2) * (w - 2) * 4 for m, h, w in (patches.high.shape, patches.low.shape))
     nothing = jnp.zeros(0, jnp.float32)
@@ -97,14 +110,21 @@ def indexed_upsample2(
 def _reference(
     rows: Array,
     patches: IndexPatches,
-    residual: Array | None,
-    following: tuple[Array, Array] | None,
+    residual: Array | None = None,
+    following: tuple[Array, Array] | None = None,
 ) -> Array:
-    wide = (part.astype(jnp.float32) for part in gather(rows, patches))
+    found = (
+        gather_bytes(rows, jnp.zeros(1, rows.dtype), patches)
+        if rows.dtype == "uint8"
+        else gather(rows, patches)
+    )
+    wide = (part.astype(jnp.float32) for part in found)
     inner = [upsample_bilinear(part, 2)[:, 2:-2, 2:-2] for part in wide]
     out = jnp.concatenate([part.reshape(-1, rows.shape[1]) for part in inner])
     if residual is not None:
         out = out + residual.astype(jnp.float32)
     if following is not None:
         out = jax.nn.relu(out * following[0][None] + following[1][None])
+    if rows.dtype == "uint8":
+        out = jnp.floor(out + 0.5)
     return out.astype(rows.dtype)

@@ -83,6 +83,25 @@ struct IndexedConvOperands {
   int64_t winograd;
 };
 
+struct QuantizedConvOperands {
+  RowOperands input;
+  ffi::AnyBuffer zero;
+  ffi::AnyBuffer weights;
+  ffi::AnyBuffer scale;
+  ffi::AnyBuffer bias;
+  ffi::AnyBuffer limits;
+  ffi::AnyBuffer residual;
+  ffi::AnyBuffer scale2;
+  ffi::AnyBuffer bias2;
+  ffi::AnyBuffer out;
+  ffi::AnyBuffer out2;
+  int64_t kh;
+  int64_t kw;
+  int64_t stride;
+  int64_t dilation;
+  int64_t groups;
+};
+
 struct DepthwiseGradientOperands {
   RowOperands input;
   ffi::AnyBuffer cotangents;
@@ -121,6 +140,8 @@ ffi::Error check(const char* operation, const PadOperands& operands, PadCall* ca
 ffi::Error check(const char* operation, const PadOperands& operands, PadBackwardCall* call);
 ffi::Error check(const char* operation, const IndexTablesOperands& operands, IndexTablesCall* call);
 ffi::Error check(const char* operation, const IndexedConvOperands& operands, IndexedConvCall* call);
+ffi::Error check(const char* operation, const QuantizedConvOperands& operands,
+                 QuantizedConvCall* call);
 ffi::Error check(const char* operation, const DepthwiseGradientOperands& operands,
                  DepthwiseGradientCall* call);
 ffi::Error check(const char* operation, const MaxPoolOperands& operands, MaxPoolCall* call);

@@ -17,7 +17,7 @@ struct Cpu {
   using Tag = ffi::ThreadPool;
   using Context = ffi::ThreadPool;
   static constexpr std::initializer_list<ffi::Traits> kTraits = {};
-  static constexpr bool kHasGradients = true;
+  static constexpr bool kIsCpu = true;
 
   template <typename Call>
   static ffi::Error run(Context& pool, const char* operation, const Call& call) {

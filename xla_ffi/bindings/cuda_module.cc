@@ -16,7 +16,7 @@ struct Cuda {
   using Tag = ffi::PlatformStream<cudaStream_t>;
   using Context = cudaStream_t;
   static constexpr std::initializer_list<ffi::Traits> kTraits = {ffi::Traits::kCmdBufferCompatible};
-  static constexpr bool kHasGradients = false;  // XLA's are the faster ones.
+  static constexpr bool kIsCpu = false;
 
   template <typename Call>
   static ffi::Error run(Context stream, const char* operation, const Call& call) {

@@ -88,6 +88,19 @@ struct Handlers {
     return run<IndexedConvCall>(context, "segblocks_indexed_conv", operands);
   }
 
+  static ffi::Error quantized_conv(Context context, Buffer rows, Buffer means, Buffer high,
+                                   Buffer low, Buffer counts, Buffer zero, Buffer weights,
+                                   Buffer scale, Buffer bias, Buffer limits, Buffer residual,
+                                   Buffer scale2, Buffer bias2, Result out, Result out2,
+                                   Result halos, int64_t kh, int64_t kw, int64_t stride,
+                                   int64_t dilation, int64_t groups) {
+    const RowOperands input{rows, means, high, low, counts, *halos};
+    const QuantizedConvOperands operands{input,    zero,   weights,  scale, bias,  limits,
+                                         residual, scale2, bias2,    *out,  *out2, kh,
+                                         kw,       stride, dilation, groups};
+    return run<QuantizedConvCall>(context, "segblocks_quantized_conv", operands);
+  }
+
   static ffi::Error depthwise_gradient(Context context, Buffer rows, Buffer means, Buffer high,
                                        Buffer low, Buffer counts, Buffer cotangents, Result kernel,
                                        Result halos, int64_t kh, int64_t kw, int64_t stride,

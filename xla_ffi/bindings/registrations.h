@@ -50,9 +50,11 @@ pybind11::dict registrations() {
   add("pad", "segblocks_pad_backward", pad_backward);
   add("index_tables", "segblocks_index_tables", index_tables);
   add("indexed_conv", "segblocks_indexed_conv", indexed_conv);
-  if constexpr (Platform::kHasGradients) {
+  if constexpr (Platform::kIsCpu) {
     SEGBLOCKS_HANDLER(depthwise_gradient, 6, 2, "kh", "kw", "stride", "dilation");
     add("depthwise_gradient", "segblocks_depthwise_gradient", depthwise_gradient);
+    SEGBLOCKS_HANDLER(quantized_conv, 13, 3, "kh", "kw", "stride", "dilation", "groups");
+    add("quantized_conv", "segblocks_quantized_conv", quantized_conv);
   }
 #undef SEGBLOCKS_HANDLER
   add("max_pool", "segblocks_indexed_max_pool", max_pool);

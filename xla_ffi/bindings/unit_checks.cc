@@ -13,7 +13,10 @@ class UnitChecker : public Checker {
  public:
   using Checker::Checker;
 
-  bool input(const RowOperands& o, IndexedRows* rows, Units* units) {
+  // Rows are of float32 or bfloat16, or of bytes alone, or of any of them.
+  enum class Rows { kFloats, kBytes, kAny };
+
+  bool input(const RowOperands& o, IndexedRows* rows, Units* units, Rows kind = Rows::kFloats) {
     if (!rank("rows", o.rows, 2, "(r, c)") || !rank("means", o.means, 2, "(g, q)") ||
         !dtype("means", o.means, ffi::S32) || !patches("high", o.high, &units->high) ||
         !patches("low", o.low, &units->low) || !shape("counts", o.counts, {2}) ||
@@ -23,8 +26,14 @@ class UnitChecker : public Checker {
     const auto r = o.rows.dimensions();
     const auto g = o.means.dimensions();
     if (g[0] > 0 && g[1] < 1) return fail("means", "shape " + shape_text(g), "q >= 1 where g > 0");
-    if (!shape("halos", o.halos, {g[0], r[1]}) || !element("rows", o.rows, &rows->element, false) ||
-        !same_element("halos", o.halos, "rows", o.rows)) {
+    const bool bytes = o.rows.element_type() == ffi::U8;
+    if (bytes && kind != Rows::kFloats) {
+      rows->element = Element::kUint8;
+    } else if (kind == Rows::kBytes ? !dtype("rows", o.rows, ffi::U8)
+                                    : !element("rows", o.rows, &rows->element, false)) {
+      return false;
+    }
+    if (!shape("halos", o.halos, {g[0], r[1]}) || !same_element("halos", o.halos, "rows", o.rows)) {
       return false;
     }
     units->counts = o.counts.typed_data<int32_t>();
@@ -45,6 +54,15 @@ class UnitChecker : public Checker {
            range("stride", stride, 1, kMaxSide) && range("dilation", dilation, 1, kMaxSide) &&
            at_least("high", units.high, window->extent_y(), window->extent_x()) &&
            at_least("low", units.low, window->extent_y(), window->extent_x());
+  }
+
+  // Depthwise, there are as many groups as channels.
+  bool depthwise(bool depthwise, int64_t groups, int64_t channels, int64_t features) {
+    return !depthwise || (groups == channels && features == channels) ||
+           fail("groups",
+                std::to_string(groups) + " of " + std::to_string(channels) + " input and " +
+                    std::to_string(features) + " output channels",
+                "1, or one channel a group, in and out");
   }
 
   // Whether the weights are transformed, which all but them must allow.
@@ -99,6 +117,28 @@ class UnitChecker : public Checker {
     return shape(name, buffer, {rows, features});
   }
 
+  // The same of bytes or float32, each buffer as it likes.
+  template <typename Data>
+  bool optional_bytes(const char* name, ffi::AnyBuffer buffer, int64_t rows, int64_t features,
+                      Data** data, bool* bytes) {
+    *bytes = buffer.element_type() == ffi::U8;
+    return (*bytes || buffer.element_type() == ffi::F32 ||
+            fail(name, "dtype " + text(buffer.element_type()), "dtype U8 or F32")) &&
+           optional_rows(name, buffer, buffer, rows, features, data);
+  }
+
+  // Which outputs there are: one at least, and the second one where there is a scale of it.
+  bool outputs(ffi::AnyBuffer out, ffi::AnyBuffer out2, const void* out_data, const void* out2_data,
+               const float* scale2) {
+    if ((out2_data == nullptr) != (scale2 == nullptr)) {
+      return fail("out2", "shape " + shape_text(out2.dimensions()),
+                  "rows where scale2 and bias2 are given, and none where they are not");
+    }
+    return out_data != nullptr || out2_data != nullptr ||
+           fail("out", "shape " + shape_text(out.dimensions()),
+                "rows in at least one of the results out and out2");
+  }
+
   // A float32 for every feature, or none at all: then null.
   bool optional_vector(const char* name, ffi::AnyBuffer buffer, int64_t features,
                        const float** data) {
@@ -142,13 +182,7 @@ ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedCon
   call->activation = static_cast<Activation>(o.activation);
   call->features = features;
   call->depthwise = o.groups != 1;
-  if (call->depthwise && (o.groups != channels || features != channels)) {
-    check.fail("groups",
-               std::to_string(o.groups) + " of " + std::to_string(channels) + " input and " +
-                   std::to_string(features) + " output channels",
-               "1, or one channel a group, in and out");
-    return check.error();
-  }
+  if (!check.depthwise(call->depthwise, o.groups, channels, features)) return check.error();
   const ffi::AnyBuffer rows = o.input.rows;
   const int64_t outputs = max_output_rows(*call);
   if (!check.winograd(o.winograd, call) || !check.weights(o.weights, rows, call) ||
@@ -161,13 +195,50 @@ ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedCon
     return check.error();
   }
   if (call->empty()) return ffi::Error::Success();
-  if ((call->out2 == nullptr) != (call->scale2 == nullptr)) {
-    check.fail("out2", "shape " + shape_text(o.out2.dimensions()),
-               "rows where scale2 and bias2 are given, and none where they are not");
-  } else if (call->out == nullptr && call->out2 == nullptr) {
-    check.fail("out", "shape " + shape_text(o.out.dimensions()),
-               "rows in at least one of the results out and out2");
+  check.outputs(o.out, o.out2, call->out, call->out2, call->scale2);
+  return check.error();
+}
+
+ffi::Error check(const char* operation, const QuantizedConvOperands& o, QuantizedConvCall* call) {
+  UnitChecker check(operation);
+  if (!check.input(o.input, &call->input, &call->units, UnitChecker::Rows::kBytes) ||
+      !check.window("kh", o.kh, "kw", o.kw, o.stride, o.dilation, call->units, &call->window) ||
+      !check.rank("out", o.out, 2, "(p, k)")) {
+    return check.error();
   }
+  const int64_t channels = call->input.channels;
+  const int64_t features = call->features = o.out.dimensions()[1];
+  call->depthwise = o.groups != 1;
+  if (!check.depthwise(call->depthwise, o.groups, channels, features)) return check.error();
+  const int64_t taps = call->window.area();
+  const int64_t outputs = max_output_rows(*call);
+  if ((call->depthwise && !check.range("kh", taps, 1, QuantizedConvCall::kMaxDepthwiseTaps)) ||
+      !check.dtype("zero", o.zero, ffi::U8) || !check.shape("zero", o.zero, {1}) ||
+      !check.dtype("weights", o.weights, ffi::S8) ||
+      !(call->depthwise ? check.shape("weights", o.weights, {taps, channels})
+                        : check.shape("weights", o.weights,
+                                      {call->panels(), taps * call->groups(),
+                                       QuantizedConvCall::kPanel * QuantizedConvCall::kGroup})) ||
+      !check.dtype("scale", o.scale, ffi::F32) || !check.shape("scale", o.scale, {features}) ||
+      !check.dtype("bias", o.bias, ffi::F32) || !check.shape("bias", o.bias, {features}) ||
+      !check.dtype("limits", o.limits, ffi::F32) || !check.shape("limits", o.limits, {3}) ||
+      !check.second_affine(o.scale2, o.bias2, features, &call->scale2, &call->bias2) ||
+      !check.optional_bytes("residual", o.residual, outputs, features, &call->residual,
+                            &call->residual_bytes) ||
+      !check.optional_bytes("out", o.out, outputs, features, &call->out, &call->out_bytes) ||
+      !check.optional_bytes("out2", o.out2, outputs, features, &call->out2, &call->out2_bytes)) {
+    return check.error();
+  }
+  if (call->empty() || !check.outputs(o.out, o.out2, call->out, call->out2, call->scale2)) {
+    return check.error();
+  }
+  call->input.zero = o.zero.typed_data<uint8_t>()[0];
+  call->weights = o.weights.typed_data<int8_t>();
+  call->scale = o.scale.typed_data<float>();
+  call->bias = o.bias.typed_data<float>();
+  call->residual_scale = o.limits.typed_data<float>()[0];
+  call->low = o.limits.typed_data<float>()[1];
+  call->high = o.limits.typed_data<float>()[2];
   return check.error();
 }
 
@@ -189,7 +260,7 @@ ffi::Error check(const char* operation, const DepthwiseGradientOperands& o,
 
 ffi::Error check(const char* operation, const MaxPoolOperands& o, MaxPoolCall* call) {
   UnitChecker check(operation);
-  if (check.input(o.input, &call->input, &call->units) &&
+  if (check.input(o.input, &call->input, &call->units, UnitChecker::Rows::kAny) &&
       check.window("window", o.window, "window", o.window, o.stride, 1, call->units,
                    &call->window) &&
       check.same_element("out", o.out, "rows", o.input.rows) &&
@@ -201,7 +272,7 @@ ffi::Error check(const char* operation, const MaxPoolOperands& o, MaxPoolCall* c
 
 ffi::Error check(const char* operation, const Upsample2Operands& o, Upsample2Call* call) {
   UnitChecker check(operation);
-  if (!check.input(o.input, &call->input, &call->units) ||
+  if (!check.input(o.input, &call->input, &call->units, UnitChecker::Rows::kAny) ||
       !check.at_least("high", call->units.high, 2, 2) ||
       !check.at_least("low", call->units.low, 2, 2)) {
     return check.error();
@@ -214,6 +285,10 @@ ffi::Error check(const char* operation, const Upsample2Operands& o, Upsample2Cal
       check.same_element("out", o.out, "rows", o.input.rows) &&
       check.shape("out", o.out, {outputs, channels})) {
     call->out = o.out.untyped_data();
+    if (call->input.element == Element::kUint8 &&
+        (call->residual != nullptr || call->scale2 != nullptr)) {
+      check.fail("rows", "dtype U8", "dtype F32 or BF16 beside a residual, or scale2 and bias2");
+    }
   }
   return check.error();
 }

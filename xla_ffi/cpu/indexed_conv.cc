@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
-#include <iterator>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -32,32 +31,6 @@ constexpr int64_t kPassBytes = 640 * 1024;
 // So many pixels further on are asked for what they read, and for where they write.
 constexpr int64_t kReadAhead = 16;
 constexpr int64_t kWriteAhead = 8;
-
-// Along one axis of a chunk: the positions of a unit's patch that its windows read, in a table's
-// order. Taps that lie apart have a run of positions each, whatever lies between.
-struct Axis {
-  int64_t pixels;
-  int64_t taps;
-  int64_t stride;
-  int64_t dilation;
-
-  int64_t size() const { return dilation == 1 ? (pixels - 1) * stride + taps : pixels * taps; }
-  // The patch's position at `i` of the table.
-  int64_t source(int64_t i) const {
-    return dilation == 1 ? i : i % pixels * stride + i / pixels * dilation;
-  }
-  // Where a pixel's window begins in the table, and how far on its tap `t` is.
-  int64_t pixel(int64_t p) const { return dilation == 1 ? p * stride : p; }
-  int64_t tap(int64_t t) const { return dilation == 1 ? t : t * pixels; }
-};
-
-Axis rows_of(const Chunk& chunk, const Window& window) {
-  return {chunk.height, window.height, window.stride, window.dilation};
-}
-
-Axis columns_of(const Chunk& chunk, const Window& window) {
-  return {chunk.width, window.width, window.stride, window.dilation};
-}
 
 // What a thread works in.
 struct Workspace {
@@ -299,7 +272,9 @@ class Convolution {
       const bool first_read = pass == 0 && !copied_ && (call_.depthwise || is_first);
       for (int64_t pixel = 0; pixel < pixels;) {
         const float* const* const* entries = workspace.entries.data() + pixel;
-        const auto row = is_rest(group) ? nullptr : row_kernel(entries, pixels - pixel);
+        const auto row = !call_.depthwise || is_rest(group)
+                             ? nullptr
+                             : row_kernel(kernels_, call_.window, entries, pixels - pixel);
         int size = 0;
         while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= pixels - pixel) ++size;
         const int64_t wanted = row != nullptr ? kRowPixels : sizes[size].pixels;
@@ -328,27 +303,6 @@ class Convolution {
         pixel += wanted;
       }
     }
-  }
-
-  // The depthwise loops for the next pixels, where these are neighbors in rows; else null.
-  void (*row_kernel(const float* const* const* entries, int64_t pixels) const)(const Tile&, int) {
-    const Window& window = call_.window;
-    if (!call_.depthwise || (window.width != 3 && window.width != 5)) return nullptr;
-    if (window.stride > 2 || window.dilation > 1 || pixels < kRowPixels) return nullptr;
-    for (size_t run = 0; run < std::size(kRuns); ++run) {
-      if (!are_neighbors(entries, kRuns[run])) continue;
-      return kernels_.depthwise_row[window.width == 5][window.stride - 1][run];
-    }
-    return nullptr;
-  }
-
-  // Whether kRowPixels entries are such runs. Entries grow along a chunk, from row to row by more
-  // than a stride, so the ends of a run tell.
-  bool are_neighbors(const float* const* const* entries, int run) const {
-    for (int k = 0; k < kRowPixels; k += run) {
-      if (entries[k + run - 1] - entries[k] != (run - 1) * call_.window.stride) return false;
-    }
-    return true;
   }
 
   // Asks for what a tile further on is the first to read: the middle of its windows' last rows.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 #include "cpu/tiles.h"
@@ -18,6 +19,53 @@ namespace segblocks::cpu {
 // From so many groups of panels on, threads share the weights, not the pixels.
 constexpr int64_t kGroupsApart = 3;
 constexpr int64_t kItemsPerThread = 6;
+
+// Along one axis of a chunk: the positions of a unit's patch that its windows read, in a table's
+// order. Taps that lie apart have a run of positions each, whatever lies between.
+struct Axis {
+  int64_t pixels;
+  int64_t taps;
+  int64_t stride;
+  int64_t dilation;
+
+  int64_t size() const { return dilation == 1 ? (pixels - 1) * stride + taps : pixels * taps; }
+  // The patch's position at `i` of the table.
+  int64_t source(int64_t i) const {
+    return dilation == 1 ? i : i % pixels * stride + i / pixels * dilation;
+  }
+  // Where a pixel's window begins in the table, and how far on its tap `t` is.
+  int64_t pixel(int64_t p) const { return dilation == 1 ? p * stride : p; }
+  int64_t tap(int64_t t) const { return dilation == 1 ? t : t * pixels; }
+};
+
+inline Axis rows_of(const Chunk& chunk, const Window& window) {
+  return {chunk.height, window.height, window.stride, window.dilation};
+}
+
+inline Axis columns_of(const Chunk& chunk, const Window& window) {
+  return {chunk.width, window.width, window.stride, window.dilation};
+}
+
+// Whether kRowPixels entries are runs of `run` neighbors in rows. Entries grow along a chunk, from
+// row to row by more than a stride, so the ends of a run tell.
+inline bool are_neighbors(const float* const* const* entries, int run, int64_t stride) {
+  for (int k = 0; k < kRowPixels; k += run) {
+    if (entries[k + run - 1] - entries[k] != (run - 1) * stride) return false;
+  }
+  return true;
+}
+
+// The depthwise loops for the next pixels, where these are neighbors in rows; else null.
+inline void (*row_kernel(const TileKernels& kernels, const Window& window,
+                         const float* const* const* entries, int64_t pixels))(const Tile&, int) {
+  if (window.width != 3 && window.width != 5) return nullptr;
+  if (window.stride > 2 || window.dilation > 1 || pixels < kRowPixels) return nullptr;
+  for (size_t run = 0; run < std::size(kRuns); ++run) {
+    if (!are_neighbors(entries, kRuns[run], window.stride)) continue;
+    return kernels.depthwise_row[window.width == 5][window.stride - 1][run];
+  }
+  return nullptr;
+}
 
 // Panels first .. first+count-1.
 struct Group {

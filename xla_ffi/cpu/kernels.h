@@ -27,6 +27,7 @@ Problem run(Workers& workers, const TileKernels& kernels, const PadCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const PadBackwardCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const IndexTablesCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call);
+Problem run(Workers& workers, const TileKernels& kernels, const QuantizedConvCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const DepthwiseGradientCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const MaxPoolCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const Upsample2Call& call);

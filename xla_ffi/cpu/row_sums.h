@@ -110,6 +110,8 @@ void with_element(Element element, const Run& run) {
       return run(BFloat16{});
     case Element::kFloat16:
       return run(Float16{});
+    case Element::kUint8:
+      return;  // No operation on blocks has bytes.
   }
 }
 

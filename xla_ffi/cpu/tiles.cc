@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/amx.h"
+#include "cpu/tiles_bytes.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -18,6 +19,20 @@ constexpr char kVariable[] = "SEGBLOCKS_CPU_TILES";
 
 using Sets = std::vector<const TileKernels*>;
 
+#ifdef SEGBLOCKS_X86_TILES
+// A set for AVX-512, with dot products of bytes where this machine has them.
+template <const TileKernels* kTiles>
+const TileKernels* with_vnni(const char* name) {
+  static const TileKernels tiles = [name] {
+    TileKernels result = *kTiles;
+    result.name = name;
+    if (__builtin_cpu_supports("avx512vnni")) result.bytes = &kVnniByteLoops;
+    return result;
+  }();
+  return &tiles;
+}
+#endif
+
 // The sets that this machine runs, fastest first.
 Sets runnable() {
   Sets sets;
@@ -25,12 +40,16 @@ Sets runnable() {
   __builtin_cpu_init();
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (has_avx512 && __builtin_cpu_supports("avx512vnni")) {
+    sets.push_back(with_vnni<&kAvx512Tiles>("avx512_vnni"));
+  }
   if (has_avx512) sets.push_back(&kAvx512Tiles);
 #ifdef SEGBLOCKS_PAIR_TILES
   if (has_avx512 && __builtin_cpu_supports("avx512bf16")) {
     // Intel's dot products run at half the rate of float32 products, AMD's at twice that.
-    sets.insert(__builtin_cpu_is("amd") ? sets.begin() : sets.end(), &kAvx512Bf16Tiles);
-    if (has_amx_bf16()) sets.insert(sets.begin(), &kAmxTiles);
+    sets.insert(__builtin_cpu_is("amd") ? sets.begin() : sets.end(),
+                with_vnni<&kAvx512Bf16Tiles>("avx512_bf16"));
+    if (has_amx_bf16()) sets.insert(sets.begin(), with_vnni<&kAmxTiles>("amx"));
   }
 #endif
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {

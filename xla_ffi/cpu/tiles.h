@@ -168,6 +168,7 @@ struct RowLoops {
 };
 
 struct PairKernels;  // See cpu/pairs.h.
+struct ByteLoops;    // Of int8; see tiles_bytes.h.
 
 struct TileKernels {
   static constexpr int kSizes = 3;
@@ -188,6 +189,7 @@ struct TileKernels {
   RowLoops float32;
   RowLoops bfloat16;
   ArgmaxLoops argmax;
+  const ByteLoops* bytes;
 };
 
 extern const TileKernels kBaseTiles;
@@ -204,9 +206,9 @@ extern const TileKernels kAmxTiles;
 #endif
 
 // The set that calls run on: at first the fastest that this machine runs, or the one that the
-// environment variable SEGBLOCKS_CPU_TILES names: amx, avx512_bf16, avx512, avx2, base, or a
-// stand-in, avx512_bf16_standin or amx_standin. Throws std::invalid_argument where it names none of
-// those that this machine runs.
+// environment variable SEGBLOCKS_CPU_TILES names: amx, avx512_bf16, avx512_vnni, avx512, avx2,
+// base, or a// stand-in, avx512_bf16_standin or amx_standin. Throws std::invalid_argument where it
+// names none of those that this machine runs.
 const TileKernels& tile_kernels();
 
 // Makes calls that begin from now on run on the set of that name; throws as above.

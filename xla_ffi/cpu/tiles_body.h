@@ -8,6 +8,7 @@
 
 #include "cpu/tiles.h"
 #include "cpu/tiles_argmax.h"
+#include "cpu/tiles_bytes.h"
 #include "cpu/tiles_gradient.h"
 #include "cpu/tiles_products.h"
 #include "cpu/tiles_rows.h"
@@ -61,7 +62,8 @@ constexpr TileKernels tiles(const char* name, const PairKernels* pairs = nullptr
       &depthwise_rest,
       row_loops<float>(),
       row_loops<BFloat16>(),
-      {&read_logits<float>, &read_logits<BFloat16>, &read_logits<Float16>, &label}};
+      {&read_logits<float>, &read_logits<BFloat16>, &read_logits<Float16>, &label},
+      &kBaseByteLoops};
 }
 
 }  // namespace

@@ -10,12 +10,14 @@
 
 #include "cpu/kernels.h"
 #include "cpu/tiles.h"
+#include "cpu/tiles_bytes.h"
 #include "cpu/workers.h"
 #include "segblocks/calls.h"
 
 namespace segblocks::cpu {
 
 inline const RowLoops& row_loops(const TileKernels& kernels, Element element) {
+  if (element == Element::kUint8) return kernels.bytes->rows;
   return element == Element::kFloat32 ? kernels.float32 : kernels.bfloat16;
 }
 
@@ -31,7 +33,7 @@ void fill_halos(Workers& workers, const TileKernels& kernels, const IndexedRows&
 class RowAddresses {
  public:
   explicit RowAddresses(const IndexedRows& input)
-      : zeros_(input.channels * element_bytes(input.element)),
+      : zeros_(input.channels * element_bytes(input.element), std::byte{input.zero}),
         rows_(static_cast<const std::byte*>(input.rows)),
         halos_(static_cast<const std::byte*>(input.halos)),
         num_rows_(input.num_rows),

@@ -41,6 +41,8 @@ cudaError_t launch(cudaStream_t stream, const UpsampleArgmaxCall& call) {
       return launch_factor<__nv_bfloat16>(stream, call);
     case Element::kFloat16:
       return launch_factor<__half>(stream, call);
+    case Element::kUint8:
+      break;
   }
   return cudaErrorInvalidValue;
 }

@@ -85,6 +85,8 @@ cudaError_t with_vectors(Element element, int64_t channels,
       return with_width<__nv_bfloat16>(channels, pointers, run);
     case Element::kFloat16:
       return with_width<__half>(channels, pointers, run);
+    case Element::kUint8:
+      break;
   }
   return cudaErrorInvalidValue;
 }

@@ -39,6 +39,9 @@ def _processor(execution: Execution, dtype: str) -> str:
         return platform
     loops, products = extension.cpu_loops()
     text = f"cpu, {loops} loops"
+    if dtype == "int8":
+        has_dots = loops in ("amx", "avx512_bf16", "avx512_vnni")
+        return f"{text}, {'VNNI dot products' if has_dots else 'plain products'} of bytes"
     if dtype != "bfloat16":
         return text
     name = products.removesuffix("_standin")

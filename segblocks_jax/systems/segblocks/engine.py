@@ -24,7 +24,7 @@ from segblocks_jax.systems.segblocks.serving import Server
 from segblocks_jax.systems.segblocks.settings import Mode, Output, Settings
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8")
 
 
 class Engine(Server):
@@ -64,7 +64,7 @@ class Engine(Server):
         Args:
             model: a network, which runs whole images, or a system ``{"net", "policy"}``, which runs blocks.
             spec: what describes it, with `mean` and `std`; `load_spec` reads it from a saved model.
-            dtype: "float32" or "bfloat16".
+            dtype: "float32", "bfloat16", or "int8" for a model that was quantized (`segblocks_jax.quantize`).
             mode: how many blocks run high, see `segblocks_jax.systems.segblocks.settings.Mode`.
             shapes: (n, h, w) that images are padded to, the smallest that holds them, so that images of
                 many sizes need few programs. Images that none holds are padded to whole blocks.

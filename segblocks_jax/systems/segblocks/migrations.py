@@ -127,3 +127,8 @@ def spec_from_3(spec: Mapping[str, Any]) -> dict[str, Any]:
     """`ModelSpec.to_dict` of schema 3: policies were as wide as published."""
     policy = spec.get("policy")
     return {**spec, "policy": policy and {"features": 64, **policy}}
+
+
+def spec_from_4(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelSpec.to_dict` of schema 4: no model was quantized."""
+    return {"quantization": None, **spec}

@@ -15,6 +15,7 @@ from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fused import fuse, pays
 from segblocks_jax.inference.programs import KeyedCache
+from segblocks_jax.inference.quantized import Ranges
 from segblocks_jax.models import Network
 from segblocks_jax.nn import at_scale
 from segblocks_jax.ops import extension
@@ -53,7 +54,11 @@ class ModelPrograms:
         At most `max_size` programs are kept; the least recently used ones are dropped.
         """
         self.execution: Execution = execution or ("fused" if pays(net) else "plain")
-        self.spec, self._dtype, self._stride = spec, dtype, net.output_stride
+        self.spec, self._stride = spec, net.output_stride
+        self._ranges, self._dtype = None, dtype
+        if dtype == "int8":
+            self._ranges, self._dtype = _ranges(spec, execution), "float32"
+            self.execution = "fused" if self.execution == "fused" else "xla"
         self.normalization = _normalization(spec)
         self.max_size = max_size
         self._compiled: KeyedCache[Any, jax.stages.Compiled] = KeyedCache(max_size)
@@ -84,7 +89,9 @@ class ModelPrograms:
         served: Any = net_state
         if self.execution == "fused":
             extension.resolve("ffi")
-            served = fuse(net, self._dtype)
+        if self.execution == "fused" or self._ranges is not None:
+            with self.tracing():
+                served = fuse(net, self._dtype, self._ranges)
         return (net_graph, policy_graph), jax.block_until_ready((policy_state, served))
 
     def _leaves_on(self, device: jax.Device | None) -> list[Array]:
@@ -168,7 +175,8 @@ class ModelPrograms:
 
     def _net(self, weights: Any) -> Callable[..., Any]:
         state = weights[1]
-        return state if self.execution == "fused" else nnx.merge(self._graphs[0], state)
+        whole = self.execution == "fused" or self._ranges is not None
+        return state if whole else nnx.merge(self._graphs[0], state)
 
     def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
         image = normalize(images, *self.normalization).astype(self._dtype)
@@ -222,6 +230,20 @@ class ModelPrograms:
         total = num_high * images.shape[0]
         options: dict[str, Any] = {"num_high": total, "output": output}
         return *self._segment(weights, images, action, scores, seed, **options), scores
+
+
+def _ranges(spec: ModelSpec, asked: Execution | None) -> Ranges:
+    if spec.quantization is None:
+        raise InputError(
+            "Engine: dtype is 'int8', but the model was not quantized: measure its ranges on images like those to"
+            " come, spec = sb.quantize(model, spec, images), and give the engine this spec"
+        )
+    if asked == "plain":
+        raise InputError(
+            "Engine: dtype is 'int8' and execution 'plain'; int8 runs with execution 'fused', or 'xla' without"
+            " compiled handlers"
+        )
+    return spec.quantization
 
 
 def _layout(weights: Any) -> list[tuple[Any, ...]]:

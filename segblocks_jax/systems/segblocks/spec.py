@@ -8,6 +8,7 @@ from flax import nnx
 
 from segblocks_jax import models
 from segblocks_jax.errors import InputError
+from segblocks_jax.inference.quantized import Ranges
 from segblocks_jax.nn import BlockOptions, block_multiple, scaled_multiple
 from segblocks_jax.systems.segblocks import policies
 from segblocks_jax.systems.segblocks.migrations import (
@@ -15,11 +16,12 @@ from segblocks_jax.systems.segblocks.migrations import (
     spec_from_1,
     spec_from_2,
     spec_from_3,
+    spec_from_4,
 )
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the names below in files; `migrations` has the earlier ones."""
-_MIGRATIONS = {0: spec_from_0, 1: spec_from_1, 2: spec_from_2, 3: spec_from_3}
+_MIGRATIONS = {0: spec_from_0, 1: spec_from_1, 2: spec_from_2, 3: spec_from_3, 4: spec_from_4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ class ModelSpec:
         class_colors: red, green and blue of each, 0 to 255, for pictures.
         input_scale: side of what a network without policy sees over that of the image, up to 1; its
             logits are resized back. A baseline that saves operations everywhere alike.
+        quantization: what `segblocks_jax.quantize` measured for serving in int8; None: nothing.
     """
 
     system: ClassVar[str] = "segblocks"
@@ -87,6 +90,7 @@ class ModelSpec:
     class_names: tuple[str, ...] | None = None
     class_colors: tuple[tuple[int, int, int], ...] | None = None
     input_scale: float = 1.0
+    quantization: Ranges | None = None
 
     def __post_init__(self) -> None:
         for name in ("class_names", "class_colors"):
@@ -162,6 +166,11 @@ class ModelSpec:
         fields["semantics"] = _complete(BlockOptions, fields.get("semantics", {}))
         if fields.get("policy") is not None:
             fields["policy"] = _complete(PolicySpec, fields["policy"])
+        if fields.get("quantization") is not None:
+            fields["quantization"] = {
+                layer: {which: tuple(map(float, ends)) for which, ends in ranges.items()}
+                for layer, ranges in fields["quantization"].items()
+            }
         return _complete(cls, fields)
 
 

@@ -120,6 +120,43 @@ struct IndexedConvCall {
   bool empty() const { return max_output_rows(*this) == 0 || features == 0; }
 };
 
+// A convolution of bytes: y = sums * scale + bias + residual * residual_scale, between low and high;
+// out = y, out2 = relu(y * scale2 + bias2). Bytes are rounded and clipped to 0 .. 255. Each product
+// and each sum in float32 is rounded. On CPUs only.
+struct QuantizedConvCall {
+  static constexpr int64_t kPanel = 16;
+  static constexpr int64_t kGroup = 4;  // Input channels that lie together in the weights.
+  // A depthwise kernel has no more taps, so that its sums are exact in float32.
+  static constexpr int64_t kMaxDepthwiseTaps = 512;
+
+  IndexedRows input;  // Bytes.
+  Units units;
+  Window window;
+  int64_t features;
+  bool depthwise;
+  // (panels, taps * groups, kPanel, kGroup), depthwise (taps, K); zeros beyond the last channel.
+  const int8_t* weights;
+  const float* scale;
+  const float* bias;
+  float residual_scale;
+  float low;
+  float high;
+  const void* residual;  // null: none, as below.
+  bool residual_bytes;   // Else float32.
+  const float* scale2;
+  const float* bias2;
+  void* out;
+  bool out_bytes;
+  void* out2;
+  bool out2_bytes;
+
+  int64_t panels() const { return (features + kPanel - 1) / kPanel; }
+  int64_t groups() const { return (input.channels + kGroup - 1) / kGroup; }
+  UnitOutputs outputs(const UnitPatches& patches) const { return window.outputs(patches); }
+
+  bool empty() const { return max_output_rows(*this) == 0 || features == 0; }
+};
+
 // The gradient of a depthwise kernel: of each tap and channel, the sum over output pixels of what
 // the tap reads times the output's cotangent. On CPUs only.
 struct DepthwiseGradientCall {

@@ -18,7 +18,7 @@ namespace segblocks {
 // means[g, 0 .. halo_reads-1], kept in `halos` in the rows' element type; unused where
 // means[g, 0] < 0. Index -1 is a row of zeros.
 struct IndexedRows {
-  Element element;  // float32 or bfloat16.
+  Element element;  // float32, bfloat16 or, on CPUs, bytes.
   int64_t num_rows;
   int64_t channels;
   int64_t num_halos;
@@ -26,6 +26,7 @@ struct IndexedRows {
   const void* rows;      // (num_rows, channels)
   const int32_t* means;  // (num_halos, halo_reads)
   void* halos;           // (num_halos, channels): the handler fills it first.
+  uint8_t zero = 0;      // The byte that index -1 is a row of.
 
   SEGBLOCKS_HD int64_t num_indices() const { return num_rows + num_halos; }
 };
