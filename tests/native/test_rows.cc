@@ -13,6 +13,7 @@
 
 #include "cpu/half.h"
 #include "cpu/kernels.h"
+#include "cpu/pairs.h"
 #include "cpu/tiles.h"
 #include "threads.h"
 
@@ -184,6 +185,24 @@ std::vector<float> transformed(const std::vector<float>& weights, const IndexedC
   return result;
 }
 
+// Packed weights -> the same in pairs of inputs.
+template <typename T>
+std::vector<T> in_pairs(const std::vector<T>& weights, const IndexedConvCall& call) {
+  constexpr int64_t kPanel = IndexedConvCall::kPanel;
+  const segblocks::PairLayout layout = call.pair_layout();
+  std::vector<T> result(call.panels() * layout.rows() * kPanel * 2);
+  for (int64_t row = 0; row < call.panels() * layout.taps; ++row) {
+    for (int64_t d = 0; d < layout.depth; ++d) {
+      const int64_t pair = row * layout.steps() * segblocks::PairLayout::kStep / 2 + d / 2;
+      for (int64_t k = 0; k < kPanel; ++k) {
+        result[(pair * kPanel + k) * 2 + d % 2] = weights[(row * layout.depth + d) * kPanel + k];
+      }
+    }
+  }
+  result.shrink_to_fit();
+  return result;
+}
+
 template <typename T>
 void check_conv(const TileKernels& kernels, const ConvCase& c, int variant) {
   const std::string what = std::string(kernels.name) + " convolution of " +
@@ -203,9 +222,12 @@ void check_conv(const TileKernels& kernels, const ConvCase& c, int variant) {
       numbers<T>(c.depthwise ? taps * c.channels
                              : call.panels() * taps * c.channels * IndexedConvCall::kPanel);
   std::vector<float> taps_of_squares;
-  if constexpr (sizeof(T) == sizeof(float)) {
-    if (c.winograd) taps_of_squares = transformed(weights, call);
+  if (c.winograd) {
+    std::vector<float> floats;
+    for (const T weight : weights) floats.push_back(to_float(weight));
+    taps_of_squares = transformed(floats, call);
   }
+  std::vector<T> pairs;
   const auto vectors = numbers<float>(4 * c.features);
   const auto residual = numbers<T>(outputs * c.features);
   std::vector<T> out(outputs * c.features);
@@ -213,6 +235,11 @@ void check_conv(const TileKernels& kernels, const ConvCase& c, int variant) {
   call.winograd = c.winograd;
   call.weights = weights.data();
   if (c.winograd) call.weights = taps_of_squares.data();
+  if (sizeof(T) == 2 && !c.winograd && !c.depthwise && (variant & 2)) {
+    pairs = in_pairs(weights, call);
+    call.pairs = true;
+    call.weights = pairs.data();
+  }
   if (variant & 1) call.scale = vectors.data();
   if (variant & 2) call.bias = vectors.data() + c.features;
   if (variant & 4) call.residual = residual.data();
@@ -394,19 +421,26 @@ const ConvCase kConvs[] = {
     {64, 80, 3, 3, 2, false, {4, 9, 12, nullptr}, {3, 5, 3, nullptr}, true},
     {3, 250, 3, 3, 2, false, {3, 26, 26, nullptr}, {5, 3, 3, nullptr}, true},
     {0, 20, 3, 3, 1, false, {2, 5, 5, nullptr}, {2, 3, 3, nullptr}, true},
+    {32, 40, 1, 1, 1, false, {1, 40, 1, nullptr}, {0, 1, 1, nullptr}},
+    {32, 70, 3, 3, 1, false, {2, 20, 75, nullptr}, {3, 4, 4, nullptr}},
+    {24, 20, 3, 3, 2, false, {2, 17, 71, nullptr}, {9, 5, 7, nullptr}},
+    {70, 400, 3, 3, 1, false, {1, 4, 20, nullptr}, {20, 4, 4, nullptr}},
+    {3, 20, 5, 5, 2, false, {2, 29, 149, nullptr}, {4, 9, 9, nullptr}, false, 1},
+    {3, 20, 5, 5, 2, false, {2, 29, 49, nullptr}, {4, 13, 13, nullptr}, false, 3},
 };
 
 }  // namespace
 
 int main() {
-  for (const char* name : {"base", "avx2", "avx512"}) {
+  for (const char* name : {"base", "avx2", "avx512", "avx512_bf16", "amx", "avx512_bf16_standin",
+                           "amx_standin"}) {
     const TileKernels* kernels = segblocks::cpu::find_tile_kernels(name);
     if (kernels == nullptr) continue;
     std::printf("%s\n", name);
     for (const ConvCase& conv : kConvs) {
       for (const int variant : {0, 7, 10, 15}) {
         check_conv<float>(*kernels, conv, variant);
-        if (!conv.winograd) check_conv<BFloat16>(*kernels, conv, variant);
+        check_conv<BFloat16>(*kernels, conv, variant);
       }
     }
     for (const int64_t channels : {1, 64, 75}) {

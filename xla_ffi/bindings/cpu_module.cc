@@ -6,6 +6,7 @@
 
 #include "bindings/registrations.h"
 #include "cpu/kernels.h"
+#include "cpu/pairs.h"
 #include "cpu/tiles.h"
 #include "cpu/workers.h"
 
@@ -41,6 +42,13 @@ pybind11::dict cpu_registrations() {
   return registrations<Cpu>();
 }
 
+// (set of inner loops, what multiplies bfloat16)
+pybind11::tuple cpu_loops() {
+  const cpu::TileKernels& kernels = cpu::tile_kernels();
+  return pybind11::make_tuple(kernels.name,
+                              kernels.pairs == nullptr ? "float32" : kernels.pairs->name);
+}
+
 }  // namespace
 }  // namespace segblocks::bindings
 
@@ -48,4 +56,8 @@ PYBIND11_MODULE(_ffi_cpu, module) {
   module.doc() = "Compiled handlers of segblocks_jax for the platform cpu.";
   module.def("registrations", &segblocks::bindings::cpu_registrations,
              "Returns {operation: {FFI target: capsule}}.");
+  module.def("loops", &segblocks::bindings::cpu_loops,
+             "Returns the names of the set of inner loops and of what multiplies bfloat16.");
+  module.def("use_loops", &segblocks::cpu::use_tile_kernels,
+             "Makes calls from now on run on the set of this name, \"\" for the first choice.");
 }

@@ -29,10 +29,11 @@ struct Cuda {
       }
     }
     if constexpr (requires { call.winograd; }) {
-      if (call.winograd) {
-        return ffi::Error::InvalidArgument(
-            std::string(operation) +
-            ": argument 'winograd': got 1, expected 0 on a GPU; pack the kernel for it");
+      if (call.winograd || call.pairs) {
+        const std::string got = call.winograd ? "'winograd': got 1, expected 0"
+                                              : "'weights': got pairs of inputs, expected none";
+        return ffi::Error::InvalidArgument(std::string(operation) + ": argument " + got +
+                                           " on a GPU; pack the kernel for it");
       }
     }
     const cudaError_t status = cuda::launch(stream, call);

@@ -54,9 +54,28 @@ class UnitChecker : public Checker {
     const Window& window = call->window;
     return !call->winograd ||
            (window.height == 3 && window.width == 3 && window.stride <= 2 && window.dilation == 1 &&
-            !call->depthwise && call->input.element == Element::kFloat32) ||
-           fail("winograd", "1",
-                "0 for all but float32, one group, 3 x 3, stride 1 or 2, dilation 1");
+            !call->depthwise) ||
+           fail("winograd", "1", "0 for all but one group, 3 x 3, stride 1 or 2, dilation 1");
+  }
+
+  // Weights in pairs have an axis more.
+  bool weights(ffi::AnyBuffer buffer, ffi::AnyBuffer rows, IndexedConvCall* call) {
+    constexpr int64_t kPanel = IndexedConvCall::kPanel;
+    const int64_t channels = call->input.channels;
+    call->weights = buffer.untyped_data();
+    if (call->winograd) {
+      return dtype("weights", buffer, ffi::F32) &&
+             shape("weights", buffer, {call->panels(), call->taps() * channels, kPanel});
+    }
+    if (!same_element("weights", buffer, "rows", rows)) return false;
+    call->pairs = !call->depthwise && call->input.element == Element::kBFloat16 &&
+                  buffer.dimensions().size() == 4;
+    if (call->depthwise) return shape("weights", buffer, {call->taps(), channels});
+    if (call->pairs) {
+      return shape("weights", buffer,
+                   {call->panels(), call->pair_layout().rows(), kPanel, 2});
+    }
+    return shape("weights", buffer, {call->panels(), call->taps() * channels, kPanel});
   }
 
   // Units, if there are any, must have patches of at least this size.
@@ -132,17 +151,8 @@ ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedCon
     return check.error();
   }
   const ffi::AnyBuffer rows = o.input.rows;
-  if (!check.winograd(o.winograd, call) ||
-      !check.same_element("weights", o.weights, "rows", rows)) {
-    return check.error();
-  }
-  call->weights = o.weights.untyped_data();
-  const int64_t taps = call->taps();
   const int64_t outputs = max_output_rows(*call);
-  if (!(call->depthwise
-            ? check.shape("weights", o.weights, {taps, channels})
-            : check.shape("weights", o.weights,
-                          {call->panels(), taps * channels, IndexedConvCall::kPanel})) ||
+  if (!check.winograd(o.winograd, call) || !check.weights(o.weights, rows, call) ||
       !check.optional_vector("scale", o.scale, features, &call->scale) ||
       !check.optional_vector("bias", o.bias, features, &call->bias) ||
       !check.second_affine(o.scale2, o.bias2, features, &call->scale2, &call->bias2) ||

@@ -12,8 +12,10 @@
 #include <cstring>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <vector>
 
+#include "cpu/half.h"
 #include "cpu/kernels.h"
 
 namespace segblocks::cpu {
@@ -129,14 +131,33 @@ class Convolution {
     const int64_t rows = call_.depthwise ? 1 : call_.panels();
     const int64_t count = call_.depthwise ? call_.window.area() * call_.features
                                           : call_.window.area() * call_.input.channels * kPanel;
-    converted_.resize(rows * count);
+    converted_ = std::make_unique_for_overwrite<float[]>(rows * count);
     const auto* weights = static_cast<const uint16_t*>(call_.weights);
     const int64_t bytes = rows * count * static_cast<int64_t>(sizeof(float));
     parallel_for(workers_, rows, bytes, [&](int64_t begin, int64_t end) {
-      kernels_.bfloat16.to_float(weights + begin * count, (end - begin) * count,
-                                 converted_.data() + begin * count);
+      for (int64_t row = begin; row < end; ++row) {
+        float* to = converted_.get() + row * count;
+        if (call_.pairs) {
+          unpack_pairs(row, to);
+        } else {
+          kernels_.bfloat16.to_float(weights + row * count, count, to);
+        }
+      }
     });
-    weights_ = converted_.data();
+    weights_ = converted_.get();
+  }
+
+  // A panel of weights in pairs, as they would be plain.
+  void unpack_pairs(int64_t panel, float* to) const {
+    const PairLayout layout = call_.pair_layout();
+    const auto* pairs = static_cast<const BFloat16*>(call_.weights) + panel * layout.rows() * 2 * kPanel;
+    for (int64_t t = 0; t < layout.taps; ++t) {
+      for (int64_t d = 0; d < layout.depth; ++d, to += kPanel) {
+        const BFloat16* from = pairs + d / 2 * 2 * kPanel + d % 2;
+        for (int k = 0; k < kPanel; ++k) to[k] = to_float(from[2 * k]);
+      }
+      pairs += layout.steps() * PairLayout::kStep * kPanel;
+    }
   }
 
   // The rows of a depthwise convolution end with their last channel, and no vector may read past
@@ -412,7 +433,7 @@ class Convolution {
   const int64_t parts_;  // Threads share out so many parts of the groups, too.
   int64_t passes_ = 1;
   const float* weights_ = nullptr;
-  std::vector<float> converted_;
+  std::unique_ptr<float[]> converted_;
 };
 
 }  // namespace
@@ -422,6 +443,9 @@ Problem run(Workers& workers, const TileKernels& kernels, const IndexedConvCall&
   fill_halos(workers, kernels, call.input);
   if (call.winograd) {
     winograd_conv(workers, kernels, call);
+  } else if (call.input.element == Element::kBFloat16 && !call.depthwise &&
+             kernels.pairs != nullptr) {
+    pair_conv(workers, kernels, call);
   } else {
     Convolution(workers, kernels, call).run();
   }

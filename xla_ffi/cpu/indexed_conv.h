@@ -75,6 +75,9 @@ class Affine {
 // The convolution by Winograd's transform. Indices must have been checked, halos filled.
 void winograd_conv(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call);
 
+// The convolution in bfloat16 on products of pairs, which the kernels must have; likewise.
+void pair_conv(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call);
+
 }  // namespace segblocks::cpu
 
 #endif  // SEGBLOCKS_CPU_INDEXED_CONV_H_

@@ -48,6 +48,7 @@ class Winograd {
   Winograd(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call)
       : workers_(workers),
         kernels_(kernels),
+        loops_(row_loops(kernels, call.input.element)),
         call_(call),
         axis_(kWinograd[call.window.stride - 1]),
         chunks_(Squares{call.units, call.window}, max_squares(workers, call)),
@@ -137,15 +138,15 @@ class Winograd {
   // Transforms the inputs of a square that begin at (y, x) of a patch.
   void filter_square(const UnitPatches& patches, const int32_t* patch, int64_t y, int64_t x,
                      float* out) const {
-    const float* rows[25];
-    const float** row = rows;
+    const void* rows[25];
+    const void** row = rows;
     for (int64_t i = y; i < y + axis_.inputs; ++i) {
       for (int64_t j = x; j < x + axis_.inputs; ++j) {
         const bool inside = i < patches.height && j < patches.width;
-        *row++ = static_cast<const float*>(addresses_(inside ? patch[i * patches.width + j] : -1));
+        *row++ = addresses_(inside ? patch[i * patches.width + j] : -1);
       }
     }
-    kernels_.winograd_input[call_.window.stride - 1]({rows, call_.input.channels, out, tap_pitch_});
+    loops_.winograd_input[call_.window.stride - 1]({rows, call_.input.channels, out, tap_pitch_});
   }
 
   void run_group(const Chunk& chunk, int64_t g, const Workspace& workspace) const {
@@ -165,7 +166,7 @@ class Winograd {
     output.point_pitch = point_pitch_;
     output.squares = chunk.pixels();
     output.corners = workspace.corners.data();
-    kernels_.winograd_output[call_.window.stride - 1](output);
+    loops_.winograd_output[call_.window.stride - 1](output);
   }
 
   // The sums of products of a point, which has `taps` taps from `first` on.
@@ -196,6 +197,7 @@ class Winograd {
 
   Workers& workers_;
   const TileKernels& kernels_;
+  const RowLoops& loops_;
   const IndexedConvCall& call_;
   const WinogradAxis& axis_;
   const Chunks chunks_;

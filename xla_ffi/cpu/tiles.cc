@@ -2,26 +2,37 @@
 
 #include "cpu/tiles.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "cpu/amx.h"
+
 namespace segblocks::cpu {
 namespace {
 
 constexpr char kVariable[] = "SEGBLOCKS_CPU_TILES";
 
+using Sets = std::vector<const TileKernels*>;
+
 // The sets that this machine runs, fastest first.
-std::vector<const TileKernels*> runnable() {
-  std::vector<const TileKernels*> sets;
+Sets runnable() {
+  Sets sets;
 #ifdef SEGBLOCKS_X86_TILES
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    sets.push_back(&kAvx512Tiles);
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (has_avx512) sets.push_back(&kAvx512Tiles);
+#ifdef SEGBLOCKS_PAIR_TILES
+  if (has_avx512 && __builtin_cpu_supports("avx512bf16")) {
+    // Intel's dot products run at half the rate of float32 products, AMD's at twice that.
+    sets.insert(__builtin_cpu_is("amd") ? sets.begin() : sets.end(), &kAvx512Bf16Tiles);
+    if (has_amx_bf16()) sets.insert(sets.begin(), &kAmxTiles);
   }
+#endif
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     sets.push_back(&kAvx2Tiles);
   }
@@ -30,29 +41,40 @@ std::vector<const TileKernels*> runnable() {
   return sets;
 }
 
+const TileKernels& named(const char* name, const std::string& source) {
+  const TileKernels* set = find_tile_kernels(name);
+  if (set != nullptr) return *set;
+  std::string names;
+  for (const TileKernels* known : runnable()) names += std::string("'") + known->name + "', ";
+  throw std::invalid_argument(source + " is '" + name + "'; expected one of " + names +
+                              "which this machine runs, or nothing for the fastest");
+}
+
 const TileKernels& chosen() {
   const char* name = std::getenv(kVariable);
-  if (name == nullptr || *name == '\0') return *runnable().front();
-  const TileKernels* named = find_tile_kernels(name);
-  if (named != nullptr) return *named;
-  std::string names;
-  for (const TileKernels* set : runnable()) names += std::string("'") + set->name + "', ";
-  throw std::invalid_argument(std::string(kVariable) + " is '" + name + "'; expected one of " +
-                              names + "which this machine runs, or nothing for the fastest");
+  return name == nullptr || *name == '\0' ? *runnable().front() : named(name, kVariable);
+}
+
+std::atomic<const TileKernels*>& current() {
+  static std::atomic<const TileKernels*> set = &chosen();
+  return set;
 }
 
 }  // namespace
 
 const TileKernels* find_tile_kernels(const char* name) {
-  for (const TileKernels* set : runnable()) {
+  Sets sets = runnable();
+  sets.insert(sets.end(), {&kDotStandInTiles, &kAmxStandInTiles});
+  for (const TileKernels* set : sets) {
     if (std::strcmp(name, set->name) == 0) return set;
   }
   return nullptr;
 }
 
-const TileKernels& tile_kernels() {
-  static const TileKernels& kernels = chosen();
-  return kernels;
+const TileKernels& tile_kernels() { return *current().load(std::memory_order_relaxed); }
+
+void use_tile_kernels(const char* name) {
+  current().store(*name == '\0' ? &chosen() : &named(name, "name"), std::memory_order_relaxed);
 }
 
 }  // namespace segblocks::cpu

@@ -79,7 +79,7 @@ constexpr WinogradAxis kWinograd[2] = {
 
 // Transforms what a square of 2 x 2 outputs reads: tap t goes to out + t * pitch.
 struct WinogradInput {
-  const float* const* rows;  // (inputs, inputs)
+  const void* const* rows;  // (inputs, inputs)
   int64_t channels;
   float* out;
   int64_t pitch;
@@ -162,12 +162,19 @@ struct RowLoops {
   void (*upsample)(const UpsampledSquare& square);
   void (*mean)(const void* const* rows, int64_t num_rows, int64_t channels, void* out);
   void (*to_float)(const void* row, int64_t count, float* out);
+  // Of stride 1 and 2.
+  void (*winograd_input[2])(const WinogradInput& in);
+  void (*winograd_output[2])(const WinogradOutput& out);
 };
+
+struct PairKernels;  // See cpu/pairs.h.
 
 struct TileKernels {
   static constexpr int kSizes = 3;
 
   const char* name;
+  // For convolutions in bfloat16 of one group; null: these are widened to float32.
+  const PairKernels* pairs;
   // Of each number of panels (1 .. kMaxPanels, at n - 1): tiles of ever fewer pixels.
   SizedTile conv[kMaxPanels][kSizes];
   SizedTile depthwise[kMaxPanels][kSizes];
@@ -178,24 +185,32 @@ struct TileKernels {
   void (*depthwise_gradient)(const GradientTile& tile);
   // `channels` < kPanel of them, of the pixels of a tile.
   void (*depthwise_rest)(const Tile& tile, int64_t pixels, int64_t channels);
-  // Of stride 1 and 2.
-  void (*winograd_input[2])(const WinogradInput& in);
-  void (*winograd_output[2])(const WinogradOutput& out);
   RowLoops float32;
   RowLoops bfloat16;
   ArgmaxLoops argmax;
 };
 
 extern const TileKernels kBaseTiles;
+// The base set with stand-ins for instructions that few machines have: for tests.
+extern const TileKernels kDotStandInTiles;
+extern const TileKernels kAmxStandInTiles;
 #ifdef SEGBLOCKS_X86_TILES
 extern const TileKernels kAvx2Tiles;
 extern const TileKernels kAvx512Tiles;
 #endif
+#ifdef SEGBLOCKS_PAIR_TILES
+extern const TileKernels kAvx512Bf16Tiles;
+extern const TileKernels kAmxTiles;
+#endif
 
-// The fastest set that this machine runs, or the one that the environment variable
-// SEGBLOCKS_CPU_TILES names: base, avx2 or avx512. Throws std::invalid_argument where it names none
-// of those that this machine runs.
+// The set that calls run on: at first the fastest that this machine runs, or the one that the
+// environment variable SEGBLOCKS_CPU_TILES names: amx, avx512_bf16, avx512, avx2, base, or a
+// stand-in, avx512_bf16_standin or amx_standin. Throws std::invalid_argument where it names none of
+// those that this machine runs.
 const TileKernels& tile_kernels();
+
+// Makes calls that begin from now on run on the set of that name; throws as above.
+void use_tile_kernels(const char* name);
 
 // The set of that name, or null where it wasn't built or this machine doesn't run it.
 const TileKernels* find_tile_kernels(const char* name);

@@ -41,19 +41,24 @@ namespace {
 
 template <typename T>
 constexpr RowLoops row_loops() {
-  return {&write<T>, &max<T>, &upsample<T>, &mean<T>, &to_float<T>};
+  return {&write<T>,
+          &max<T>,
+          &upsample<T>,
+          &mean<T>,
+          &to_float<T>,
+          {&winograd_input<1, T>, &winograd_input<2, T>},
+          {&winograd_output<1, T>, &winograd_output<2, T>}};
 }
 
-constexpr TileKernels tiles(const char* name) {
+constexpr TileKernels tiles(const char* name, const PairKernels* pairs = nullptr) {
   return {
       name,
+      pairs,
       SEGBLOCKS_ALL_PANELS(false),
       SEGBLOCKS_ALL_PANELS(true),
       {{SEGBLOCKS_RUNS(3, 1), SEGBLOCKS_RUNS(3, 2)}, {SEGBLOCKS_RUNS(5, 1), SEGBLOCKS_RUNS(5, 2)}},
       &depthwise_gradient,
       &depthwise_rest,
-      {&winograd_input<1>, &winograd_input<2>},
-      {&winograd_output<1>, &winograd_output<2>},
       row_loops<float>(),
       row_loops<BFloat16>(),
       {&read_logits<float>, &read_logits<BFloat16>, &read_logits<Float16>, &label}};

@@ -4,6 +4,9 @@
 #define SEGBLOCKS_CPU_TILES_VECTORS_H_
 
 #include <stdint.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #include "cpu/half.h"
 #include "cpu/tiles.h"
@@ -33,6 +36,13 @@ SEGBLOCKS_INLINE Vector get_vector(const BFloat16* p) {
 
 SEGBLOCKS_INLINE void put_vector(Vector value, float* p) { store(p, value); }
 
+#if SEGBLOCKS_LANES == 16 && defined(__AVX512BF16__)
+// Subnormal numbers become zeros here.
+SEGBLOCKS_INLINE void put_vector(Vector value, BFloat16* p) {
+  *reinterpret_cast<UnalignedBits*>(p) =
+      reinterpret_cast<BitsVector>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(value)));
+}
+#else
 SEGBLOCKS_INLINE void put_vector(Vector value, BFloat16* p) {
   const WordVector bits = reinterpret_cast<WordVector>(value);
   const WordVector rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -40,6 +50,7 @@ SEGBLOCKS_INLINE void put_vector(Vector value, BFloat16* p) {
   const WordVector result = (number & rounded) | (~number & ((bits >> 16) | 0x40u));
   *reinterpret_cast<UnalignedBits*>(p) = __builtin_convertvector(result, BitsVector);
 }
+#endif
 
 // NaN stays NaN in both.
 SEGBLOCKS_INLINE float relu(float y) { return y < 0.0f ? 0.0f : y; }

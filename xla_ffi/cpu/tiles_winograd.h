@@ -41,7 +41,7 @@ constexpr int winograd_tap(int r, int s) {
          (r - axis.first[a]) * axis.taps[b] + s - axis.first[b];
 }
 
-template <int kStride, typename V>
+template <int kStride, typename V, typename T>
 SEGBLOCKS_INLINE void filter_lanes(const WinogradInput& in, int64_t k) {
   constexpr int kInputs = kWinograd[kStride - 1].inputs;
   V lines[kInputs][kInputs];
@@ -49,7 +49,9 @@ SEGBLOCKS_INLINE void filter_lanes(const WinogradInput& in, int64_t k) {
   for (int s = 0; s < kInputs; ++s) {
     V column[kInputs];
 #pragma GCC unroll 5
-    for (int r = 0; r < kInputs; ++r) column[r] = get_at<V>(in.rows[r * kInputs + s] + k);
+    for (int r = 0; r < kInputs; ++r) {
+      column[r] = get_at<V>(static_cast<const T*>(in.rows[r * kInputs + s]) + k);
+    }
     filter_line<kStride>(column);
 #pragma GCC unroll 5
     for (int r = 0; r < kInputs; ++r) lines[r][s] = column[r];
@@ -64,11 +66,11 @@ SEGBLOCKS_INLINE void filter_lanes(const WinogradInput& in, int64_t k) {
   }
 }
 
-template <int kStride>
+template <int kStride, typename T>
 void winograd_input(const WinogradInput& in) {
   for_channels(
-      in.channels, [&](int64_t k) { filter_lanes<kStride, Vector>(in, k); },
-      [&](int64_t k) { filter_lanes<kStride, float>(in, k); });
+      in.channels, [&](int64_t k) { filter_lanes<kStride, Vector, T>(in, k); },
+      [&](int64_t k) { filter_lanes<kStride, float, T>(in, k); });
 }
 
 // Two outputs of a line of points.
@@ -83,7 +85,7 @@ SEGBLOCKS_INLINE void join_line(const V (&m)[kPoints], V (&y)[2]) {
   }
 }
 
-template <int kStride, typename V>
+template <int kStride, typename V, typename T>
 SEGBLOCKS_INLINE void join_lanes(const WinogradOutput& out, const float* sums,
                                  const int64_t* corners, int64_t k) {
   constexpr int kPoints = kWinograd[kStride - 1].points;
@@ -107,12 +109,12 @@ SEGBLOCKS_INLINE void join_lanes(const WinogradOutput& out, const float* sums,
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       const int64_t row = corners[2 * i + j];
-      if (row >= 0) write_lanes<V, float>(out.outputs, y[i], row * out.outputs.pitch, k);
+      if (row >= 0) write_lanes<V, T>(out.outputs, y[i], row * out.outputs.pitch, k);
     }
   }
 }
 
-template <int kStride>
+template <int kStride, typename T>
 void winograd_output(const WinogradOutput& given) {
   const WinogradOutput out = given;  // A copy that no write through a pointer can change.
   for (int64_t square = 0; square < out.squares; ++square) {
@@ -120,8 +122,8 @@ void winograd_output(const WinogradOutput& given) {
     const int64_t* corners = out.corners + square * 4;
     for_channels(
         out.outputs.channels,
-        [&](int64_t k) { join_lanes<kStride, Vector>(out, sums, corners, k); },
-        [&](int64_t k) { join_lanes<kStride, float>(out, sums, corners, k); });
+        [&](int64_t k) { join_lanes<kStride, Vector, T>(out, sums, corners, k); },
+        [&](int64_t k) { join_lanes<kStride, float, T>(out, sums, corners, k); });
   }
 }
 

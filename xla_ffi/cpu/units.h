@@ -62,7 +62,8 @@ struct LiveUnits {
 };
 
 // A box of output pixels: `units` units from `unit` on, of each `height` x `width` pixels from
-// (y, x) on. Its pixels lie one behind the other in the list of output rows.
+// (y, x) on. Its pixels lie one behind the other in the list of output rows, if its rows are whole or
+// it has only one.
 struct Chunk {
   const LiveUnits* live;
   int64_t unit;
@@ -76,6 +77,7 @@ struct Chunk {
   int64_t first_output() const {
     return live->first_output + unit * live->outputs.area() + y * live->outputs.width + x;
   }
+  bool has_whole_rows() const { return width == live->outputs.width; }
   // Row `i` of one unit's patch, from the first that the box reads on.
   const int32_t* patch_row(const Window& window, int64_t u, int64_t i) const {
     const UnitPatches& p = *live->patches;
@@ -85,15 +87,16 @@ struct Chunk {
 };
 
 // All live units, in chunks of at most `max_pixels` pixels; whole units where these are small.
+// Chunks that are to be high as well as wide have at most `max_width` columns.
 class Chunks {
  public:
   template <typename Call>
-  Chunks(const Call& call, int64_t max_pixels)
+  Chunks(const Call& call, int64_t max_pixels, int64_t max_width = 0)
       : high_{&call.units.high, call.outputs(call.units.high), call.units.counts[0], 0},
         low_{&call.units.low, call.outputs(call.units.low), call.units.counts[1],
              high_.num_outputs()},
-        high_boxes_(high_, max_pixels),
-        low_boxes_(low_, max_pixels) {}
+        high_boxes_(high_, max_pixels, max_width),
+        low_boxes_(low_, max_pixels, max_width) {}
   Chunks(const Chunks&) = delete;
   Chunks& operator=(const Chunks&) = delete;
 
@@ -123,11 +126,12 @@ class Chunks {
     int64_t columns = 0;
     int64_t count = 0;
 
-    Boxes(const LiveUnits& live, int64_t max_pixels) {
+    Boxes(const LiveUnits& live, int64_t max_pixels, int64_t max_width) {
       if (live.num_outputs() == 0) return;
       const UnitOutputs& o = live.outputs;
       columns = ceil_div(o.width, max_pixels);
       width = ceil_div(o.width, columns);
+      if (max_width > 0 && o.width >= 2 * max_width) width = max_width;
       columns = ceil_div(o.width, width);
       rows = ceil_div(o.height, std::max<int64_t>(max_pixels / width, 1));
       height = ceil_div(o.height, rows);

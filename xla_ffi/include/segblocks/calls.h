@@ -64,6 +64,18 @@ struct PadBackwardCall {
   bool empty() const { return layout.blocks.empty(); }
 };
 
+// How weights in pairs lie: (panels, taps, steps() * kStep / 2, kPanel, 2) bfloat16, where the last
+// axis is that of two neighboring inputs, with zeros beyond the depth.
+struct PairLayout {
+  static constexpr int64_t kStep = 32;  // Inputs.
+
+  int64_t taps;
+  int64_t depth;  // Inputs of a tap.
+
+  SEGBLOCKS_HD int64_t steps() const { return (depth + kStep - 1) / kStep; }
+  SEGBLOCKS_HD int64_t rows() const { return taps * steps() * kStep / 2; }
+};
+
 // y = activation(convolution * scale + bias + residual); out = y, out2 = relu(y * scale2 + bias2).
 // What is null is absent. Sums are float32, and out2 is made of the unrounded y.
 struct IndexedConvCall {
@@ -76,8 +88,11 @@ struct IndexedConvCall {
   int64_t features;  // Output channels K; as many as input channels where depthwise.
   bool depthwise;    // One channel a group.
   bool winograd;     // Weights transformed for squares of 2 x 2 outputs; 3 x 3 of stride 1 or 2.
+  bool pairs;        // Weights in pairs of inputs, see pair_layout().
   Activation activation;
-  const void* weights;  // (panels, taps() * channels, kPanel), depthwise (taps(), K).
+  // (panels, taps() * channels, kPanel), depthwise (taps(), K); of the rows' element type, those of
+  // winograd float32.
+  const void* weights;
   const float* scale;
   const float* bias;
   const void* residual;
@@ -91,6 +106,12 @@ struct IndexedConvCall {
   SEGBLOCKS_HD int64_t taps() const {
     if (!winograd) return window.area();
     return (window.stride + 3) * (window.stride + 3);
+  }
+  // The taps of a kernel row are one where that takes fewer steps.
+  SEGBLOCKS_HD PairLayout pair_layout() const {
+    const PairLayout apart{window.area(), input.channels};
+    const PairLayout merged{window.height, window.width * input.channels};
+    return merged.rows() < apart.rows() ? merged : apart;
   }
   SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
     return window.outputs(patches);
