@@ -38,7 +38,7 @@ from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.nn import Conv
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.indexed_conv import indexed_conv
-from segblocks_jax.ops.packed_kernel import pack_kernel, winograd_stride
+from segblocks_jax.ops.packed_kernel import pack_kernel, pairs_pay, winograd_stride
 from segblocks_jax.systems.segblocks import speed
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.provenance import commit, device_name
@@ -122,7 +122,9 @@ def runs_of(layer: Layer, grid: sb.BlockGrid, width: int, dtype: str) -> dict[st
     height = max(layer.stride, round(pixels / columns / layer.stride) * layer.stride)
     image = jnp.asarray(rng.standard_normal((1, height, columns, channels)), dtype)
     winograd = winograd_stride(kernel, layer.stride, layer.groups)
-    packed = jax.block_until_ready(pack_kernel(kernel, layer.groups, winograd=winograd))
+    pairs = pairs_pay(kernel, layer.groups)
+    packed = pack_kernel(kernel, layer.groups, winograd=winograd, pairs=pairs)
+    packed = jax.block_until_ready(packed)
     patches = jax.block_until_ready(index_patches(grid, layer.side, layer.padding))
 
     @jax.jit

@@ -85,7 +85,9 @@ def flat(maps: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([x.reshape(-1, x.shape[-1]) for x in maps])
 
 
-def conv(units: Units, kernel: np.ndarray, stride: int, depthwise: bool) -> np.ndarray:
+def conv(
+    units: Units, kernel: np.ndarray, stride: int, depthwise: bool, dilation: int = 1
+) -> np.ndarray:
     """(p, k): the convolution of the live units' patches; kernel (kh, kw, c or 1, k)."""
     kernel = kernel.astype(np.float64)
     kh, kw = kernel.shape[:2]
@@ -94,8 +96,11 @@ def conv(units: Units, kernel: np.ndarray, stride: int, depthwise: bool) -> np.n
         if not len(patch):
             maps.append(np.zeros((0, 1, 1, kernel.shape[3])))
             continue
-        windows = np.lib.stride_tricks.sliding_window_view(patch, (kh, kw), (1, 2))
-        windows = windows[:, ::stride, ::stride]  # (m, ho, wo, c, kh, kw)
+        extent = [dilation * (k - 1) + 1 for k in (kh, kw)]
+        windows = np.lib.stride_tricks.sliding_window_view(patch, extent, (1, 2))
+        windows = windows[
+            :, ::stride, ::stride, :, ::dilation, ::dilation
+        ]  # (m, ho, wo, c, kh, kw)
         if depthwise:
             maps.append(np.einsum("mhwcij,ijc->mhwc", windows, kernel[:, :, 0]))
         else:

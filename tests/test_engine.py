@@ -153,6 +153,33 @@ def test_bfloat16_differs_little():
     assert 1e-5 < difference < 0.2
 
 
+@pytest.mark.skipif("fused" not in EXECUTIONS, reason="no compiled handlers")
+def test_description_says_what_multiplies_bfloat16():
+    loops, _ = extension.cpu_loops()
+    assert engine_of().describe().splitlines() == [
+        "network    swiftnet_rn18, 7 classes",
+        f"blocks     {SIDE} pixels a side, policy reinforce",
+        "execution  fused",
+        "dtype      float32",
+        "mode       exact",
+        f"processor  cpu, {loops} loops",
+    ]
+    assert engine_of("xla").describe().endswith("processor  cpu, XLA's code")
+    engine = engine_of(dtype="bfloat16")
+    for name, products in {
+        "base": "bfloat16 widened to float32",
+        "avx512_bf16_standin": "AVX-512 dot products of bfloat16 (stand-in)",
+        "amx_standin": "AMX tile products of bfloat16 (stand-in)",
+    }.items():
+        with extension.using_cpu_loops(name):
+            assert engine.describe().endswith(f"cpu, {name} loops, {products}")
+
+
+@pytest.mark.parametrize("text", ["exact", "budget=16", "share=0.25", "latency=40ms"])
+def test_modes_are_read_as_they_are_written(text):
+    assert str(Mode.parse(text)) == text
+
+
 def test_modes_choose_blocks(engine):
     images = pictures(2, 128, 192)
     scores = engine(images).scores

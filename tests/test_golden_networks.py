@@ -15,6 +15,7 @@ from jax import jit
 
 import segblocks_jax as sb
 from segblocks_jax.inference.fused import fuse
+from segblocks_jax.ops import extension
 from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, task_loss
 
 CASES = ("A", "B")
@@ -88,6 +89,31 @@ def test_logits(shared: pathlib.Path, name: str, execution: str, case: str, grid
     expected = golden.nhwc(z[f"{grid}/logits"])
     assert_within(logits, expected, 1e-4)
     assert np.mean(np.argmax(logits, -1) == np.argmax(expected, -1)) >= 0.9999
+
+
+@pytest.mark.family("rn18-amx_standin-rand", "rn18--rand")
+@pytest.mark.parametrize("grid", ["rand", "dense"])
+@pytest.mark.parametrize("loops", ["", "amx_standin", "avx512_bf16_standin"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_logits(shared: pathlib.Path, name: str, loops: str, grid: str) -> None:
+    """Of fused networks, on this machine's loops and on stand-ins; root mean square difference."""
+    z = recorded(shared, f"net_{name}", "A")
+    image = golden.nhwc(golden.random_input(z["input_seed"], z["input_shape"]))
+    image = image.astype(jnp.bfloat16)
+    x = image if grid == "dense" else sb.split(image, grid_of(z, grid))
+    net = nnx.clone(build(name))
+    net.eval()
+    with extension.using_cpu_loops(loops):
+        logits = jit(lambda net, x: net(x))(fuse(net, "bfloat16"), x)
+        logits = np.asarray(logits if grid == "dense" else sb.combine(logits), np.float64)
+    expected = np.asarray(golden.nhwc(z[f"{grid}/logits"]), np.float64)
+    difference = np.sqrt(np.mean((logits - expected) ** 2)) / expected.std()
+    agreement = np.mean(np.argmax(logits, -1) == np.argmax(expected, -1))
+    print(
+        name, loops, grid, difference, np.abs(logits - expected).max() / expected.std(), agreement
+    )
+    assert 1e-4 < difference <= 0.02
+    assert agreement >= 0.995
 
 
 def check_features(z: dict[str, np.ndarray], grid: str, features: list) -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 import segblocks_jax as sb
 from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.nn import BlockOptions, max_pool, upsample2
+from segblocks_jax.ops import extension
 from segblocks_jax.ops.image_conv import image_conv
 from segblocks_jax.ops.indexed_conv import Epilogue, indexed_conv
 from segblocks_jax.ops.max_pool import indexed_max_pool
-from segblocks_jax.ops.packed_kernel import pack_kernel, winograd_stride
+from segblocks_jax.ops.packed_kernel import pack_kernel, pairs_pay, winograd_stride
 from segblocks_jax.ops.patches import IndexPatches, gather, image_patches
 from segblocks_jax.ops.upsample2 import indexed_upsample2
 
@@ -67,13 +68,67 @@ def test_gpus_get_plain_kernels_from_exports() -> None:
         assert set(re.findall(r"winograd = \d", lowered.as_text())) == {attribute}
 
 
+@pytest.mark.parametrize("packing", [{"pairs": True}, {"winograd": 1}])
+def test_gpus_get_bfloat16_kernels_from_exports(packing: dict[str, int]) -> None:
+    kernel = pack_kernel(jnp.ones((3, 3, 16, 16), jnp.bfloat16), **packing)
+    patches = image_patches((1, 4, 6), (1, 1))
+    run = jax.jit(lambda rows: indexed_conv(rows, patches, kernel, implementation="ffi")[0])
+    operands = {}
+    for platform in ("cpu", "cuda"):
+        lowered = run.trace(jnp.ones((24, 16), jnp.bfloat16)).lower(lowering_platforms=(platform,))
+        (call,) = re.findall(
+            r"custom_call @segblocks_indexed_conv.*: \((.*)\) ->", lowered.as_text()
+        )
+        operands[platform] = call.split(", ")[5]
+    assert operands["cuda"] == "tensor<1x144x16xbf16>"
+    own = "1x144x16x2xbf16" if "pairs" in packing else "1x256x16xf32"
+    assert operands["cpu"] == f"tensor<{own}>"
+
+
+@pytest.mark.parametrize(("size", "channels"), [((7, 7), 3), ((3, 3), 24), ((1, 5), 40)])
+def test_pairs_keep_the_kernel(
+    size: tuple[int, int], channels: int, rng: np.random.Generator
+) -> None:
+    """Taps are merged in the first case alone: (7, 21) for (49, 3)."""
+    weights = jnp.asarray(rng.standard_normal((*size, channels, 19)), jnp.bfloat16)
+    plain, pairs = pack_kernel(weights), pack_kernel(weights, pairs=True)
+    assert (pairs.channels, pairs.features) == (channels, 19)
+    steps = {3: 7, 24: 9, 40: 10}[channels]
+    assert pairs.weights.shape == (2, 16 * steps, 16, 2)
+    np.testing.assert_array_equal(pairs.plain().weights, plain.weights)
+    assert pairs.plain().pairs == 0
+    rows = jnp.asarray(rng.standard_normal((12 * 9, channels)), jnp.bfloat16)
+    patches = image_patches((1, 12, 9), (0, 0))
+    got, expected = (
+        indexed_conv(rows, patches, kernel, implementation="reference")[0]
+        for kernel in (pairs, plain)
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_winograd_stride() -> None:
     def stride_of(*shape: int, stride: int = 1, groups: int = 1, dtype: str = "float32") -> int:
         return winograd_stride(jnp.zeros(shape, dtype), stride, groups)
 
     assert [stride_of(3, 3, 16, 1, stride=stride) for stride in (1, 2, 3)] == [1, 2, 0]
     assert stride_of(3, 3, 15, 64) == stride_of(5, 5, 64, 64) == stride_of(1, 1, 64, 64) == 0
-    assert stride_of(3, 3, 1, 64, groups=64) == stride_of(3, 3, 64, 64, dtype="bfloat16") == 0
+    assert stride_of(3, 3, 1, 64, groups=64) == stride_of(3, 3, 64, 64, dtype="float16") == 0
+
+
+def test_bfloat16_kernels_are_packed_for_the_loops() -> None:
+    """In pairs where these are multiplied, else transformed: then products are float32."""
+    kernel = jnp.zeros((3, 3, 16, 4), jnp.bfloat16)
+    expected = {"base": (1, False), "avx512_bf16_standin": (0, True), "amx_standin": (0, True)}
+    for name, packing in expected.items():
+        with extension.using_cpu_loops(name):
+            assert (winograd_stride(kernel, 1), pairs_pay(kernel)) == packing
+            assert (
+                winograd_stride(kernel.astype("float32"), 1),
+                pairs_pay(kernel.astype("float32")),
+            ) == (1, False)
+            assert not pairs_pay(jnp.zeros((3, 3, 1, 4), jnp.bfloat16), 4)
+            with extension.using("xla"):
+                assert not pairs_pay(kernel)
 
 
 # Where pixels lie
@@ -402,12 +457,18 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"stride 1, .* the dilation 2; pack it with winograd=0"):
         indexed_conv(rows, patches, pack_kernel(jnp.zeros((3, 3, 4, 5)), winograd=1), dilation=2)
     for shape, dtype, winograd in (
-        ((3, 3), "bfloat16", 1),
+        ((3, 3), "float16", 1),
         ((3, 1), "float32", 1),
         ((3, 3), "float32", 3),
     ):
         with pytest.raises(ValueError, match=rf"winograd={winograd} and a {dtype} kernel of 3 x"):
             pack_kernel(jnp.zeros((*shape, 4, 5), dtype), winograd=winograd)
+    with pytest.raises(
+        ValueError, match="pairs of a float32 kernel, winograd=0; expected bfloat16"
+    ):
+        pack_kernel(jnp.zeros((3, 3, 4, 5)), pairs=True)
+    with pytest.raises(ValueError, match="pairs of a bfloat16 kernel, winograd=1"):
+        pack_kernel(jnp.zeros((3, 3, 4, 5), jnp.bfloat16), winograd=1, pairs=True)
     with pytest.raises(ValueError, match="nothing is left"):
         indexed_conv(rows, patches, kernel, 1, Epilogue(keep=False))
     with pytest.raises(ValueError, match=r"residual has shape \(3, 5\); expected \(12, 5\)"):

@@ -245,8 +245,7 @@ def test_one_of_two_outputs_is_needed() -> None:
     [
         ({"kh": 2}, "float32"),
         ({"stride": 3}, "float32"),
-        ({"groups": 20}, "float32"),
-        ({}, "bfloat16"),
+        ({"groups": 20}, "bfloat16"),
     ],
 )
 def test_what_winograd_cannot_do(replaced: dict[str, int], dtype: str) -> None:
@@ -261,9 +260,36 @@ def test_what_winograd_cannot_do(replaced: dict[str, int], dtype: str) -> None:
         COUNTS,
     )
     spoiled = dataclasses.replace(call, attributes=call.attributes | replaced)
-    expected = "argument 'winograd': got 1, expected 0 for all but float32"
+    expected = "argument 'winograd': got 1, expected 0 for all but one group"
     with pytest.raises(Exception, match=expected):
         spoiled.run("segblocks_indexed_conv")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "winograd", "weights", "expected"),
+    [
+        ("bfloat16", 1, ((3, 320, 16), "bfloat16"), "dtype F32"),
+        ("bfloat16", 1, ((3, 144, 16, 2), "float32"), r"shape \(3, 320, 16\)"),
+        ("float32", 0, ((3, 144, 16, 2), "float32"), r"shape \(3, 180, 16\)"),
+        ("bfloat16", 0, ((3, 144, 16, 2), "float32"), "dtype BF16 like argument 'rows'"),
+        ("bfloat16", 0, ((3, 90, 16, 2), "bfloat16"), r"shape \(3, 96, 16, 2\)"),
+        ("bfloat16", 0, ((2, 96, 16, 2), "bfloat16"), r"shape \(3, 96, 16, 2\)"),
+        ("bfloat16", 0, ((3, 96, 2, 16), "bfloat16"), r"shape \(3, 96, 16, 2\)"),
+        ("bfloat16", 0, ((3, 96, 32), "bfloat16"), r"shape \(3, 180, 16\)"),
+    ],
+)
+def test_weights_of_bfloat16(dtype: str, winograd: int, weights: Buffer, expected: str) -> None:
+    """Three merged taps of 60 inputs, two steps each: 3 x 2 x 16 pairs."""
+    call = CALLS["segblocks_indexed_conv"]
+    for name in ("rows", "residual", "out", "out2", "halos"):
+        shape, _ = (call.operands | call.results)[name]
+        call = call.spoiled(name, shape, dtype)
+    call = dataclasses.replace(call, attributes=call.attributes | {"winograd": winograd})
+    with pytest.raises(Exception, match=expected):
+        call.spoiled("weights", *weights).run("segblocks_indexed_conv")
+    good = call.spoiled("weights", (3, 96, 16, 2), "bfloat16")
+    if (dtype, winograd) == ("bfloat16", 0):
+        good.run("segblocks_indexed_conv")
 
 
 def int32(*values: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The handlers of indexed operations against numpy, and their errors."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import indexed_oracles
 import jax
@@ -11,7 +11,8 @@ import oracles
 import pytest
 from indexed_oracles import Units
 
-from segblocks_jax.ops import packed_kernel
+from segblocks_jax.errors import InputError
+from segblocks_jax.ops import extension, packed_kernel
 
 BF16 = jnp.dtype("bfloat16")
 EMPTY = np.zeros(0, np.float32)
@@ -55,11 +56,14 @@ class Conv:
     counts: tuple[int, int] | None = None
     activation: int = 0
     winograd: bool = False
+    dilation: int = 1
+    pairs: bool = False  # Weights in pairs of inputs.
     extras: str = ""  # Of "s" scale, "b" bias, "r" residual, "2" second output, "o" no first one.
 
     def outputs(self) -> list[int]:
+        eh, ew = (self.dilation * (k - 1) + 1 for k in (self.kh, self.kw))
         return [
-            max((h - self.kh) // self.stride + 1, 0) * max((w - self.kw) // self.stride + 1, 0)
+            max((h - eh) // self.stride + 1, 0) * max((w - ew) // self.stride + 1, 0)
             for _, h, w in (self.high, self.low)
         ]
 
@@ -81,7 +85,9 @@ class Conv:
             taps = np.tensordot(
                 packed_kernel.winograd_forward(self.stride), kernel.reshape(9, self.c, k), 1
             )
-            weights = indexed_oracles.packed(taps[None])
+            weights = indexed_oracles.packed(taps[None].astype(np.float32))
+        if self.pairs:
+            weights = np.asarray(packed_kernel.pack_kernel(jnp.asarray(kernel), pairs=True).weights)
         rows = (0 if "o" in self.extras else capacity, capacity if "2" in self.extras else 0)
         got = call(
             "segblocks_indexed_conv",
@@ -91,13 +97,13 @@ class Conv:
                 "kh": self.kh,
                 "kw": self.kw,
                 "stride": self.stride,
-                "dilation": 1,
+                "dilation": self.dilation,
                 "groups": self.c if self.depthwise else 1,
                 "activation": self.activation,
                 "winograd": int(self.winograd),
             },
         )
-        y = indexed_oracles.conv(units, kernel, self.stride, self.depthwise)
+        y = indexed_oracles.conv(units, kernel, self.stride, self.depthwise, self.dilation)
         y = y * (scale if scale.size else 1) + (bias if bias.size else 0)
         y = y + (residual[: len(y)].astype(np.float64) if len(residual) else 0)
         y = [y, np.maximum(y, 0), np.clip(y, 0, 6)][self.activation]
@@ -176,6 +182,50 @@ def check(conv: Conv, dtype: str, rng: np.random.Generator) -> None:
         assert_close(got[2][live], expected[2][live])
 
 
+# What the unit of tiles meets: chunks cut along rows and columns, units of whole tiles and of less.
+TILED = {
+    "copied_rows": Conv(33, 70, high=(2, 9, 79), extras="sbr2", activation=1),
+    "copied_columns": Conv(64, 64, 3, 3, 2, high=(3, 17, 17), low=(5, 9, 9), extras="b"),
+    "copied_windows": Conv(40, 20, high=(9, 4, 4), low=(7, 3, 4), extras="r"),
+    "merged": Conv(3, 20, 7, 7, 2, high=(2, 21, 149), low=(2, 13, 21), activation=2),
+    "merged_dilated": Conv(5, 33, 3, 5, 2, high=(2, 19, 29), low=(1, 9, 11), dilation=2),
+    "dilated": Conv(32, 48, 3, 1, 1, high=(2, 40, 20), low=(2, 36, 3), dilation=17),
+    "many_weights": Conv(96, 500, high=(1, 8, 9), low=(3, 4, 4)),
+    "long_rows": Conv(32, 16, 1, 1, high=(1, 2, 900), low=(0, 1, 1), extras="o2"),
+}
+LOOPS = ("avx512_bf16_standin", "amx_standin", "avx512_bf16", "amx", "avx512", "avx2", "base")
+
+
+@pytest.fixture(params=LOOPS)
+def loops(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every set of inner loops that this machine runs."""
+    try:
+        context = extension.using_cpu_loops(request.param)
+        with context:
+            yield request.param
+    except InputError:
+        pytest.skip(f"this machine doesn't run {request.param}")
+
+
+@pytest.mark.family
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("name", TILED | {k: v for k, v in CONVS.items() if not v.depthwise})
+def test_bfloat16_conv_of_every_set(
+    name: str, pairs: bool, loops: str, rng: np.random.Generator
+) -> None:
+    """Weights in pairs or not, whether the loops want them so or not."""
+    check(dataclasses.replace((TILED | CONVS)[name], pairs=pairs), "bfloat16", rng)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16_conv_of_transformed_kernels(
+    stride: int, loops: str, rng: np.random.Generator
+) -> None:
+    """Weights are float32."""
+    conv = dataclasses.replace(WINOGRADS["odd_sides"], stride=stride, winograd=True)
+    check(conv, "bfloat16", rng)
+
+
 @pytest.mark.parametrize("winograd", [False, True])
 def test_large_conv_is_the_same_every_time(winograd: bool, rng: np.random.Generator) -> None:
     conv = Conv(48, 200, winograd=winograd, high=(30, 12, 12), low=(40, 8, 8))
@@ -188,13 +238,16 @@ def test_large_conv_is_the_same_every_time(winograd: bool, rng: np.random.Genera
         np.testing.assert_array_equal(again[0], got[0])
 
 
-def test_conv_keeps_nan_and_zero_rows_apart(rng: np.random.Generator) -> None:
-    rows = np.full((3, 16), np.nan, np.float32)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_conv_keeps_nan_and_zero_rows_apart(
+    dtype: str, loops: str, rng: np.random.Generator
+) -> None:
+    rows = np.full((3, 16), np.nan, jnp.dtype(dtype))
     rows[0] = 1
     patch = np.array([[[0, -1]], [[1, 0]]], np.int32)
     units = Units(rows, np.zeros((0, 4), np.int32), (patch, patch[:0]), (2, 0))
     conv = Conv(16, 16, 1, 2, high=(2, 1, 2), low=(0, 1, 2), activation=1)
-    (out, _, _), _ = conv.run(units, np.ones((1, 2, 16, 16), np.float32), rng)
+    (out, _, _), _ = conv.run(units, np.ones((1, 2, 16, 16), rows.dtype), rng)
     assert (out[0] == 16).all()
     assert np.isnan(out[1]).all()
 

@@ -5,6 +5,7 @@ import contextvars
 import functools
 import importlib
 import os
+from collections.abc import Iterator
 
 import jax
 
@@ -118,6 +119,38 @@ def using(implementation: str | None) -> contextlib.AbstractContextManager[None]
         'xla'
     """
     return within(_chosen, implementation or _chosen.get())
+
+
+def cpu_loops() -> tuple[str, str]:
+    """The instruction set of the CPU's inner loops, and on what they multiply bfloat16 by bfloat16.
+
+    The latter is "amx", "avx512_bf16", or "float32" where bfloat16 is widened first; both names of a stand-in end
+    with "_standin". ("", "float32") without compiled handlers.
+    """
+    if not available("cpu"):
+        return "", "float32"
+    return importlib.import_module("segblocks_jax._ffi_cpu").loops()
+
+
+@contextlib.contextmanager
+def using_cpu_loops(name: str) -> Iterator[None]:
+    """Within it, calls of the CPU's handlers run on the set of inner loops of that name; for tests.
+
+    It holds for the whole process, and for kernels that are packed meanwhile.
+
+    Raises:
+        InputError: this machine runs no such set.
+    """
+    before, _ = cpu_loops()
+    handlers = importlib.import_module("segblocks_jax._ffi_cpu")
+    try:
+        handlers.use_loops(name)
+    except ValueError as error:
+        raise InputError(f"using_cpu_loops: {error}") from None
+    try:
+        yield
+    finally:
+        handlers.use_loops(before)
 
 
 def _default_platform() -> str:

@@ -64,7 +64,7 @@ def indexed_conv(
     Args:
         rows: the pixel list, float32 or bfloat16.
         patches: where each unit's pixels are.
-        kernel: see `pack_kernel`; of the rows' dtype.
+        kernel: see `pack_kernel`; made of one of the rows' dtype.
         stride: of the window, in both directions.
         epilogue: what follows; default: nothing.
         dilation: distance of neighboring taps of the kernel.
@@ -88,7 +88,8 @@ def indexed_conv(
 def _check(
     rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> None:
-    if kernel.weights.dtype != rows.dtype:
+    expected = jnp.float32 if kernel.winograd and rows.dtype == "bfloat16" else rows.dtype
+    if kernel.weights.dtype != expected:
         raise TypeError(
             f"indexed_conv: the kernel is {kernel.weights.dtype}, the rows are {rows.dtype}; cast one of them"
         )
@@ -136,10 +137,14 @@ def _compiled(
     def run(kernel: PackedKernel) -> Outputs:
         return _run(rows, patches, kernel, window, epilogue)
 
-    if not kernel.winograd:
+    def run_plain(kernel: PackedKernel) -> Outputs:
+        plain = kernel.plain()
+        return run(dataclasses.replace(plain, weights=plain.weights.astype(rows.dtype)))
+
+    if not (kernel.winograd or kernel.pairs):
         return run(kernel)
     # Where a program for several platforms is exported, they share their weights.
-    return lax.platform_dependent(kernel, cpu=run, default=lambda kernel: run(kernel.plain()))
+    return lax.platform_dependent(kernel, cpu=run, default=run_plain)
 
 
 def _run(
@@ -204,7 +209,7 @@ def _convolve(maps: Array, kernel: PackedKernel, window: Taps) -> Array:
     (kh, kw), (eh, ew), stride = window.size, window.extent, window.stride
     m, h, w, channels = maps.shape
     ho, wo = (h - eh) // stride + 1, (w - ew) // stride + 1
-    weights = _taps(kernel.plain())
+    weights = kernel.taps().astype(maps.dtype)
     out = jnp.zeros((m, ho, wo, kernel.features), jnp.float32)
     if not m:
         return out
@@ -222,14 +227,6 @@ def _convolve(maps: Array, kernel: PackedKernel, window: Taps) -> Array:
                 )
             out = out + product
     return out
-
-
-def _taps(kernel: PackedKernel) -> Array:
-    """(kh kw, c, k), or (kh kw, c) of a depthwise kernel."""
-    if kernel.depthwise:
-        return kernel.weights
-    flat = kernel.weights.swapaxes(0, 1).reshape(kernel.weights.shape[1], -1)[:, : kernel.features]
-    return flat.reshape(kernel.size[0] * kernel.size[1], -1, kernel.features)
 
 
 def _finish(out: Array, epilogue: Epilogue, dtype: jax.typing.DTypeLike) -> Outputs:

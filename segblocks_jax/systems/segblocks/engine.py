@@ -18,6 +18,7 @@ from segblocks_jax.inference.server import Shape, check_fork
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.models import Network
 from segblocks_jax.nn import scaled_multiple, scaled_size
+from segblocks_jax.systems.segblocks.describe import describe
 from segblocks_jax.systems.segblocks.programs import EXECUTIONS, Execution, ModelPrograms
 from segblocks_jax.systems.segblocks.serving import Server
 from segblocks_jax.systems.segblocks.settings import Mode, Output, Settings
@@ -41,8 +42,7 @@ class Engine(Server):
     Example:
         >>> engine = Engine.load("runs/cityscapes/export", mode="share=0.25")  # doctest: +SKIP
         >>> engine.warm_up([(1, 1024, 2048)])  # doctest: +SKIP
-        >>> result = engine(image[None])  # doctest: +SKIP
-        >>> result.labels[0], result.mask[0], result.seconds  # doctest: +SKIP
+        >>> labels = engine(image[None]).labels[0]  # doctest: +SKIP
     """
 
     def __init__(
@@ -119,6 +119,10 @@ class Engine(Server):
             ValueError: another network or policy.
         """
         self.model_programs.replace_weights(*_parts(model))
+
+    def describe(self) -> str:
+        """What serves, a line each: network, blocks, execution, dtype, mode, and the processor's instructions."""
+        return describe(self.spec, self.execution, self.dtype, self.mode)
 
     @property
     def execution(self) -> Execution:

@@ -66,6 +66,13 @@ class Mode:
             return cls("latency", number / 1000)
         raise InputError(f"mode is {text!r}; expected {_MODES}")
 
+    def __str__(self) -> str:
+        """The text that `parse` reads."""
+        if self.kind == "exact":
+            return self.kind
+        latency = self.kind == "latency"
+        return f"{self.kind}={1000 * self.value if latency else self.value:g}" + "ms" * latency
+
     def count(self, blocks: int) -> int:
         """High blocks per image of `blocks`, of a budget or a share."""
         if self.kind == "share":
