@@ -23,6 +23,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 import segblocks_jax  # noqa: E402
+from segblocks_jax.errors import InputError  # noqa: E402
 from segblocks_jax.ops import extension  # noqa: E402
 
 assert segblocks_jax.__all__
@@ -124,6 +125,22 @@ def compiled() -> None:
         if os.environ.get("SEGBLOCKS_REQUIRE_EXT"):
             pytest.fail(extension.why_unavailable())
         pytest.skip(extension.why_unavailable())
+
+
+# Sets of the CPU's inner loops, those with stand-ins for rare instructions included.
+LOOPS = ("avx512_bf16_standin", "amx_standin", "avx512_bf16", "amx", "avx512", "avx2", "base")
+
+
+@pytest.fixture(params=LOOPS)
+def loops(request: pytest.FixtureRequest, compiled: None) -> Iterator[str]:
+    """The name of a set of inner loops, on which calls run; skipped where the machine doesn't run it."""
+    try:
+        context = extension.using_cpu_loops(request.param)
+        context.__enter__()
+    except InputError as error:
+        pytest.skip(str(error))
+    yield request.param
+    context.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The handlers of indexed operations against numpy, and their errors."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import indexed_oracles
 import jax
@@ -11,8 +11,7 @@ import oracles
 import pytest
 from indexed_oracles import Units
 
-from segblocks_jax.errors import InputError
-from segblocks_jax.ops import extension, packed_kernel
+from segblocks_jax.ops import packed_kernel
 
 BF16 = jnp.dtype("bfloat16")
 EMPTY = np.zeros(0, np.float32)
@@ -193,18 +192,6 @@ TILED = {
     "many_weights": Conv(96, 500, high=(1, 8, 9), low=(3, 4, 4)),
     "long_rows": Conv(32, 16, 1, 1, high=(1, 2, 900), low=(0, 1, 1), extras="o2"),
 }
-LOOPS = ("avx512_bf16_standin", "amx_standin", "avx512_bf16", "amx", "avx512", "avx2", "base")
-
-
-@pytest.fixture(params=LOOPS)
-def loops(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every set of inner loops that this machine runs."""
-    try:
-        context = extension.using_cpu_loops(request.param)
-        with context:
-            yield request.param
-    except InputError:
-        pytest.skip(f"this machine doesn't run {request.param}")
 
 
 @pytest.mark.family

@@ -64,8 +64,8 @@ def available(platform: str | None = None) -> bool:
         platform: "cpu", "gpu" or "cuda", in any case. Default: where JAX runs by default.
 
     Raises:
-        InputError: the environment variable SEGBLOCKS_CPU_TILES, which names the instruction
-            set of the CPU's inner loops, names none that was built and runs on this machine.
+        InputError: the environment variable SEGBLOCKS_CPU_TILES, which names the set of the CPU's inner loops
+            (docs/blocks.md), names none that was built and runs on this machine.
     """
     return not why_unavailable(platform)
 

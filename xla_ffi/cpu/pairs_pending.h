@@ -12,7 +12,7 @@
 namespace segblocks::cpu {
 namespace {
 
-constexpr int64_t kPieceRows = 4;
+constexpr int64_t kPieceRows = 8;
 
 // The rows first .. first+count-1 of outputs of bfloat16.
 SEGBLOCKS_INLINE Outputs rows_of(const Outputs& all, int64_t first, int64_t count) {
