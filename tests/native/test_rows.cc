@@ -431,8 +431,8 @@ const ConvCase kConvs[] = {
 }  // namespace
 
 int main() {
-  for (const char* name : {"base", "avx2", "avx512", "avx512_bf16", "amx", "avx512_bf16_standin",
-                           "amx_standin"}) {
+  for (const char* name :
+       {"base", "avx2", "avx512", "avx512_bf16", "amx", "avx512_bf16_standin", "amx_standin"}) {
     const TileKernels* kernels = segblocks::cpu::find_tile_kernels(name);
     if (kernels == nullptr) continue;
     std::printf("%s\n", name);

@@ -72,8 +72,7 @@ class UnitChecker : public Checker {
                   buffer.dimensions().size() == 4;
     if (call->depthwise) return shape("weights", buffer, {call->taps(), channels});
     if (call->pairs) {
-      return shape("weights", buffer,
-                   {call->panels(), call->pair_layout().rows(), kPanel, 2});
+      return shape("weights", buffer, {call->panels(), call->pair_layout().rows(), kPanel, 2});
     }
     return shape("weights", buffer, {call->panels(), call->taps() * channels, kPanel});
   }

@@ -150,7 +150,8 @@ class Convolution {
   // A panel of weights in pairs, as they would be plain.
   void unpack_pairs(int64_t panel, float* to) const {
     const PairLayout layout = call_.pair_layout();
-    const auto* pairs = static_cast<const BFloat16*>(call_.weights) + panel * layout.rows() * 2 * kPanel;
+    const auto* pairs =
+        static_cast<const BFloat16*>(call_.weights) + panel * layout.rows() * 2 * kPanel;
     for (int64_t t = 0; t < layout.taps; ++t) {
       for (int64_t d = 0; d < layout.depth; ++d, to += kPanel) {
         const BFloat16* from = pairs + d / 2 * 2 * kPanel + d % 2;

@@ -1,8 +1,8 @@
 // The indexed convolution in bfloat16 on products of pairs of inputs; see cpu/pairs.h.
 //
 // What a chunk reads is copied by index into a thread's scratch, each pixel's channels filled up
-// with zeros to whole steps. Blocks of a few tiles then run over taps and steps, panel by panel, and
-// the outputs of each are written while the next one runs.
+// with zeros to whole steps. Blocks of a few tiles then run over taps and steps, panel by panel,
+// and the outputs of each are written while the next one runs.
 
 #include <algorithm>
 #include <cstddef>
@@ -11,10 +11,11 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/copy_plan.h"
 #include "cpu/indexed_conv.h"
-#include "cpu/pair_copies.h"
 #include "cpu/pairs.h"
 #include "cpu/pairs_pending.h"
+#include "cpu/row_copier.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -168,7 +169,7 @@ class PairConvolution {
     if (workspace->pixels != nullptr) return;
     char* copies = workspace->copies.get();
     workspace->pixels = copies;
-    const PairCopier copier(call_, addresses_, merged_);
+    const RowCopier copier(call_, addresses_, merged_);
     plan.for_each_line([&](const CopyPlan::Line& line) {
       const int32_t* indices = chunk.patch_row(call_.window, line.unit, line.row) + line.column;
       copier.copy(indices, line.count, line.step, copies + line.position * copy_bytes_);

@@ -16,8 +16,8 @@ namespace segblocks::cpu {
 constexpr int kTilePixels = 16;
 constexpr int kBlockTiles = 3;
 constexpr int kBlockPanels = 2;
-constexpr int kStepBytes = 64;           // Of the inputs of a pixel that a step takes: 32 of them.
-constexpr int kStepWeightBytes = 1024;   // Of a panel: (16 pairs, kPanel, 2).
+constexpr int kStepBytes = 64;          // Of the inputs of a pixel that a step takes: 32 of them.
+constexpr int kStepWeightBytes = 1024;  // Of a panel: (16 pairs, kPanel, 2).
 
 // Finished sums, to be written while the next ones are formed.
 struct PendingRows {

@@ -2,8 +2,8 @@
 // product: a class with
 //   Sums                               16 float32
 //   zero()
-//   dot(sums, pixels, weights)         sums[k] + pixels[0] * weights[k][0] + pixels[1] * weights[k][1]
-//   store(rows, sums)
+//   dot(sums, pixels, weights)         sums[k] + pixels[0] * weights[k][0] + pixels[1] *
+//   weights[k][1] store(rows, sums)
 // where pixels points to two bfloat16, weights to (16, 2).
 
 #ifndef SEGBLOCKS_CPU_PAIRS_DOTS_H_

@@ -56,14 +56,14 @@ struct PlainUnit {
   }
   template <int kTo>
   static void load(const void* rows, int64_t stride) {
-    char(*to)[kStepBytes] = usable(kTo);
+    char (*to)[kStepBytes] = usable(kTo);
     for (int p = 0; p < 16; ++p) {
       __builtin_memcpy(to[p], static_cast<const char*>(rows) + p * stride, kStepBytes);
     }
   }
   template <int kSums, int kPixels, int kWeights>
   static void dot() {
-    char(*to)[kStepBytes] = usable(kSums);
+    char (*to)[kStepBytes] = usable(kSums);
     float weights[16][2 * kPanel];
     for (int d = 0; d < 16; ++d) read(registers.rows[kWeights][d], 2 * kPanel, weights[d]);
     for (int p = 0; p < 16; ++p) {
@@ -85,7 +85,7 @@ struct PlainUnit {
   }
   template <int kFrom>
   static void store(void* rows, int64_t stride) {
-    char(*from)[kStepBytes] = usable(kFrom);
+    char (*from)[kStepBytes] = usable(kFrom);
     for (int p = 0; p < 16; ++p) {
       __builtin_memcpy(static_cast<char*>(rows) + p * stride, from[p], kStepBytes);
     }
@@ -93,7 +93,7 @@ struct PlainUnit {
 
  private:
   // A register; outside of begin() and end() the processor would stop the process, too.
-  static char (*usable(int k))[kStepBytes] {
+  static char (*usable(int k)) [kStepBytes] {
     if (!registers.usable) __builtin_trap();
     return registers.rows[k];
   }

@@ -4,8 +4,8 @@
 //   begin(), end()                     the thread may use them between these calls
 //   zero<kTo>()
 //   load<kTo>(rows, stride)            of 16 rows, `stride` bytes apart
-//   dot<kSums, kPixels, kWeights>()    sums[p][k] += sum over d of pixels[p][d] * weights[d/2][k][d%2]
-//   store<kFrom>(rows, stride)
+//   dot<kSums, kPixels, kWeights>()    sums[p][k] += sum over d of pixels[p][d] *
+//   weights[d/2][k][d%2] store<kFrom>(rows, stride)
 // where sums are float32 (16, 16), pixels bfloat16 (16, 32), weights bfloat16 (16, 16, 2).
 
 #ifndef SEGBLOCKS_CPU_PAIRS_TILES_H_
@@ -26,8 +26,7 @@ template <int kCount, typename Each>
 SEGBLOCKS_INLINE void unrolled(const Each& each) {
   [&]<int... kNumbers>(std::integer_sequence<int, kNumbers...>) __attribute__((always_inline)) {
     (each(std::integral_constant<int, kNumbers>()), ...);
-  }
-  (std::make_integer_sequence<int, kCount>());
+  }(std::make_integer_sequence<int, kCount>());
 }
 
 template <typename Unit, int kTiles, int kPanels>
@@ -35,9 +34,8 @@ void tile_block(const PairBlock& block) {
   constexpr int kPixels = 6;
   constexpr int kWeights = 7;
   static_assert(kTiles * kPanels <= kPixels);
-  unrolled<kTiles * kPanels>([](auto k) __attribute__((always_inline)) {
-    Unit::template zero<decltype(k)::value>();
-  });
+  unrolled<kTiles * kPanels>(
+      [](auto k) __attribute__((always_inline)) { Unit::template zero<decltype(k)::value>(); });
   const char* weights = block.weights;
   PendingRows* pending = block.pending;
   const int64_t pieces = pieces_left(*pending);

@@ -62,8 +62,8 @@ struct LiveUnits {
 };
 
 // A box of output pixels: `units` units from `unit` on, of each `height` x `width` pixels from
-// (y, x) on. Its pixels lie one behind the other in the list of output rows, if its rows are whole or
-// it has only one.
+// (y, x) on. Its pixels lie one behind the other in the list of output rows, if its rows are whole
+// or it has only one.
 struct Chunk {
   const LiveUnits* live;
   int64_t unit;

@@ -1,12 +1,11 @@
-// Copies of the pixels that a chunk reads, in bfloat16, as tiles of 16 pixels take them: the pixels
-// of a tile lie equally far from each other at every tap.
+// Where copies of the pixels that a chunk reads lie, so that tiles of 16 pixels can be loaded:
+// these are equally far from each other at every tap.
 
-#ifndef SEGBLOCKS_CPU_PAIR_COPIES_H_
-#define SEGBLOCKS_CPU_PAIR_COPIES_H_
+#ifndef SEGBLOCKS_CPU_COPY_PLAN_H_
+#define SEGBLOCKS_CPU_COPY_PLAN_H_
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "cpu/pairs.h"
 #include "cpu/units.h"
@@ -152,8 +151,8 @@ class CopyPlan {
   template <typename Visit>
   void tiles_of_run(int64_t position, int64_t output, int64_t count, const Visit& visit) const {
     for (int64_t k = 0; k < count; k += kTilePixels) {
-      visit(Tile{position + k * pixel_step(), output + k,
-                 std::min<int64_t>(kTilePixels, count - k)});
+      visit(
+          Tile{position + k * pixel_step(), output + k, std::min<int64_t>(kTilePixels, count - k)});
     }
   }
 
@@ -167,86 +166,6 @@ class CopyPlan {
   Kind best_ = Kind::kRows;
 };
 
-// Makes the copies: of a pixel's channels, or, where taps are merged, of those that a kernel row
-// reads. Zeros up to a whole step must be there already.
-class PairCopier {
- public:
-  PairCopier(const IndexedConvCall& call, const RowAddresses& addresses, bool merged)
-      : addresses_(addresses),
-        channels_(call.input.channels),
-        num_rows_(call.input.num_rows),
-        end_(reinterpret_cast<uintptr_t>(call.input.rows) + num_rows_ * channels_ * sizeof(Bits)),
-        taps_(merged ? call.window.width : 1),
-        dilation_(call.window.dilation),
-        depth_(taps_ * channels_),
-        whole_(depth_ / PairLayout::kStep * PairLayout::kStep),
-        pitch_(ceil_div(depth_, PairLayout::kStep) * PairLayout::kStep) {
-    for (int64_t k = 0; k < PairLayout::kStep; ++k) mask_[k] = k < depth_ - whole_ ? 0xffff : 0;
-  }
-
-  // Makes `count` copies of what lies `step` indices apart.
-  void copy(const int32_t* indices, int64_t count, int64_t step, char* copies) const {
-    auto* to = reinterpret_cast<Bits*>(copies);
-    if (depth_ == 0) return;
-    for (int64_t k = 0; k < count;) {
-      const int64_t run = run_of_rows(indices, count - k, step);
-      if (run > 0 && depth_ == pitch_ && step == 1 && taps_ == 1) {
-        std::memcpy(to, row(indices[0]), run * depth_ * sizeof(Bits));
-      } else if (run > 0) {
-        for (int64_t j = 0; j < run; ++j) fill(row(indices[j * step]), to + j * pitch_);
-      } else {
-        for (int64_t t = 0; t < taps_; ++t) {
-          std::memcpy(to + t * channels_, row(indices[t * dilation_]), channels_ * sizeof(Bits));
-        }
-      }
-      const int64_t done = std::max<int64_t>(run, 1);
-      k += done;
-      indices += done * step;
-      to += done * pitch_;
-    }
-  }
-
- private:
-  using Bits = uint16_t;  // Of a bfloat16.
-
-  const Bits* row(int64_t index) const { return static_cast<const Bits*>(addresses_(index)); }
-
-  // How many copies, from the first on, read nothing but a run of rows.
-  int64_t run_of_rows(const int32_t* indices, int64_t count, int64_t step) const {
-    if (taps_ > 1 && dilation_ > 1) return 0;
-    const int64_t first = indices[0];
-    if (first < 0) return 0;
-    const int64_t reads = std::min((count - 1) * step + taps_, num_rows_ - first);
-    int64_t rows = 0;
-    while (rows < reads && indices[rows] == first + rows) ++rows;
-    return rows < taps_ ? 0 : (rows - taps_) / step + 1;
-  }
-
-  // Copies depth_ values of rows that follow each other, and zeros behind them.
-  void fill(const Bits* __restrict from, Bits* __restrict to) const {
-    std::memcpy(to, from, whole_ * sizeof(Bits));
-    if (whole_ == depth_) return;
-    from += whole_;
-    to += whole_;
-    if (reinterpret_cast<uintptr_t>(from + PairLayout::kStep) <= end_) {
-      for (int64_t k = 0; k < PairLayout::kStep; ++k) to[k] = from[k] & mask_[k];
-    } else {  // A whole step would read beyond the rows.
-      std::memcpy(to, from, (depth_ - whole_) * sizeof(Bits));
-    }
-  }
-
-  const RowAddresses& addresses_;
-  const int64_t channels_;
-  const int64_t num_rows_;
-  const uintptr_t end_;  // Of the rows.
-  const int64_t taps_;   // That a copy merges.
-  const int64_t dilation_;
-  const int64_t depth_;  // Values of a copy.
-  const int64_t whole_;  // Of them, those in whole steps.
-  const int64_t pitch_;  // Values from copy to copy.
-  Bits mask_[PairLayout::kStep];
-};
-
 }  // namespace segblocks::cpu
 
-#endif  // SEGBLOCKS_CPU_PAIR_COPIES_H_
+#endif  // SEGBLOCKS_CPU_COPY_PLAN_H_
