@@ -145,6 +145,10 @@ def pack_kernel(
             f"pack_kernel: {groups} groups of {channels} channels; expected 1 group, or as many groups as"
             " output channels with 1 channel each"
         )
+    if pairs and (winograd or kernel.dtype != "bfloat16"):
+        raise ValueError(
+            f"pack_kernel: pairs of a {kernel.dtype} kernel, winograd={winograd}; expected bfloat16 and 0"
+        )
     if winograd:
         if winograd not in STRIDES or (kh, kw) != (3, 3) or kernel.dtype not in _TRANSFORMED:
             raise ValueError(
@@ -162,10 +166,6 @@ def pack_kernel(
     panels = padded.reshape(rows, padded.shape[1] // PANEL, PANEL).swapaxes(0, 1)
     if not pairs:
         return PackedKernel(panels, (kh, kw), features, depthwise=False, winograd=winograd)
-    if winograd or kernel.dtype != "bfloat16":
-        raise ValueError(
-            f"pack_kernel: pairs of a {kernel.dtype} kernel, winograd={winograd}; expected bfloat16 and 0"
-        )
     return PackedKernel(_paired(panels, (kh, kw), channels), (kh, kw), features, False, 0, channels)
 
 
