@@ -15,7 +15,11 @@ import segblocks_jax as sb
 from segblocks_jax import nn
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fused import fuse
-from segblocks_jax.inference.quantized import DequantizeStep, QuantizedConvStep, QuantizeStep
+from segblocks_jax.inference.quantized_steps import (
+    DequantizeStep,
+    QuantizedConvStep,
+    QuantizeStep,
+)
 from segblocks_jax.inference.ranges import measure
 from segblocks_jax.ops import extension
 
@@ -122,9 +126,8 @@ def test_layers_that_are_kept_run_in_float32(compiled):
     served = sb.Engine(model(), spec, dtype="int8")
     got = served(images(), mode="share=1", output="logits").logits
     expected = engine("float32")(images(), mode="share=1", output="logits").logits
-    assert deviation(got, expected) < deviation(
-        engine("int8")(images(), mode="share=1", output="logits").logits, expected
-    )
+    assert 1e-4 < deviation(got, expected) < 0.05
+    assert (got != engine("int8")(images(), mode="share=1", output="logits").logits).any()
 
 
 @pytest.mark.family("depthwise_between", "relu_of_a_sum_and_the_sum")

@@ -12,7 +12,8 @@ from indexed_oracles import Units
 
 from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.patches import IndexPatches, list_patches
-from segblocks_jax.ops.quantized_conv import QuantizedEpilogue, quantize_kernel, quantized_conv
+from segblocks_jax.ops.quantized_conv import QuantizedEpilogue, quantized_conv
+from segblocks_jax.ops.quantized_kernel import quantize_kernel
 from segblocks_jax.ops.upsample2 import indexed_upsample2
 
 IMPLEMENTATIONS = ("ffi", "reference")

@@ -1,4 +1,4 @@
-"""A fused network in int8: which values are kept as bytes, and steps on them.
+"""A fused network in int8: which values are kept as bytes.
 
 A value x is kept as the byte ``q = round(x / scale) + zero``, whose scale and zero follow from the range of x that
 was measured on calibration images; a range that doesn't reach below 0 has zero 0. A convolution multiplies bytes with
@@ -13,19 +13,17 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference.steps import ConvStep, PatchStep, State, Step, conv_patches, static
-from segblocks_jax.ops import no_type_check
-from segblocks_jax.ops.max_pool import indexed_max_pool
-from segblocks_jax.ops.quantized_conv import (
-    QuantizedEpilogue,
-    QuantizedKernel,
-    quantize_kernel,
-    quantized_conv,
+from segblocks_jax.inference.quantized_steps import (
+    DequantizeStep,
+    QuantizedConvStep,
+    QuantizeStep,
 )
+from segblocks_jax.inference.steps import ConvStep, PatchStep, Step
+from segblocks_jax.ops.max_pool import indexed_max_pool
+from segblocks_jax.ops.quantized_kernel import quantize_kernel
 
 Ranges = Mapping[str, Mapping[str, tuple[float, float]]]
 """For each convolution that runs in int8, by its path in the network: (lowest, highest) of its "input", "output" and
@@ -45,92 +43,6 @@ class Bytes:
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
         scale = float(np.float32((highest - lowest) / 255)) or 1.0
         return cls(scale, round(-lowest / scale))
-
-
-@struct.dataclass(eq=False)
-@no_type_check
-class QuantizeStep:
-    """A value in float32 to bytes."""
-
-    scale: Float[Array, ""]
-    zero: Float[Array, ""]
-    part: str = static()
-    input: int = static()
-    output: int = static()
-
-    def run(self, state: State) -> None:
-        """Adds the bytes."""
-        whole = jnp.rint(state.pixels[self.input].astype(jnp.float32) / self.scale) + self.zero
-        pixels = jnp.clip(whole, 0, 255).astype(jnp.uint8)
-        state.add(self.output, pixels, state.layouts[self.input])
-
-
-@struct.dataclass(eq=False)
-@no_type_check
-class DequantizeStep:
-    """Bytes to a value in float32."""
-
-    scale: Float[Array, ""]
-    zero: Float[Array, ""]
-    part: str = static()
-    input: int = static()
-    output: int = static()
-
-    def run(self, state: State) -> None:
-        """Adds the value."""
-        pixels = (state.pixels[self.input].astype(jnp.float32) - self.zero) * self.scale
-        state.add(self.output, pixels, state.layouts[self.input])
-
-
-@struct.dataclass(eq=False)
-@no_type_check
-class QuantizedConvStep:
-    """A convolution of bytes and its epilogue; `out` and `stored_second` are the dtypes of its outputs."""
-
-    kernel: QuantizedKernel
-    zero: UInt8[Array, "1"]
-    scaling: tuple[Array, Array]
-    limits: Float[Array, "3"]
-    following: tuple[Array, Array] | None
-    name: str = static()
-    part: str = static()
-    input: int = static()
-    residual: int | None = static()
-    output: int = static()
-    second: int | None = static()
-    out: str | None = static()
-    stored_second: str | None = static()
-    stride: int = static()
-    padding: tuple[int, int] = static()
-    shift: tuple[int, int] = static()
-    dilation: int = static()
-
-    def run(self, state: State) -> None:
-        """Adds the output, where it is kept, and the second one."""
-        pixels, layout = state.pixels[self.input], state.layouts[self.input]
-        epilogue = QuantizedEpilogue(
-            *self.scaling,
-            self.limits,
-            None if self.residual is None else state.pixels[self.residual],
-            self.following,
-            self.out,
-            self.stored_second,
-        )
-        out, second = quantized_conv(
-            pixels,
-            self.zero,
-            conv_patches(self, pixels, layout),
-            self.kernel,
-            epilogue,
-            self.stride,
-            dilation=self.dilation,
-        )
-        layout = layout.scaled(1, self.stride)
-        if second is not None:
-            assert self.second is not None
-            state.add(self.second, second, layout)
-        if out is not None:
-            state.add(self.output, out, layout)
 
 
 def quantized(steps: Sequence[Step], ranges: Ranges) -> list[Step]:

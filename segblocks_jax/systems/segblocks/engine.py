@@ -211,6 +211,10 @@ def _checked_execution(dtype: str, max_programs: int, execution: str | None) -> 
         raise InputError(
             f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None"
         )
+    if dtype == "int8" and execution == "plain":
+        raise InputError(
+            "Engine: int8 runs with execution 'fused', or 'xla'; 'plain' was asked for"
+        )
     return execution
 
 

@@ -13,9 +13,8 @@ from segblocks_jax.adaptive.decision import Decision, fill_scores, top_count
 from segblocks_jax.blocks import BlockGrid, combine, split
 from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference.fused import fuse, pays
+from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.programs import KeyedCache
-from segblocks_jax.inference.quantized import Ranges
 from segblocks_jax.models import Network
 from segblocks_jax.nn import at_scale
 from segblocks_jax.ops import extension
@@ -53,14 +52,11 @@ class ModelPrograms:
 
         At most `max_size` programs are kept; the least recently used ones are dropped.
         """
-        self.execution: Execution = execution or ("fused" if pays(net) else "plain")
         self.spec, self._stride = spec, net.output_stride
-        self._ranges, self._dtype = None, dtype
-        if dtype == "int8":
-            self._ranges, self._dtype = _ranges(spec, execution), "float32"
-            self.execution = "fused" if self.execution == "fused" else "xla"
-        self.normalization = _normalization(spec)
-        self.max_size = max_size
+        self._ranges, self._dtype = (spec.ranges(), "float32") if dtype == "int8" else (None, dtype)
+        other: Execution = "plain" if self._ranges is None else "xla"
+        self.execution: Execution = execution or ("fused" if pays(net) else other)
+        self.normalization, self.max_size = _normalization(spec), max_size
         self._compiled: KeyedCache[Any, jax.stages.Compiled] = KeyedCache(max_size)
         self._graphs, self.weights = self._prepare(net, policy)
         self._placed: dict[jax.Device | None, list[Array]] = {None: jax.tree.leaves(self.weights)}
@@ -87,10 +83,9 @@ class ModelPrograms:
                 module.eval()
         (net_graph, net_state), (policy_graph, policy_state) = nnx.split(net), nnx.split(policy)
         served: Any = net_state
-        if self.execution == "fused":
-            extension.resolve("ffi")
         if self.execution == "fused" or self._ranges is not None:
             with self.tracing():
+                extension.resolve()
                 served = fuse(net, self._dtype, self._ranges)
         return (net_graph, policy_graph), jax.block_until_ready((policy_state, served))
 
@@ -175,8 +170,7 @@ class ModelPrograms:
 
     def _net(self, weights: Any) -> Callable[..., Any]:
         state = weights[1]
-        whole = self.execution == "fused" or self._ranges is not None
-        return state if whole else nnx.merge(self._graphs[0], state)
+        return state if isinstance(state, FusedNet) else nnx.merge(self._graphs[0], state)
 
     def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
         image = normalize(images, *self.normalization).astype(self._dtype)
@@ -230,20 +224,6 @@ class ModelPrograms:
         total = num_high * images.shape[0]
         options: dict[str, Any] = {"num_high": total, "output": output}
         return *self._segment(weights, images, action, scores, seed, **options), scores
-
-
-def _ranges(spec: ModelSpec, asked: Execution | None) -> Ranges:
-    if spec.quantization is None:
-        raise InputError(
-            "Engine: dtype is 'int8', but the model was not quantized: measure its ranges on images like those to"
-            " come, spec = sb.quantize(model, spec, images), and give the engine this spec"
-        )
-    if asked == "plain":
-        raise InputError(
-            "Engine: dtype is 'int8' and execution 'plain'; int8 runs with execution 'fused', or 'xla' without"
-            " compiled handlers"
-        )
-    return spec.quantization
 
 
 def _layout(weights: Any) -> list[tuple[Any, ...]]:

@@ -127,6 +127,15 @@ class ModelSpec:
         given["features"] = self.policy.features if "features" in self.policy.kind.options else None
         return nnx.Dict(net=net, policy=policies.create(self.policy.name, rngs=rngs, **given))
 
+    def ranges(self) -> Ranges:
+        """What the model was quantized with; InputError where it was not."""
+        if self.quantization is None:
+            raise InputError(
+                "Engine: dtype is 'int8', but the model was not quantized: measure its ranges on images like those"
+                " to come, spec = sb.quantize(model, spec, images), and give the engine this spec"
+            )
+        return self.quantization
+
     def check_blocks(self, net: models.Network) -> None:
         """Raises ValueError where the policy's blocks are too small for the network."""
         assert self.policy is not None

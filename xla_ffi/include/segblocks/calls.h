@@ -120,9 +120,9 @@ struct IndexedConvCall {
   bool empty() const { return max_output_rows(*this) == 0 || features == 0; }
 };
 
-// A convolution of bytes: y = sums * scale + bias + residual * residual_scale, between low and high;
-// out = y, out2 = relu(y * scale2 + bias2). Bytes are rounded and clipped to 0 .. 255. Each product
-// and each sum in float32 is rounded. On CPUs only.
+// A convolution of bytes: y = sums * scale + bias + residual * residual_scale, between low and
+// high; out = y, out2 = relu(y * scale2 + bias2). Bytes are rounded and clipped to 0 .. 255. Each
+// product and each sum in float32 is rounded. On CPUs only.
 struct QuantizedConvCall {
   static constexpr int64_t kPanel = 16;
   static constexpr int64_t kGroup = 4;  // Input channels that lie together in the weights.
