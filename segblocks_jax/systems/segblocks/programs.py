@@ -53,7 +53,8 @@ class ModelPrograms:
         At most `max_size` programs are kept; the least recently used ones are dropped.
         """
         self.spec, self._stride = spec, net.output_stride
-        self._ranges, self._dtype = (spec.ranges(), "float32") if dtype == "int8" else (None, dtype)
+        self._ranges = spec.ranges() if dtype == "int8" else None
+        self._dtype = "float32" if dtype == "int8" else dtype
         other: Execution = "plain" if self._ranges is None else "xla"
         self.execution: Execution = execution or ("fused" if pays(net) else other)
         self.normalization, self.max_size = _normalization(spec), max_size
