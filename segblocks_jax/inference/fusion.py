@@ -95,7 +95,7 @@ class Planner:
         keep = norm is None or len(self.users[id(output)]) > 1
         conv: Conv = call.arguments["self"]
         weights = conv.kernel[...].astype(self.dtype)
-        name, winograd, pairs = self.names[id(conv)], 0, 0
+        name, winograd, pairs = self.names[id(conv)], 0, False
         if name not in self.plain:
             winograd = winograd_stride(weights, conv.stride, conv.groups, conv.dilation)
             pairs = pairs_pay(weights, conv.groups)
