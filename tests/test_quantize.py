@@ -178,8 +178,17 @@ def test_ranges_have_the_smallest_error():
     rng = np.random.default_rng(0)
     samples = rng.standard_normal(100000)
     samples[0] = 40
-    _, highest = _best(samples.min(), samples.max(), samples)
-    assert highest < 20
+
+    def error(lowest, highest):
+        scale = (highest - lowest) / 255
+        zero = np.rint(-lowest / scale)
+        return np.square(
+            (np.clip(np.rint(samples / scale), -zero, 255 - zero) * scale) - samples
+        ).mean()
+
+    least = min(error(share * samples.min(), share * 40) for share in np.linspace(0.2, 1, 41))
+    best = _best(samples.min(), samples.max(), samples)
+    assert error(*best) <= 1.01 * least < 0.9 * error(samples.min(), 40)
     assert _best(0.0, 6.0, rng.uniform(0, 6, 100000)) == (0.0, 6.0)
 
 
