@@ -152,7 +152,9 @@ struct QuantizedConvCall {
 
   int64_t panels() const { return (features + kPanel - 1) / kPanel; }
   int64_t groups() const { return (input.channels + kGroup - 1) / kGroup; }
-  UnitOutputs outputs(const UnitPatches& patches) const { return window.outputs(patches); }
+  SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
+    return window.outputs(patches);
+  }
 
   bool empty() const { return max_output_rows(*this) == 0 || features == 0; }
 };
