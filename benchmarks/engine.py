@@ -8,11 +8,11 @@ For each network, size, batch and dtype, in one process and in turn:
 
 - `dense_xla`: the dense network on XLA's convolutions (not in int8);
 - `dense`: the dense network on the kernels that run blocks, one unit per image (where these run);
-- `pytorch`: the dense network compiled by PyTorch (float32 RN18 on CPUs, where PyTorch is installed), channels
-  last, from a normalized image to logits, so without what the others do besides;
+- `pytorch`, `openvino`: the dense network compiled by PyTorch (not in int8) and by OpenVINO (RN18 on CPUs, where
+  `pip install '.[bench]'` installed them), from a normalized image to logits, so without what the others do besides;
 - shares f of high blocks: `Engine` in mode `share`, policy, decision and everything included.
 
-The timer holds, but for `pytorch`, what a caller waits for: from uint8 images in host memory to label
+The timer holds, but for these two, what a caller waits for: from uint8 images in host memory to label
 maps in host memory. With --parts, the time of each part of the network is the difference of two programs that stop
 behind it and before it. Weights and images are random; a random policy chooses other blocks, not another time.
 """
@@ -55,11 +55,12 @@ _EXECUTIONS = flags.DEFINE_list(
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed runs of each.")
 _PARTS = flags.DEFINE_bool("parts", False, "Time the parts of the fused network, too.")
-_PYTORCH = flags.DEFINE_bool("pytorch", True, "Time PyTorch where it is installed.")
+_OTHERS = flags.DEFINE_bool("others", True, "Time other libraries where they are installed.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
 _DRAW = flags.DEFINE_string("draw", None, "Times nothing; draws this JSON file.")
 _PICTURE = flags.DEFINE_string("picture", "engine.png", "What --draw writes, .png or .svg.")
 
+OTHERS = {"dense_xla": "XLA's dense", "pytorch": "PyTorch", "openvino": "OpenVINO"}
 _CLASSES = 19
 _NORMALIZATION = Normalization((0.287, 0.325, 0.284), (0.176, 0.181, 0.178))
 
@@ -129,22 +130,35 @@ def dense_xla(case: Case) -> Callable[[], Any]:
     return lambda: np.asarray(run(state, case.images))
 
 
-def pytorch(case: Case) -> Callable[[], np.ndarray] | None:
-    """The compiled network where PyTorch has it: checked to give our logits."""
-    known = case.model == "swiftnet_rn18" and case.dtype == "float32"
-    installed = importlib.util.find_spec("torch") is not None
-    if not (_PYTORCH.value and known and installed and jax.default_backend() == "cpu"):
-        return None
-    from torch_swiftnet import compiled
+_LARGEST_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.2}  # Root mean square.
 
+
+def others(case: Case) -> dict[str, Callable[[], np.ndarray]]:
+    """The dense network in other libraries that are installed and have it: checked to give our logits."""
+    if case.model != "swiftnet_rn18" or jax.default_backend() != "cpu" or not _OTHERS.value:
+        return {}
+    runs: dict[str, Callable[[], np.ndarray]] = {}
     weights = {k.removeprefix("net."): v for k, v in torch_arrays(case.system.net).items()}
-    run = compiled(weights, _CLASSES, np.asarray(case.in_float))
+    image = np.asarray(normalize(case.images, *_NORMALIZATION))
+    if importlib.util.find_spec("torch") is not None and case.dtype != "int8":
+        import torch_swiftnet
+
+        network = torch_swiftnet.network(weights, _CLASSES)
+        runs["pytorch"] = torch_swiftnet.compiled(network, image, case.dtype)
+    if all(map(importlib.util.find_spec, ("torch", "openvino", "nncf"))):
+        import openvino_swiftnet
+        import torch_swiftnet
+
+        network = torch_swiftnet.network(weights, _CLASSES)
+        runs["openvino"] = openvino_swiftnet.compiled(network, image, case.dtype)
     ours = case.engine(None, dense=True)(case.images, output="logits").logits
     assert ours is not None
-    difference = np.abs(run() - ours).max() / ours.std()
-    if difference > 1e-3:
-        raise ValueError(f"PyTorch's logits differ from ours by {difference} of their deviation")
-    return run
+    for name, run in runs.items():
+        difference = np.sqrt(np.mean((run() - ours) ** 2)) / ours.std()
+        print(case.dtype, name, f"logits differ by {difference:.2g} of their standard deviation")
+        if difference > _LARGEST_DIFFERENCE[case.dtype]:
+            raise ValueError(f"{name}'s logits differ from ours by {difference} of their deviation")
+    return runs
 
 
 @dataclasses.dataclass
@@ -168,8 +182,7 @@ def runs_of(case: Case, shares: list[float]) -> Runs:
     if "fused" in engines:
         dense = case.engine("fused", dense=True)
         runs["dense"] = lambda: dense(case.images)
-    if (torch := pytorch(case)) is not None:
-        runs["pytorch"] = torch
+    runs |= others(case)
     for name, share in itertools.product(engines, shares):
         mode = f"share={share}"
         runs[name, share] = functools.partial(engines[name], case.images, mode=mode)
@@ -202,7 +215,7 @@ def report_of(timed: Runs, seconds: dict[Any, float], shares: list[float]) -> di
             "of_operation_ratio": base / seconds[name, share] / operations,
             "memory": engines[name].memory(case.shape, f"share={share}"),
         }
-        for other in {"dense_xla", "pytorch"} & seconds.keys():
+        for other in OTHERS.keys() & seconds.keys():
             row[f"over_{other}"] = seconds[other] / seconds[name, share]
         report["shares"].append(row)
         print(format_row(row), flush=True)
@@ -234,9 +247,9 @@ def format_row(row: dict[str, Any]) -> str:
         f"time 1/{row['time_ratio']:.2f} ({row['of_operation_ratio']:.2f} of it)",
         f"{row['memory']['temporary'] / 2**20:.0f} MiB temporary",
     ]
-    for key, name in (("over_dense_xla", "XLA's dense"), ("over_pytorch", "PyTorch")):
-        if key in row:
-            parts.append(f"over {name} {row[key]:.2f}")
+    for key, name in OTHERS.items():
+        if f"over_{key}" in row:
+            parts.append(f"over {name} {row[f'over_{key}']:.2f}")
     return ", ".join(parts)
 
 
@@ -318,14 +331,16 @@ def main(argv: list[str]) -> None:
     report: dict[str, Any] = {
         "device": device_name(),
         "platform": jax.default_backend(),
-        "versions": {name: _version(name) for name in ("jax", "jaxlib", "flax", "torch")},
+        "versions": {
+            name: _version(name) for name in ("jax", "jaxlib", "flax", "torch", "openvino")
+        },
         "commit": commit(),
         "compiled_handlers": extension.available(),
         "batch": _BATCH.value,
         "block_size": _BLOCK.value,
         "policy_features": _FEATURES.value,
         "timer": "host clock, from uint8 images in host memory to label maps in host memory, policy included"
-        f" (pytorch: normalized image to logits); median of {_ROUNDS.value} interleaved rounds, each timed call"
+        f" (pytorch, openvino: normalized image to logits); median of {_ROUNDS.value} interleaved rounds, each timed call"
         " after an untimed one of the same kind",
         "cases": [],
     }

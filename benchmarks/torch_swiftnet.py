@@ -1,4 +1,4 @@
-"""SwiftNet-RN18 in PyTorch, in inference: the baseline of `engine.py`, with this library's weights."""
+"""SwiftNet-RN18 in PyTorch, in inference, with this library's weights: what `engine.py` compares with."""
 
 from collections.abc import Callable
 
@@ -77,7 +77,7 @@ class Pyramid(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, channels, h, w) -> (n, features, h, w)."""
-        height, width = x.shape[2:]
+        height, width = map(int, x.shape[2:])
         x = self.spp_bn(x)
         parts = [x]
         for i, rows in enumerate((8, 4, 2)):
@@ -120,27 +120,31 @@ class SwiftNet(nn.Module):
         return self.logits(x)
 
 
-def compiled(
-    weights: dict[str, np.ndarray], num_classes: int, image: np.ndarray
-) -> Callable[[], np.ndarray]:
-    """The network, compiled, channels last, as a function without arguments: logits (n, h, w, k).
-
-    Args:
-        weights: by the names of the published checkpoints, without "net.".
-        num_classes: of the logits.
-        image: normalized, (n, h, w, 3), float32.
-    """
+def network(weights: dict[str, np.ndarray], num_classes: int) -> SwiftNet:
+    """The network in inference, with weights by the names of the published checkpoints, without "net."."""
     net = SwiftNet(num_classes).eval()
     state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     missing, unexpected = net.load_state_dict(state, strict=False)
     if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
         raise ValueError(f"weights don't fit: missing {missing}, unexpected {unexpected}")
-    net = net.to(memory_format=torch.channels_last)
-    x = torch.from_numpy(np.array(image)).permute(0, 3, 1, 2)  # Channels last in memory.
+    return net
+
+
+def compiled(net: SwiftNet, image: np.ndarray, dtype: str) -> Callable[[], np.ndarray]:
+    """A network, compiled, channels last, as a function without arguments: logits (n, h, w, k), float32.
+
+    Args:
+        net: of `network`; changed.
+        image: normalized, (n, h, w, 3), float32.
+        dtype: of parameters and activations.
+    """
+    net = net.to(memory_format=torch.channels_last, dtype=getattr(torch, dtype))
+    x = torch.from_numpy(image).to(net.logits.conv.weight.dtype)
+    x = x.permute(0, 3, 1, 2)  # Channels last in memory.
     run = torch.compile(net, dynamic=False)
 
     def call() -> np.ndarray:
         with torch.inference_mode():
-            return run(x).permute(0, 2, 3, 1).numpy()
+            return run(x).float().permute(0, 2, 3, 1).numpy()
 
     return call

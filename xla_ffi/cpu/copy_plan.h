@@ -86,6 +86,12 @@ class CopyPlan {
     return ((j * window_.stride + phase) * phase_rows_ + down / window_.stride) * chunk_.width;
   }
 
+  // Tiles in a row of outputs, where tiles that are as far from each other as two kernel rows lie
+  // below each other; else 0.
+  int64_t tiles_to_below() const {
+    const bool fits = kind_ == Kind::kRows && window_.stride == 1 && window_.dilation == 1;
+    return fits ? ceil_div(chunk_.width, kTilePixels) : 0;
+  }
   template <typename Visit>
   void for_each_line(const Visit& visit) const {
     const int64_t stride = window_.stride;

@@ -48,6 +48,13 @@ class Scratch {
   char* begin_ = nullptr;
 };
 
+// Tiles that run at a time.
+struct TileBlock {
+  CopyPlan::Tile tiles[kStackTiles];
+  int count;
+  bool stacked;
+};
+
 // What a thread works in.
 struct Workspace {
   int64_t chunk = -1;  // Whose copies are there.
@@ -55,8 +62,9 @@ struct Workspace {
   Scratch sums[2];  // Of the block that runs, and of the one before.
   std::vector<int64_t> offsets;
   std::vector<CopyPlan::Tile> tiles;
-  const char* pixels = nullptr;  // The copies, or the rows themselves.
-  int64_t pixel_bytes = 0;       // From pixel to pixel of a tile.
+  std::vector<TileBlock> blocks;  // Of the tiles.
+  const char* pixels = nullptr;   // The copies, or the rows themselves.
+  int64_t pixel_bytes = 0;        // From pixel to pixel of a tile.
 };
 
 class PairConvolution {
@@ -69,7 +77,7 @@ class PairConvolution {
         merged_(layout_.taps != call.window.area()),
         copy_bytes_(layout_.steps() * kStepBytes),
         panel_bytes_(layout_.taps * layout_.steps() * kStepWeightBytes),
-        chunks_(call, max_pixels(), kMaxWidth),
+        chunks_(call, max_pixels(), kMaxWidth, kStackTiles),
         addresses_(call.input),
         affine_(call),
         num_groups_(count_groups()) {}
@@ -148,10 +156,11 @@ class PairConvolution {
     for (Workspace& workspace : *workspaces) {
       workspace.copies.resize(copies * copy_bytes_, layout_.depth % PairLayout::kStep != 0);
       for (Scratch& sums : workspace.sums) {
-        sums.resize(kBlockTiles * kTilePixels * kBlockPanels * kPanel * sizeof(float), false);
+        sums.resize(kStackTiles * kTilePixels * kBlockPanels * kPanel * sizeof(float), false);
       }
       workspace.offsets.resize(layout_.taps);
       workspace.tiles.reserve(tiles);
+      workspace.blocks.reserve(tiles);
     }
   }
 
@@ -160,6 +169,7 @@ class PairConvolution {
     const CopyPlan plan(chunk, call_.window, merged_);
     workspace->tiles.clear();
     plan.for_each_tile([&](const CopyPlan::Tile& tile) { workspace->tiles.push_back(tile); });
+    find_blocks(chunk, plan, workspace);
     workspace->pixel_bytes = plan.pixel_step() * copy_bytes_;
     for (int64_t t = 0; t < layout_.taps; ++t) {
       const int64_t width = merged_ ? 1 : call_.window.width;
@@ -169,11 +179,35 @@ class PairConvolution {
     if (workspace->pixels != nullptr) return;
     char* copies = workspace->copies.get();
     workspace->pixels = copies;
-    const RowCopier copier(call_, addresses_, merged_);
+    const RowCopier copier(*kernels_.pairs, call_, addresses_, merged_);
     plan.for_each_line([&](const CopyPlan::Line& line) {
       const int32_t* indices = chunk.patch_row(call_.window, line.unit, line.row) + line.column;
       copier.copy(indices, line.count, line.step, copies + line.position * copy_bytes_);
     });
+  }
+
+  // Makes blocks of a chunk's tiles: stacks where there are enough below each other.
+  void find_blocks(const Chunk& chunk, const CopyPlan& plan, Workspace* workspace) const {
+    const std::vector<CopyPlan::Tile>& tiles = workspace->tiles;
+    const auto count = static_cast<int64_t>(tiles.size());
+    const bool fits = call_.window.height == kStackTaps && !merged_;
+    const int64_t below = fits ? plan.tiles_to_below() : 0;
+    const int64_t unit_tiles = below > 0 ? below * chunk.height : count;
+    const int64_t in_stacks = below > 0 ? chunk.height / kStackTiles * kStackTiles * below : 0;
+    workspace->blocks.clear();
+    const auto add = [&](int64_t first, int64_t number, int64_t step) {
+      TileBlock block{{}, static_cast<int>(number), number == kStackTiles};
+      for (int64_t k = 0; k < number; ++k) block.tiles[k] = tiles[first + k * step];
+      workspace->blocks.push_back(block);
+    };
+    for (int64_t unit = 0; unit < count; unit += unit_tiles) {
+      for (int64_t k = 0; k < in_stacks / kStackTiles; ++k) {
+        add(unit + k / below * kStackTiles * below + k % below, kStackTiles, below);
+      }
+      for (int64_t k = in_stacks; k < unit_tiles; k += kBlockTiles) {
+        add(unit + k, std::min<int64_t>(unit_tiles - k, kBlockTiles), 1);
+      }
+    }
   }
 
   // Where a pointwise convolution's chunk is a run of rows and their channels are whole steps, the
@@ -194,36 +228,32 @@ class PairConvolution {
   void run_panels(int64_t first, int64_t last, const Workspace& workspace) const {
     const int64_t block_bytes = std::max<int64_t>(kBlockPanels * panel_bytes_, 1);
     const int64_t pass = std::max<int64_t>(kPassBytes / block_bytes, 1) * kBlockPanels;
-    const auto num_tiles = static_cast<int64_t>(workspace.tiles.size());
     PendingRows pending{};
     pending.write = kernels_.bfloat16.write;
     int turn = 0;
     for (int64_t begin = first; begin < last; begin += pass) {
       const int64_t end = std::min(begin + pass, last);
-      for (int64_t tile = 0; tile < num_tiles;) {
-        const int64_t left = num_tiles - tile;
-        const int64_t tiles = left == kBlockTiles + 1 ? 2 : std::min<int64_t>(left, kBlockTiles);
+      for (const TileBlock& block : workspace.blocks) {
         for (int64_t panel = begin; panel < end; panel += kBlockPanels) {
           const Group group{panel, std::min<int64_t>(end - panel, kBlockPanels)};
-          run_block(workspace.tiles.data() + tile, static_cast<int>(tiles), group, workspace,
-                    workspace.sums[turn].get(), &pending);
+          run_block(block, group, workspace, workspace.sums[turn].get(), &pending);
           turn = 1 - turn;
         }
-        tile += tiles;
       }
     }
     write_all(&pending);
   }
 
   // Runs a block; afterwards its rows are the pending ones.
-  void run_block(const CopyPlan::Tile* tiles, int count, const Group& group,
-                 const Workspace& workspace, char* scratch, PendingRows* pending) const {
+  void run_block(const TileBlock& tiles, const Group& group, const Workspace& workspace,
+                 char* scratch, PendingRows* pending) const {
     auto* sums = reinterpret_cast<float*>(scratch);
     PairBlock block{};
-    for (int t = 0; t < count; ++t) {
-      block.pixels[t] = workspace.pixels + tiles[t].position * copy_bytes_;
+    for (int t = 0; t < tiles.count; ++t) {
+      block.pixels[t] = workspace.pixels + tiles.tiles[t].position * copy_bytes_;
     }
-    block.tiles = count;
+    block.tiles = tiles.count;
+    block.down = tiles.stacked ? block.pixels[1] - block.pixels[0] : 0;
     block.panels = static_cast<int>(group.count);
     block.pixel_bytes = workspace.pixel_bytes;
     block.offsets = workspace.offsets.data();
@@ -234,11 +264,11 @@ class PairConvolution {
     block.sums = sums;
     block.pending = pending;
     kernels_.pairs->block(block);
-    pending->tiles = count;
+    pending->tiles = tiles.count;
     pending->done = 0;
-    for (int t = 0; t < count; ++t, sums += kTilePixels * group.count * kPanel) {
-      pending->outputs[t] = affine_.outputs(call_, tiles[t].output, group, sums);
-      pending->outputs[t].pixels = tiles[t].live;
+    for (int t = 0; t < tiles.count; ++t, sums += kTilePixels * group.count * kPanel) {
+      pending->outputs[t] = affine_.outputs(call_, tiles.tiles[t].output, group, sums);
+      pending->outputs[t].pixels = tiles.tiles[t].live;
     }
   }
 

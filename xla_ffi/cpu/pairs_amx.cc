@@ -6,6 +6,8 @@
 #include <stdint.h>
 
 #include "cpu/pairs.h"
+#include "cpu/pairs_copies.h"
+#include "cpu/pairs_rows.h"
 #include "cpu/pairs_tiles.h"
 
 namespace segblocks::cpu {
@@ -22,6 +24,8 @@ struct alignas(64) TileConfiguration {
 static_assert(sizeof(TileConfiguration) == 64);
 
 struct AmxUnit {
+  using Rows = Avx512Rows;
+
   static void begin() {
     static constexpr TileConfiguration kConfiguration;
     asm volatile("ldtilecfg %0" ::"m"(kConfiguration) : "memory");
@@ -49,6 +53,6 @@ struct AmxUnit {
 
 }  // namespace
 
-constinit const PairKernels kAmxPairs = tile_pairs<AmxUnit>("amx");
+constinit const PairKernels kAmxPairs = tile_pairs<AmxUnit>("amx", &masked_copy);
 
 }  // namespace segblocks::cpu

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "cpu/pairs.h"
+#include "cpu/pairs_copies.h"
 #include "cpu/pairs_dots.h"
 
 namespace segblocks::cpu {
@@ -25,6 +26,6 @@ struct Avx512Dot {
 
 }  // namespace
 
-constinit const PairKernels kAvx512DotPairs = dot_pairs<Avx512Dot>("avx512_bf16");
+constinit const PairKernels kAvx512DotPairs = dot_pairs<Avx512Dot>("avx512_bf16", &masked_copy);
 
 }  // namespace segblocks::cpu

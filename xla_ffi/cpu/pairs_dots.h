@@ -67,8 +67,8 @@ void run_dot_block(const PairBlock& block) {
 inline void nothing() {}
 
 template <typename Product>
-constexpr PairKernels dot_pairs(const char* name) {
-  return {name, &nothing, &nothing, &run_dot_block<Product>};
+constexpr PairKernels dot_pairs(const char* name, void (*copy)(const PairCopies&)) {
+  return {name, copy, &nothing, &nothing, &run_dot_block<Product>};
 }
 
 }  // namespace

@@ -12,8 +12,6 @@
 namespace segblocks::cpu {
 namespace {
 
-constexpr int64_t kPieceRows = 8;
-
 // The rows first .. first+count-1 of outputs of bfloat16.
 SEGBLOCKS_INLINE Outputs rows_of(const Outputs& all, int64_t first, int64_t count) {
   Outputs rows = all;
@@ -26,22 +24,39 @@ SEGBLOCKS_INLINE Outputs rows_of(const Outputs& all, int64_t first, int64_t coun
   return rows;
 }
 
-SEGBLOCKS_INLINE int64_t pieces_left(const PendingRows& pending) {
-  return (pending.tiles * kTilePixels - pending.done) / kPieceRows;
+SEGBLOCKS_INLINE int64_t rows_left(const PendingRows& pending) {
+  return pending.tiles * kTilePixels - pending.done;
 }
 
-// Writes a few rows.
-SEGBLOCKS_INLINE void write_piece(PendingRows* pending) {
+// Writes up to `count` rows, of one tile.
+SEGBLOCKS_INLINE void write_rows(PendingRows* pending, int64_t count) {
   const Outputs& outputs = pending->outputs[pending->done / kTilePixels];
   const int64_t first = pending->done % kTilePixels;
-  const int64_t left = outputs.pixels - first;
-  pending->done += kPieceRows;
-  if (left > 0) pending->write(rows_of(outputs, first, left < kPieceRows ? left : kPieceRows));
+  if (count > kTilePixels - first) count = kTilePixels - first;
+  pending->done += count;
+  const int64_t live = outputs.pixels - first;
+  if (live > 0) pending->write(rows_of(outputs, first, live < count ? live : count));
 }
 
 SEGBLOCKS_INLINE void write_all(PendingRows* pending) {
-  while (pieces_left(*pending) > 0) write_piece(pending);
+  while (rows_left(*pending) > 0) write_rows(pending, kTilePixels);
 }
+
+// Of pending rows, a few at a time; what tile units have that need no faster one.
+class PlainRows {
+ public:
+  explicit PlainRows(PendingRows* pending) : pending_(pending) {}
+  void write(int64_t count) {
+    while (count > 0 && rows_left(*pending_) > 0) {
+      const int64_t before = pending_->done;
+      write_rows(pending_, count);
+      count -= pending_->done - before;
+    }
+  }
+
+ private:
+  PendingRows* pending_;
+};
 
 }  // namespace
 }  // namespace segblocks::cpu

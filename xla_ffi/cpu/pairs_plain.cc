@@ -33,7 +33,18 @@ void add_products(float pixel, const float* weights, float* sums) {
   for (int k = 0; k < kPanel; ++k) sums[k] = flushed(sums[k] + pixel * weights[2 * k]);
 }
 
+void plain_copy(const PairCopies& copies) {
+  for (int64_t i = 0; i < copies.count; ++i) {
+    const uint16_t* from = copies.from + i * copies.step;
+    uint16_t* to = copies.to + i * copies.pitch;
+    for (int64_t d = 0; d < copies.depth; ++d) to[d] = from[d];
+    for (int64_t d = copies.depth; d < copies.pitch; ++d) to[d] = 0;
+  }
+}
+
 struct PlainUnit {
+  using Rows = PlainRows;
+
   struct Registers {
     bool usable = false;
     char rows[8][16][kStepBytes];
@@ -124,7 +135,8 @@ struct PlainDot {
 
 }  // namespace
 
-constinit const PairKernels kPlainTilePairs = tile_pairs<PlainUnit>("amx_standin");
-constinit const PairKernels kPlainDotPairs = dot_pairs<PlainDot>("avx512_bf16_standin");
+constinit const PairKernels kPlainTilePairs = tile_pairs<PlainUnit>("amx_standin", &plain_copy);
+constinit const PairKernels kPlainDotPairs =
+    dot_pairs<PlainDot>("avx512_bf16_standin", &plain_copy);
 
 }  // namespace segblocks::cpu

@@ -2,6 +2,7 @@
 //
 // A unit is a class of 8 registers of 16 rows of 64 bytes, with
 //   begin(), end()                     the thread may use them between these calls
+//   Rows                               writes pending rows, see cpu/pairs_pending.h
 //   zero<kTo>()
 //   load<kTo>(rows, stride)            of 16 rows, `stride` bytes apart
 //   dot<kSums, kPixels, kWeights>()    sums[p][k] += sum over d of pixels[p][d] *
@@ -29,41 +30,39 @@ SEGBLOCKS_INLINE void unrolled(const Each& each) {
   }(std::make_integer_sequence<int, kCount>());
 }
 
+constexpr int kRegisters = 8;
+
 template <typename Unit, int kTiles, int kPanels>
 void tile_block(const PairBlock& block) {
-  constexpr int kPixels = 6;
-  constexpr int kWeights = 7;
-  static_assert(kTiles * kPanels <= kPixels);
+  constexpr int kPixels = kBlockTiles * kBlockPanels;
+  constexpr int kWeights = kPixels + kBlockTiles;
+  static_assert(kWeights + kBlockPanels <= kRegisters);
   unrolled<kTiles * kPanels>(
       [](auto k) __attribute__((always_inline)) { Unit::template zero<decltype(k)::value>(); });
   const char* weights = block.weights;
   PendingRows* pending = block.pending;
-  const int64_t pieces = pieces_left(*pending);
+  typename Unit::Rows rows(pending);
   // A unit's stores of sums come late: the rows of the block before are written meanwhile.
-  const int64_t interval = pieces == 0 ? 0 : block.taps * block.steps / pieces + 1;
-  int64_t wait = interval;
+  const int64_t turns = block.taps * block.steps;
+  const int64_t piece = turns == 0 ? 0 : (rows_left(*pending) + turns - 1) / turns;
   for (int64_t t = 0; t < block.taps; ++t) {
     int64_t offset = block.offsets[t];
     for (int64_t s = 0; s < block.steps; ++s) {
-      // Back and forth over the tiles, so that a turn needs no new pixels.
+      unrolled<kTiles>([&](auto k) __attribute__((always_inline)) {
+        constexpr int kTile = decltype(k)::value;
+        Unit::template load<kPixels + kTile>(block.pixels[kTile] + offset, block.pixel_bytes);
+      });
+      unrolled<kPanels>([&](auto k) __attribute__((always_inline)) {
+        constexpr int kPanel = decltype(k)::value;
+        Unit::template load<kWeights + kPanel>(weights + kPanel * block.panel_bytes, kStepBytes);
+      });
       unrolled<kTiles * kPanels>([&](auto k) __attribute__((always_inline)) {
-        constexpr int kPanel = decltype(k)::value / kTiles;
-        constexpr int kTurn = decltype(k)::value % kTiles;
-        constexpr int kTile = kPanel % 2 == 0 ? kTurn : kTiles - 1 - kTurn;
-        if constexpr (kTurn == 0) {
-          Unit::template load<kWeights>(weights + kPanel * block.panel_bytes, kStepBytes);
-        }
-        if constexpr (kTurn > 0 || kPanel == 0) {
-          Unit::template load<kPixels>(block.pixels[kTile] + offset, block.pixel_bytes);
-        }
-        Unit::template dot<kTile * kPanels + kPanel, kPixels, kWeights>();
+        constexpr int kSums = decltype(k)::value;
+        Unit::template dot<kSums, kPixels + kSums / kPanels, kWeights + kSums % kPanels>();
       });
       weights += kStepWeightBytes;
       offset += kStepBytes;
-      if (--wait == 0) {
-        write_piece(pending);
-        wait = pieces_left(*pending) > 0 ? interval : 0;
-      }
+      rows.write(piece);
     }
   }
   write_all(pending);
@@ -76,19 +75,68 @@ void tile_block(const PairBlock& block) {
   });
 }
 
+// A stack reads six rows of tiles for twelve products.
+template <typename Unit>
+void tile_stack(const PairBlock& block) {
+  constexpr int kWeights = kStackTiles;
+  constexpr int kPixels = kWeights + kStackTaps;
+  static_assert(kPixels < kRegisters);
+  constexpr int kRows = kStackTiles + kStackTaps - 1;
+  const int64_t columns = block.taps / kStackTaps;
+  const int64_t pitch = block.panels * kPanel;
+  typename Unit::Rows rows(block.pending);
+  const int64_t turns = block.panels * columns * block.steps * kRows;
+  const int64_t piece = (rows_left(*block.pending) + turns - 1) / turns;
+  for (int64_t panel = 0; panel < block.panels; ++panel) {
+    unrolled<kStackTiles>(
+        [](auto k) __attribute__((always_inline)) { Unit::template zero<decltype(k)::value>(); });
+    const char* weights = block.weights + panel * block.panel_bytes;
+    for (int64_t column = 0; column < columns; ++column) {
+      const char* pixels = block.pixels[0] + block.offsets[column];
+      for (int64_t s = 0; s < block.steps; ++s) {
+        unrolled<kStackTaps>([&](auto k) __attribute__((always_inline)) {
+          constexpr int kTap = decltype(k)::value;
+          const int64_t step = kTap * columns * block.steps;
+          Unit::template load<kWeights + kTap>(weights + step * kStepWeightBytes, kStepBytes);
+        });
+        unrolled<kRows>([&](auto k) __attribute__((always_inline)) {
+          constexpr int kRow = decltype(k)::value;
+          Unit::template load<kPixels>(pixels + kRow * block.down, block.pixel_bytes);
+          unrolled<kStackTaps>([&](auto i) __attribute__((always_inline)) {
+            constexpr int kTap = kStackTaps - 1 - decltype(i)::value;
+            constexpr int kTile = kRow - kTap;
+            if constexpr (kTile >= 0 && kTile < kStackTiles) {
+              Unit::template dot<kTile, kPixels, kWeights + kTap>();
+            }
+          });
+          rows.write(piece);
+        });
+        pixels += kStepBytes;
+        weights += kStepWeightBytes;
+      }
+    }
+    unrolled<kStackTiles>([&](auto k) __attribute__((always_inline)) {
+      constexpr int kTile = decltype(k)::value;
+      Unit::template store<kTile>(block.sums + kTile * kTilePixels * pitch + panel * kPanel,
+                                  pitch * static_cast<int64_t>(sizeof(float)));
+    });
+  }
+  write_all(block.pending);
+}
+
 template <typename Unit>
 void run_tile_block(const PairBlock& block) {
   static constexpr void (*kBlocks[kBlockTiles][kBlockPanels])(const PairBlock&) = {
       {&tile_block<Unit, 1, 1>, &tile_block<Unit, 1, 2>},
       {&tile_block<Unit, 2, 1>, &tile_block<Unit, 2, 2>},
-      {&tile_block<Unit, 3, 1>, &tile_block<Unit, 3, 2>},
   };
+  if (block.down != 0) return tile_stack<Unit>(block);
   kBlocks[block.tiles - 1][block.panels - 1](block);
 }
 
 template <typename Unit>
-constexpr PairKernels tile_pairs(const char* name) {
-  return {name, &Unit::begin, &Unit::end, &run_tile_block<Unit>};
+constexpr PairKernels tile_pairs(const char* name, void (*copy)(const PairCopies&)) {
+  return {name, copy, &Unit::begin, &Unit::end, &run_tile_block<Unit>};
 }
 
 }  // namespace

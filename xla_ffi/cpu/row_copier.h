@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/pairs.h"
 #include "cpu/units.h"
 #include "segblocks/calls.h"
 
@@ -16,18 +17,16 @@ namespace segblocks::cpu {
 // reads. Zeros up to a whole step must be there already.
 class RowCopier {
  public:
-  RowCopier(const IndexedConvCall& call, const RowAddresses& addresses, bool merged)
-      : addresses_(addresses),
+  RowCopier(const PairKernels& pairs, const IndexedConvCall& call, const RowAddresses& addresses,
+            bool merged)
+      : pairs_(pairs),
+        addresses_(addresses),
         channels_(call.input.channels),
         num_rows_(call.input.num_rows),
-        end_(reinterpret_cast<uintptr_t>(call.input.rows) + num_rows_ * channels_ * sizeof(Bits)),
         taps_(merged ? call.window.width : 1),
         dilation_(call.window.dilation),
         depth_(taps_ * channels_),
-        whole_(depth_ / PairLayout::kStep * PairLayout::kStep),
-        pitch_(ceil_div(depth_, PairLayout::kStep) * PairLayout::kStep) {
-    for (int64_t k = 0; k < PairLayout::kStep; ++k) mask_[k] = k < depth_ - whole_ ? 0xffff : 0;
-  }
+        pitch_(ceil_div(depth_, PairLayout::kStep) * PairLayout::kStep) {}
 
   // Makes `count` copies of what lies `step` indices apart.
   void copy(const int32_t* indices, int64_t count, int64_t step, char* copies) const {
@@ -38,7 +37,7 @@ class RowCopier {
       if (run > 0 && depth_ == pitch_ && step == 1 && taps_ == 1) {
         std::memcpy(to, row(indices[0]), run * depth_ * sizeof(Bits));
       } else if (run > 0) {
-        for (int64_t j = 0; j < run; ++j) fill(row(indices[j * step]), to + j * pitch_);
+        pairs_.copy({row(indices[0]), step * channels_, run, depth_, to, pitch_});
       } else {
         for (int64_t t = 0; t < taps_; ++t) {
           std::memcpy(to + t * channels_, row(indices[t * dilation_]), channels_ * sizeof(Bits));
@@ -67,29 +66,14 @@ class RowCopier {
     return rows < taps_ ? 0 : (rows - taps_) / step + 1;
   }
 
-  // Copies depth_ values of rows that follow each other, and zeros behind them.
-  void fill(const Bits* __restrict from, Bits* __restrict to) const {
-    std::memcpy(to, from, whole_ * sizeof(Bits));
-    if (whole_ == depth_) return;
-    from += whole_;
-    to += whole_;
-    if (reinterpret_cast<uintptr_t>(from + PairLayout::kStep) <= end_) {
-      for (int64_t k = 0; k < PairLayout::kStep; ++k) to[k] = from[k] & mask_[k];
-    } else {  // A whole step would read beyond the rows.
-      std::memcpy(to, from, (depth_ - whole_) * sizeof(Bits));
-    }
-  }
-
+  const PairKernels& pairs_;
   const RowAddresses& addresses_;
   const int64_t channels_;
   const int64_t num_rows_;
-  const uintptr_t end_;  // Of the rows.
-  const int64_t taps_;   // That a copy merges.
+  const int64_t taps_;  // That a copy merges.
   const int64_t dilation_;
   const int64_t depth_;  // Values of a copy.
-  const int64_t whole_;  // Of them, those in whole steps.
   const int64_t pitch_;  // Values from copy to copy.
-  Bits mask_[PairLayout::kStep];
 };
 
 }  // namespace segblocks::cpu

@@ -110,7 +110,7 @@ struct GradientTile {
 struct UpsampledSquare {
   const void* sources[9];
   int64_t channels;
-  const void* residuals[4];  // null: none.
+  const void* residuals[4];  // All null: none.
   const float* scale2;       // null: none, like bias2.
   const float* bias2;
   void* outs[4];
@@ -207,7 +207,7 @@ extern const TileKernels kAmxTiles;
 
 // The set that calls run on: at first the fastest that this machine runs, or the one that the
 // environment variable SEGBLOCKS_CPU_TILES names: amx, avx512_bf16, avx512_vnni, avx512, avx2,
-// base, or a// stand-in, avx512_bf16_standin or amx_standin. Throws std::invalid_argument where it
+// base, or a stand-in, avx512_bf16_standin or amx_standin. Throws std::invalid_argument where it
 // names none of those that this machine runs.
 const TileKernels& tile_kernels();
 

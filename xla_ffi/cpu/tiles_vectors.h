@@ -4,7 +4,7 @@
 #define SEGBLOCKS_CPU_TILES_VECTORS_H_
 
 #include <stdint.h>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -23,6 +23,12 @@ typedef uint32_t WordVector __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t BitsVector __attribute__((vector_size(2 * kLanes)));
 typedef uint16_t UnalignedBits __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
+// Of as many bytes as a vector of floats.
+typedef uint16_t PairedBits __attribute__((vector_size(4 * kLanes)));
+typedef int16_t PairedShorts __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t UnalignedPairedBits
+    __attribute__((vector_size(4 * kLanes), aligned(2), may_alias));
+
 SEGBLOCKS_INLINE Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 
 SEGBLOCKS_INLINE void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
@@ -31,7 +37,14 @@ SEGBLOCKS_INLINE Vector get_vector(const float* p) { return load(p); }
 
 SEGBLOCKS_INLINE Vector get_vector(const BFloat16* p) {
   const BitsVector bits = *reinterpret_cast<const UnalignedBits*>(p);
+#if SEGBLOCKS_LANES == 16 && defined(__AVX512F__)
+  // Masked, like all intrinsics here: some compilers take the unused lanes of the others for
+  // uninitialized. Their own conversions are in halves.
+  const __m512i words = _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(bits));
+  return reinterpret_cast<Vector>(reinterpret_cast<WordVector>(words) << 16);
+#else
   return reinterpret_cast<Vector>(__builtin_convertvector(bits, WordVector) << 16);
+#endif
 }
 
 SEGBLOCKS_INLINE void put_vector(Vector value, float* p) { store(p, value); }
@@ -52,17 +65,24 @@ SEGBLOCKS_INLINE void put_vector(Vector value, BFloat16* p) {
 }
 #endif
 
-// NaN stays NaN in both.
+// NaN stays NaN in all of these.
 SEGBLOCKS_INLINE float relu(float y) { return y < 0.0f ? 0.0f : y; }
 SEGBLOCKS_INLINE float at_most_6(float y) { return y > 6.0f ? 6.0f : y; }
-SEGBLOCKS_INLINE Vector relu(Vector y) {
-  const Vector zero = {};
-  return y < zero ? zero : y;
+#if SEGBLOCKS_LANES == 16 && defined(__AVX512F__)
+SEGBLOCKS_INLINE Vector at_least(Vector y, Vector least) {
+  return reinterpret_cast<Vector>(
+      _mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(least), reinterpret_cast<__m512>(y)));
 }
-SEGBLOCKS_INLINE Vector at_most_6(Vector y) {
-  const Vector six = Vector{} + 6.0f;
-  return y > six ? six : y;
+SEGBLOCKS_INLINE Vector at_most(Vector y, Vector most) {
+  return reinterpret_cast<Vector>(
+      _mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(most), reinterpret_cast<__m512>(y)));
 }
+#else
+SEGBLOCKS_INLINE Vector at_least(Vector y, Vector least) { return y < least ? least : y; }
+SEGBLOCKS_INLINE Vector at_most(Vector y, Vector most) { return y > most ? most : y; }
+#endif
+SEGBLOCKS_INLINE Vector relu(Vector y) { return at_least(y, Vector{}); }
+SEGBLOCKS_INLINE Vector at_most_6(Vector y) { return at_most(y, Vector{} + 6.0f); }
 
 // Reads and writes of one number, or of a vector of them, at a time.
 template <typename V, typename T>
@@ -82,6 +102,29 @@ SEGBLOCKS_INLINE void put_at(float value, T* p) {
 template <typename T>
 SEGBLOCKS_INLINE void put_at(Vector value, T* p) {
   put_vector(value, p);
+}
+
+struct VectorPair {
+  Vector half[2];
+};
+
+template <typename T>
+SEGBLOCKS_INLINE VectorPair get_pair(const T* p) {
+  return {{get_vector(p), get_vector(p + kLanes)}};
+}
+
+template <typename T>
+SEGBLOCKS_INLINE void put_pair(VectorPair values, T* p) {
+#if SEGBLOCKS_LANES == 16 && defined(__AVX512BF16__)
+  if constexpr (sizeof(T) == sizeof(BFloat16)) {
+    const auto low = reinterpret_cast<__m512>(values.half[0]);
+    const auto high = reinterpret_cast<__m512>(values.half[1]);
+    _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+    return;
+  }
+#endif
+  put_vector(values.half[0], p);
+  put_vector(values.half[1], p + kLanes);
 }
 
 }  // namespace

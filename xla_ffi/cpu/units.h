@@ -89,16 +89,17 @@ struct Chunk {
 };
 
 // All live units, in chunks of at most `max_pixels` pixels; whole units where these are small.
-// Chunks that are to be high as well as wide have at most `max_width` columns.
+// Chunks that are to be high as well as wide have at most `max_width` columns. Where they are parts
+// of a unit, their heights are multiples of `rows` if that makes none larger than it may be.
 class Chunks {
  public:
   template <typename Call>
-  Chunks(const Call& call, int64_t max_pixels, int64_t max_width = 0)
+  Chunks(const Call& call, int64_t max_pixels, int64_t max_width = 0, int64_t rows = 1)
       : high_{&call.units.high, call.outputs(call.units.high), call.units.counts[0], 0},
         low_{&call.units.low, call.outputs(call.units.low), call.units.counts[1],
              high_.num_outputs()},
-        high_boxes_(high_, max_pixels, max_width),
-        low_boxes_(low_, max_pixels, max_width) {}
+        high_boxes_(high_, max_pixels, max_width, rows),
+        low_boxes_(low_, max_pixels, max_width, rows) {}
   Chunks(const Chunks&) = delete;
   Chunks& operator=(const Chunks&) = delete;
 
@@ -128,15 +129,18 @@ class Chunks {
     int64_t columns = 0;
     int64_t count = 0;
 
-    Boxes(const LiveUnits& live, int64_t max_pixels, int64_t max_width) {
+    Boxes(const LiveUnits& live, int64_t max_pixels, int64_t max_width, int64_t multiple) {
       if (live.num_outputs() == 0) return;
       const UnitOutputs& o = live.outputs;
       columns = ceil_div(o.width, max_pixels);
       width = ceil_div(o.width, columns);
       if (max_width > 0 && o.width >= 2 * max_width) width = max_width;
       columns = ceil_div(o.width, width);
-      rows = ceil_div(o.height, std::max<int64_t>(max_pixels / width, 1));
+      const int64_t max_height = std::max<int64_t>(max_pixels / width, 1);
+      rows = ceil_div(o.height, max_height);
       height = ceil_div(o.height, rows);
+      const int64_t rounded = ceil_div(height, multiple) * multiple;
+      if (rounded <= std::min(max_height, o.height)) height = rounded;
       rows = ceil_div(o.height, height);
       const int64_t groups =
           ceil_div(live.count, std::max<int64_t>(max_pixels / (width * height), 1));
