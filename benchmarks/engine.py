@@ -340,8 +340,8 @@ def main(argv: list[str]) -> None:
         "block_size": _BLOCK.value,
         "policy_features": _FEATURES.value,
         "timer": "host clock, from uint8 images in host memory to label maps in host memory, policy included"
-        f" (pytorch, openvino: normalized image to logits); median of {_ROUNDS.value} interleaved rounds, each timed call"
-        " after an untimed one of the same kind",
+        f" (pytorch, openvino: normalized image to logits); median of {_ROUNDS.value} interleaved rounds, each"
+        " timed call after an untimed one of the same kind",
         "cases": [],
     }
     for model, size in itertools.product(_MODELS.value, _SIZES.value):

@@ -128,7 +128,16 @@ def compiled() -> None:
 
 
 # Sets of the CPU's inner loops, those with stand-ins for rare instructions included.
-LOOPS = ("avx512_bf16_standin", "amx_standin", "avx512_bf16", "amx", "avx512", "avx2", "base")
+LOOPS = (
+    "avx512_bf16_standin",
+    "amx_standin",
+    "avx512_bf16",
+    "amx",
+    "avx512_vnni",
+    "avx512",
+    "avx2",
+    "base",
+)
 
 
 @pytest.fixture(params=LOOPS)

@@ -155,7 +155,7 @@ def test_bfloat16_differs_little():
 
 @pytest.mark.skipif("fused" not in EXECUTIONS, reason="no compiled handlers")
 def test_description_says_what_multiplies_bfloat16():
-    loops, _ = extension.cpu_loops()
+    loops, *_ = extension.cpu_loops()
     assert engine_of().describe().splitlines() == [
         "network    swiftnet_rn18, 7 classes",
         f"blocks     {SIDE} pixels a side, policy reinforce",

@@ -386,6 +386,23 @@ def test_pooling(name: str, dtype: str) -> None:
         )
 
 
+@pytest.mark.family(of=("loops",))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pooling_of_any_number(dtype: str, loops: str) -> None:
+    """Of each pair of special values, in vectors and in what is left of them; NaN of either sign stays NaN."""
+    special = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1.5, -1.5, 3e38, -3e38])
+    special = np.concatenate([special, [np.copysign(np.nan, -1)]])
+    channels = 75
+    values = np.stack([np.resize(np.roll(special, k), channels) for k in range(len(special))])
+    pixels = jnp.asarray(values, jnp.float32).astype(dtype)
+    first = jnp.repeat(pixels[:1], len(pixels), 0)
+    squares = jnp.stack([first, pixels, pixels, first], 1).reshape(-1, channels)
+    patches = image_patches((len(pixels), 2, 2), (0, 0))
+    got = indexed_max_pool(squares, patches, 2, 1, implementation="ffi")
+    expected = np.maximum(np.asarray(first, np.float32), np.asarray(pixels, np.float32))
+    np.testing.assert_array_equal(np.asarray(got, np.float32), expected)
+
+
 @pytest.mark.family(of=("interpolation",))
 @pytest.mark.parametrize("interpolation", ["halo", "block"])
 @pytest.mark.parametrize("name", ["two_images", "prime_grid", "one_pixel_low", "all_high"])

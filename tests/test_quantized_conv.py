@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from indexed_oracles import Units
 
@@ -128,6 +128,8 @@ def check_sums(problem, zero, rng):
 PROBLEMS = {
     "odd channels": ((3, 3), 1, 1, ((3, 7, 9), (2, 5, 3)), (3, 2), False, 7, 42),
     "many of them": ((3, 1), 2, 1, ((3, 9, 30), (4, 5, 3)), (2, 4), False, 64, 200),
+    "stacks": ((3, 3), 1, 1, ((2, 11, 34), (2, 10, 18)), (2, 2), False, 64, 75),
+    "few channels": ((7, 7), 2, 1, ((2, 19, 37), (2, 13, 21)), (2, 1), False, 3, 48),
     "dilated": ((2, 3), 1, 2, ((2, 7, 9), (0, 3, 5)), (2, 0), False, 16, 64),
     "depthwise": ((3, 3), 2, 1, ((3, 9, 33), (2, 5, 3)), (3, 1), True, 75, 75),
     "depthwise of 5": ((5, 5), 1, 1, ((2, 12, 12), (2, 6, 6)), (2, 2), True, 32, 32),
@@ -135,15 +137,18 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.family(of=("loops",))
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_sums_are_those_of_whole_numbers(name, compiled, rng):
+def test_sums_are_those_of_whole_numbers(name, loops, rng):
     check_sums(PROBLEMS[name], 201, rng)
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
-@given(problems(), st.integers(0, 255), st.integers(0, 2**32 - 1))
-def test_sums_of_any_shape(problem, zero, seed):
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(problem=problems(), zero=st.integers(0, 255), seed=st.integers(0, 2**32 - 1))
+def test_sums_of_any_shape(problem, zero, seed, loops):
     check_sums(problem, zero, np.random.default_rng(seed))
 
 
@@ -172,8 +177,9 @@ def epilogues(rng, pixels, features):
             )
 
 
+@pytest.mark.family(of=("loops",))
 @pytest.mark.parametrize(("channels", "features", "depthwise"), [(12, 75, False), (40, 40, True)])
-def test_epilogues_are_equal_to_the_last_bit(channels, features, depthwise, compiled, rng):
+def test_epilogues_are_equal_to_the_last_bit(channels, features, depthwise, loops, rng):
     units = byte_units(rng, channels, ((3, 9, 8), (2, 5, 7)))
     kernel, _, _ = kernel_of(rng, (3, 3), channels, features, depthwise)
     patches = patches_of(units)

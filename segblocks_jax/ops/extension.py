@@ -122,14 +122,14 @@ def using(implementation: str | None) -> contextlib.AbstractContextManager[None]
     return within(_chosen, implementation or _chosen.get())
 
 
-def cpu_loops() -> tuple[str, str]:
-    """The instruction set of the CPU's inner loops, and on what they multiply bfloat16 by bfloat16.
+def cpu_loops() -> tuple[str, str, str]:
+    """The instruction set of the CPU's inner loops, and on what they multiply bfloat16 and bytes.
 
-    The latter is "amx", "avx512_bf16", or "float32" where bfloat16 is widened first; both names of a stand-in end
-    with "_standin". ("", "float32") without compiled handlers.
+    Bfloat16: "amx", "avx512_bf16", or "float32" where it is widened first. Bytes: "amx_int8", "vnni" or "plain".
+    Names of stand-ins end with "_standin". ("", "float32", "plain") without compiled handlers.
     """
     if not available("cpu"):
-        return "", "float32"
+        return "", "float32", "plain"
     return importlib.import_module("segblocks_jax._ffi_cpu").loops()
 
 
@@ -142,7 +142,7 @@ def using_cpu_loops(name: str) -> Iterator[None]:
     Raises:
         InputError: this machine runs no such set.
     """
-    before, _ = cpu_loops()
+    before = cpu_loops()[0]
     handlers = importlib.import_module("segblocks_jax._ffi_cpu")
     try:
         handlers.use_loops(name)

@@ -6,8 +6,9 @@
 
 #include "bindings/registrations.h"
 #include "cpu/kernels.h"
-#include "cpu/pairs.h"
+#include "cpu/products.h"
 #include "cpu/tiles.h"
+#include "cpu/tiles_bytes.h"
 #include "cpu/workers.h"
 
 namespace segblocks::bindings {
@@ -42,11 +43,12 @@ pybind11::dict cpu_registrations() {
   return registrations<Cpu>();
 }
 
-// (set of inner loops, what multiplies bfloat16)
+// (set of inner loops, what multiplies bfloat16, what multiplies bytes)
 pybind11::tuple cpu_loops() {
   const cpu::TileKernels& kernels = cpu::tile_kernels();
   return pybind11::make_tuple(kernels.name,
-                              kernels.pairs == nullptr ? "float32" : kernels.pairs->name);
+                              kernels.pairs == nullptr ? "float32" : kernels.pairs->name,
+                              kernels.bytes->name);
 }
 
 }  // namespace
@@ -56,8 +58,9 @@ PYBIND11_MODULE(_ffi_cpu, module) {
   module.doc() = "Compiled handlers of segblocks_jax for the platform cpu.";
   module.def("registrations", &segblocks::bindings::cpu_registrations,
              "Returns {operation: {FFI target: capsule}}.");
-  module.def("loops", &segblocks::bindings::cpu_loops,
-             "Returns the names of the set of inner loops and of what multiplies bfloat16.");
+  module.def(
+      "loops", &segblocks::bindings::cpu_loops,
+      "Returns the names of the set of inner loops, and of what multiplies bfloat16 and bytes.");
   module.def("use_loops", &segblocks::cpu::use_tile_kernels,
              "Makes calls from now on run on the set of this name, \"\" for the first choice.");
 }

@@ -15,13 +15,18 @@ namespace {
 constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
 constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
 
-// Whether the processor has tiles and their products of bfloat16.
-bool is_there() {
+constexpr int kBf16 = 22;
+constexpr int kTiles = 24;
+constexpr int kInt8 = 25;
+
+// Whether the processor has tiles and the products that a bit stands for.
+bool is_there(int products) {
   unsigned a = 0;
   unsigned b = 0;
   unsigned c = 0;
   unsigned d = 0;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1) != 0 && (d >> 24 & 1) != 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> kTiles & 1) != 0 &&
+         (d >> products & 1) != 0;
 }
 
 // Whether the kernel saves the tiles' configuration and data when threads change.
@@ -41,7 +46,12 @@ bool is_saved() {
 
 bool has_amx_bf16() {
   static const bool usable =
-      is_there() && is_saved() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+      is_there(kBf16) && is_saved() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return usable;
+}
+
+bool has_amx_int8() {
+  static const bool usable = has_amx_bf16() && is_there(kInt8);
   return usable;
 }
 
@@ -52,6 +62,7 @@ bool has_amx_bf16() {
 namespace segblocks::cpu {
 
 bool has_amx_bf16() { return false; }
+bool has_amx_int8() { return false; }
 
 }  // namespace segblocks::cpu
 

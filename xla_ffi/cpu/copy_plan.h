@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cpu/pairs.h"
+#include "cpu/products.h"
 #include "cpu/units.h"
 
 namespace segblocks::cpu {

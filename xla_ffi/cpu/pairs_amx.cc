@@ -1,58 +1,28 @@
-// AMX's tile unit.
-//
-// The compilers' intrinsics of some versions tell neither that a load reads memory nor how much of
-// it the configuration is; hence instructions of our own.
+// AMX's products of bfloat16 (TDPBF16PS).
 
-#include <stdint.h>
+#define SEGBLOCKS_LANES 16
 
-#include "cpu/pairs.h"
-#include "cpu/pairs_copies.h"
-#include "cpu/pairs_rows.h"
-#include "cpu/pairs_tiles.h"
+#include "cpu/products_amx.h"
+#include "cpu/tiles_pair_writer.h"
 
 namespace segblocks::cpu {
 namespace {
 
-// As LDTILECFG reads it.
-struct alignas(64) TileConfiguration {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfiguration) == 64);
+static_assert(kBlockPanels * kPanel == 2 * kLanes);
 
-struct AmxUnit {
-  using Rows = Avx512Rows;
+struct AmxUnit : AmxRegisters {
+  using Outputs = segblocks::cpu::Outputs;
+  using Rows = WholeRows<Outputs, PairWriter<BFloat16>>;
 
-  static void begin() {
-    static constexpr TileConfiguration kConfiguration;
-    asm volatile("ldtilecfg %0" ::"m"(kConfiguration) : "memory");
-  }
-  static void end() { asm volatile("tilerelease" ::: "memory"); }
-
-  template <int kTo>
-  SEGBLOCKS_INLINE static void zero() {
-    asm volatile("tilezero %%tmm%c0" ::"i"(kTo) : "memory");
-  }
-  template <int kTo>
-  SEGBLOCKS_INLINE static void load(const void* rows, int64_t stride) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(rows), "r"(stride), "i"(kTo) : "memory");
-  }
   template <int kSums, int kPixels, int kWeights>
   SEGBLOCKS_INLINE static void dot() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kPixels), "i"(kWeights)
                  : "memory");
   }
-  template <int kFrom>
-  SEGBLOCKS_INLINE static void store(void* rows, int64_t stride) {
-    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(rows), "r"(stride), "i"(kFrom) : "memory");
-  }
 };
 
 }  // namespace
 
-constinit const PairKernels kAmxPairs = tile_pairs<AmxUnit>("amx", &masked_copy);
+constinit const Products<Outputs> kAmxPairs = tile_products<AmxUnit>("amx", &masked_copy);
 
 }  // namespace segblocks::cpu

@@ -3,9 +3,9 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "cpu/pairs.h"
-#include "cpu/pairs_copies.h"
 #include "cpu/pairs_dots.h"
+#include "cpu/products.h"
+#include "cpu/products_copies.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -26,6 +26,7 @@ struct Avx512Dot {
 
 }  // namespace
 
-constinit const PairKernels kAvx512DotPairs = dot_pairs<Avx512Dot>("avx512_bf16", &masked_copy);
+constinit const Products<Outputs> kAvx512DotPairs =
+    dot_pairs<Avx512Dot>("avx512_bf16", &masked_copy);
 
 }  // namespace segblocks::cpu

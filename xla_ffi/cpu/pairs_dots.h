@@ -1,4 +1,4 @@
-// A block of products on dot products of pairs, see cpu/pairs.h; for a file that has such a
+// A block of products on dot products of pairs, see cpu/products.h; for a file that has such a
 // product: a class with
 //   Sums                               16 float32
 //   zero()
@@ -11,8 +11,8 @@
 
 #include <stdint.h>
 
-#include "cpu/pairs.h"
-#include "cpu/pairs_pending.h"
+#include "cpu/products.h"
+#include "cpu/products_pending.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -20,7 +20,7 @@ namespace {
 constexpr int kDotPixels = 8;  // Of a tile, whose sums the registers hold.
 
 template <typename Product, int kPanels>
-void dot_pixels(const PairBlock& block, const char* pixels, float* out) {
+void dot_pixels(const ProductBlock<Outputs>& block, const char* pixels, float* out) {
   typename Product::Sums sums[kDotPixels][kPanels];
 #pragma GCC unroll 8
   for (int p = 0; p < kDotPixels; ++p) {
@@ -51,7 +51,7 @@ void dot_pixels(const PairBlock& block, const char* pixels, float* out) {
 }
 
 template <typename Product>
-void run_dot_block(const PairBlock& block) {
+void run_dot_block(const ProductBlock<Outputs>& block) {
   write_all(block.pending);
   float* sums = block.sums;
   for (int tile = 0; tile < block.tiles; ++tile) {
@@ -67,7 +67,7 @@ void run_dot_block(const PairBlock& block) {
 inline void nothing() {}
 
 template <typename Product>
-constexpr PairKernels dot_pairs(const char* name, void (*copy)(const PairCopies&)) {
+constexpr Products<Outputs> dot_pairs(const char* name, void (*copy)(const Copies&)) {
   return {name, copy, &nothing, &nothing, &run_dot_block<Product>};
 }
 

@@ -1,9 +1,11 @@
 // The indexed convolution of bytes: chunks, tables and tiles as in indexed_conv.cc, whole-number
 // sums, and bytes or float32 out.
 //
-// One group multiplies bytes in place, found by address. A depthwise convolution has a row for each
-// weight, which no dot product of bytes serves: the rows of a chunk are copied to float32, in which
-// its sums are exact, for the loops of float32.
+// One group multiplies bytes in place, found by address, where there are no products for it. A
+// depthwise convolution has a row for each weight, which no dot product of bytes serves: the rows
+// of a chunk are copied to float32, in which its sums are exact, for the loops of float32.
+
+#include "cpu/quantized_conv.h"
 
 #include <algorithm>
 #include <cstring>
@@ -12,19 +14,12 @@
 
 #include "cpu/indexed_conv.h"
 #include "cpu/kernels.h"
-#include "cpu/tiles_bytes.h"
 
 namespace segblocks::cpu {
 namespace {
 
 constexpr int64_t kMinPixels = 96;
 constexpr int64_t kMaxPixels = 384;
-
-std::vector<float> padded(const float* values, int64_t count, int64_t size) {
-  std::vector<float> result(size);
-  std::copy(values, values + count, result.begin());
-  return result;
-}
 
 // T: what tables point to. Bytes of one group, float32 where depthwise.
 template <typename T>
@@ -39,8 +34,7 @@ class Quantized {
         call_(call),
         chunks_(call, max_pixels(workers, call)),
         addresses_(call.input),
-        scale_(padded(call.scale, call.features, call.panels() * kPanel)),
-        bias_(padded(call.bias, call.features, call.panels() * kPanel)),
+        affine_(call),
         row_(kDepthwise ? call.input.channels : call.groups() * kByteGroup),
         copied_(kDepthwise || row_ != call.input.channels),
         num_groups_(count_groups(call)),
@@ -160,9 +154,9 @@ class Quantized {
     const int64_t pixels = chunk.pixels();
     for (int64_t pixel = 0; pixel < pixels;) {
       const int64_t wanted = sum_up(group, workspace, pixel, pixels - pixel);
-      ByteOutputs outputs = make_outputs(group, chunk.first_output() + pixel);
+      ByteOutputs outputs =
+          affine_.outputs(call_, chunk.first_output() + pixel, group, workspace.sums.data());
       outputs.pixels = std::min(wanted, pixels - pixel);
-      outputs.sums = workspace.sums.data();
       (kDepthwise ? kernels_.bytes->write_depthwise : kernels_.bytes->write)(outputs);
       pixel += wanted;
     }
@@ -214,42 +208,12 @@ class Quantized {
     return sizes[size].pixels;
   }
 
-  // Where a group's channels of an output row go, and how.
-  ByteOutputs make_outputs(const Group& group, int64_t row) const {
-    const int64_t channel = group.first * kPanel;
-    const int64_t offset = row * call_.features + channel;
-    const auto at = [offset](auto* rows, bool bytes) {
-      using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(rows)>>,
-                                      const uint8_t, uint8_t>;
-      return rows == nullptr ? nullptr : static_cast<Byte*>(rows) + offset * (bytes ? 1 : 4);
-    };
-    ByteOutputs outputs{};
-    outputs.channels = std::min(group.count * kPanel, call_.features - channel);
-    outputs.sums_pitch = group.count * kPanel;
-    outputs.scale = scale_.data() + channel;
-    outputs.bias = bias_.data() + channel;
-    outputs.scale2 = call_.scale2 == nullptr ? nullptr : call_.scale2 + channel;
-    outputs.bias2 = call_.bias2 == nullptr ? nullptr : call_.bias2 + channel;
-    outputs.residual_scale = call_.residual_scale;
-    outputs.low = call_.low;
-    outputs.high = call_.high;
-    outputs.residual = at(call_.residual, call_.residual_bytes);
-    outputs.residual_bytes = call_.residual_bytes;
-    outputs.out = at(call_.out, call_.out_bytes);
-    outputs.out_bytes = call_.out_bytes;
-    outputs.out2 = at(call_.out2, call_.out2_bytes);
-    outputs.out2_bytes = call_.out2_bytes;
-    outputs.pitch = call_.features;
-    return outputs;
-  }
-
   Workers& workers_;
   const TileKernels& kernels_;
   const QuantizedConvCall& call_;
   const Chunks chunks_;
   const RowAddresses addresses_;
-  const std::vector<float> scale_;
-  const std::vector<float> bias_;
+  const ByteAffine affine_;
   const int64_t row_;  // Of a row in the table, in elements.
   const bool copied_;  // The table points to copies of rows.
   const int64_t num_groups_;
@@ -262,8 +226,11 @@ class Quantized {
 Problem run(Workers& workers, const TileKernels& kernels, const QuantizedConvCall& call) {
   if (Problem p = check_indices(workers, call.input, call.units); p.found()) return p;
   fill_halos(workers, kernels, call.input);
+  if (call.empty()) return {};
   if (call.depthwise) {
     Quantized<float>(workers, kernels, call).run();
+  } else if (kernels.bytes->products != nullptr) {
+    byte_conv(workers, kernels, call);
   } else {
     Quantized<uint8_t>(workers, kernels, call).run();
   }

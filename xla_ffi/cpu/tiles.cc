@@ -20,13 +20,16 @@ constexpr char kVariable[] = "SEGBLOCKS_CPU_TILES";
 using Sets = std::vector<const TileKernels*>;
 
 #ifdef SEGBLOCKS_X86_TILES
-// A set for AVX-512, with dot products of bytes where this machine has them.
+// A set for AVX-512, with the products of bytes that this machine has.
 template <const TileKernels* kTiles>
 const TileKernels* with_vnni(const char* name) {
   static const TileKernels tiles = [name] {
     TileKernels result = *kTiles;
     result.name = name;
     if (__builtin_cpu_supports("avx512vnni")) result.bytes = &kVnniByteLoops;
+#ifdef SEGBLOCKS_PAIR_TILES
+    if (kTiles == &kAmxTiles && has_amx_int8()) result.bytes = &kAmxByteLoops;
+#endif
     return result;
   }();
   return &tiles;

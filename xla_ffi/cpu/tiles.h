@@ -167,15 +167,16 @@ struct RowLoops {
   void (*winograd_output[2])(const WinogradOutput& out);
 };
 
-struct PairKernels;  // See cpu/pairs.h.
-struct ByteLoops;    // Of int8; see tiles_bytes.h.
+template <typename T>
+struct Products;   // See cpu/products.h.
+struct ByteLoops;  // Of int8; see tiles_bytes.h.
 
 struct TileKernels {
   static constexpr int kSizes = 3;
 
   const char* name;
   // For convolutions in bfloat16 of one group; null: these are widened to float32.
-  const PairKernels* pairs;
+  const Products<Outputs>* pairs;
   // Of each number of panels (1 .. kMaxPanels, at n - 1): tiles of ever fewer pixels.
   SizedTile conv[kMaxPanels][kSizes];
   SizedTile depthwise[kMaxPanels][kSizes];

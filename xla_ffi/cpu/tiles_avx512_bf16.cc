@@ -8,7 +8,7 @@
 #define SEGBLOCKS_PIXELS_4 6
 #define SEGBLOCKS_ROW_VECTORS 2
 
-#include "cpu/pairs.h"
+#include "cpu/products.h"
 #include "cpu/tiles_body.h"
 
 namespace segblocks::cpu {

@@ -14,13 +14,14 @@
 #define SEGBLOCKS_PIXELS_4 SEGBLOCKS_BASE_PIXELS
 #define SEGBLOCKS_ROW_VECTORS 1
 
-#include "cpu/pairs.h"
+#include "cpu/products.h"
 #include "cpu/tiles_body.h"
 
 namespace segblocks::cpu {
 
 constinit const TileKernels kBaseTiles = tiles("base");
 constinit const TileKernels kDotStandInTiles = tiles("avx512_bf16_standin", &kPlainDotPairs);
-constinit const TileKernels kAmxStandInTiles = tiles("amx_standin", &kPlainTilePairs);
+constinit const TileKernels kAmxStandInTiles =
+    tiles("amx_standin", &kPlainTilePairs, &kStandInByteLoops);
 
 }  // namespace segblocks::cpu

@@ -51,7 +51,8 @@ constexpr RowLoops row_loops() {
           {&winograd_output<1, T>, &winograd_output<2, T>}};
 }
 
-constexpr TileKernels tiles(const char* name, const PairKernels* pairs = nullptr) {
+constexpr TileKernels tiles(const char* name, const Products<Outputs>* pairs = nullptr,
+                            const ByteLoops* bytes = &kBaseByteLoops) {
   return {
       name,
       pairs,
@@ -63,7 +64,7 @@ constexpr TileKernels tiles(const char* name, const PairKernels* pairs = nullptr
       row_loops<float>(),
       row_loops<BFloat16>(),
       {&read_logits<float>, &read_logits<BFloat16>, &read_logits<Float16>, &label},
-      &kBaseByteLoops};
+      bytes};
 }
 
 }  // namespace

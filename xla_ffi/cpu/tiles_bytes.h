@@ -1,8 +1,5 @@
 // The inner loops on bytes, for convolutions in int8; plain structs and function pointers, as in
 // tiles.h.
-//
-// A set for AMX would be a third ByteLoops: `accumulate` is given rows by address and weights in
-// groups of 4 channels, as TDPBUSD takes them.
 
 #ifndef SEGBLOCKS_CPU_TILES_BYTES_H_
 #define SEGBLOCKS_CPU_TILES_BYTES_H_
@@ -60,16 +57,23 @@ struct ByteOutputs {
 };
 
 struct ByteLoops {
+  const char* name;
   // Of each number of panels: tiles of ever fewer pixels.
   SizedByteTile conv[kMaxPanels][TileKernels::kSizes];
   void (*write)(const ByteOutputs& outputs);            // Sums are int32.
   void (*write_depthwise)(const ByteOutputs& outputs);  // Sums are float32, and whole.
   RowLoops rows;                                        // Without `write`.
+  // For convolutions of one group; null: by address, on `conv`.
+  const Products<ByteOutputs>* products;
 };
 
 extern const ByteLoops kBaseByteLoops;
+extern const ByteLoops kStandInByteLoops;  // The same with products of a stand-in for a tile unit.
 #ifdef SEGBLOCKS_X86_TILES
 extern const ByteLoops kVnniByteLoops;
+#endif
+#ifdef SEGBLOCKS_PAIR_TILES
+extern const ByteLoops kAmxByteLoops;  // Those of VNNI with AMX's products.
 #endif
 
 }  // namespace segblocks::cpu

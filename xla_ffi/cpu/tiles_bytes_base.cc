@@ -1,5 +1,6 @@
 // The inner loops on bytes in plain C++.
 
+#include "cpu/products.h"
 #include "cpu/tiles_bytes_body.h"
 
 namespace segblocks::cpu {
@@ -90,6 +91,9 @@ void write(const ByteOutputs& given) {
 
 }  // namespace
 
-constinit const ByteLoops kBaseByteLoops = byte_loops<Plain>(&write<int32_t>, &write<float>);
+constinit const ByteLoops kBaseByteLoops =
+    byte_loops<Plain>("plain", &write<int32_t>, &write<float>);
+constinit const ByteLoops kStandInByteLoops =
+    byte_loops<Plain>("amx_int8_standin", &write<int32_t>, &write<float>, &kPlainTileBytes);
 
 }  // namespace segblocks::cpu

@@ -16,7 +16,7 @@ template <typename T>
 class PairWriter {
  public:
   PairWriter() = default;
-  SEGBLOCKS_INLINE PairWriter(const Outputs& o, int64_t first)
+  SEGBLOCKS_INLINE explicit PairWriter(const Outputs& o, int64_t first = 0)
       : first_(first),
         scale_(get_pair(o.scale + first)),
         bias_(get_pair(o.bias + first)),

@@ -8,9 +8,16 @@ from segblocks_jax.systems.segblocks.settings import Mode
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 
 _PRODUCTS = {
-    "amx": "AMX tile products of bfloat16",
-    "avx512_bf16": "AVX-512 dot products of bfloat16",
-    "float32": "bfloat16 widened to float32",
+    "bfloat16": {
+        "amx": "AMX tile products of bfloat16",
+        "avx512_bf16": "AVX-512 dot products of bfloat16",
+        "float32": "bfloat16 widened to float32",
+    },
+    "int8": {
+        "amx_int8": "AMX tile products of bytes",
+        "vnni": "VNNI dot products of bytes",
+        "plain": "plain products of bytes",
+    },
 }
 
 
@@ -37,12 +44,10 @@ def _processor(execution: Execution, dtype: str) -> str:
         return f"{platform}, XLA's code"
     if platform != "cpu":
         return platform
-    loops, products = extension.cpu_loops()
+    loops, pairs, groups = extension.cpu_loops()
     text = f"cpu, {loops} loops"
-    if dtype == "int8":
-        has_dots = loops in ("amx", "avx512_bf16", "avx512_vnni")
-        return f"{text}, {'VNNI dot products' if has_dots else 'plain products'} of bytes"
-    if dtype != "bfloat16":
+    if dtype not in _PRODUCTS:
         return text
+    products = groups if dtype == "int8" else pairs
     name = products.removesuffix("_standin")
-    return f"{text}, {_PRODUCTS[name]}" + " (stand-in)" * (name != products)
+    return f"{text}, {_PRODUCTS[dtype][name]}" + " (stand-in)" * (name != products)

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 #include "cpu/half.h"
-#include "cpu/pairs.h"
 #include "cpu/pairs_dots.h"
-#include "cpu/pairs_tiles.h"
+#include "cpu/products.h"
+#include "cpu/products_tiles.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -33,18 +33,15 @@ void add_products(float pixel, const float* weights, float* sums) {
   for (int k = 0; k < kPanel; ++k) sums[k] = flushed(sums[k] + pixel * weights[2 * k]);
 }
 
-void plain_copy(const PairCopies& copies) {
+void plain_copy(const Copies& copies) {
   for (int64_t i = 0; i < copies.count; ++i) {
-    const uint16_t* from = copies.from + i * copies.step;
-    uint16_t* to = copies.to + i * copies.pitch;
-    for (int64_t d = 0; d < copies.depth; ++d) to[d] = from[d];
-    for (int64_t d = copies.depth; d < copies.pitch; ++d) to[d] = 0;
+    char* to = copies.to + i * copies.pitch;
+    __builtin_memcpy(to, copies.from + i * copies.step, copies.depth);
+    __builtin_memset(to + copies.depth, 0, copies.pitch - copies.depth);
   }
 }
 
-struct PlainUnit {
-  using Rows = PlainRows;
-
+struct PlainRegisters {
   struct Registers {
     bool usable = false;
     char rows[8][16][kStepBytes];
@@ -72,6 +69,27 @@ struct PlainUnit {
       __builtin_memcpy(to[p], static_cast<const char*>(rows) + p * stride, kStepBytes);
     }
   }
+  template <int kFrom>
+  static void store(void* rows, int64_t stride) {
+    char (*from)[kStepBytes] = usable(kFrom);
+    for (int p = 0; p < 16; ++p) {
+      __builtin_memcpy(static_cast<char*>(rows) + p * stride, from[p], kStepBytes);
+    }
+  }
+
+  // A register; outside of begin() and end() the processor would stop the process, too.
+  static char (*usable(int k)) [kStepBytes] {
+    if (!registers.usable) __builtin_trap();
+    return registers.rows[k];
+  }
+};
+
+thread_local PlainRegisters::Registers PlainRegisters::registers;
+
+struct PlainUnit : PlainRegisters {
+  using Outputs = segblocks::cpu::Outputs;
+  using Rows = PlainRows<Outputs>;
+
   template <int kSums, int kPixels, int kWeights>
   static void dot() {
     char (*to)[kStepBytes] = usable(kSums);
@@ -94,23 +112,30 @@ struct PlainUnit {
       __builtin_memcpy(to[p], sums, sizeof(sums));
     }
   }
-  template <int kFrom>
-  static void store(void* rows, int64_t stride) {
-    char (*from)[kStepBytes] = usable(kFrom);
-    for (int p = 0; p < 16; ++p) {
-      __builtin_memcpy(static_cast<char*>(rows) + p * stride, from[p], kStepBytes);
-    }
-  }
-
- private:
-  // A register; outside of begin() and end() the processor would stop the process, too.
-  static char (*usable(int k)) [kStepBytes] {
-    if (!registers.usable) __builtin_trap();
-    return registers.rows[k];
-  }
 };
 
-thread_local PlainUnit::Registers PlainUnit::registers;
+struct PlainByteUnit : PlainRegisters {
+  using Outputs = ByteOutputs;
+  using Rows = PlainRows<Outputs>;
+
+  template <int kSums, int kPixels, int kWeights>
+  static void dot() {
+    char (*to)[kStepBytes] = usable(kSums);
+    const char (*pixels)[kStepBytes] = usable(kPixels);
+    const char (*weights)[kStepBytes] = usable(kWeights);
+    for (int p = 0; p < 16; ++p) {
+      int32_t sums[kPanel];
+      __builtin_memcpy(sums, to[p], sizeof(sums));
+      for (int d = 0; d < kStepBytes; ++d) {
+        const auto pixel = static_cast<uint8_t>(pixels[p][d]);
+        for (int k = 0; k < kPanel; ++k) {
+          sums[k] += pixel * static_cast<int8_t>(weights[d / 4][k * 4 + d % 4]);
+        }
+      }
+      __builtin_memcpy(to[p], sums, sizeof(sums));
+    }
+  }
+};
 
 struct PlainDot {
   struct Sums {
@@ -135,8 +160,11 @@ struct PlainDot {
 
 }  // namespace
 
-constinit const PairKernels kPlainTilePairs = tile_pairs<PlainUnit>("amx_standin", &plain_copy);
-constinit const PairKernels kPlainDotPairs =
+constinit const Products<Outputs> kPlainTilePairs =
+    tile_products<PlainUnit>("amx_standin", &plain_copy);
+constinit const Products<Outputs> kPlainDotPairs =
     dot_pairs<PlainDot>("avx512_bf16_standin", &plain_copy);
+constinit const Products<ByteOutputs> kPlainTileBytes =
+    tile_products<PlainByteUnit>("amx_int8_standin", &plain_copy);
 
 }  // namespace segblocks::cpu

@@ -1,23 +1,24 @@
-// A block of products on a tile unit, see cpu/pairs.h; for a file that has a unit.
+// A block of products on a tile unit, see cpu/products.h; for a file that has a unit.
 //
 // A unit is a class of 8 registers of 16 rows of 64 bytes, with
+//   Outputs                            of what is written
 //   begin(), end()                     the thread may use them between these calls
-//   Rows                               writes pending rows, see cpu/pairs_pending.h
+//   Rows                               writes pending rows, see cpu/products_pending.h
 //   zero<kTo>()
 //   load<kTo>(rows, stride)            of 16 rows, `stride` bytes apart
-//   dot<kSums, kPixels, kWeights>()    sums[p][k] += sum over d of pixels[p][d] *
-//   weights[d/2][k][d%2] store<kFrom>(rows, stride)
-// where sums are float32 (16, 16), pixels bfloat16 (16, 32), weights bfloat16 (16, 16, 2).
+//   dot<kSums, kPixels, kWeights>()    sums[p][k] += sum over w of pixels[p][w] * weights[w][k]
+//   store<kFrom>(rows, stride)
+// where sums are (16, 16), pixels words (16, 16), weights words (16, 16).
 
-#ifndef SEGBLOCKS_CPU_PAIRS_TILES_H_
-#define SEGBLOCKS_CPU_PAIRS_TILES_H_
+#ifndef SEGBLOCKS_CPU_PRODUCTS_TILES_H_
+#define SEGBLOCKS_CPU_PRODUCTS_TILES_H_
 
 #include <stdint.h>
 
 #include <utility>
 
-#include "cpu/pairs.h"
-#include "cpu/pairs_pending.h"
+#include "cpu/products.h"
+#include "cpu/products_pending.h"
 
 namespace segblocks::cpu {
 namespace {
@@ -32,15 +33,18 @@ SEGBLOCKS_INLINE void unrolled(const Each& each) {
 
 constexpr int kRegisters = 8;
 
+template <typename Unit>
+using Block = ProductBlock<typename Unit::Outputs>;
+
 template <typename Unit, int kTiles, int kPanels>
-void tile_block(const PairBlock& block) {
+void tile_block(const Block<Unit>& block) {
   constexpr int kPixels = kBlockTiles * kBlockPanels;
   constexpr int kWeights = kPixels + kBlockTiles;
   static_assert(kWeights + kBlockPanels <= kRegisters);
   unrolled<kTiles * kPanels>(
       [](auto k) __attribute__((always_inline)) { Unit::template zero<decltype(k)::value>(); });
   const char* weights = block.weights;
-  PendingRows* pending = block.pending;
+  auto* pending = block.pending;
   typename Unit::Rows rows(pending);
   // A unit's stores of sums come late: the rows of the block before are written meanwhile.
   const int64_t turns = block.taps * block.steps;
@@ -77,7 +81,7 @@ void tile_block(const PairBlock& block) {
 
 // A stack reads six rows of tiles for twelve products.
 template <typename Unit>
-void tile_stack(const PairBlock& block) {
+void tile_stack(const Block<Unit>& block) {
   constexpr int kWeights = kStackTiles;
   constexpr int kPixels = kWeights + kStackTaps;
   static_assert(kPixels < kRegisters);
@@ -125,8 +129,8 @@ void tile_stack(const PairBlock& block) {
 }
 
 template <typename Unit>
-void run_tile_block(const PairBlock& block) {
-  static constexpr void (*kBlocks[kBlockTiles][kBlockPanels])(const PairBlock&) = {
+void run_tile_block(const Block<Unit>& block) {
+  static constexpr void (*kBlocks[kBlockTiles][kBlockPanels])(const Block<Unit>&) = {
       {&tile_block<Unit, 1, 1>, &tile_block<Unit, 1, 2>},
       {&tile_block<Unit, 2, 1>, &tile_block<Unit, 2, 2>},
   };
@@ -135,11 +139,12 @@ void run_tile_block(const PairBlock& block) {
 }
 
 template <typename Unit>
-constexpr PairKernels tile_pairs(const char* name, void (*copy)(const PairCopies&)) {
+constexpr Products<typename Unit::Outputs> tile_products(const char* name,
+                                                         void (*copy)(const Copies&)) {
   return {name, copy, &Unit::begin, &Unit::end, &run_tile_block<Unit>};
 }
 
 }  // namespace
 }  // namespace segblocks::cpu
 
-#endif  // SEGBLOCKS_CPU_PAIRS_TILES_H_
+#endif  // SEGBLOCKS_CPU_PRODUCTS_TILES_H_
