@@ -7,6 +7,7 @@ For every layer shape of the networks and every share f of high blocks, in one r
 - `ours`: `indexed_conv` with packed weights and ready index patches;
 - `xla_dense`: XLA's convolution of one image of as many pixels, zero padding;
 - `pad`: `block_pad` and XLA's convolution of the padded blocks;
+- `openvino`, where --beside names it: OpenVINO's node of the same convolution as `xla_dense`, by its own clock;
 - with --backward, value and gradients (input and kernel) of `block_conv` (`ours`), of `xla_dense`, and
   of `pad`.
 
@@ -51,6 +52,9 @@ _BLOCK = flags.DEFINE_integer("block_size", 128, "Side of a block, in image pixe
 _SHARES = flags.DEFINE_list("shares", ["1", "0.5", "0.25", "0"], "Shares of high blocks.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed runs of each.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the activations.")
+_BESIDE = flags.DEFINE_list(
+    "beside", ["xla_dense", "pad"], "What layers are compared with: xla_dense, pad, openvino."
+)
 _BACKWARD = flags.DEFINE_bool("backward", False, "Value and gradients of the layers too.")
 _LAYERS = flags.DEFINE_bool("layers", True, "Time the layers.")
 _NETWORKS = flags.DEFINE_bool("networks", True, "Time the whole networks.")
@@ -151,11 +155,17 @@ def runs_of(layer: Layer, grid: sb.BlockGrid, width: int, dtype: str) -> dict[st
 
     if not _BACKWARD.value:
         dense, pad = jax.jit(dense), jax.jit(in_blocks("xla"))
-        return {
+        runs: dict[str, Callable] = {
             "ours": lambda: ours(rows, packed, patches),
             "xla_dense": lambda: dense(image, kernel),
             "pad": lambda: pad(rows, kernel, grid),
         }
+        if "openvino" in _BESIDE.value and layer.groups == 1:
+            from openvino_node import ConvolutionNode
+
+            arrays = (np.asarray(a, np.float32) for a in (image, kernel))
+            runs["openvino"] = ConvolutionNode(*arrays, layer.stride, layer.padding, dtype)
+        return {name: run for name, run in runs.items() if name in ("ours", *_BESIDE.value)}
     by_index, pad, whole = (_with_gradients(f) for f in (in_blocks(None), in_blocks("xla"), dense))
     return {
         "ours": lambda: by_index(rows, kernel, grid),
@@ -187,18 +197,22 @@ def time_layers(size: tuple[int, int], block: int, shares: list[float]) -> list[
             for name, run in runs_of(layer, grid, width, _DTYPE.value).items():
                 runs[name, share] = run
         seconds = interleaved(runs, _ROUNDS.value)
+        for key, run in runs.items():
+            if key[0] == "openvino":
+                seconds[key] = float(np.median(run.milliseconds)) / 1e3
         row = {
             "layer": str(layer),
             "occurs": {model: count[layer] for model, count in counts.items() if count[layer]},
             "shares": {
                 share: {
                     "macs": layer.macs(pixels[share]),
-                    **{
-                        f"{name}_ms": seconds[name, share] * 1e3
-                        for name in ("ours", "xla_dense", "pad")
-                    },
+                    **{f"{k}_ms": s * 1e3 for (k, other), s in seconds.items() if other == share},
                     "gmacs_per_second": layer.macs(pixels[share]) / seconds["ours", share] / 1e9,
-                    "ours_over_xla_dense": seconds["xla_dense", share] / seconds["ours", share],
+                    **{
+                        f"ours_over_{k}": s / seconds["ours", share]
+                        for (k, other), s in seconds.items()
+                        if other == share and k in ("xla_dense", "openvino")
+                    },
                 }
                 for share in shares
             },
@@ -206,7 +220,7 @@ def time_layers(size: tuple[int, int], block: int, shares: list[float]) -> list[
         rows.append(row)
         cells = " ".join(
             f"{share:g}: {cell['ours_ms']:.2f} ms {cell['gmacs_per_second']:.0f} GMAC/s"
-            f" x{cell['ours_over_xla_dense']:.2f}"
+            + "".join(f" x{v:.2f}" for k, v in cell.items() if k.startswith("ours_over"))
             for share, cell in row["shares"].items()
         )
         print(f"{row['layer']:46} {cells}", flush=True)
@@ -218,19 +232,23 @@ def summarize(rows: list[dict[str, Any]], shares: list[float]) -> dict[str, Any]
     summary: dict[str, Any] = {}
     for model in _MODELS.value:
         own = [row for row in rows if model in row["occurs"]]
-        ratios = {
-            share: [row["shares"][share]["ours_over_xla_dense"] for row in own] for share in shares
-        }
+
+        def ratios(share: float, other: str, own: list = own) -> list[float]:
+            cells = (row["shares"][share] for row in own)
+            return [c[f"ours_over_{other}"] for c in cells if f"ours_over_{other}" in c]
 
         def total(share: float, key: str, own: list = own, model: str = model) -> float:
-            return sum(row["occurs"][model] * row["shares"][share][key] for row in own)
+            return sum(row["occurs"][model] * row["shares"][share].get(key, 0) for row in own)
 
+        others = [name for name in _BESIDE.value if name != "pad"]
         summary[model] = {
             share: {
-                "geometric_mean_over_xla_dense": math.exp(np.mean(np.log(ratios[share]))),
-                "lowest_over_xla_dense": min(ratios[share]),
-                "ours_ms": total(share, "ours_ms"),
-                "pad_ms": total(share, "pad_ms"),
+                **{
+                    f"geometric_mean_over_{name}": math.exp(np.mean(np.log(ratios(share, name))))
+                    for name in others
+                },
+                **{f"lowest_over_{name}": min(ratios(share, name)) for name in others},
+                **{f"{name}_ms": total(share, f"{name}_ms") for name in ("ours", *_BESIDE.value)},
                 "operation_ratio": total(shares[0], "macs") / total(share, "macs"),
                 "time_ratio": total(shares[0], "ours_ms") / total(share, "ours_ms"),
             }

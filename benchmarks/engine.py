@@ -8,7 +8,7 @@ For each network, size, batch and dtype, in one process and in turn:
 
 - `dense_xla`: the dense network on XLA's convolutions (not in int8);
 - `dense`: the dense network on the kernels that run blocks, one unit per image (where these run);
-- `pytorch`, `openvino`: the dense network compiled by PyTorch (not in int8) and by OpenVINO (RN18 on CPUs, where
+- `pytorch`, `openvino`: the dense network compiled by PyTorch (not in int8) and by OpenVINO (ResNets on CPUs, where
   `pip install '.[bench]'` installed them), from a normalized image to logits, so without what the others do besides;
 - shares f of high blocks: `Engine` in mode `share`, policy, decision and everything included.
 
@@ -135,21 +135,23 @@ _LARGEST_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.2}  # Root m
 
 def others(case: Case) -> dict[str, Callable[[], np.ndarray]]:
     """The dense network in other libraries that are installed and have it: checked to give our logits."""
-    if case.model != "swiftnet_rn18" or jax.default_backend() != "cpu" or not _OTHERS.value:
-        return {}
     runs: dict[str, Callable[[], np.ndarray]] = {}
+    wanted = _OTHERS.value and jax.default_backend() == "cpu"
+    if not wanted or importlib.util.find_spec("torch") is None:
+        return runs
+    import torch_swiftnet
+
+    if case.model not in torch_swiftnet.BACKBONES:
+        return runs
     weights = {k.removeprefix("net."): v for k, v in torch_arrays(case.system.net).items()}
     image = np.asarray(normalize(case.images, *_NORMALIZATION))
-    if importlib.util.find_spec("torch") is not None and case.dtype != "int8":
-        import torch_swiftnet
-
-        network = torch_swiftnet.network(weights, _CLASSES)
+    if case.dtype != "int8":
+        network = torch_swiftnet.network(case.model, weights, _CLASSES)
         runs["pytorch"] = torch_swiftnet.compiled(network, image, case.dtype)
-    if all(map(importlib.util.find_spec, ("torch", "openvino", "nncf"))):
+    if all(map(importlib.util.find_spec, ("openvino", "nncf"))):
         import openvino_swiftnet
-        import torch_swiftnet
 
-        network = torch_swiftnet.network(weights, _CLASSES)
+        network = torch_swiftnet.network(case.model, weights, _CLASSES)
         runs["openvino"] = openvino_swiftnet.compiled(network, image, case.dtype)
     ours = case.engine(None, dense=True)(case.images, output="logits").logits
     assert ours is not None

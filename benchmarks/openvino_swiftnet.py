@@ -1,4 +1,4 @@
-"""SwiftNet-RN18 in OpenVINO, in inference: what `engine.py` compares with, in the precisions that OpenVINO has."""
+"""SwiftNet in OpenVINO, in inference: what `engine.py` compares with, in the precisions that OpenVINO has."""
 
 from collections.abc import Callable
 

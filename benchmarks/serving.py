@@ -34,6 +34,7 @@ from segblocks_jax.training.provenance import commit, device_name
 _IMAGES = flags.DEFINE_integer("images", 500, "Timed images of each mode.")
 _SOAK = flags.DEFINE_integer("soak", 10_000, "Images of the soak.")
 _SIZE = flags.DEFINE_list("size", ["512", "1024"], "Height and width of the timed images.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the activations.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file; printed in any case.")
 
 _NORMALIZATION = {"mean": (0.287, 0.325, 0.284), "std": (0.176, 0.181, 0.178)}
@@ -215,13 +216,13 @@ def main(argv: list[str]) -> None:
         "device": device_name(),
         "jax": jax.__version__,
         "commit": commit(),
-        "model": "swiftnet_rn18, random weights, float32; soak: a quarter of the width",
+        "model": f"swiftnet_rn18, random weights, {_DTYPE.value}; soak: a quarter of the width, float32",
         "shape": shape,
         "block_size": 128,
         "timer": "uint8 image in host memory to label map in host memory, policy included",
     }
     system, spec = build(policy=sb.PolicySpec(block_size=128))
-    engine = sb.Engine(system, spec, keep_memory=True)
+    engine = sb.Engine(system, spec, dtype=_DTYPE.value, keep_memory=True)
     report["execution"] = engine.execution
     report["budget"] = measure_budget(engine, shape)
     print(json.dumps(report["budget"], indent=1), flush=True)

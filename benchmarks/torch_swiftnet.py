@@ -1,4 +1,4 @@
-"""SwiftNet-RN18 in PyTorch, in inference, with this library's weights: what `engine.py` compares with."""
+"""SwiftNet-RN18 and RN50 in PyTorch, in inference, with this library's weights: what `engine.py` compares with."""
 
 from collections.abc import Callable
 
@@ -24,6 +24,8 @@ class Unit(nn.Module):
 class Block(nn.Module):
     """A residual block."""
 
+    expansion = 1
+
     def __init__(self, channels: int, features: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, features, 3, stride, 1, bias=False)
@@ -41,19 +43,54 @@ class Block(nn.Module):
         return F.relu(shortcut + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
 
 
-class Backbone(nn.Module):
-    """ResNet-18's features at 1/4 .. 1/32."""
+class Bottleneck(nn.Module):
+    """A residual block that is narrower inside."""
 
-    def __init__(self) -> None:
+    expansion = 4
+
+    def __init__(self, channels: int, features: int, stride: int) -> None:
         super().__init__()
+        wide = features * self.expansion
+        self.conv1 = nn.Conv2d(channels, features, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(features)
+        self.conv3 = nn.Conv2d(features, wide, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(wide)
+        self.downsample = None
+        if stride != 1 or channels != wide:
+            conv = nn.Conv2d(channels, wide, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(wide))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, channels, h, w) -> (n, 4 features, h / stride, w / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        inner = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return F.relu(shortcut + self.bn3(self.conv3(inner)))
+
+
+BACKBONES: dict[str, tuple[type[Block] | type[Bottleneck], tuple[int, ...]]] = {
+    "swiftnet_rn18": (Block, (2, 2, 2, 2)),
+    "swiftnet_rn50": (Bottleneck, (3, 4, 6, 3)),
+}
+"""Kind and numbers of the residual blocks."""
+
+
+class Backbone(nn.Module):
+    """A ResNet's features at 1/4 .. 1/32."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        kind, counts = BACKBONES[model]
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
         for i, features in enumerate((64, 128, 256, 512)):
-            stride = 1 if i == 0 else 2
-            blocks = Block(channels, features, stride), Block(features, features, 1)
+            blocks = []
+            for number in range(counts[i]):
+                blocks.append(kind(channels, features, 2 if i > 0 and number == 0 else 1))
+                channels = features * kind.expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
-            channels = features
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Normalized image -> four maps."""
@@ -104,11 +141,13 @@ class Step(nn.Module):
 class SwiftNet(nn.Module):
     """The network, its parameters named as in the published checkpoints."""
 
-    def __init__(self, num_classes: int, features: int = 128) -> None:
+    def __init__(self, model: str, num_classes: int, features: int = 128) -> None:
         super().__init__()
-        self.backbone = Backbone()
-        self.spp = nn.ModuleDict({"spp": Pyramid(512, features)})
-        self.upsample = nn.ModuleList([Step(features, skip) for skip in (256, 128, 64)])
+        self.backbone = Backbone(model)
+        expansion = BACKBONES[model][0].expansion
+        self.spp = nn.ModuleDict({"spp": Pyramid(512 * expansion, features)})
+        steps = [Step(features, skip * expansion) for skip in (256, 128, 64)]
+        self.upsample = nn.ModuleList(steps)
         self.logits = Unit(features, num_classes, 1, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -120,9 +159,12 @@ class SwiftNet(nn.Module):
         return self.logits(x)
 
 
-def network(weights: dict[str, np.ndarray], num_classes: int) -> SwiftNet:
-    """The network in inference, with weights by the names of the published checkpoints, without "net."."""
-    net = SwiftNet(num_classes).eval()
+def network(model: str, weights: dict[str, np.ndarray], num_classes: int) -> SwiftNet:
+    """A network of `BACKBONES` in inference.
+
+    Its weights have the names of the published checkpoints, without "net.".
+    """
+    net = SwiftNet(model, num_classes).eval()
     state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     missing, unexpected = net.load_state_dict(state, strict=False)
     if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):

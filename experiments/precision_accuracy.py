@@ -1,7 +1,7 @@
-"""Quantizes a model on training images and compares int8 with float32 on the validation images: docs/engine.md.
+"""Compares bfloat16 and int8 with float32 on the validation images, quantized on training images: docs/engine.md.
 
-    python experiments/int8_accuracy.py --model=camvid_efflite1 --dataset=camvid --data_dir=FOLDER --images=16 \
-        --output=experiments/results/int8_camvid_efflite1.json
+    python experiments/precision_accuracy.py --model=camvid_efflite1 --dataset=camvid --data_dir=FOLDER --images=16 \
+        --output=experiments/results/precision_camvid_efflite1.json
 
 The images to calibrate on, --images of them, come from all over the training set. The network runs
 on whole images and in blocks, the best-scored share of every image's blocks high.
@@ -9,6 +9,7 @@ Hardware: two CPU cores. Time: `seconds` of each JSON.
 """
 
 import argparse
+import itertools
 import pathlib
 import time
 from typing import Any
@@ -22,6 +23,7 @@ from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.provenance import commit, device_name
 
 SHARES = (1.0, 0.4)
+DTYPES = ("float32", "bfloat16", "int8")
 
 
 def calibration_images(source: SegmentationSource, count: int) -> list[np.ndarray]:
@@ -31,24 +33,24 @@ def calibration_images(source: SegmentationSource, count: int) -> list[np.ndarra
 
 
 def compare(engines: dict[str, sb.Engine], source: SegmentationSource) -> list[dict[str, Any]]:
-    """A row for each share of high blocks: mIoU of each engine, and on how many pixels they agree."""
+    """A row for each share of high blocks: mIoU of each engine, and on how many pixels it agrees with the first."""
     first = next(iter(engines.values()))
-    total = {(s, k): ConfusionTotal(first.spec.num_classes) for s in SHARES for k in engines}
-    same: dict[float, list[float]] = {share: [] for share in SHARES}
+    cases = list(itertools.product(SHARES, engines))
+    total = {case: ConfusionTotal(first.spec.num_classes) for case in cases}
+    same: dict[tuple[float, str], list[float]] = {case: [] for case in cases}
     for batch in eval_batches(source, 1, first.multiple, 1):
+        valid = batch.label != 255
         for share in SHARES:
-            labels = []
-            for name, engine in engines.items():
-                result = engine(batch.image, mode=f"share={share}")
-                total[share, name].update(batch.label, result.labels)
-                labels.append(result.labels)
-            valid = batch.label != 255
-            same[share].append(float((labels[0] == labels[1])[valid].mean()))
+            labels = {k: e(batch.image, mode=f"share={share}").labels for k, e in engines.items()}
+            expected = next(iter(labels.values()))
+            for name, found in labels.items():
+                total[share, name].update(batch.label, found)
+                same[share, name].append(float((found == expected)[valid].mean()))
     return [
         {
             "share": share,
             **{f"miou_{name}": total[share, name].scores().mean_iou for name in engines},
-            "equal_labels": float(np.mean(same[share])),
+            **{f"equal_labels_{name}": float(np.mean(same[share, name])) for name in engines},
         }
         for share in SHARES
     ]
@@ -62,7 +64,7 @@ def main() -> None:
     parser.add_argument("--data_dir", help="folder of the data set")
     parser.add_argument("--images", type=int, default=32, help="to calibrate on")
     parser.add_argument("--keep", default="", help="convolutions that stay in float32, by commas")
-    parser.add_argument("--execution", help="of the int8 engine; default: what an engine takes")
+    parser.add_argument("--execution", help="of the engines; default: what an engine takes")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file")
     arguments = parser.parse_args()
     start = time.perf_counter()
@@ -72,15 +74,15 @@ def main() -> None:
     )
     keep = tuple(filter(None, arguments.keep.split(",")))
     spec = sb.quantize(model, spec, calibration_images(train, arguments.images), keep=keep)
-    int8 = sb.Engine(model, spec, dtype="int8", execution=arguments.execution)
-    rows = compare({"float32": sb.Engine(model, spec), "int8": int8}, val)
+    engines = {k: sb.Engine(model, spec, dtype=k, execution=arguments.execution) for k in DTYPES}
+    rows = compare(engines, val)
     report = {
         "model": arguments.model,
         "dataset": f"{arguments.dataset}/val",
         "images": len(val),
         "calibration_images": min(arguments.images, len(train)),
         "kept_in_float32": keep,
-        "execution": int8.execution,
+        "processor": {name: engine.describe().splitlines()[-1] for name, engine in engines.items()},
         "rows": rows,
         "device": device_name(),
         "commit": commit(),
