@@ -55,7 +55,11 @@ _EXECUTIONS = flags.DEFINE_list(
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed runs of each.")
 _PARTS = flags.DEFINE_bool("parts", False, "Time the parts of the fused network, too.")
-_OTHERS = flags.DEFINE_bool("others", True, "Time other libraries where they are installed.")
+_BESIDE = flags.DEFINE_list(
+    "beside",
+    ["dense_xla", "pytorch", "openvino"],
+    "What is timed, too: dense_xla, and other libraries where they are installed.",
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
 _DRAW = flags.DEFINE_string("draw", None, "Times nothing; draws this JSON file.")
 _PICTURE = flags.DEFINE_string("picture", "engine.png", "What --draw writes, .png or .svg.")
@@ -136,8 +140,7 @@ _LARGEST_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.2}  # Root m
 def others(case: Case) -> dict[str, Callable[[], np.ndarray]]:
     """The dense network in other libraries that are installed and have it: checked to give our logits."""
     runs: dict[str, Callable[[], np.ndarray]] = {}
-    wanted = _OTHERS.value and jax.default_backend() == "cpu"
-    if not wanted or importlib.util.find_spec("torch") is None:
+    if jax.default_backend() != "cpu" or importlib.util.find_spec("torch") is None:
         return runs
     import torch_swiftnet
 
@@ -145,10 +148,11 @@ def others(case: Case) -> dict[str, Callable[[], np.ndarray]]:
         return runs
     weights = {k.removeprefix("net."): v for k, v in torch_arrays(case.system.net).items()}
     image = np.asarray(normalize(case.images, *_NORMALIZATION))
-    if case.dtype != "int8":
+    if "pytorch" in _BESIDE.value and case.dtype != "int8":
         network = torch_swiftnet.network(case.model, weights, _CLASSES)
         runs["pytorch"] = torch_swiftnet.compiled(network, image, case.dtype)
-    if all(map(importlib.util.find_spec, ("openvino", "nncf"))):
+    installed = all(map(importlib.util.find_spec, ("openvino", "nncf")))
+    if "openvino" in _BESIDE.value and installed:
         import openvino_swiftnet
 
         network = torch_swiftnet.network(case.model, weights, _CLASSES)
@@ -176,7 +180,7 @@ class Runs:
 def runs_of(case: Case, shares: list[float]) -> Runs:
     """All runs of a case."""
     runs: dict[Any, Callable[[], Any]] = {}
-    if case.dtype != "int8":
+    if "dense_xla" in _BESIDE.value and case.dtype != "int8":
         runs["dense_xla"] = dense_xla(case)
     executions: list[str | None] = list(_EXECUTIONS.value) or [None]
     engines = {engine.execution: engine for engine in map(case.engine, executions)}
