@@ -145,7 +145,7 @@ def test_sums_are_those_of_whole_numbers(name, loops, rng):
 
 @pytest.mark.slow
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(problem=problems(), zero=st.integers(0, 255), seed=st.integers(0, 2**32 - 1))
 def test_sums_of_any_shape(problem, zero, seed, loops):

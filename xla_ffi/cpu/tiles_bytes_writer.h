@@ -5,7 +5,9 @@
 #define SEGBLOCKS_CPU_TILES_BYTES_WRITER_H_
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // In GCC 12's own header, at no fault.
+// In GCC 12's own header, at no fault.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
 #include <stdint.h>
