@@ -94,26 +94,39 @@ def test_logits(shared: pathlib.Path, name: str, execution: str, case: str, grid
 @pytest.mark.family("rn18-amx_standin-rand", "rn18--rand")
 @pytest.mark.parametrize("grid", ["rand", "dense"])
 @pytest.mark.parametrize("loops", ["", "amx_standin", "avx512_bf16_standin"])
-@pytest.mark.parametrize("name", ["rn18"])  # Deeper ones, of random weights, round further off.
+@pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_logits(shared: pathlib.Path, name: str, loops: str, grid: str) -> None:
-    """Of fused networks, on this machine's loops and on stand-ins; root mean square difference."""
+    """Of fused networks, on this machine's loops and on stand-ins; root mean square differences.
+
+    Deeper networks of random weights round further off in bfloat16, whoever computes them: they are to be nearer than
+    the plain network on XLA's convolutions.
+    """
     z = recorded(shared, f"net_{name}", "A")
     image = golden.nhwc(golden.random_input(z["input_seed"], z["input_shape"]))
     image = image.astype(jnp.bfloat16)
     x = image if grid == "dense" else sb.split(image, grid_of(z, grid))
     net = nnx.clone(build(name))
     net.eval()
-    with extension.using_cpu_loops(loops):
-        logits = jit(lambda net, x: net(x))(fuse(net, "bfloat16"), x)
-        logits = np.asarray(logits if grid == "dense" else sb.combine(logits), np.float64)
     expected = np.asarray(golden.nhwc(z[f"{grid}/logits"]), np.float64)
-    difference = np.sqrt(np.mean((logits - expected) ** 2)) / expected.std()
-    agreement = np.mean(np.argmax(logits, -1) == np.argmax(expected, -1))
-    print(
-        name, loops, grid, difference, np.abs(logits - expected).max() / expected.std(), agreement
-    )
-    assert 1e-4 < difference <= 0.02
-    assert agreement >= 0.995
+
+    def difference(run: Callable) -> tuple[float, float]:
+        logits = run(x)
+        logits = np.asarray(logits if grid == "dense" else sb.combine(logits), np.float64)
+        agreement = float(np.mean(np.argmax(logits, -1) == np.argmax(expected, -1)))
+        return float(np.sqrt(np.mean((logits - expected) ** 2)) / expected.std()), agreement
+
+    with extension.using_cpu_loops(loops):
+        run = functools.partial(jit(lambda net, x: net(x)), fuse(net, "bfloat16"))
+        fused, agreement = difference(run)
+    assert fused > 1e-4
+    if name == "rn18":
+        assert fused <= 0.02
+        assert agreement >= 0.995
+    else:
+        graphdef, state = nnx.split(net)
+        with extension.using("xla"):
+            plain, _ = difference(jit(lambda x: nnx.merge(graphdef, state)(x)))
+        assert fused < plain
 
 
 def check_features(z: dict[str, np.ndarray], grid: str, features: list) -> None:
