@@ -225,7 +225,7 @@ def test_a_row_that_cannot_run_is_named():
 def test_every_sweep_builds_on_every_preset(preset, monkeypatch):
     monkeypatch.chdir(ROOT)
     plans = [planning.load_plan(file, preset) for file in SWEEPS]
-    assert len(plans) == 10
+    assert len(plans) == 11
     runs = {key for plan in plans for key in plan.runs}
     rows = sum(len(plan.rows) for plan in plans) * len(planning.PRESETS[preset].seeds)
     assert len(runs) < rows
