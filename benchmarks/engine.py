@@ -8,7 +8,7 @@ For each network, size, batch and dtype, in one process and in turn:
 
 - `dense_xla`: the dense network on XLA's convolutions (not in int8);
 - `dense`: the dense network on the kernels that run blocks, one unit per image (where these run);
-- `pytorch`, `openvino`: the dense network compiled by PyTorch (not in int8) and by OpenVINO (ResNets on CPUs, where
+- `pytorch`, `openvino`: the dense network compiled by PyTorch (not in int8) and by OpenVINO (on CPUs, where
   `pip install '.[bench]'` installed them), from a normalized image to logits, so without what the others do besides;
 - shares f of high blocks: `Engine` in mode `share`, policy, decision and everything included.
 
