@@ -19,7 +19,7 @@ import segblocks_jax as sb
 from segblocks_jax import nn
 from segblocks_jax.errors import InputError
 from segblocks_jax.interop.torch import torch_arrays
-from segblocks_jax.models import Network
+from segblocks_jax.models import Network, plain, pyramid
 from segblocks_jax.tasks.segmentation.head_losses import ddrnet_loss, pidnet_loss
 from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, task_loss
 
@@ -66,14 +66,15 @@ def state_dict(shared: pathlib.Path, name: str, evaluation: bool) -> dict[str, n
     return arrays
 
 
-def shapes(name: str, **options: bool) -> nnx.Module:
+@functools.cache
+def shapes(name: str, auxiliary: bool = False) -> nnx.Module:
     """A network without values."""
-    return nnx.eval_shape(lambda: sb.create_model(name, **options, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: sb.create_model(name, auxiliary=auxiliary, rngs=nnx.Rngs(0)))
 
 
-def blank(name: str, **options: bool) -> nnx.Module:
+def blank(name: str, auxiliary: bool = False) -> nnx.Module:
     """A network of zeros."""
-    graphdef, state = nnx.split(shapes(name, **options))
+    graphdef, state = nnx.split(shapes(name, auxiliary))
     return nnx.merge(graphdef, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state))
 
 
@@ -140,7 +141,9 @@ def test_no_layer_is_this_librarys(name: str) -> None:
     assert isinstance(net, Network)
     assert not [x for _, x in nnx.iter_graph(net) if isinstance(x, nn.Conv | nn.BatchNorm)]
     assert net.output_stride == 8
-    logits = nnx.eval_shape(lambda: net(jnp.zeros((2, 64, 40, 3))))
+    graphdef, state = nnx.split(net)
+    image = jax.ShapeDtypeStruct((2, 64, 40, 3), jnp.float32)
+    logits = jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, image)
     assert logits.shape == (2, 8, 5, 19)
 
 
@@ -176,7 +179,7 @@ def test_kernels_start_as_the_authors() -> None:
 def test_logits(shared: pathlib.Path, name: str, which: str) -> None:
     z = case(shared, name, which)
     logits = evaluator(shared, name)(image_of(z))
-    assert list(network(shared, name, True).heads(jnp.zeros((1, 8, 8, 3)))) == HEADS[name]
+    assert set(logits) == set(HEADS[name])
     for head in HEADS[name]:
         assert_within(logits[head], golden.nhwc(z[f"{head}/logits"]), 1e-4, head)
 
@@ -336,3 +339,55 @@ def check_norms(
     error = np.abs(norms[~zero] / expected[~zero] - 1)
     worst = np.array(names)[~zero][error.argmax()]
     assert error.max() <= tolerance, f"{worst}: {error.max():.2e}"
+
+
+# What can't be
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "shape", [(1, 12, 16, 3), (1, 16, 4, 3), (1, 16, 16, 4), (16, 16, 3), (0, 8, 8, 3)]
+)
+def test_images_of_other_shapes(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        InputError, match=r"the image is .*, expected \(n, h, w, 3\) with h and w multi"
+    ):
+        shapes(name)(jnp.zeros(shape))
+
+
+def test_blocks_and_probes() -> None:
+    blocks = sb.split(jnp.zeros((1, 64, 64, 3)), np.ones((1, 2, 2), bool))
+    with pytest.raises(InputError, match="DDRNet: got a DualRes, expected an image"):
+        shapes("ddrnet23_slim")(blocks)
+    with pytest.raises(InputError, match="PIDNet: got a Probe, expected an image"):
+        nn.block_multiple(shapes("pidnet_s"))
+
+
+def test_training_takes_two_images() -> None:
+    norm = plain.BatchNorm(3, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"one value a channel \(1, 1, 1, 3\) has no variance"):
+        norm(jnp.zeros((1, 1, 1, 3)))
+    norm.eval()
+    assert norm(jnp.zeros((1, 1, 1, 3))).shape == (1, 1, 1, 3)
+
+
+def test_batch_norm_is_torchs(rng: np.random.Generator) -> None:
+    x = (5 + rng.standard_normal((2, 2, 1, 3))).astype(np.float32)
+    norm = plain.BatchNorm(3, rngs=nnx.Rngs(0))
+    norm.var[...] = jnp.asarray([1.0, 2.0, 3.0])
+    got = norm(jnp.asarray(x))
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(got, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.mean, 0.1 * mean, rtol=1e-5)
+    expected = 0.9 * np.array([1, 2, 3]) + 0.1 * x.reshape(-1, 3).var(0, ddof=1)
+    np.testing.assert_allclose(norm.var, expected, rtol=1e-5)
+
+
+def test_average_pools_count_the_padding(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((1, 5, 4, 2)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    expected = [
+        [padded[:, i : i + 5, j : j + 5].sum((1, 2)) / 25 for j in (0, 2)] for i in (0, 2, 4)
+    ]
+    got = pyramid._average(5, 2, jnp.asarray(x))
+    np.testing.assert_allclose(got, np.moveaxis(np.array(expected), 2, 0), rtol=1e-5, atol=1e-6)

@@ -127,7 +127,7 @@ def norm_conv(
 
 
 def stem(features: int, *, rngs: nnx.Rngs) -> nnx.Sequential:
-    """Two convolutions of stride 2, each with bias, batch norm and ReLU: (n, h, w, 3) to (n, h / 4, w / 4, features)."""
+    """Two convolutions of stride 2, each with bias, batch norm and ReLU: an image to `features` channels at 1/4."""
     parts: list[Callable[[Array], Array]] = []
     for channels in (3, features):
         first = conv(channels, features, 3, 2, bias=True, rngs=rngs)
