@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from golden import assert_within
+from jax.sharding import Mesh
 
 import segblocks_jax as sb
 from segblocks_jax import nn
@@ -21,7 +23,8 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.interop.torch import torch_arrays
 from segblocks_jax.models import Network, plain, pyramid
 from segblocks_jax.tasks.segmentation.head_losses import ddrnet_loss, pidnet_loss
-from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, task_loss
+from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, resize_logits, task_loss
+from segblocks_jax.training.sharding import AXIS
 
 NAMES = ("ddrnet23_slim", "pidnet_s")
 HEADS = {"ddrnet23_slim": ["main", "extra"], "pidnet_s": ["p", "main", "d"]}
@@ -425,3 +428,35 @@ def test_average_pools_count_the_padding(rng: np.random.Generator) -> None:
     ]
     got = pyramid._average(5, 2, jnp.asarray(x))
     np.testing.assert_allclose(got, np.moveaxis(np.array(expected), 2, 0), rtol=1e-5, atol=1e-6)
+
+
+# In the library
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_static_training_step_is_that_of_one_device(name: str) -> None:
+    """Four devices of an image each, with joint statistics, move the weights as one device of four."""
+    settings = tiny.config("static", model={"name": name, "width": 64, "features": None})
+    after = []
+    for devices in (1, 4):
+        step, state = tiny.trainer(settings, Mesh(np.array(jax.devices()[:devices]), (AXIS,)))
+        state, metrics = step(state, tiny.batch())
+        after.append((float(metrics["loss"]), jax.device_get(state.stats)))
+    (loss, stats), (loss_of_4, stats_of_4) = after
+    assert loss == pytest.approx(loss_of_4, rel=1e-4)
+    assert loss < 10
+    for one, four in zip(jax.tree.leaves(stats), jax.tree.leaves(stats_of_4), strict=True):
+        np.testing.assert_allclose(one, four, rtol=1e-3, atol=1e-3 * np.abs(one).max())
+
+
+@pytest.mark.slow
+def test_the_engine_serves_it(rng: np.random.Generator) -> None:
+    spec = sb.ModelSpec("ddrnet23_slim", 5, mean=(0.5,) * 3, std=(0.25,) * 3)
+    system = spec.build(nnx.Rngs(0))
+    pixels = rng.integers(0, 256, (1, 64, 96, 3)).astype(np.uint8)
+    result = sb.Engine(system, spec)(pixels)
+    system.eval()
+    image = jnp.asarray((pixels / 255 - 0.5) / 0.25, jnp.float32)
+    logits = resize_logits(system.net(image), (64, 96))
+    assert np.mean(result.labels == np.argmax(logits, -1)) > 0.999
