@@ -245,7 +245,8 @@ def trained(shared: pathlib.Path, name: str, which: str, dtype: str) -> tuple:
         if isinstance(layer, nnx.Conv) and dtype == "float64":
             layer.conv_general_dilated = by_taps
     graphdef, params, stats = nnx.split(net, nnx.Param, nnx.BatchStat)
-    with jax.enable_x64(dtype == "float64"):
+    # Flax's batch norm promotes float64 and float32.
+    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
         cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(np.asarray(x), dtype))
         params, stats = cast((params, stats))
         image = jnp.asarray(np.asarray(image_of(z)), dtype)
