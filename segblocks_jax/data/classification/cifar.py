@@ -4,6 +4,7 @@ Both versions are read: "python" (pickles, of which only arrays and plain values
 """
 
 import dataclasses
+import gzip
 import io
 import pathlib
 import pickle
@@ -112,13 +113,15 @@ def _read_file(file: pathlib.Path) -> tuple[str, bytes]:
 def _unpack(archive: pathlib.Path, names: list[str]) -> list[tuple[str, bytes]]:
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive) as tar:
+        with gzip.open(archive) as content, tarfile.open(fileobj=content, mode="r:") as tar:
             for member in tar:
                 name = member.name.rpartition("/")[2]
                 if member.isfile() and name in names:
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    found[name] = content.read()
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    found[name] = file.read()
+            while content.read(2**20):  # To the end, where the checksum is.
+                pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{archive}: is damaged ({error}); {_REMEDY}") from error
     missing = [name for name in names if name not in found]

@@ -4,15 +4,12 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 
-from segblocks_jax.data.classification import cifar, tfds_files
-from segblocks_jax.data.classification.class_folders import scan, synset_names
+from segblocks_jax.data.classification import cifar, class_folders, tfds_files
 from segblocks_jax.data.classification.items import Items
 from segblocks_jax.data.classification.shapes import SPLITS
 from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.errors import InputError, MissingFileError
 from segblocks_jax.tasks.classification.labels import CIFAR10, CIFAR100, SHAPES
-
-Found = tuple[Items, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +22,8 @@ class ClassDataset:
         splits: that it has.
         normalization: mean and standard deviation of its pixels.
         expected: what its folder must hold.
-        read: (folder, split) -> the images, and the classes' names; None for one that is drawn.
-        classes: their names; None where only the folder tells.
+        read: (folder, split) -> the images; None for a data set that is drawn.
+        classes: their names; or (folder) -> names, where only the folder tells.
         counts: images of the published splits.
         origin: where to get it.
     """
@@ -35,51 +32,64 @@ class ClassDataset:
     families: tuple[str, ...]
     splits: tuple[str, ...]
     normalization: Normalization
+    classes: tuple[str, ...] | Callable[[pathlib.Path], tuple[str, ...]]
     expected: str = ""
-    read: Callable[[pathlib.Path, str], Found] | None = None
-    classes: tuple[str, ...] | None = None
+    read: Callable[[pathlib.Path, str], Items] | None = None
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     origin: str = ""
 
 
 def _cifar(
     name: str, layout: cifar.Layout, classes: tuple[str, ...]
-) -> Callable[[pathlib.Path, str], Found]:
-    def read(root: pathlib.Path, split: str) -> Found:
+) -> Callable[[pathlib.Path, str], Items]:
+    def read(root: pathlib.Path, split: str) -> Items:
         count = len(classes)
         found = cifar.read(root, layout, split, count)
         if found is None:
             found = tfds_files.read(root, name, split, cifar.SIZE, count)
         if found is None and (root / split).is_dir():
-            files, _ = scan(root / split, classes)
-            found = files.in_memory(cifar.SIZE, split)
+            found = class_folders.scan(root / split, classes).in_memory(cifar.SIZE, split)
         if found is None:
             raise MissingFileError(
                 f"{root}: holds no {name}; expected {layout.expected}, the files of TFDS in {name}/VERSION, or"
                 f" images in {split}/CLASS"
             )
-        return found, classes
+        return found
 
     return read
 
 
-def _imagenet(root: pathlib.Path, split: str) -> Found:
-    top = next(
-        (t for t in (root, root / "ILSVRC" / "Data" / "CLS-LOC") if (t / split).is_dir()), root
-    )
-    files, synsets = scan(top / split)
+def _top(root: pathlib.Path) -> pathlib.Path:
+    """Where the splits of ImageNet lie, perhaps as Kaggle has them."""
+    kaggle = root / "ILSVRC" / "Data" / "CLS-LOC"
+    return kaggle if kaggle.is_dir() else root
+
+
+def _synsets(root: pathlib.Path) -> tuple[str, ...]:
+    folder = _top(root) / "train"
+    synsets = class_folders.classes_in(folder)
     if len(synsets) != _IMAGENET_CLASSES:
         raise InputError(
-            f"{top / split}: has folders of {len(synsets)} classes, expected {_IMAGENET_CLASSES}; unpack it completely,"
-            " or take data.dataset=class_folders for a part of ImageNet"
+            f"{folder}: has folders of {len(synsets)} classes, expected {_IMAGENET_CLASSES}; unpack it completely, or"
+            " take data.dataset=class_folders for a part of ImageNet"
         )
-    return files, synset_names(root, synsets)
+    return synsets
 
 
-def _class_folders(root: pathlib.Path, split: str) -> Found:
-    """The training split tells the classes; another one may lack some."""
-    _, classes = scan(root / "train")
-    return scan(root / split, classes)
+def _imagenet_classes(root: pathlib.Path) -> tuple[str, ...]:
+    return class_folders.synset_names(root, _synsets(root))
+
+
+def _imagenet(root: pathlib.Path, split: str) -> Items:
+    return class_folders.scan(_top(root) / split, _synsets(root))
+
+
+def _own_classes(root: pathlib.Path) -> tuple[str, ...]:
+    return class_folders.classes_in(root / "train")
+
+
+def _own(root: pathlib.Path, split: str) -> Items:
+    return class_folders.scan(root / split, _own_classes(root))
 
 
 _IMAGENET_CLASSES = 1000
@@ -122,6 +132,7 @@ _SETS = (
         normalization=_IMAGENET_NORMALIZATION,
         expected="train/SYNSET/*.JPEG and val/SYNSET/*.JPEG, of 1000 synsets such as n01440764",
         read=_imagenet,
+        classes=_imagenet_classes,
         counts={"train": 1_281_167, "val": 50_000},
         origin="https://image-net.org/download (free registration)",
     ),
@@ -131,7 +142,8 @@ _SETS = (
         splits=("train", "val", "test"),
         normalization=_IMAGENET_NORMALIZATION,
         expected="train/CLASS/*.jpg and val/CLASS/*.jpg (or png, webp, bmp)",
-        read=_class_folders,
+        read=_own,
+        classes=_own_classes,
     ),
 )
 CLASS_DATASETS = {dataset.name: dataset for dataset in _SETS}

@@ -88,10 +88,8 @@ def open_classes(
     check_splits(dataset, split, holdout)
     root = None if dataset.read is None else find_folder(dataset, data_dir)
     found = [_read(dataset, root, one, holdout, shapes) for one in split.split("+")]
-    classes = found[0][1]
-    if any(own != classes for _, own in found):
-        raise InputError(f"{root}: the splits of {split!r} have different classes")
-    items: Items = found[0][0] if len(found) == 1 else Joined([own for own, _ in found])
+    items = found[0] if len(found) == 1 else Joined(found)
+    classes = _classes(dataset, root)
     return ClassSource(name, split, classes, dataset.normalization, items)
 
 
@@ -111,16 +109,14 @@ def _read(
     split: str,
     holdout: int,
     shapes: ShapeSet | None,
-) -> tuple[Items, tuple[str, ...]]:
+) -> Items:
     stored = "train" if split == HOLDOUT else split
     if dataset.read is None:
         wanted = shapes or ShapeSet()
-        assert dataset.classes is not None
         items: Items = Shapes(stored, getattr(wanted, stored), wanted.size)
-        classes = dataset.classes
     else:
         assert root is not None
-        items, classes = dataset.read(root, stored)
+        items = dataset.read(root, stored)
         count = dataset.counts.get(stored, len(items))
         if len(items) != count:
             logging.warning(
@@ -128,14 +124,14 @@ def _read(
                 *(dataset.name, root, stored, len(items), count, dataset.origin),
             )
     if stored != "train" or not holdout:
-        return items, classes
+        return items
     if not 0 < holdout < len(items):
         raise InputError(
             f"data.holdout is {holdout}; expected fewer than the {len(items)} training images"
         )
     order = np.random.default_rng(0).permutation(len(items))
     chosen = order[:holdout] if split == HOLDOUT else order[holdout:]
-    return Part(items, np.sort(chosen)), classes
+    return Part(items, np.sort(chosen))
 
 
 def find_folder(dataset: ClassDataset, data_dir: str | os.PathLike | None) -> pathlib.Path:
@@ -161,5 +157,12 @@ def find_folder(dataset: ClassDataset, data_dir: str | os.PathLike | None) -> pa
 
 def class_names(name: str, data_dir: str | os.PathLike | None = None) -> tuple[str, ...]:
     """The classes of a data set; looks into its folder where only that tells them."""
-    known = CLASS_DATASETS[name].classes
-    return known or open_classes(name, data_dir, "train").classes
+    dataset = CLASS_DATASETS[name]
+    return _classes(dataset, find_folder(dataset, data_dir) if callable(dataset.classes) else None)
+
+
+def _classes(dataset: ClassDataset, root: pathlib.Path | None) -> tuple[str, ...]:
+    if not callable(dataset.classes):
+        return dataset.classes
+    assert root is not None
+    return dataset.classes(root)

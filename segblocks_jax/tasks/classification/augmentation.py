@@ -18,6 +18,7 @@ from segblocks_jax.errors import InputError
 _TRIES = 10
 _BLACK = (0, 0, 0)
 Pixels = UInt8[np.ndarray, "h w 3"]
+Cut = UInt8[np.ndarray, "ch cw 3"]
 
 
 def _check(name: str, crop: tuple[int, int], flip: float) -> None:
@@ -50,7 +51,7 @@ class PadCropFlip:
 
     def __call__(
         self, image: Pixels, label: Any, rng: np.random.Generator, fill: Any = _BLACK
-    ) -> tuple[Pixels, Any]:
+    ) -> tuple[Cut, Any]:
         """A crop of one image; raises InputError where the padded image is smaller. `fill` plays no part."""
         p = self.padding
         padded = np.pad(image, ((p, p), (p, p), (0, 0)))
@@ -96,7 +97,7 @@ class RandomResizedCrop:
 
     def __call__(
         self, image: Pixels, label: Any, rng: np.random.Generator, fill: Any = _BLACK
-    ) -> tuple[Pixels, Any]:
+    ) -> tuple[Cut, Any]:
         """A resized region of one image. `fill` plays no part."""
         top, left, height, width = self.region(image.shape[:2], rng)
         cut = image[top : top + height, left : left + width]
@@ -135,7 +136,7 @@ class CenterCrop:
     resize: int | None = None
 
     def __post_init__(self) -> None:
-        _check("CenterCrop", self.crop, 0)
+        _check("CenterCrop", self.crop, 0.0)
         if self.resize is not None and self.resize < 1:
             raise InputError(
                 f"CenterCrop: resize must be a number of pixels >= 1, got {self.resize}"
@@ -143,7 +144,7 @@ class CenterCrop:
 
     def __call__(
         self, image: Pixels, label: Any = None, rng: Any = None, fill: Any = _BLACK
-    ) -> tuple[Pixels, Any]:
+    ) -> tuple[Cut, Any]:
         """The center of one image. `rng` and `fill` play no part."""
         height, width = image.shape[:2]
         if self.resize is not None and self.resize != min(height, width):
@@ -160,7 +161,7 @@ class CenterCrop:
         return image[top : top + self.crop[0], left : left + self.crop[1]], label
 
 
-def _resize(image: Pixels, size: tuple[int, int]) -> Pixels:
+def _resize(image: Pixels, size: tuple[int, int]) -> Cut:
     if image.shape[:2] == size:
         return image
     return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
