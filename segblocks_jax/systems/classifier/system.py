@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class ImageClassifier(System):
     and its spec's `forward`.
     """
 
-    config_type: Any = BaseConfig
+    config_type: ClassVar[type[BaseConfig]] = BaseConfig
     main_metric = "top1"
     config: Any
 
@@ -234,8 +234,8 @@ class ImageClassifier(System):
                 f"--mode=predict: {self.model} has no {' and no '.join(more)} to choose"
             )
         options = {"batch_size": batch_size, "max_pixels": max_pixels}
-        makers = (lambda modules: self.engine(modules)), self.draw
-        return predict.predict_inputs(load, makers, self.classes, source, output, **options)
+        makers = self.engine, self.draw
+        return predict.predict_inputs(load, *makers, self.classes, source, output, **options)
 
     def speed(self, size: tuple[int, int] | None = None) -> tuple[dict[str, Any], str]:
         """Times the network with random weights on images of the size, by default the configuration's."""

@@ -108,7 +108,8 @@ class RandomResizedCrop:
         height, width = shape
         for _ in range(_TRIES):
             area = height * width * rng.uniform(*self.scale)
-            ratio = math.exp(rng.uniform(*map(math.log, self.ratio)))
+            low, high = map(math.log, self.ratio)
+            ratio = math.exp(rng.uniform(low, high))
             h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if 0 < h <= height and 0 < w <= width:
                 top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
