@@ -20,13 +20,14 @@ from segblocks_jax.experiments.defaults import config as full_config
 from segblocks_jax.nn import BatchNorm, BlockOptions
 from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.classifier import evaluation
+from segblocks_jax.systems.classifier.base import ImageClassifier
 from segblocks_jax.systems.classifier.config import BaseConfig, ExperimentConfig
 from segblocks_jax.systems.classifier.engine import Engine
 from segblocks_jax.systems.classifier.evaluation import Outputs, Predictor, predict_all, summarize
 from segblocks_jax.systems.classifier.prediction import Prediction
 from segblocks_jax.systems.classifier.spec import BaseSpec, ModelSpec
 from segblocks_jax.systems.classifier.step import TrainStep
-from segblocks_jax.systems.classifier.system import Classifier, ImageClassifier
+from segblocks_jax.systems.classifier.system import Classifier
 from segblocks_jax.systems.registry import system_of
 from segblocks_jax.tasks.classification.augmentation import CenterCrop
 from segblocks_jax.tasks.classification.losses import cross_entropy
