@@ -223,7 +223,7 @@ class ImageClassifier(System):
         source: str,
         output: Path,
         *,
-        settings: Mapping[str, Any],
+        settings: Any = None,
         batch_size: int = 1,
         max_pixels: int = images.MAX_PIXELS,
         **others: Any,

@@ -231,24 +231,15 @@ class SegBlocks(System):
         """An engine at the configuration's precision; `options` as for `Engine`."""
         return Engine(modules, self.spec, dtype=self.config.precision, **options)
 
-    def predict(
-        self,
-        load: Callable[[], Any],
-        source: str,
-        output: Path,
-        *,
-        settings: Mapping[str, Any],
-        mode: str = "exact",
-        shapes: tuple[tuple[int, int, int], ...] = (),
-        **options: Any,
-    ) -> int:
-        """Writes label PNGs, overlays, grids; `mode` and `shapes` as for `Engine`, `options` of `predict_inputs`."""
+    def predict(self, load: Callable[[], Any], source: str, output: Path, **options: Any) -> int:
+        """Writes label PNGs, overlays, grids; options: `mode`, `shapes` of `Engine`, those of `predict_inputs`."""
+        serve = {name: options.pop(name) for name in ("mode", "shapes") if name in options}
 
         def engine() -> Engine:
-            return self.engine(load(), mode=mode, shapes=shapes, keep_memory=True)
+            return self.engine(load(), keep_memory=True, **serve)
 
         options["overwrite"] = True  # A run may have gone on, or be another one.
-        return predict_inputs(engine, self.table, [source], output, settings=settings, **options)
+        return predict_inputs(engine, self.table, [source], output, **options)
 
     def speed(self, size: tuple[int, int] | None = None) -> tuple[dict[str, Any], str]:
         """Times the dense network and the network in blocks, by default on 512 x 1024 pixels."""

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from segblocks_jax.errors import InputError
+from segblocks_jax.errors import InputError, extra
+
+with extra("images", "classification"):
+    from PIL import Image
 
 _TRIES = 10
 _BLACK = (0, 0, 0)
