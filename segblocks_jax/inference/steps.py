@@ -52,8 +52,8 @@ class Layout:
         return self.cache[key]
 
     def scaled(self, numerator: int, denominator: int = 1) -> "Layout":
-        """The layout of a layer with sides `numerator / denominator` times as long."""
-        sides = tuple(side * numerator // denominator for side in self.sides)
+        """The layout of a layer with sides `numerator / denominator` times as long, rounded up as strides do."""
+        sides = tuple(-(-side * numerator // denominator) for side in self.sides)
         return dataclasses.replace(self, sides=sides)
 
 
