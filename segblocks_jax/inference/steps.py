@@ -60,11 +60,11 @@ class Layout:
 class State:
     """The values of a network so far, by number: pixel lists and their layouts; `latest` is what was made last.
 
-    Number 0 is the network's input, an image or blocks.
+    Number 0 is the network's input, an image or blocks; a part of a network may start from other numbers.
     """
 
-    def __init__(self, pixels: Pixels, layout: Layout) -> None:
-        self.pixels, self.layouts, self.latest = {0: pixels}, {0: layout}, pixels
+    def __init__(self, pixels: Pixels, layout: Layout, number: int = 0) -> None:
+        self.pixels, self.layouts, self.latest = {number: pixels}, {number: layout}, pixels
 
     def features(self, number: int) -> Any:
         """A value as an image or blocks."""

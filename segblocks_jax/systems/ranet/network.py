@@ -3,7 +3,7 @@
 The first sub-network sees the smallest maps; each next one fuses, block for block, what the one before it made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -61,6 +61,16 @@ class Stage(NamedTuple):
     first: int
     stop: int
     completes: bool
+
+
+def run_base(base: Iterable[ConvNorm], images: Image) -> Progress:
+    """See `RANet.start`; of its modules, `base` alone is needed."""
+    bases = []
+    with nn.scope("base"):
+        for conv in base:
+            images = conv(images)
+            bases.append(images)
+    return Progress(tuple(reversed(bases)), (), None)
 
 
 def run_stage(
@@ -153,21 +163,20 @@ class RANet(nnx.Module):
 
     def start(self, images: Image) -> Progress:
         """The features that each sub-network starts from; arguments and errors as of a call."""
-        self._check(images)
-        bases = []
-        with nn.scope("base"):
-            for conv in self.base:
-                images = conv(images)
-                bases.append(images)
-        return Progress(tuple(reversed(bases)), (), None)
+        self.check(images)
+        return run_base(self.base, images)
 
     def stage(self, number: int, progress: Progress) -> tuple[Float[Array, "n k"], Progress]:
         """Runs up to the next exit: its logits, and what the next stage needs."""
         stage = self.stages[number]
-        blocks = self.flows[stage.flow][stage.first : stage.stop]
-        return run_stage(stage, blocks, self.exits[number], progress)
+        return run_stage(stage, self.blocks(stage), self.exits[number], progress)
 
-    def _check(self, images: Any) -> None:
+    def blocks(self, stage: Stage) -> list[Block]:
+        """The blocks that a stage runs."""
+        return [self.flows[stage.flow][i] for i in range(stage.first, stage.stop)]
+
+    def check(self, images: Any) -> None:
+        """Raises InputError for images that the exits can't take; their `shape` alone matters."""
         if isinstance(images, DualRes):
             raise InputError("RANet: it got blocks, and runs on whole images only")
         stride = self.sizes.stride
