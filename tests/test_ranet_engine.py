@@ -18,6 +18,7 @@ from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InputError
 from segblocks_jax.systems import ranet
 from segblocks_jax.systems.ranet.engine import Engine
+from segblocks_jax.systems.ranet.exported import ExportedEngine
 from segblocks_jax.systems.ranet.fits import Fit, fingerprint, fit_all
 from segblocks_jax.systems.ranet.network import RANet
 from segblocks_jax.systems.ranet.operations import cumulative_macs
@@ -65,10 +66,9 @@ def spec() -> ModelSpec:
     return ModelSpec(
         "ranet_cifar_lg",
         5,
-        SIZE,
+        *NORMALIZATION,
+        crop=SIZE,
         options=OPTIONS,
-        mean=NORMALIZATION.mean,
-        std=NORMALIZATION.std,
         fits=fits,
         weights=fingerprint(net()),
     )
@@ -207,16 +207,42 @@ def test_what_can_not_be_served() -> None:
     bare = dataclasses.replace(spec(), fits=())
     with pytest.raises(InputError, match="the model has no thresholds"):
         Engine(net(), bare, mode="accurate")
-    with pytest.raises(InputError, match="images are 16 x 20 pixels; expected 16 x 16"):
-        engine()(np.zeros((1, 16, 20, 3), np.uint8))
+    with pytest.raises(InputError, match="there are no images"):
+        engine()([])
     with pytest.raises(TypeError, match="expected a uint8 array"):
         engine()(np.zeros((1, *SIZE, 3), np.float32))
-    with pytest.raises(InputError, match="no mean and std"):
-        Engine(net(), dataclasses.replace(spec(), mean=None))
     with pytest.raises(InputError, match="images are 8 x 8 pixels; expected sides from"):
-        Engine(net(), dataclasses.replace(bare, size=(8, 8)))
+        Engine(net(), dataclasses.replace(bare, crop=(8, 8)))
 
 
 @pytest.mark.parametrize("text", ["accurate", "all", "exit=2", "q=0.5", "budget=20", "latency=5ms"])
 def test_modes_as_text(text: str) -> None:
     assert str(Mode.parse(text)) == text
+
+
+def test_images_of_other_sizes_are_cropped() -> None:
+    large = np.random.default_rng(0).integers(0, 256, (20, 18, 3), np.uint8)
+    small = pictures(1)[0]
+    answers = engine()([large, small], mode="all")
+    expected = engine()(np.stack([large[2:18, 1:17], small]), mode="all")
+    np.testing.assert_array_equal(answers.probabilities, expected.probabilities)
+
+
+@pytest.mark.slow
+def test_an_exported_engine_gives_the_same(tmp_path: pathlib.Path) -> None:
+    served = Engine(net(), spec(), execution="xla", max_count=8, bucket_step=0.25, mode="q=0.6")
+    folder = served.export(tmp_path / "exported", platforms=("cpu",))
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"engine.json"} | {f"stage{k}.{end}" for k in range(3) for end in ("npz", "jax_export")}
+    exported = ExportedEngine(folder)
+    images = pictures(13, 9)
+    expected = served(images)
+    found = exported(images)
+    np.testing.assert_array_equal(found.exits, expected.exits)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    assert exported.settings == served.settings
+    (folder / "stage1.npz").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"stage1.npz can't be read: it is not the file that was exported"):
+        ExportedEngine(folder)
+    with pytest.raises(InputError, match="the engine's execution is 'fused'"):
+        engine("fused").export(tmp_path / "other")

@@ -1,14 +1,18 @@
 """Engine: a trained RANet that serves images, of which easy ones leave early."""
 
 import os
-from typing import Any
+import pathlib
+from collections.abc import Sequence
+from typing import Any, cast
 
 from flax import nnx
 
 from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.errors import InputError
+from segblocks_jax.inference.programs import PLATFORMS
 from segblocks_jax.inference.server import check_fork
 from segblocks_jax.interop import load_model, load_spec
+from segblocks_jax.systems.ranet.exported import export_stages
 from segblocks_jax.systems.ranet.network import RANet
 from segblocks_jax.systems.ranet.operations import cumulative_macs
 from segblocks_jax.systems.ranet.programs import EXECUTIONS, Execution, StagePrograms
@@ -48,7 +52,7 @@ class Engine(Server):
 
         Args:
             model: a network, or a system ``{"net"}``.
-            spec: what describes it, with `mean` and `std`; `load_spec` reads it from a saved model.
+            spec: what describes it; `load_spec` reads it from a saved model.
             mode: where images leave, see `segblocks_jax.systems.ranet.settings.Mode`; default: "accurate", or "all"
                 where the spec has no thresholds.
             max_count: images that run together; larger batches are served in parts.
@@ -59,7 +63,7 @@ class Engine(Server):
 
         Raises:
             InputError: thresholds of another model, an unknown mode or execution, images of a size that the network
-                can't take, or a spec without what serving needs.
+                can't take.
         """
         check_fork()
         net = model.net if isinstance(model, nnx.Dict) else model
@@ -67,24 +71,20 @@ class Engine(Server):
             raise InputError(
                 f"Engine: execution is {execution!r}; expected one of {EXECUTIONS} or None"
             )
-        if spec.mean is None or spec.std is None:
-            raise InputError(
-                "Engine: the spec has no mean and std to normalize images with; give it those of the training data:"
-                " dataclasses.replace(spec, mean=..., std=...)"
-            )
         spec.check_fits(net)
-        macs = cumulative_macs(net, spec.size)
+        macs = cumulative_macs(net, spec.crop)
         settings = Settings(
-            size=spec.size,
+            crop=spec.crop,
+            resize=spec.resize,
             macs=tuple(map(int, macs)),
             fits=spec.fits,
             mode=Mode.parse(mode or ("accurate" if spec.fits else "all")),
             max_count=max_count,
             bucket_step=bucket_step,
         )
-        chosen: Execution | None = execution
+        chosen = cast(Execution | None, execution)
         self.spec = spec
-        self.programs = StagePrograms(net, spec.size, Normalization(spec.mean, spec.std), chosen)
+        self.programs = StagePrograms(net, spec.crop, Normalization(spec.mean, spec.std), chosen)
         super().__init__(self.programs, settings)
 
     @classmethod
@@ -92,3 +92,22 @@ class Engine(Server):
         """An engine of a model that `segblocks_jax.load_model` finds; `options` as for the engine."""
         check_fork()
         return cls(load_model(folder), load_spec(folder), **options)
+
+    def export(
+        self, folder: str | os.PathLike[str], *, platforms: Sequence[str] = PLATFORMS
+    ) -> pathlib.Path:
+        """Writes a StableHLO program (`jax.export`) per stage, for any number of images, and its weights.
+
+        `segblocks_jax.systems.ranet.exported.ExportedEngine` serves them, with this engine's thresholds and mode.
+
+        Args:
+            folder: made; it must not exist.
+            platforms: "cpu" and "cuda".
+
+        Raises:
+            FileExistsError: the folder exists.
+            InputError: an unknown platform, or the engine's execution is "fused".
+            ModuleNotFoundError: flatbuffers is missing.
+        """
+        spec = self.spec.to_dict()
+        return export_stages(folder, self.programs, self.settings, spec, platforms)

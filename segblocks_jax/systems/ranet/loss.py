@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
+
+from segblocks_jax.tasks.classification.losses import cross_entropy
 
 
 def exit_losses(
-    logits: Sequence[Float[Array, "n k"]], labels: Int[Array, "n"]
+    logits: Sequence[Float[Array, "n k"]], labels: Int[Array, "n"], smoothing: float = 0.0
 ) -> Float[Array, "exits"]:
-    """The mean cross-entropy of each exit, in nats, in float32 or wider; the loss is their sum."""
-    together = jnp.stack(logits)
-    wide = together.astype(jnp.promote_types(together.dtype, jnp.float32))
-    entropy = optax.softmax_cross_entropy_with_integer_labels(wide, labels[None])
-    return entropy.mean(1)
+    """The mean cross-entropy of each exit, in nats; the loss is their sum."""
+    return jnp.stack([cross_entropy(exit, labels, smoothing).mean() for exit in logits])

@@ -19,7 +19,6 @@ from segblocks_jax.systems.ranet.layers import Block, BlockSize, ConvNorm, Exit,
 from segblocks_jax.systems.ranet.options import RANetOptions
 
 _EXIT_WIDTH = 128  # Of CIFAR's exits; those of ImageNet keep their channels.
-_SMALLEST, _LARGEST = 5, 12  # Sides of maps that an exit makes one position of.
 
 
 class ImageNetStem(ConvNorm):
@@ -179,15 +178,7 @@ class RANet(nnx.Module):
         """Raises InputError for images that the exits can't take; their `shape` alone matters."""
         if isinstance(images, DualRes):
             raise InputError("RANet: it got blocks, and runs on whole images only")
-        stride = self.sizes.stride
-        low, high = (_SMALLEST - 1) * stride + 1, _LARGEST * stride
-        if not all(low <= side <= high for side in images.shape[1:3]):
-            raise InputError(
-                "RANet: images are {} x {} pixels; expected sides from {low} to {high}, of which its exits see maps"
-                " from {} to {}; resize them".format(
-                    *images.shape[1:3], _SMALLEST, _LARGEST, low=low, high=high
-                )
-            )
+        self.sizes.check_size(images.shape[1:3])
 
 
 def _base(options: RANetOptions, widths: list[int], rngs: nnx.Rngs) -> list[ConvNorm]:

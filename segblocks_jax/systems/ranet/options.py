@@ -8,6 +8,8 @@ from segblocks_jax.errors import InputError
 
 StepMode = Literal["even", "lg"]
 Stem = Literal["cifar", "imagenet"]
+_SMALLEST, _LARGEST = 5, 12  # Sides of maps that an exit makes one position of.
+_LEAST = {"channels": 1, "growth": 1, "blocks": 1, "block_step": 1, "step": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,15 @@ class RANetOptions:
         """Side of an image over that of the maps that exits see."""
         return (1 if self.stem == "cifar" else 4) * 2 ** (self.scales[-1] - 1)
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises InputError for images of a (height, width) that the exits can't take."""
+        low, high = (_SMALLEST - 1) * self.stride + 1, _LARGEST * self.stride
+        if not all(low <= side <= high for side in size):
+            raise InputError(
+                f"RANet: images are {size[0]} x {size[1]} pixels; expected sides from {low} to {high}, of which its"
+                f" exits see maps from {_SMALLEST} to {_LARGEST}; resize them"
+            )
+
     def layers(self, block: int) -> int:
         """Number of layers of a block, by its number from 0."""
         return self.step * (1 if self.step_mode == "even" else block + 1)
@@ -107,9 +118,6 @@ class RANetOptions:
         """Numbers, from 0, of the blocks of sub-network i behind which the channels are reduced."""
         scale, count = self.scales[i], self.blocks_of[i]
         return tuple((k + 1) * count // scale - 1 for k in range(scale - 1))
-
-
-_LEAST = {"channels": 1, "growth": 1, "blocks": 1, "block_step": 1, "step": 2}
 
 
 def _check(condition: bool, message: str) -> None:

@@ -6,11 +6,11 @@ It knows nothing of networks, so that compiled and exported programs are served 
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, UInt8
 
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.errors import InputError
@@ -20,6 +20,9 @@ from segblocks_jax.inference.timing import LatencyTracker, slowest
 from segblocks_jax.systems.ranet.fits import within_budget
 from segblocks_jax.systems.ranet.settings import Answers, Mode, Program, Programs, Settings
 from segblocks_jax.systems.ranet.thresholds import NEVER
+from segblocks_jax.tasks.classification.augmentation import CenterCrop
+
+Images = UInt8[np.ndarray, "n h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]]
 
 
 class Server:
@@ -43,20 +46,21 @@ class Server:
         """How many programs were compiled so far."""
         return self._programs.compilations
 
-    def __call__(self, images: Shaped[np.ndarray, "..."], *, mode: str | None = None) -> Answers:
+    def __call__(self, images: Images, *, mode: str | None = None) -> Answers:
         """Classifies images; each leaves at the first exit whose threshold its largest probability reaches.
 
         Args:
-            images: (n, h, w, 3) uint8 RGB, of the settings' size.
+            images: (n, h, w, 3) uint8 RGB, or a list of them of several sizes; they are resized and cropped as the
+                settings say.
             mode: see `Mode`; default: the server's.
 
         Raises:
             TypeError: images that are not uint8.
-            InputError: another size, an unknown mode, or one that the model has no thresholds for.
+            InputError: no images, another shape, an unknown mode, or one that the model has no thresholds for.
         """
         start = time.perf_counter()
         check_fork()
-        self._check(images)
+        images = self._cut(images)
         chosen = self.settings.mode if mode is None else Mode.parse(mode)
         parts, compiled = [], False
         for first in range(0, len(images), self.settings.max_count):
@@ -76,7 +80,7 @@ class Server:
 
     def stream(
         self,
-        images: Iterable[Shaped[np.ndarray, "h w 3"]],
+        images: Iterable[UInt8[np.ndarray, "_ _ 3"]],
         *,
         batch_size: int = 1,
         mode: str | None = None,
@@ -90,7 +94,7 @@ class Server:
             raise InputError(f"stream: batch_size is {batch_size}; expected 1 or more")
         coming = iter(images)
         while batch := list(itertools.islice(coming, batch_size)):
-            answers = self(np.stack(batch), mode=mode)
+            answers = self(batch, mode=mode)
             for i in range(len(batch)):
                 own = {
                     name: getattr(answers, name)[i : i + 1]
@@ -114,7 +118,7 @@ class Server:
         return self._table(count)[0]
 
     def _table(self, count: int) -> tuple[dict[int, float], bool]:
-        images = np.zeros((count, *self.settings.size, 3), np.uint8)
+        images = np.zeros((count, *self.settings.crop, 3), np.uint8)
 
         def measure() -> dict[int, float]:
             exits = range(len(self.settings.macs))
@@ -123,14 +127,19 @@ class Server:
 
         return self._latencies.get(count, measure)
 
-    def _check(self, images: Any) -> None:
-        check_images(images)
-        if images.shape[1:3] != self.settings.size:
-            expected = " x ".join(map(str, self.settings.size))
-            raise InputError(
-                "images are {} x {} pixels; expected {expected}, which the model was trained on; resize"
-                " them".format(*images.shape[1:3], expected=expected)
-            )
+    def _cut(self, images: Any) -> UInt8[np.ndarray, "n h w 3"]:
+        """The images as the network sees them."""
+        if not len(images):
+            raise InputError("there are no images; give at least one")
+        if isinstance(images, np.ndarray):
+            check_images(images)
+            if images.shape[1:3] == self.settings.crop:
+                return images
+        else:
+            for image in images:
+                check_images(np.asarray(image)[None])
+        crop = CenterCrop(self.settings.crop, self.settings.resize)
+        return np.stack([crop(image)[0] for image in images])
 
     def _thresholds(self, mode: Mode) -> tuple[Float[np.ndarray, "exits"], int]:
         """A threshold per exit, and the last exit."""
@@ -181,7 +190,7 @@ class Server:
         count, found = len(images), None
         exits = np.full(count, last)
         size = self._bucket(count)
-        carried: Any = images if size == count else _filled(images, size)
+        carried: Any = (images if size == count else _filled(images, size),)
         left = rows = np.arange(count)  # Images that are left, and where in the batch they are.
         compiled = False
         for k in range(last + 1):

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Int
 
 from segblocks_jax.adaptive.buckets import buckets
 from segblocks_jax.errors import InputError
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.systems.ranet.fits import Fit
+from segblocks_jax.tasks.classification.result import Classification
 
 _MODES = "'accurate', 'all', 'exit=K', 'q=Q', 'budget=M' (10^6 operations an image) or 'latency=MS'"
 
@@ -103,7 +104,8 @@ class Settings:
     """What a server must know of its programs.
 
     Attributes:
-        size: (height, width) of images.
+        crop: (height, width) that the network sees.
+        resize: pixels of the shorter side before the central crop; None keeps the size.
         macs: operations of an image up to each exit.
         fits: thresholds.
         mode: of calls that name none.
@@ -111,7 +113,8 @@ class Settings:
         bucket_step: the number of images is rounded up to a multiple of this share of `max_count`.
     """
 
-    size: tuple[int, int]
+    crop: tuple[int, int]
+    resize: int | None
     macs: tuple[int, ...]
     fits: tuple[Fit, ...]
     mode: Mode
@@ -142,21 +145,13 @@ class Settings:
 
 @no_type_check
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
-    """What is found of n images.
+class Answers(Classification):
+    """The result for n images, as each left.
 
     Attributes:
-        labels: (n,) the best class of each image.
-        probabilities: (n, classes), at the exit where it left.
-        exits: (n,) that exit, from 0.
+        exits: (n,) where, from 0.
         macs: (n,) operations up to there.
-        seconds: from images in host memory to results in host memory, compilation included.
-        compiled: whether this call compiled a program.
     """
 
-    labels: Int[np.ndarray, "n"]
-    probabilities: Float32[np.ndarray, "n k"]
     exits: Int[np.ndarray, "n"]
     macs: Int[np.ndarray, "n"]
-    seconds: float
-    compiled: bool

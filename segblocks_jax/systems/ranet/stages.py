@@ -25,6 +25,7 @@ from segblocks_jax.nn.scope import record_calls
 from segblocks_jax.systems.ranet.network import RANet, run_base, run_stage
 
 Logits = Float[Array, "n k"]
+Carried = tuple[Float[Array, "n _h _w _c"], ...]
 
 
 class Stages(Protocol):
@@ -36,15 +37,15 @@ class Stages(Protocol):
 
     weights: list[Any]
 
-    def run(self, number: int, weights: Any, carried: Any) -> tuple[Logits, Any]:
-        """Runs a stage with its weights."""
+    def run(self, number: int, weights: Any, carried: Carried) -> tuple[Logits, Carried]:
+        """Runs a stage with its weights on what the one before carried on, the first on normalized images."""
 
 
 class PlainStages:
     """On the layers that are trained."""
 
-    def __init__(self, net: RANet) -> None:
-        """Takes copies of the weights."""
+    def __init__(self, net: RANet, size: tuple[int, int]) -> None:
+        """For images of (height, width) `size`; takes copies of the weights."""
         net = nnx.clone(net)
         net.eval()
         self._stages, self._graphs, self.weights = net.stages, [], []
@@ -54,12 +55,33 @@ class PlainStages:
             graph, state = nnx.split((base, nnx.List(net.blocks(stage)), head))
             self._graphs.append(graph)
             self.weights.append(state)
+        self._structures = _structures(net, size)
 
-    def run(self, number: int, weights: Any, carried: Any) -> tuple[Logits, Any]:
+    def run(self, number: int, weights: Any, carried: Carried) -> tuple[Logits, Carried]:
         """See `Stages`."""
         base, blocks, head = nnx.merge(self._graphs[number], weights)
-        progress = run_base(base, carried) if number == 0 else carried
-        return run_stage(self._stages[number], list(blocks), head, progress)
+        if number == 0:
+            progress = run_base(base, carried[0])
+        else:
+            progress = jax.tree.unflatten(self._structures[number], carried)
+        logits, progress = run_stage(self._stages[number], list(blocks), head, progress)
+        return logits, tuple(jax.tree.leaves(progress))
+
+
+def _structures(net: RANet, size: tuple[int, int]) -> list[Any]:
+    """Of the progress before each stage."""
+    graphdef, state = nnx.split(net)
+    found = []
+
+    def run(state: nnx.State, images: Array) -> None:
+        net = nnx.merge(graphdef, state)
+        progress = net.start(images)
+        for number in range(len(net.stages)):
+            found.append(jax.tree.structure(progress))
+            _, progress = net.stage(number, progress)
+
+    jax.eval_shape(run, state, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    return found
 
 
 class FusedStages:
@@ -84,12 +106,11 @@ class FusedStages:
             self._carried.append(tuple(sorted(before & after)))
         self._carried.append(())
 
-    def run(self, number: int, weights: Any, carried: Any) -> tuple[Logits, Any]:
+    def run(self, number: int, weights: Any, carried: Carried) -> tuple[Logits, Carried]:
         """See `Stages`."""
-        given = (carried,) if number == 0 else carried
-        count, cache = given[0].shape[0], {}
+        count, cache = carried[0].shape[0], {}
         state: State | None = None
-        for which, image in zip(self._carried[number], given, strict=True):
+        for which, image in zip(self._carried[number], carried, strict=True):
             pixels = image.reshape(-1, image.shape[-1])
             layout = Layout(count, self._sides[which], cache)
             if state is None:
