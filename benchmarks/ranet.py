@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--execution")
-    parser.add_argument("--soak", type=int, default=0, help="images that are served to see compilations")
+    parser.add_argument(
+        "--soak", type=int, default=0, help="images that are served to see compilations"
+    )
     parser.add_argument("--output", type=pathlib.Path)
     given = parser.parse_args()
     if given.folder:

@@ -233,7 +233,9 @@ def test_an_exported_engine_gives_the_same(tmp_path: pathlib.Path) -> None:
     served = Engine(net(), spec(), execution="xla", max_count=8, bucket_step=0.25, mode="q=0.6")
     folder = served.export(tmp_path / "exported", platforms=("cpu",))
     names = {file.name for file in folder.iterdir()}
-    assert names == {"engine.json"} | {f"stage{k}.{end}" for k in range(3) for end in ("npz", "jax_export")}
+    assert names == {"engine.json"} | {
+        f"stage{k}.{end}" for k in range(3) for end in ("npz", "jax_export")
+    }
     exported = ExportedEngine(folder)
     images = pictures(13, 9)
     expected = served(images)
@@ -242,7 +244,9 @@ def test_an_exported_engine_gives_the_same(tmp_path: pathlib.Path) -> None:
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
     assert exported.settings == served.settings
     (folder / "stage1.npz").write_bytes(b"cut")
-    with pytest.raises(InputError, match=r"stage1.npz can't be read: it is not the file that was exported"):
+    with pytest.raises(
+        InputError, match=r"stage1.npz can't be read: it is not the file that was exported"
+    ):
         ExportedEngine(folder)
     with pytest.raises(InputError, match="the engine's execution is 'fused'"):
         engine("fused").export(tmp_path / "other")

@@ -19,7 +19,13 @@ from segblocks_jax.training.workdir import load_modules
 
 FIELDS = {
     "name": "tiny",
-    "data": {"dataset": "shapes", "shapes": (96, 8, 24), "crop": (16, 16), "shape_size": (16, 16), "holdout": 32},
+    "data": {
+        "dataset": "shapes",
+        "shapes": (96, 8, 24),
+        "crop": (16, 16),
+        "shape_size": (16, 16),
+        "holdout": 32,
+    },
     "model": {
         "name": "ranet_cifar_lg",
         "scales": (1, 2),
@@ -37,7 +43,9 @@ FIELDS = {
 
 
 def config(**changes: dict) -> ExperimentConfig:
-    return ExperimentConfig.from_mapping({k: {**v, **changes.get(k, {})} if isinstance(v, dict) else v for k, v in FIELDS.items()})
+    return ExperimentConfig.from_mapping(
+        {k: {**v, **changes.get(k, {})} if isinstance(v, dict) else v for k, v in FIELDS.items()}
+    )
 
 
 @pytest.mark.slow
@@ -46,7 +54,14 @@ def test_a_run_keeps_its_thresholds(tmp_path: pathlib.Path) -> None:
     assert isinstance(system, RANetSystem)
     result = loop.train(system, tmp_path)
     values = result.to_dict()
-    assert {"top1", "top1_exit1", "top1_exit2", "early_top1", "early_gmacs", "share_exit1"} <= values.keys()
+    assert {
+        "top1",
+        "top1_exit1",
+        "top1_exit2",
+        "early_top1",
+        "early_gmacs",
+        "share_exit1",
+    } <= values.keys()
     assert 0 < values["early_gmacs"] <= values["gmacs"] == pytest.approx(system.macs[-1] / 1e9)
     assert values["share_exit1"] + values["share_exit2"] == pytest.approx(1)
     # Of the held-out images, by another way.

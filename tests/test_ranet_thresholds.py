@@ -94,7 +94,9 @@ def test_a_q_that_is_none(q: float) -> None:
 def test_shapes_that_do_not_belong_together(unchecked: None) -> None:
     given = np.full((3, 5, 2), 0.5, np.float32)
     labels, macs = np.zeros(5, int), np.ones(3)
-    with pytest.raises(InputError, match=r"thresholds have shape \(8,\); expected \(3,\).*another model"):
+    with pytest.raises(
+        InputError, match=r"thresholds have shape \(8,\); expected \(3,\).*another model"
+    ):
         ranet.budgeted(given, labels, np.ones(8, np.float32), macs)
     with pytest.raises(InputError, match=r"labels have shape \(4,\)"):
         ranet.budgeted(given, labels[:4], np.ones(3, np.float32), macs)

@@ -82,4 +82,6 @@ def create_model(
                 f" {', '.join(entry.option_names)}"
             )
     chosen = entry.options(**given)
-    return entry.create(num_classes, chosen, semantics=semantics or BlockOptions(), rngs=rngs or nnx.Rngs(0))
+    return entry.create(
+        num_classes, chosen, semantics=semantics or BlockOptions(), rngs=rngs or nnx.Rngs(0)
+    )

@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from segblocks_jax.errors import InputError
 from segblocks_jax.interop.torch import torch_arrays
-from segblocks_jax.systems.ranet.thresholds import Probabilities, budgeted, fit_thresholds
+from segblocks_jax.systems.ranet.thresholds import Labels, Probabilities, budgeted, fit_thresholds
 
 QS = tuple(p / 20 for p in range(1, 40))
 """The published ones."""
@@ -42,7 +42,7 @@ class Fit:
 
 def fit_all(
     probabilities: Probabilities,
-    labels: Int[np.ndarray, "n"],
+    labels: Labels,
     macs: Int[np.ndarray, "exits"],
     qs: Sequence[float] = QS,
 ) -> tuple[Fit, ...]:

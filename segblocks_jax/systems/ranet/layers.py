@@ -49,7 +49,13 @@ class ConvNorm(nnx.Module):
     ) -> None:
         """A kernel of `size` from `before` to `after` channels."""
         self.conv = nn.Conv(
-            before, after, size, stride=stride, use_bias=use_bias, kernel_init=kernel_init, rngs=rngs
+            before,
+            after,
+            size,
+            stride=stride,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            rngs=rngs,
         )
         self.bn = norm(after)
         self.features = after
@@ -69,9 +75,7 @@ class Unit(nnx.Module):
         inner = min(before, bottleneck * after)
         self.conv1 = nn.Conv(before, inner, 1, kernel_init=fan_out_normal, rngs=rngs)
         self.bn1 = norm(inner)
-        self.conv2 = nn.Conv(
-            inner, after, 3, stride=stride, kernel_init=fan_out_normal, rngs=rngs
-        )
+        self.conv2 = nn.Conv(inner, after, 3, stride=stride, kernel_init=fan_out_normal, rngs=rngs)
         self.bn2 = norm(after)
 
     def __call__(self, x: Image) -> Image:
@@ -174,9 +178,7 @@ class Exit(nnx.Module):
 
     def __init__(self, before: int, width: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
         """`width` channels inside."""
-        self.convs = nnx.List(
-            [ConvNorm(c, width, 3, stride=2, rngs=rngs) for c in (before, width)]
-        )
+        self.convs = nnx.List([ConvNorm(c, width, 3, stride=2, rngs=rngs) for c in (before, width)])
         self.linear = nn.Linear(width, num_classes, kernel_init=small_uniform, rngs=rngs)
 
     def __call__(self, x: Image) -> Float[Array, "n k"]:
@@ -184,5 +186,3 @@ class Exit(nnx.Module):
         for conv in self.convs:
             x = conv(x)
         return self.linear(nn.average_pool(x, 2))
-
-

@@ -14,7 +14,9 @@ _LEAST = {"channels": 1, "growth": 1, "blocks": 1, "block_step": 1, "step": 2}
 
 @dataclasses.dataclass(frozen=True)
 class RANetOptions:
-    """Options of RANet; tuples have an entry per sub-network, lowest resolution first. The defaults are the published CIFAR network's.
+    """Options of RANet; the defaults are the published CIFAR network's.
+
+    Tuples have an entry per sub-network, lowest resolution first.
 
     Attributes:
         scales: 1 is the lowest resolution, each step doubles it.
@@ -50,7 +52,10 @@ class RANetOptions:
         self._check_lengths()
         self._check_scales()
         for name, least in _LEAST.items():
-            _check(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; expected at least {least}")
+            _check(
+                getattr(self, name) >= least,
+                f"{name} is {getattr(self, name)}; expected at least {least}",
+            )
         for name, known in (("step_mode", get_args(StepMode)), ("stem", get_args(Stem))):
             value = getattr(self, name)
             _check(value in known, f"{name} is {value!r}; expected one of {known}")
@@ -69,7 +74,10 @@ class RANetOptions:
         _check(count > 0, "scales is empty; expected a scale per sub-network")
         for name in ("growth_factors", "bottleneck_factors"):
             value = getattr(self, name)
-            _check(len(value) == count, f"{name} is {value}; expected one for each of the {count} scales")
+            _check(
+                len(value) == count,
+                f"{name} is {value}; expected one for each of the {count} scales",
+            )
             _check(min(value) >= 1, f"{name} is {value}; expected numbers from 1")
 
     def _check_scales(self) -> None:

@@ -184,7 +184,10 @@ class Server:
         return round_to_bucket(count, self.settings.max_count, self.settings.bucket_step)
 
     def _serve(
-        self, images: UInt8[np.ndarray, "m h w 3"], thresholds: Float[np.ndarray, "exits"], last: int
+        self,
+        images: UInt8[np.ndarray, "m h w 3"],
+        thresholds: Float[np.ndarray, "exits"],
+        last: int,
     ) -> tuple[tuple[np.ndarray, np.ndarray], bool]:
         """Probabilities and exits of at most `max_count` images; and whether a program was compiled."""
         count, found = len(images), None

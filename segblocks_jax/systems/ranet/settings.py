@@ -52,8 +52,8 @@ class Mode:
     - q: at the thresholds of the fit with this q.
     - budget: at the thresholds of the most accurate fit that took at most `value` operations an image, on average.
     - latency: at the last exit that a batch reaches within `value` seconds, by measured times and by the pace of the
-      calls before (see `LatencyTracker`); at the first if none is. Before it, at the thresholds of "accurate" if there
-      are fits.
+      calls before (see `LatencyTracker`); at the first if none is. Before it, at the thresholds of "accurate"
+      if there are fits.
 
     Attributes:
         kind: one of these.

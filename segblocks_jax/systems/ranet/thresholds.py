@@ -3,16 +3,19 @@
 An image leaves at the first exit that is confident enough of it. Source: RANet, as MSDNet (arXiv 1703.09844).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Float32, Int, Integer, Real
 
 from segblocks_jax.errors import InputError
 
 NEVER = np.float32(1e8)
 """A threshold that no confidence reaches; its negative one is that of the last exit, where all leave."""
 
-Probabilities = Float[np.ndarray, "exits n classes"]
-Thresholds = Float[np.ndarray, "exits"]
+Probabilities = Float[Array | np.ndarray, "exits n classes"]
+Labels = Integer[Array | np.ndarray, "n"]
+Thresholds = Float[Array | np.ndarray, "exits"]
 
 
 def exit_shares(exits: int, q: float) -> Float[np.ndarray, "exits"]:
@@ -41,12 +44,12 @@ def confidences(probabilities: Probabilities) -> Float[np.ndarray, "exits n"]:
     return np.asarray(probabilities).max(-1)
 
 
-def fit_thresholds(probabilities: Probabilities, q: float) -> Thresholds:
+def fit_thresholds(probabilities: Probabilities, q: float) -> Float32[np.ndarray, "exits"]:
     """Thresholds for which shares of samples like these leave at each exit as in `exit_shares`.
 
     Exit by exit, the threshold is the confidence of the n-th most confident of the samples that are left, n being the
-    exit's share of all, rounded down. All samples that reach it leave, those of equal confidence too. Where n is 0, or
-    more than are left, it is `NEVER`.
+    exit's share of all, rounded down. All samples that reach it leave, those of equal confidence too. Where n is 0,
+    or more than are left, it is `NEVER`.
 
     Args:
         probabilities: softmax of each exit, of samples that were neither trained nor are to be tested on.
@@ -72,7 +75,9 @@ def fit_thresholds(probabilities: Probabilities, q: float) -> Thresholds:
     return thresholds
 
 
-def exits_taken(confidence: Float[np.ndarray, "exits n"], thresholds: Thresholds) -> Int[np.ndarray, "n"]:
+def exits_taken(
+    confidence: Float[np.ndarray, "exits n"], thresholds: Thresholds
+) -> Int[np.ndarray, "n"]:
     """The exit of each sample: the first whose threshold its confidence reaches, or the last."""
     leaves = confidence >= np.asarray(thresholds)[:, None]
     leaves[-1] = True
@@ -81,9 +86,9 @@ def exits_taken(confidence: Float[np.ndarray, "exits n"], thresholds: Thresholds
 
 def budgeted(
     probabilities: Probabilities,
-    labels: Int[np.ndarray, "n"],
+    labels: Labels,
     thresholds: Thresholds,
-    macs: Float[np.ndarray, "exits"] | Int[np.ndarray, "exits"],
+    macs: Real[Array | np.ndarray, "exits"] | Sequence[float],
 ) -> tuple[float, float, Int[np.ndarray, "exits"]]:
     """What leaving early gives: simulated, from the results of all exits.
 
@@ -120,7 +125,7 @@ def budgeted(
     return 100.0 * right / count, expected_macs, counts
 
 
-def _checked(probabilities: Probabilities) -> Probabilities:
+def _checked(probabilities: Probabilities) -> Float[np.ndarray, "exits n classes"]:
     probabilities = np.asarray(probabilities)
     if probabilities.ndim != 3 or 0 in probabilities.shape:
         raise InputError(
