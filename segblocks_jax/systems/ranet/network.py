@@ -13,7 +13,7 @@ from segblocks_jax import nn
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
-from segblocks_jax.nn.initial import small_uniform
+from segblocks_jax.nn.initial import ManyKeys, small_uniform
 from segblocks_jax.systems.ranet import options as sizes
 from segblocks_jax.systems.ranet.layers import Block, BlockSize, ConvNorm, Exit, Image, Kept
 from segblocks_jax.systems.ranet.options import RANetOptions
@@ -134,6 +134,7 @@ class RANet(nnx.Module):
     ) -> None:
         """With random weights; `semantics` plays no part, since it doesn't run in blocks."""
         self.sizes, self.semantics, self.num_classes = options, semantics, num_classes
+        rngs = ManyKeys(rngs)
         widths = [options.channels * factor for factor in options.growth_factors]
         self.base = nnx.List(_base(options, widths, rngs))
         self.flows = nnx.List([])

@@ -4,6 +4,7 @@ An image leaves at the first exit that is confident enough of it. Source: RANet,
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Integer, Real
@@ -88,7 +89,7 @@ def budgeted(
     probabilities: Probabilities,
     labels: Labels,
     thresholds: Thresholds,
-    macs: Real[Array | np.ndarray, "exits"] | Sequence[float],
+    macs: Real[Array | np.ndarray, "exits"] | Sequence[Any],
 ) -> tuple[float, float, Int[np.ndarray, "exits"]]:
     """What leaving early gives: simulated, from the results of all exits.
 
