@@ -131,7 +131,9 @@ def _add_tables(page: Page, found: Figures) -> None:
         for row in found.budgeted
     ]
     head = ["", "MMACs, mean", "top-1, %", "of random exits", "images that leave at each exit"]
-    caption = "Budgeted: images leave where they are confident enough; thresholds are of held-out images."
+    caption = (
+        "Budgeted: images leave where they are confident enough; thresholds are of held-out images."
+    )
     page.table(caption, head, rows)
 
 

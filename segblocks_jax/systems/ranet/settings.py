@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -31,6 +31,7 @@ class Program(NamedTuple):
     before: int = 0
 
 
+@runtime_checkable
 class Programs(Protocol):
     """Where programs come from; see `segblocks_jax.systems.ranet.programs.StagePrograms`."""
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from flax import nnx
@@ -27,7 +26,7 @@ class ModelSpec(BaseSpec):
 
     system: ClassVar[str] = "ranet"
 
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fits: tuple[Fit, ...] = ()
     weights: str | None = None
 

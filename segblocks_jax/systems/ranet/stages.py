@@ -5,7 +5,7 @@ is carried has the images as its first axis, so that images that leave are dropp
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ Logits = Float[Array, "n k"]
 Carried = tuple[Float[Array, "n _h _w _c"], ...]
 
 
+@runtime_checkable
 class Stages(Protocol):
     """What runs up to each exit.
 
