@@ -14,7 +14,7 @@ from segblocks_jax.systems.ranet.network import RANet
 
 
 def cumulative_macs(net: RANet, size: tuple[int, int]) -> Int[np.ndarray, "exits"]:
-    """Operations of one image up to each exit, with all that runs before it: heads of earlier exits, all base features.
+    """Operations of one image up to each exit, with all that runs before: heads of earlier exits, all base features.
 
     A convolution counts the products of its kernel at each position, a linear layer its products and its bias, a ReLU
     one per value, pooling the values of its windows. Batch norm and resizing are left out.
