@@ -13,4 +13,4 @@ with extra("train", "an experiment"):
 DATASETS = family("cifar")
 
 if __name__ == "__main__":
-    main(DATASETS)
+    main(DATASETS, "classifier")

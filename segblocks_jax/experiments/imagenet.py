@@ -13,4 +13,4 @@ with extra("train", "an experiment"):
 DATASETS = family("imagenet")
 
 if __name__ == "__main__":
-    main(DATASETS)
+    main(DATASETS, "classifier")

@@ -1,6 +1,7 @@
 """Shared by the entry points: flags, configuration, data, modes."""
 
 import errno
+import functools
 import itertools
 import pathlib
 import re
@@ -74,14 +75,18 @@ _PROFILE = flags.DEFINE_string("profile", None, "train: FIRST:COUNT, the steps t
 _SIZE = flags.DEFINE_list("size", None, "speed: height,width of the image; default: the system's.")
 
 
-def main(datasets: tuple[str, ...]) -> None:
-    """Runs an experiment from the command line; `datasets` are those that the entry point serves."""
+def main(datasets: tuple[str, ...], system: str = "segblocks") -> None:
+    """Runs an experiment from the command line.
+
+    `datasets` are those that the entry point serves, `system` is the one whose fields errors name.
+    """
     keep_freed_memory()
     flags.mark_flag_as_required("config")
-    app.run(lambda argv: sys.exit(_main(datasets)), flags_parser=_parse)
+    parse = functools.partial(_parse, system=system)
+    app.run(lambda argv: sys.exit(_main(datasets)), flags_parser=parse)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], system: str = "segblocks") -> list[str]:
     try:
         argv = list(map(_expand_config, argv))
         for argument, following in itertools.pairwise([*argv, ""]):
@@ -93,7 +98,7 @@ def _parse(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if _in_config_file(error):
             raise
-        print(f"error: {_unknown_field(argv) or error}", file=sys.stderr)
+        print(f"error: {_unknown_field(argv, system) or error}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -107,14 +112,14 @@ def _in_config_file(error: BaseException | None) -> bool:
     return False
 
 
-def _unknown_field(argv: list[str]) -> str | None:
+def _unknown_field(argv: list[str], system: str) -> str | None:
     """What is wrong with the name of a field in the flags; ml_collections knows no former names."""
     kinds = {system_type(name).config_type for name in SYSTEMS}
     for argument in argv:
         if found := re.match(r"--?(?:no)?config\.([^=\[]+)", argument):
             errors = [error for kind in kinds if (error := _name_error(kind, found[1])) is not None]
             if len(errors) == len(kinds):
-                return _name_error(system_type("segblocks").config_type, found[1])
+                return _name_error(system_type(system).config_type, found[1])
     return None
 
 

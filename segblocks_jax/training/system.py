@@ -174,23 +174,14 @@ class System(abc.ABC):
     def engine(self, modules: nnx.Module, **options: Any) -> Any:
         """What serves the modules: called with a batch of inputs, it returns the results."""
 
-    def predict(
-        self,
-        load: Callable[[], Any],
-        source: str,
-        output: Path,
-        *,
-        settings: Mapping[str, Any],
-        **options: Any,
-    ) -> int:
+    def predict(self, load: Callable[[], Any], source: str, output: Path, **options: Any) -> int:
         """What `--mode=predict` does: runs on files, and writes results.
 
         Args:
             load: gives the trained modules; called when they are needed.
             source: a file or a folder.
             output: folder of the results.
-            settings: plain values that the results depend on beside the files and options.
-            options: the mode's flags.
+            options: the mode's flags, and `settings`, plain values that the results depend on beside them.
 
         Returns:
             The exit code, 1 where a file failed.

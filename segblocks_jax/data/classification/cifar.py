@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct  # type: ignore[attr-defined]
+from numpy._core.multiarray import _reconstruct
 from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 
 from segblocks_jax.data.classification.items import Arrays

@@ -20,8 +20,11 @@ Plane = Float[np.ndarray, "h w"]
 
 
 def _star(x: Plane, y: Plane) -> Bool[np.ndarray, "h w"]:
-    angle = np.mod(np.arctan2(x, -y), 2 * np.pi / 5) - np.pi / 5
-    return np.hypot(x, y) * np.cos(np.pi / 5 - np.abs(angle)) < 0.42
+    """Within the lines from each of five tips to the notches beside it."""
+    angle = np.abs(np.mod(np.arctan2(x, -y) + np.pi / 5, 2 * np.pi / 5) - np.pi / 5)
+    radius, tip, notch = np.hypot(x, y), 0.95, 0.42 * np.exp(1j * np.pi / 5)
+    away = radius * np.exp(1j * angle) - tip
+    return ((notch - tip).conjugate() * away).imag > 0
 
 
 def _inside(x: Plane, y: Plane, side: float) -> Bool[np.ndarray, "h w"]:

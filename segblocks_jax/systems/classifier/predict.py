@@ -31,7 +31,8 @@ class ClassifyImages(Protocol):
 
 def predict_inputs(
     load: Callable[[], Any],
-    makers: tuple[Callable[[Any], ClassifyImages], Callable[[Any], Draw | None]],
+    engine_of: Callable[[Any], ClassifyImages],
+    draw_of: Callable[[Any], Draw | None],
     class_names: tuple[str, ...],
     source: str,
     output: pathlib.Path,
@@ -43,8 +44,9 @@ def predict_inputs(
 
     Args:
         load: gives the trained modules; called where there is an input.
-        makers: of modules, what classifies, and what draws pictures of an image, if anything does; they are written
-            beside the JSON, as FILE_NAME.png.
+        engine_of: gives what classifies by the modules.
+        draw_of: gives what draws pictures of an image, if anything does; they are written beside the JSON, as
+            FILE_NAME.png.
         class_names: in the order of the labels.
         source: file or folder.
         output: folder of the results.
@@ -62,7 +64,7 @@ def predict_inputs(
     output = check_writable(output)
     files = find_files(pathlib.Path(source), output)
     modules = load()
-    engine, draw = (make(modules) for make in makers)
+    engine, draw = engine_of(modules), draw_of(modules)
     records: list[dict[str, Any]] = []
     failed = 0
     with Progress("predict", len(files), images_per_step=1) as progress:

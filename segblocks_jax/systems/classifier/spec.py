@@ -1,5 +1,6 @@
 """ModelSpec: what builds and serves a classifier, stored beside its weights."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from segblocks_jax.systems.classifier.prediction import Prediction
 
 
 @dataclasses.dataclass(frozen=True)
-class BaseSpec:
+class BaseSpec(abc.ABC):
     """What the spec of any system that classifies images holds.
 
     Attributes:
@@ -43,6 +44,10 @@ class BaseSpec:
                 f"ModelSpec: {len(self.class_names)} class_names for num_classes {self.num_classes}; give one per"
                 " class, in the order of the logits"
             )
+
+    @abc.abstractmethod
+    def build(self, rngs: nnx.Rngs) -> nnx.Dict:
+        """Builds the modules with random weights."""
 
     def forward(self, modules: Any, image: Float[Array, "n h w 3"]) -> Prediction:
         """What modules in evaluation mode say of normalized images; traced."""

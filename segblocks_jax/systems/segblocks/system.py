@@ -13,7 +13,6 @@ from flax import nnx
 
 from segblocks_jax.data import (
     DATASETS,
-    EvalBatch,
     Normalization,
     SegmentationSource,
     TrainBatches,
@@ -29,14 +28,13 @@ from segblocks_jax.systems.segblocks.calibration import calibrate
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.engine import Engine
 from segblocks_jax.systems.segblocks.evaluation import Evaluation, Evaluator, cost
+from segblocks_jax.systems.segblocks.log_pictures import log_pictures
 from segblocks_jax.systems.segblocks.resolution_gain import mean_gain
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.systems.segblocks.start import load_start
 from segblocks_jax.systems.segblocks.step import TrainStep
-from segblocks_jax.tasks.segmentation import pictures
 from segblocks_jax.tasks.segmentation.class_weights import class_weights
 from segblocks_jax.tasks.segmentation.labels import LabelTable
-from segblocks_jax.tasks.segmentation.result import Segmentation
 from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.state import Multipliers
 from segblocks_jax.training.steps import Report
@@ -218,22 +216,8 @@ class SegBlocks(System):
 
     def show(self, log: RunLog, step: int) -> OnBatch:
         """The first images, the same ones each time: input, labels, grid."""
-        left = self.config.loop.eval_pictures
-
-        def on_batch(batch: EvalBatch, result: Segmentation) -> None:
-            nonlocal left
-            for i in range(min(batch.count, left)):
-                left -= 1
-                assert result.labels is not None
-                height, width = batch.sizes[i]
-                labels = result.labels[i, :height, :width]
-                scores = result.scores if self._learned else None
-                grid = (None if x is None else x[i] for x in (result.mask, scores))
-                shown = pictures.panels(batch.image[i], labels, self.table.colors, *grid)
-                row = pictures.side_by_side(list(shown.values()), list(shown))
-                log.pictures(step, {f"eval/{batch.names[i]}": row})
-
-        return on_batch
+        count, colors = self.config.loop.eval_pictures, self.table.colors
+        return log_pictures(log, step, count, colors, learned=self._learned)
 
     def check_export(self, folder: Path) -> None:
         """Refuses a folder that holds something else than a saved model."""
@@ -247,24 +231,15 @@ class SegBlocks(System):
         """An engine at the configuration's precision; `options` as for `Engine`."""
         return Engine(modules, self.spec, dtype=self.config.precision, **options)
 
-    def predict(
-        self,
-        load: Callable[[], Any],
-        source: str,
-        output: Path,
-        *,
-        settings: Mapping[str, Any],
-        mode: str = "exact",
-        shapes: tuple[tuple[int, int, int], ...] = (),
-        **options: Any,
-    ) -> int:
-        """Writes label PNGs, overlays, grids; `mode` and `shapes` as for `Engine`, `options` of `predict_inputs`."""
+    def predict(self, load: Callable[[], Any], source: str, output: Path, **options: Any) -> int:
+        """Writes label PNGs, overlays, grids; options: `mode`, `shapes` of `Engine`, those of `predict_inputs`."""
+        serve = {name: options.pop(name) for name in ("mode", "shapes") if name in options}
 
         def engine() -> Engine:
-            return self.engine(load(), mode=mode, shapes=shapes, keep_memory=True)
+            return self.engine(load(), keep_memory=True, **serve)
 
         options["overwrite"] = True  # A run may have gone on, or be another one.
-        return predict_inputs(engine, self.table, [source], output, settings=settings, **options)
+        return predict_inputs(engine, self.table, [source], output, **options)
 
     def speed(self, size: tuple[int, int] | None = None) -> tuple[dict[str, Any], str]:
         """Times the dense network and the network in blocks, by default on 512 x 1024 pixels."""

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from segblocks_jax.errors import InputError
+from segblocks_jax.errors import InputError, extra
+
+with extra("images", "classification"):
+    from PIL import Image
 
 _TRIES = 10
 _BLACK = (0, 0, 0)
@@ -108,7 +110,8 @@ class RandomResizedCrop:
         height, width = shape
         for _ in range(_TRIES):
             area = height * width * rng.uniform(*self.scale)
-            ratio = math.exp(rng.uniform(*map(math.log, self.ratio)))
+            low, high = map(math.log, self.ratio)
+            ratio = math.exp(rng.uniform(low, high))
             h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if 0 < h <= height and 0 < w <= width:
                 top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
