@@ -50,7 +50,7 @@ def style(index: int) -> dict[str, Any]:
 
 def tradeoff(rows: Rows) -> Figure:
     """MIoU against operations; rows that differ in target or input scale alone are joined."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     groups: dict[str, list[tuple[float, float, float, str]]] = {}
     for label, records in rows.items():
         miou = [100 * record["metrics"]["miou"] for record in records]
@@ -81,7 +81,7 @@ def class_bars(rows: Rows) -> Figure:
     """IoU of every class, a bar per row."""
     first = next(iter(rows.values()))[0]["metrics"]
     classes = [name.removeprefix("iou/") for name in first if name.startswith("iou/")]
-    figure, axes = _figure(width=max(7.0, 0.14 * len(classes) * len(rows)))
+    figure, axes = new_figure(width=max(7.0, 0.14 * len(classes) * len(rows)))
     width = 0.85 / len(rows)
     for i, (label, records) in enumerate(rows.items()):
         means = [
@@ -102,7 +102,7 @@ def curves(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
     What a run did not log is left out.
     """
-    figure, panels = _figure(9.0, 5.0, 2, 3)
+    figure, panels = new_figure(9.0, 5.0, 2, 3)
     grid = panels.ravel()
     for axes, (name, title) in zip(grid, _CURVES.items(), strict=False):
         for i, (label, entries) in enumerate(lines.items()):
@@ -123,7 +123,7 @@ def curves(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 def share_histogram(rows: Rows) -> Figure:
     """How many images have which share of high blocks."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     bins = [i / 20 for i in range(21)]
     for i, (label, records) in enumerate(rows.items()):
         shares = [share for record in records for share in record["shares"]]
@@ -139,7 +139,7 @@ def share_histogram(rows: Rows) -> Figure:
 
 def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
     """Where one image's logits in blocks differ from the dense ones, a panel per padding mode."""
-    figure, (first, *others) = _figure(10.0, 2.6, 1, 1 + len(seams.maps))
+    figure, (first, *others) = new_figure(10.0, 2.6, 1, 1 + len(seams.maps))
     first.imshow(image)
     first.set_title("image", fontsize=9)
     top = max(float(np.quantile(m[0], 0.99)) for m in seams.maps.values())
@@ -155,7 +155,7 @@ def seam_maps(image: UInt8[np.ndarray, "h w 3"], seams: Seams) -> Figure:
 
 def seam_profiles(seams: Mapping[str, Seams]) -> Figure:
     """Mean difference by distance from a block's border, a panel per grid."""
-    figure, panels = _figure(8.0, 3.2, 1, len(seams))
+    figure, panels = new_figure(8.0, 3.2, 1, len(seams))
     panels = np.atleast_1d(panels)
     for axes, (grid, found) in zip(panels, seams.items(), strict=True):
         for i, mode in enumerate(found.maps):
@@ -168,7 +168,7 @@ def seam_profiles(seams: Mapping[str, Seams]) -> Figure:
 
 def parts(measured: Mapping[str, Mapping[str, float]], by_part: Mapping[str, float]) -> Figure:
     """Time, memory and operations of a network's parts."""
-    figure, panels = _figure(10.0, 3.2, 1, 3)
+    figure, panels = new_figure(10.0, 3.2, 1, 3)
     columns = (
         ({name: 1e3 * m["seconds"] for name, m in measured.items()}, "time, ms"),
         ({name: m["megabytes"] for name, m in measured.items()}, "temporary memory, MB"),
@@ -182,7 +182,8 @@ def parts(measured: Mapping[str, Mapping[str, float]], by_part: Mapping[str, flo
     return figure
 
 
-def _figure(width: float = 7.0, height: float = 4.0, *grid: int) -> tuple[Figure, Any]:
+def new_figure(width: float = 7.0, height: float = 4.0, *grid: int) -> tuple[Figure, Any]:
+    """A figure of so many inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(*grid)
 

@@ -57,7 +57,7 @@ class Planner:
         """
         # A call that gives back what it got does nothing.
         self.calls = [call for call in calls if not any(call.result is x for x in call.features)]
-        self.result, self.dtype, self.names, self.plain = result, dtype, names, plain
+        self.dtype, self.names, self.plain = dtype, names, plain
         # Arrays are known by their identity; that of the calls' own arrays lasts as long as they do.
         self.made = {id(image): -1} | {id(call.result): i for i, call in enumerate(self.calls)}
         self.users: dict[int, list[int]] = collections.defaultdict(list)
@@ -65,8 +65,9 @@ class Planner:
             for x in call.features:
                 self._check(x, call.part)
                 self.users[id(x)].append(i)
-        self._check(result, "the result")
-        self.users[id(result)].append(len(self.calls))
+        for x in jax.tree.leaves(result):  # One, or several.
+            self._check(x, "the result")
+            self.users[id(x)].append(len(self.calls))
         self.taken: set[int] = set()
 
     def steps(self) -> list[Step]:

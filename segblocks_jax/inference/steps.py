@@ -52,19 +52,19 @@ class Layout:
         return self.cache[key]
 
     def scaled(self, numerator: int, denominator: int = 1) -> "Layout":
-        """The layout of a layer with sides `numerator / denominator` times as long."""
-        sides = tuple(side * numerator // denominator for side in self.sides)
+        """The layout of a layer with sides `numerator / denominator` times as long, rounded up as strides do."""
+        sides = tuple(-(-side * numerator // denominator) for side in self.sides)
         return dataclasses.replace(self, sides=sides)
 
 
 class State:
     """The values of a network so far, by number: pixel lists and their layouts; `latest` is what was made last.
 
-    Number 0 is the network's input, an image or blocks.
+    Number 0 is the network's input, an image or blocks; a part of a network may start from other numbers.
     """
 
-    def __init__(self, pixels: Pixels, layout: Layout) -> None:
-        self.pixels, self.layouts, self.latest = {0: pixels}, {0: layout}, pixels
+    def __init__(self, pixels: Pixels, layout: Layout, number: int = 0) -> None:
+        self.pixels, self.layouts, self.latest = {number: pixels}, {number: layout}, pixels
 
     def features(self, number: int) -> Any:
         """A value as an image or blocks."""

@@ -18,8 +18,15 @@ _NETWORKS: dict[str, NetworkEntry | str] = {
     **_PLAIN,
 }
 MODELS = tuple(_NETWORKS)
+"""Names of the networks that give maps, and run in blocks."""
 PLAIN = tuple(_PLAIN)
 """Those of `MODELS` that have none of this library's layers, but Flax's alone."""
+_RANETS = "cifar_even", "cifar_lg", "imagenet_main", "imagenet_readme", "imagenet_train_sh"
+_CLASSIFIERS: dict[str, NetworkEntry | str] = {
+    f"ranet_{name}": f"segblocks_jax.systems.ranet.network:{name.upper()}" for name in _RANETS
+}
+CLASSIFIERS = tuple(_CLASSIFIERS)
+"""Names of the networks of whole images."""
 _NEUTRAL = {"width": 64, "dropout": 1.0, "padding": "symmetric", "stride_in": "3x3"}
 """Defaults of specs and configurations, for networks that have and that lack the option."""
 
@@ -30,9 +37,10 @@ def network_entry(name: str) -> NetworkEntry:
     Raises:
         InputError: unknown name.
     """
-    if name not in _NETWORKS:
-        raise InputError(f"create_model: no model {name!r}; expected one of {', '.join(MODELS)}")
-    entry = _NETWORKS[name]
+    entry = _NETWORKS.get(name) or _CLASSIFIERS.get(name)
+    if entry is None:
+        known = ", ".join((*MODELS, *CLASSIFIERS))
+        raise InputError(f"create_model: no model {name!r}; expected one of {known}")
     if isinstance(entry, NetworkEntry):
         return entry
     module, _, attribute = entry.partition(":")
@@ -44,21 +52,22 @@ def create_model(
     num_classes: int = 19,
     *,
     semantics: BlockOptions | None = None,
-    rngs: nnx.Rngs,
+    rngs: nnx.Rngs | None = None,
     **options: Any,
 ) -> Network:
     """Builds a network with random weights.
 
     Args:
-        name: one of `MODELS`.
+        name: one of `MODELS` or `CLASSIFIERS`.
         num_classes: of the logits.
         semantics: how it runs in blocks; see `BlockOptions`.
-        rngs: the stream `params` initializes the weights.
+        rngs: the stream `params` initializes the weights; default: that of seed 0.
         **options: of the network; None is the default. ResNets have `width`, the inner channels of the first
             stage (64), `features`, the channels of the decoder (128), and `stride_in`, the convolution with the
             stride in blocks of 50 and 101 layers: "3x3" or the first "1x1". EfficientNet-Lites and MobileNetV2 have
             `features` (48) and `padding` of the backbone: "symmetric", or "same_tf" as in TensorFlow. LRNNet has
-            `LRNNetOptions`. DDRNet and PIDNet have `auxiliary`, the heads that training alone uses (False).
+            `LRNNetOptions`, RANets `segblocks_jax.systems.ranet.options.RANetOptions`. DDRNet and PIDNet have
+            `auxiliary`, the heads that training alone uses (False).
 
     Raises:
         InputError: unknown name, or an option that the network lacks or can't have that way.
@@ -78,4 +87,6 @@ def create_model(
                 f" {', '.join(entry.option_names)}"
             )
     chosen = entry.options(**given)
-    return entry.create(num_classes, chosen, semantics=semantics or BlockOptions(), rngs=rngs)
+    return entry.create(
+        num_classes, chosen, semantics=semantics or BlockOptions(), rngs=rngs or nnx.Rngs(0)
+    )

@@ -12,13 +12,16 @@ from segblocks_jax.nn.layers import BatchNorm as BatchNorm
 from segblocks_jax.nn.layers import Conv as Conv
 from segblocks_jax.nn.layers import synchronize as synchronize
 from segblocks_jax.nn.layers import synchronized_batch_norm as synchronized_batch_norm
+from segblocks_jax.nn.linear import Linear as Linear
 from segblocks_jax.nn.regions import BlockOptions as BlockOptions
 from segblocks_jax.nn.regions import Semantics as Semantics
 from segblocks_jax.nn.regions import on_full_image as on_full_image
 from segblocks_jax.nn.regions import pointwise as pointwise
 from segblocks_jax.nn.resampling import adaptive_average_pool as adaptive_average_pool
 from segblocks_jax.nn.resampling import at_scale as at_scale
+from segblocks_jax.nn.resampling import average_pool as average_pool
 from segblocks_jax.nn.resampling import max_pool as max_pool
+from segblocks_jax.nn.resampling import resize_aligned as resize_aligned
 from segblocks_jax.nn.resampling import resize_bilinear as resize_bilinear
 from segblocks_jax.nn.resampling import scaled_multiple as scaled_multiple
 from segblocks_jax.nn.resampling import scaled_size as scaled_size

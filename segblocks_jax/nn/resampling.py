@@ -55,6 +55,16 @@ def adaptive_average_pool(
     return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, image, precision=lax.Precision.HIGHEST)
 
 
+@recordable
+@jax.named_scope("average_pool")
+def average_pool(image: Float[Array, "n h w c"], window: int) -> Float[Array, "n oh ow c"]:
+    """Means over windows side by side; rows and columns that fill none are left out."""
+    n, h, w, c = image.shape
+    rows, columns = h // window, w // window
+    whole = image[:, : rows * window, : columns * window]
+    return whole.reshape(n, rows, window, columns, window, c).mean((2, 4))
+
+
 def _window_means(length: int, windows: int) -> np.ndarray:
     matrix = np.zeros((windows, length), np.float32)
     for i in range(windows):
@@ -119,6 +129,32 @@ def resize_bilinear(
     return jax.image.resize(
         image, (image.shape[0], *size, image.shape[3]), "bilinear", antialias=False
     )
+
+
+@recordable
+@jax.named_scope("resize_aligned")
+def resize_aligned(
+    image: Float[Array, "n h w c"], size: tuple[int, int]
+) -> Float[Array, "n oh ow c"]:
+    """Bilinear resize with aligned corners: pixel i of the result lies at ``i * (h - 1) / (oh - 1)`` of the image.
+
+    An axis of the same length is left as it is; a single pixel lies at the start. PyTorch's ``align_corners=True``.
+    """
+    for axis, length in ((1, size[0]), (2, size[1])):
+        if image.shape[axis] != length:
+            image = _resize_axis(image, axis, length)
+    return image
+
+
+def _resize_axis(image: Array, axis: int, length: int) -> Array:
+    before = image.shape[axis]
+    place = np.arange(length) * ((before - 1) / max(length - 1, 1))
+    low = np.minimum(place.astype(np.int64), max(before - 2, 0))
+    high = np.minimum(low + 1, before - 1)
+    shape = [length if i == axis else 1 for i in range(image.ndim)]
+    share = jnp.asarray((place - low).reshape(shape), image.dtype)
+    first, second = (image.take(jnp.asarray(at), axis) for at in (low, high))
+    return first * (1 - share) + second * share
 
 
 def at_scale(

@@ -8,11 +8,12 @@ from jaxtyping import Array, Float, Integer
 def cross_entropy(
     logits: Float[Array, "n k"], labels: Integer[Array, "n"], smoothing: float = 0.0
 ) -> Float[Array, "n"]:
-    """The cross-entropy of every image, in nats, in float32.
+    """The cross-entropy of every image, in nats, in float32 or wider.
 
     With smoothing s, the target is ``(1 - s) * one_hot(label) + s / k`` (Szegedy et al., arXiv 1512.00567), as
     PyTorch's `label_smoothing`.
     """
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    wide = jnp.promote_types(logits.dtype, jnp.float32)
+    log_probabilities = jax.nn.log_softmax(logits.astype(wide))
     right = jnp.take_along_axis(log_probabilities, labels[:, None], 1)[:, 0]
     return -((1 - smoothing) * right + smoothing * log_probabilities.mean(1))
