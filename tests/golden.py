@@ -85,9 +85,9 @@ def nhwc(array: np.ndarray) -> jnp.ndarray:
 
 
 def torch_layout(array: np.ndarray) -> np.ndarray:
-    """A convolution kernel from HWIO to OIHW; all else as it is."""
+    """A convolution kernel from HWIO to OIHW, a linear one from (in, out) to (out, in); all else as it is."""
     array = np.asarray(array)
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    return array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim))
 
 
 def blocks(high: np.ndarray, low: np.ndarray, mask: np.ndarray) -> sb.DualRes:

@@ -15,6 +15,9 @@ from segblocks_jax.models import Naming, TorchNames
 
 # What our layers' arrays are called.
 _ARRAYS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+# Axes of kernels, by their number.
+_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 _PARTS = ("net.", "policy.")  # Of a whole checkpoint.
 _UNNAMED = TorchNames("")  # Modules that are called there as here.
 _COUNTER = ".num_batches_tracked"  # Of training steps.
@@ -121,9 +124,9 @@ def named_variables(model: nnx.Module) -> dict[str, tuple[tuple, nnx.Variable]]:
 
 
 def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
-    """Shape of a variable in PyTorch: kernels are OIHW there."""
+    """Shape of a variable in PyTorch: kernels are OIHW there, those of linear layers (out, in)."""
     shape = tuple(variable.shape)
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+    return tuple(shape[axis] for axis in _TO_TORCH.get(len(shape), range(len(shape))))
 
 
 def set_arrays(
@@ -160,7 +163,7 @@ def set_arrays(
     values = {}
     for name, array in arrays.items():
         path, variable = variables[name]
-        value = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+        value = array.transpose(_FROM_TORCH.get(array.ndim))  # Of other ranks one axis at most.
         values[path] = variable.replace(jnp.asarray(value, variable.dtype))
     nnx.update(model, nnx.from_flat_state(values))
 
@@ -169,7 +172,7 @@ def torch_arrays(model: nnx.Module) -> dict[str, np.ndarray]:
     """All variables of a model as in PyTorch, kernels in OIHW, by their names in a whole checkpoint."""
     arrays = {name: np.asarray(v[...]) for name, (_, v) in named_variables(model).items()}
     return {
-        name: np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
+        name: np.ascontiguousarray(array.transpose(_TO_TORCH.get(array.ndim)))
         for name, array in arrays.items()
     }
 

@@ -11,6 +11,7 @@ from segblocks_jax.nn.dropout import uniform as uniform
 from segblocks_jax.nn.layers import BatchNorm as BatchNorm
 from segblocks_jax.nn.layers import Conv as Conv
 from segblocks_jax.nn.layers import synchronized_batch_norm as synchronized_batch_norm
+from segblocks_jax.nn.linear import Linear as Linear
 from segblocks_jax.nn.regions import BlockOptions as BlockOptions
 from segblocks_jax.nn.regions import Semantics as Semantics
 from segblocks_jax.nn.regions import on_full_image as on_full_image

@@ -39,3 +39,8 @@ he_normal = functools.partial(_kernel, _normal, 2.0)
 """Normal with variance 2 / fan-in: ``(key, shape, dtype) -> kernel``. Source: He et al., arXiv 1502.01852."""
 small_uniform = functools.partial(_kernel, _uniform, 1.0)
 """Uniform between -1 / sqrt(fan-in) and 1 / sqrt(fan-in): ``(key, shape, dtype) -> kernel``."""
+
+
+def fan_out_normal(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Normal with variance 2 / fan-out, the product of all sizes but the last but one: ``(key, shape, dtype) -> kernel``."""
+    return he_normal(key, shape, dtype) * math.sqrt(shape[-2] / shape[-1])

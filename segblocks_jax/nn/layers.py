@@ -127,7 +127,7 @@ def synchronized_batch_norm(axis_name: str | None) -> contextlib.AbstractContext
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalization over all pixels of a batch; statistics and arithmetic in float32.
+    """Batch normalization over all pixels of a batch; statistics and arithmetic in float32, or the wider type of its input.
 
     In training, ``running = (1 - momentum) * running + momentum * batch``, with the unbiased variance
     (PyTorch's convention). `BlockOptions.batch_norm` says what "batch" is for blocks,
@@ -185,7 +185,7 @@ class BatchNorm(nnx.Module):
         return jnp.concatenate([self._apply(x, m) for x, m in zip(parts, moments, strict=True)])
 
     def _moments(self, pixels: Float[Array, "p c"]) -> Moments:
-        wide = pixels.astype(jnp.float32)
+        wide = _wide(pixels)
         mean = self._over_devices(wide.mean(0))
         return mean, self._over_devices(jnp.square(wide - mean[None]).mean(0))
 
@@ -206,5 +206,9 @@ class BatchNorm(nnx.Module):
         mean, var = moments
         factor = self.scale[...] * jax.lax.rsqrt(var + self.eps)
         # Centered first: folded into one shift, a mean far above the deviation would cancel.
-        centered = pixels.astype(jnp.float32) - mean[None]
+        centered = _wide(pixels) - mean[None]
         return (centered * factor[None] + self.bias[...][None]).astype(pixels.dtype)
+
+
+def _wide(pixels: Float[Array, "p c"]) -> Float[Array, "p c"]:
+    return pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
