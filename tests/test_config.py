@@ -13,10 +13,11 @@ from flax import nnx
 from segblocks_jax import BlockOptions, create_model, split
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import UserError
-from segblocks_jax.experiments import camvid, cityscapes, custom, mapillary
+from segblocks_jax.experiments import camvid, cifar, cityscapes, custom, imagenet, mapillary
 from segblocks_jax.experiments.run import read_system
 from segblocks_jax.structured_config import ConfigError, leaves, nested
 from segblocks_jax.systems.lrnnet.network import DILATIONS
+from segblocks_jax.systems.registry import system_type
 from segblocks_jax.systems.segblocks.build import create_system
 from segblocks_jax.systems.segblocks.config import ExperimentConfig, ModelConfig, PolicyConfig
 from segblocks_jax.training.config import LoopConfig, OptimConfig
@@ -25,9 +26,11 @@ NAN, INF = float("nan"), float("inf")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "experiments" / "configs").glob("*/*.py"))
 ENTRY_POINTS = {
+    "cifar": cifar,
     "cityscapes": cityscapes,
     "camvid": camvid,
     "custom": custom,
+    "imagenet": imagenet,
     "mapillary": mapillary,
 }
 
@@ -77,8 +80,8 @@ def test_the_gain_is_the_reward_and_published_recipes_have_the_authors():
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_every_field_can_be_overridden_from_the_command_line(file):
     fields = load(file).get_config()
-    expected = ExperimentConfig().to_dict()
-    assert set(fields.to_dict()) - {"phases"} == set(expected)
+    expected = system_type(fields.get("system", "segblocks")).config_type().to_dict()
+    assert set(fields.to_dict()) - {"phases", "system"} == set(expected)
     for group, values in expected.items():
         if isinstance(values, dict):
             assert set(fields[group].to_dict()) == set(values)

@@ -11,7 +11,13 @@ ROOT = pathlib.Path(segblocks_jax.__file__).parent
 LAYERS = """ops | blocks | nn | models | adaptive | tasks data interop | training inference | systems
     | analysis | experiments predict"""
 LEVELS = {name: level for level, row in enumerate(LAYERS.split("|")) for name in row.split()}
-SIDEWAYS = {("data", "tasks.segmentation"), ("systems.lrnnet", "systems.segblocks")}
+SIDEWAYS = {
+    ("data", "tasks.classification"),
+    ("data", "tasks.segmentation"),
+    ("systems.dynconv", "systems.classifier"),
+    ("systems.lrnnet", "systems.segblocks"),
+    ("systems.ranet", "systems.classifier"),
+}
 
 
 def package(name):

@@ -8,16 +8,15 @@ and restarts change who makes a batch and when, never what is in it.
 import functools
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from absl import flags
-from jaxtyping import UInt8
+from jaxtyping import Integer
 
 from segblocks_jax.data.datasets import NORMALIZATION
 from segblocks_jax.errors import InputError, extra
-from segblocks_jax.tasks.segmentation.augmentation import Augmentation
 
 # Batches made side by side without worker processes: enough to hide a slow one, few enough for batches
 # of full-size images. A worker makes one at a time, and one more ahead.
@@ -38,13 +37,17 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict: ...
 
 
+Augment = Callable[..., tuple[Any, Any]]
+"""``image, label = augment(image, label, rng, fill)``: what happens to each item, such as an `Augmentation`."""
+
+
 def fill_color(source: Source) -> tuple[int, int, int]:
     """The color of padding: the source's mean, Cityscapes' for sources that don't name one."""
     return getattr(source, "normalization", NORMALIZATION["cityscapes"]).fill
 
 
 class TrainBatches(Iterator):
-    """Endless training batches {"image": uint8 (n, h, w, 3), "label": uint8 (n, h, w)}.
+    """Endless training batches {"image": uint8 (n, h, w, 3), "label": (n, ...)}: uint8 of pixels, int32 of images.
 
     `get_state` returns a small dict of plain values (store it with the checkpoint); after
     `set_state` with it the same batches follow, whatever the number of workers is then. `close` stops
@@ -59,7 +62,7 @@ class TrainBatches(Iterator):
         # Runs at exit too, while the modules that Grain's own clean-up needs still exist.
         self._stop = weakref.finalize(self, _close, self._running)
 
-    def __next__(self) -> dict[str, UInt8[np.ndarray, "n ..."]]:
+    def __next__(self) -> dict[str, Integer[np.ndarray, "n ..."]]:
         if not self._stop.alive:
             raise InputError("these training batches were closed; make new ones")
         if not self._running:
@@ -115,9 +118,7 @@ def _close(running: list) -> None:
         running.pop().close()
 
 
-def _example(
-    source: Source, augmentation: Augmentation, seed: int, position: int, index: int
-) -> dict:
+def _example(source: Source, augmentation: Augment, seed: int, position: int, index: int) -> dict:
     """Reads and augments an item; `position` counts those of all epochs."""
     rng = np.random.default_rng((seed, position // len(source), index))
     item = source[index]
@@ -127,7 +128,7 @@ def _example(
 
 def train_batches(
     source: Source,
-    augmentation: Augmentation,
+    augmentation: Augment,
     batch_size: int,
     seed: int,
     *,
@@ -140,7 +141,7 @@ def train_batches(
 
     Args:
         source: items {"image", "label", ...} with random access, as `open_dataset` returns.
-        augmentation: what happens to each item; its `crop` is the batches' size.
+        augmentation: what happens to each item; it gives images of one size.
         batch_size: items a batch over all hosts, n; may exceed the number of items.
         seed: with the number of a batch it determines the batch; not negative.
         workers: processes that read and augment; 0 for threads in this process.

@@ -8,14 +8,9 @@ from typing import Any
 import jax
 import rich.console
 
-from segblocks_jax.data import images
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference.predict import predict_inputs
 from segblocks_jax.paths import check_writable
 from segblocks_jax.progress import Progress
-from segblocks_jax.systems.segblocks import speed as timing
-from segblocks_jax.systems.segblocks.engine import Engine
-from segblocks_jax.systems.segblocks.system import SegBlocks
 from segblocks_jax.training import loop
 from segblocks_jax.training.logging import write_json
 from segblocks_jax.training.profiling import Profile
@@ -58,11 +53,11 @@ def evaluate(
     return _write(output / "eval.json", description)
 
 
-def speed(system: SegBlocks, output: pathlib.Path, size: tuple[int, int]) -> int:
-    """Times the dense network and the network in blocks; prints a table and writes `speed.json`."""
+def speed(system: System, output: pathlib.Path, size: tuple[int, int] | None = None) -> int:
+    """Times the system's network, by default on images of its own size; prints a table and writes `speed.json`."""
     check_writable(output)
-    report = timing.measure(system.config, size, len(system.table.classes))
-    print(timing.format_report(report))
+    report, text = system.speed(size)
+    print(text)
     return _write(output / "speed.json", report)
 
 
@@ -77,42 +72,25 @@ def _write(path: pathlib.Path, value: Any) -> int:
 
 
 def predict(
-    system: SegBlocks,
+    system: System,
     workdir: pathlib.Path,
     checkpoint: Any,
     source: str | None,
     output: pathlib.Path,
-    *,
-    mode: str = "exact",
-    shapes: tuple[tuple[int, int, int], ...] = (),
-    batch_size: int = 1,
-    side_by_side: bool = False,
-    max_pixels: int = images.MAX_PIXELS,
+    **options: Any,
 ) -> int:
-    """Segments image and video files; writes label PNGs, overlays and grids. 1 if a file failed.
+    """Runs on image and video files and writes what the system finds; 1 if a file failed.
 
-    The checkpoint is a step, "latest" or "best"; `source` an image, a video, or a folder of both. `mode` and
-    `shapes` are as for `Engine`; `batch_size` pictures of one size are taken together; `side_by_side` writes
-    input, labels and grid as one picture, too; images of more than `max_pixels` are refused.
+    The checkpoint is a step, "latest" or "best"; `source` an image, a video, or a folder of both; `options` are the
+    system's: see its `predict`.
     """
     if source is None:
         raise InputError("--mode=predict needs --input=IMAGE_VIDEO_OR_FOLDER")
 
-    def engine() -> Engine:
-        modules, _, _ = load_modules(system, workdir, checkpoint)
-        return system.engine(modules, mode=mode, shapes=shapes, keep_memory=True)
+    def load() -> Any:
+        return load_modules(system, workdir, checkpoint)[0]
 
-    return predict_inputs(
-        engine,
-        system.table,
-        [source],
-        output,
-        settings={"workdir": str(workdir)},
-        overwrite=True,  # A run may have gone on, or be another one.
-        max_pixels=max_pixels,
-        batch_size=batch_size,
-        side_by_side=side_by_side,
-    )
+    return system.predict(load, source, output, settings={"workdir": str(workdir)}, **options)
 
 
 def export(

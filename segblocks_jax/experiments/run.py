@@ -21,7 +21,7 @@ from segblocks_jax.experiments.plan import Plan
 from segblocks_jax.inference.server import parse_shape
 from segblocks_jax.paths import check_writable, expand
 from segblocks_jax.structured_config import ConfigError, check_name
-from segblocks_jax.systems.registry import system_of, system_type
+from segblocks_jax.systems.registry import SYSTEMS, system_of, system_type
 from segblocks_jax.training import sharding
 from segblocks_jax.training.preemption import EXIT_CODE, Preempted
 from segblocks_jax.training.profiling import Profile
@@ -71,7 +71,7 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "distributed: HOST:PORT 
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "distributed: how many processes.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "distributed: which process this is, from 0.")
 _PROFILE = flags.DEFINE_string("profile", None, "train: FIRST:COUNT, the steps to trace.")
-_SIZE = flags.DEFINE_list("size", ["512", "1024"], "speed: height,width of the image.")
+_SIZE = flags.DEFINE_list("size", None, "speed: height,width of the image; default: the system's.")
 
 
 def main(datasets: tuple[str, ...]) -> None:
@@ -109,12 +109,20 @@ def _in_config_file(error: BaseException | None) -> bool:
 
 def _unknown_field(argv: list[str]) -> str | None:
     """What is wrong with the name of a field in the flags; ml_collections knows no former names."""
+    kinds = {system_type(name).config_type for name in SYSTEMS}
     for argument in argv:
         if found := re.match(r"--?(?:no)?config\.([^=\[]+)", argument):
-            try:
-                check_name(system_type("segblocks").config_type, found[1])
-            except ConfigError as error:
-                return str(error)
+            errors = [error for kind in kinds if (error := _name_error(kind, found[1])) is not None]
+            if len(errors) == len(kinds):
+                return _name_error(system_type("segblocks").config_type, found[1])
+    return None
+
+
+def _name_error(kind: type, name: str) -> str | None:
+    try:
+        check_name(kind, name)
+    except ConfigError as error:
+        return str(error)
     return None
 
 
@@ -223,7 +231,9 @@ def _run(system: Any, workdir: pathlib.Path) -> int:
     )
 
 
-def _image_size() -> tuple[int, int]:
+def _image_size() -> tuple[int, int] | None:
+    if _SIZE.value is None:
+        return None
     if len(_SIZE.value) != 2 or not all(map(str.isdecimal, _SIZE.value)):
         raise ConfigError(f"--size is {','.join(_SIZE.value)}; expected HEIGHT,WIDTH in pixels")
     height, width = map(int, _SIZE.value)

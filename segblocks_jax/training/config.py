@@ -6,10 +6,12 @@ from segblocks_jax.structured_config import (
     COUNT,
     NOT_NEGATIVE,
     POSITIVE,
+    SHARE,
     Range,
     check,
     check_fields,
     field,
+    one_of,
 )
 
 _DECAY = Range("a decay from 0 to below 1", lambda x: 0 <= x < 1)
@@ -17,14 +19,13 @@ _STEPS = Range("a positive number below 2**31", lambda x: 0 < x < 2**31)  # Coun
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """Adam with L2 weight decay in the gradient and a cosine schedule, as published.
+class BaseOptimConfig:
+    """What every optimizer has; `training.state` makes one of each kind of configuration.
 
     Attributes:
         batch_size: images per step, over all devices.
         steps: optimizer steps; the schedule ends there.
-        learning_rate, final_learning_rate: at the start and at the end.
-        b1, b2: decay of Adam's moments.
+        learning_rate: at the start.
         weight_decay: added to the gradient as ``weight_decay * parameter``.
         accumulate: parts that a step's batch is run in, one after the other; see the system's step.
         sync_batch_norm: batch norms normalize by the images of all devices; False: each device by its own,
@@ -36,9 +37,6 @@ class OptimConfig:
     batch_size: int = field(8, POSITIVE)
     steps: int = field(130_000, _STEPS)
     learning_rate: float = field(4e-4, POSITIVE)
-    final_learning_rate: float = field(1e-6, NOT_NEGATIVE)
-    b1: float = field(0.5, _DECAY)
-    b2: float = field(0.999, _DECAY)
     weight_decay: float = field(1e-4, NOT_NEGATIVE)
     accumulate: int = field(1, COUNT)
     sync_batch_norm: bool = True
@@ -47,14 +45,65 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check_fields(self, "optim.")
         check(
+            self.batch_size % self.accumulate == 0,
+            f"optim.accumulate is {self.accumulate}; expected a divisor of optim.batch_size,"
+            f" {self.batch_size}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig(BaseOptimConfig):
+    """Adam with L2 weight decay in the gradient and a cosine schedule, as published for SegBlocks.
+
+    Attributes:
+        final_learning_rate: at the end.
+        b1, b2: decay of Adam's moments.
+    """
+
+    final_learning_rate: float = field(1e-6, NOT_NEGATIVE)
+    b1: float = field(0.5, _DECAY)
+    b2: float = field(0.999, _DECAY)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
             self.final_learning_rate <= self.learning_rate,
             f"optim.final_learning_rate is {self.final_learning_rate}; expected at most"
             f" optim.learning_rate, {self.learning_rate}",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedOptimConfig(BaseOptimConfig):
+    """SGD with momentum, or Adam, whose rate falls by stages or along a cosine.
+
+    Attributes:
+        optimizer: "sgd" or "adam".
+        momentum: of SGD, ``m = momentum * m + g``.
+        nesterov: whether SGD looks ahead.
+        b1, b2: decay of Adam's moments.
+        schedule: "stages": the rate is multiplied by `gamma` at each of `milestones`; "cosine": it falls to 0.
+        milestones: shares of all steps.
+        gamma: factor at a milestone.
+        warmup: steps in which the rate rises from 0, in equal parts; the schedule's own course goes on meanwhile.
+    """
+
+    learning_rate: float = field(0.1, POSITIVE)
+    optimizer: str = field("sgd", one_of(("sgd", "adam")))
+    momentum: float = field(0.9, _DECAY)
+    nesterov: bool = False
+    b1: float = field(0.9, _DECAY)
+    b2: float = field(0.999, _DECAY)
+    schedule: str = field("stages", one_of(("stages", "cosine")))
+    milestones: tuple[float, ...] = field((0.5, 0.75), SHARE)
+    gamma: float = field(0.1, POSITIVE)
+    warmup: int = field(0, NOT_NEGATIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check(
-            self.batch_size % self.accumulate == 0,
-            f"optim.accumulate is {self.accumulate}; expected a divisor of optim.batch_size,"
-            f" {self.batch_size}",
+            list(self.milestones) == sorted(self.milestones),
+            f"optim.milestones is {self.milestones}; expected shares of all steps in rising order",
         )
 
 

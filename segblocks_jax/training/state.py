@@ -1,4 +1,4 @@
-"""The state of a training run and its optimizer: Adam, a cosine schedule and a multiplier per part."""
+"""The state of a training run and its optimizer: Adam or SGD, a schedule and a multiplier per part."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from segblocks_jax.ops import no_type_check
-from segblocks_jax.training.config import OptimConfig
+from segblocks_jax.training.config import BaseOptimConfig, OptimConfig, StagedOptimConfig
 
 # The seed's key folded with 0, 1, ... gives the weights; this number they never reach.
 _STEPS = 2**32 - 1
@@ -79,8 +79,10 @@ Multipliers = Mapping[str, float]
 """Factors by a part's path in the modules, such as "net/backbone"; 1 elsewhere."""
 
 
-def create_optimizer(config: OptimConfig, multipliers: Multipliers) -> optax.GradientTransformation:
-    """The published recipe: ``g += decay * m * p``, then Adam, then ``p -= rate(step) * m * update``.
+def create_optimizer(
+    config: BaseOptimConfig, multipliers: Multipliers
+) -> optax.GradientTransformation:
+    """The published recipe: ``g += decay * m * p``, then Adam or SGD, then ``p -= rate(step) * m * update``.
 
     The multiplier of the part is m.
     """
@@ -96,14 +98,32 @@ def create_optimizer(config: OptimConfig, multipliers: Multipliers) -> optax.Gra
 
     chain = optax.chain(
         each(lambda m: optax.add_decayed_weights(config.weight_decay * m)),
-        optax.scale_by_adam(config.b1, config.b2),
+        _direction(config),
         each(optax.scale),
         optax.scale_by_learning_rate(learning_rate(config)),
     )
     return optax.GradientTransformation(chain.init, jax.named_scope("optimizer")(chain.update))
 
 
-def learning_rate(config: OptimConfig) -> optax.Schedule:
-    """Cosine from `learning_rate` to `final_learning_rate` over all steps."""
-    ratio = config.final_learning_rate / config.learning_rate
-    return optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=ratio)
+def _direction(config: BaseOptimConfig) -> optax.GradientTransformation:
+    if isinstance(config, StagedOptimConfig) and config.optimizer == "sgd":
+        return optax.trace(config.momentum, config.nesterov)
+    assert isinstance(config, OptimConfig | StagedOptimConfig)
+    return optax.scale_by_adam(config.b1, config.b2)
+
+
+def learning_rate(config: BaseOptimConfig) -> optax.Schedule:
+    """By step, from 0: a cosine from `learning_rate` to `final_learning_rate`, or as `StagedOptimConfig` says."""
+    rate, steps = config.learning_rate, config.steps
+    if not isinstance(config, StagedOptimConfig):
+        assert isinstance(config, OptimConfig)
+        return optax.cosine_decay_schedule(rate, steps, alpha=config.final_learning_rate / rate)
+    if config.schedule == "cosine":
+        course = optax.cosine_decay_schedule(rate, steps)
+    else:
+        bounds = [round(share * steps) for share in config.milestones]
+        rates = [rate * config.gamma**i for i in range(len(bounds) + 1)]
+        course = optax.join_schedules([optax.constant_schedule(r) for r in rates], bounds)
+    if not config.warmup:
+        return course
+    return lambda count: course(count) * jnp.minimum(1.0, (count + 1) / config.warmup)

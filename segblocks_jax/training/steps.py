@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from segblocks_jax.errors import InputError
 from segblocks_jax.nn import image_keys
-from segblocks_jax.training.config import OptimConfig
+from segblocks_jax.training.config import BaseOptimConfig
 from segblocks_jax.training.sharding import AXIS
 from segblocks_jax.training.state import TrainState, averaged
 
@@ -27,7 +27,7 @@ Metrics = dict[str, Array]
 Loss = Callable[[nnx.State, nnx.State, Any], tuple[Array, tuple[nnx.State, Metrics]]]
 
 
-def examples_per_part(config: OptimConfig, mesh: Mesh) -> int:
+def examples_per_part(config: BaseOptimConfig, mesh: Mesh) -> int:
     """Number of examples that a device runs at a time; ValueError where the batch doesn't divide."""
     if config.batch_size % (mesh.size * config.accumulate):
         raise InputError(
@@ -59,7 +59,7 @@ def join_parts(tree: Any) -> Any:
 
 
 def mean_gradient(
-    loss: Loss, state: TrainState, examples: Any, config: OptimConfig
+    loss: Loss, state: TrainState, examples: Any, config: BaseOptimConfig
 ) -> tuple[nnx.State, nnx.State, Metrics]:
     """The mean of a loss's gradient, and of its metrics, over all parts and devices.
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import optax
 from flax import nnx
 
-from segblocks_jax.errors import TargetExistsError
+from segblocks_jax.errors import InputError, TargetExistsError
 from segblocks_jax.structured_config import Config
 from segblocks_jax.training.logging import RunLog
 from segblocks_jax.training.state import Multipliers, TrainState
@@ -173,3 +173,37 @@ class System(abc.ABC):
     @abc.abstractmethod
     def engine(self, modules: nnx.Module, **options: Any) -> Any:
         """What serves the modules: called with a batch of inputs, it returns the results."""
+
+    def predict(
+        self,
+        load: Callable[[], Any],
+        source: str,
+        output: Path,
+        *,
+        settings: Mapping[str, Any],
+        **options: Any,
+    ) -> int:
+        """What `--mode=predict` does: runs on files, and writes results.
+
+        Args:
+            load: gives the trained modules; called when they are needed.
+            source: a file or a folder.
+            output: folder of the results.
+            settings: plain values that the results depend on beside the files and options.
+            options: the mode's flags.
+
+        Returns:
+            The exit code, 1 where a file failed.
+
+        Raises:
+            InputError: the system doesn't predict.
+        """
+        raise InputError(f"{self.model}: this system has no --mode=predict")
+
+    def speed(self, size: tuple[int, int] | None = None) -> tuple[dict[str, Any], str]:
+        """What `--mode=speed` measures on images of a size (h, w), or its own: plain values for JSON, and a table.
+
+        Raises:
+            InputError: the system has no such measurement.
+        """
+        raise InputError(f"{self.model}: this system has no --mode=speed")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from segblocks_jax.data import (
     train_batches,
 )
 from segblocks_jax.data.summary import class_frequencies
+from segblocks_jax.inference.predict import predict_inputs
 from segblocks_jax.interop import check_target, load_backbone, save_model
+from segblocks_jax.systems.segblocks import speed as timing
 from segblocks_jax.systems.segblocks.build import create_system, model_spec, open_source
 from segblocks_jax.systems.segblocks.calibration import calibrate
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
@@ -244,6 +246,30 @@ class SegBlocks(System):
     def engine(self, modules: Any, **options: Any) -> Engine:
         """An engine at the configuration's precision; `options` as for `Engine`."""
         return Engine(modules, self.spec, dtype=self.config.precision, **options)
+
+    def predict(
+        self,
+        load: Callable[[], Any],
+        source: str,
+        output: Path,
+        *,
+        settings: Mapping[str, Any],
+        mode: str = "exact",
+        shapes: tuple[tuple[int, int, int], ...] = (),
+        **options: Any,
+    ) -> int:
+        """Writes label PNGs, overlays, grids; `mode` and `shapes` as for `Engine`, `options` of `predict_inputs`."""
+
+        def engine() -> Engine:
+            return self.engine(load(), mode=mode, shapes=shapes, keep_memory=True)
+
+        options["overwrite"] = True  # A run may have gone on, or be another one.
+        return predict_inputs(engine, self.table, [source], output, settings=settings, **options)
+
+    def speed(self, size: tuple[int, int] | None = None) -> tuple[dict[str, Any], str]:
+        """Times the dense network and the network in blocks, by default on 512 x 1024 pixels."""
+        report = timing.measure(self.config, size or (512, 1024), len(self.table.classes))
+        return report, timing.format_report(report)
 
 
 SYSTEM = SegBlocks

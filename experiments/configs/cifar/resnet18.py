@@ -1,0 +1,33 @@
+"""ResNet-18 on CIFAR-10, dense, with DynConv's recipe: a baseline.
+
+    python -m segblocks_jax.experiments.cifar --config=experiments/configs/cifar/resnet18.py \
+        --data_dir=FOLDER --workdir=DIR
+
+Hardware: a GPU. Result: not measured.
+"""
+
+import ml_collections
+
+from segblocks_jax.experiments.defaults import config
+
+_STEPS = 50_000 // 256  # Of an epoch.
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """SGD 0.1 with batches of 256 over 350 epochs, a tenth after 150 and 250."""
+    return config(
+        {
+            "system": "classifier",
+            "name": "cifar10_resnet18",
+            "data": {"dataset": "cifar10", "eval_split": "test"},
+            "model": {"name": "resnet18"},
+            "optim": {
+                "batch_size": 256,
+                "steps": 350 * _STEPS,
+                "learning_rate": 0.1,
+                "weight_decay": 5e-4,
+                "milestones": (150 / 350, 250 / 350),
+            },
+            "loop": {"eval_every": 10 * _STEPS, "checkpoint_every": 10 * _STEPS},
+        }
+    )

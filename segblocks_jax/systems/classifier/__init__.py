@@ -1,0 +1,1 @@
+"""Image classification by one network, and what other systems that classify images inherit."""

@@ -1,0 +1,1 @@
+"""Image classification: loss, accuracies, class lists, augmentation, what an engine says about images."""
