@@ -55,10 +55,12 @@ class PackedLayer:
     bias: Float[Array, "k"] | None
 
     @classmethod
-    def of(cls, layer: Layer, winograd: bool = False) -> "PackedLayer":
-        """Packs a layer; `winograd` where the transform pays."""
+    def of(
+        cls, layer: Layer, winograd: bool = False, dtype: jax.typing.DTypeLike = "float32"
+    ) -> "PackedLayer":
+        """Packs a layer for images of a dtype; `winograd` where the transform pays."""
         conv, norm = layer.conv, layer.norm
-        kernel = conv.kernel[...]
+        kernel = conv.kernel[...].astype(dtype)
         stride = winograd_stride(kernel, conv.stride, conv.groups) if winograd else 0
         packed = pack_kernel(kernel, conv.groups, winograd=stride)
         bias = None if conv.bias is None else conv.bias[...]
@@ -112,10 +114,12 @@ class Pass:
         self.blocks.append(block)
         return mask
 
-    def packed(self, layer: Layer, winograd: bool = False) -> PackedLayer:
-        """A layer in evaluation; `winograd` if it may be transformed where it was prepared."""
+    def packed(self, layer: Layer, x: Array, winograd: bool = False) -> PackedLayer:
+        """A layer in evaluation, for pixels x; `winograd` if it may be transformed where it is prepared."""
         self.layers.append((layer, winograd))
-        return PackedLayer.of(layer) if self._prepared is None else next(self._prepared)
+        if self._prepared is not None:
+            return next(self._prepared)
+        return PackedLayer.of(layer, dtype=x.dtype)
 
 
 def layer(item: Layer, x: Image, run: Pass) -> Image:
@@ -138,7 +142,7 @@ def dense(
         added = shortcut if last else None
         final = activation if last and shortcut is not None else item.activation
         if run.by_index:
-            x = _dense_by_index(item, x, run.packed(item, winograd), added, final)
+            x = _dense_by_index(item, x, run.packed(item, x, winograd), added, final)
             continue
         x = item.conv(x)
         x = x if item.norm is None else item.norm(x)
@@ -173,7 +177,7 @@ def sparse(
 
 
 def _by_index(rows: Rows, patches: IndexPatches, item: Layer, run: Pass) -> Rows:
-    packed = run.packed(item)
+    packed = run.packed(item, rows)
     out, _ = indexed_conv(
         rows, patches, packed.kernel, epilogue=_epilogue(packed, item.activation, None)
     )

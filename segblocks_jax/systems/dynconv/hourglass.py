@@ -11,7 +11,6 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.systems.dynconv.blocks import Image, InvertedResidual, conv, norm
 from segblocks_jax.systems.dynconv.execution import Layer, Pass, layer
-from segblocks_jax.systems.dynconv.resnet import NAMES
 
 STACKS = 4
 LEVELS = 4
@@ -20,7 +19,8 @@ MULTIPLE = 64
 """Sides of images are multiples of so many pixels."""
 JOINTS = 16
 
-_BLOCK_NAMES = (
+_NAMES = (
+    (r"\bmasker\.conv\.", "masker.maskconv."),
     (r"\bexpand_conv\.", "conv.0."),
     (r"\bbn0\.", "conv.1."),
     (r"\bdepthwise_conv\.", "conv.3."),
@@ -92,7 +92,7 @@ class StackedHourglass(nnx.Module):
     each stack. Only blocks with a shortcut have masks: one before the stacks, 14 in each.
     """
 
-    torch_names = TorchNames("net.", (*NAMES, *_BLOCK_NAMES))
+    torch_names = TorchNames("net.", _NAMES)
     output_stride = 4
 
     def __init__(

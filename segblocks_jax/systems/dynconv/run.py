@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from segblocks_jax.errors import InputError
 from segblocks_jax.systems.dynconv.blocks import MaskedBlock
@@ -99,15 +99,38 @@ class Costs(NamedTuple):
         return sum(size * (macs + stride**2 * dilated) for size, macs, dilated, stride in each)
 
 
+def image_shares(
+    masks: Sequence[Shaped[Array, "n _h _w"]], cost: Costs
+) -> tuple[Float[Array, "n blocks"], Float[Array, "n"]]:
+    """The share of its operations that each block executes for each image, and that of all blocks together."""
+    shares, totals = [], []
+    for mask, macs, dilated_macs, stride in zip(masks, *cost, strict=True):
+        dilated = dilate(mask, stride)
+        parts = macs * mask[0].size, dilated_macs * dilated[0].size
+        means = (x.astype(jnp.float32).mean((1, 2)) for x in (mask, dilated))
+        own = (part / sum(parts) * mean for part, mean in zip(parts, means, strict=True))
+        shares.append(sum(own, jnp.zeros(mask.shape[0], jnp.float32)))
+        totals.append(sum(parts))
+    each = jnp.stack(shares, 1)
+    weights = jnp.asarray([total / sum(totals) for total in totals], jnp.float32)
+    return each, jnp.sum(each * weights[None], 1)
+
+
 def costs(net: Any, shape: tuple[int, ...]) -> tuple[Costs, list[tuple[int, ...]]]:
     """The costs of a network's blocks, and the shapes of their masks, for images of a shape (n, h, w, 3)."""
-    forward = Pass()
     probe = nnx.clone(net)
     probe.eval()
-    masks = jax.eval_shape(
-        lambda x: (probe(x, forward), forward.masks)[1], jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
-    return Costs.of(forward.blocks), [mask.shape for mask in masks]
+    graphdef, state = nnx.split(probe)
+    found = []
+
+    def trace(state: Any, x: Array) -> Masks:
+        forward = Pass()
+        nnx.merge(graphdef, state)(x, forward)
+        found.append(Costs.of(forward.blocks))
+        return forward.masks
+
+    masks = jax.eval_shape(trace, state, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return found[0], [mask.shape for mask in masks]
 
 
 def prepare(net: Any, shape: tuple[int, ...], execution: Execution = "sparse") -> list[PackedLayer]:
