@@ -1,10 +1,14 @@
-"""Gradients for discrete decisions: the REINFORCE estimate, and supervision by what each decision is worth."""
+"""Gradients for discrete decisions: REINFORCE, supervision by what each is worth, straight-through with Gumbel noise."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from segblocks_jax.errors import InputError
+
 _MIN_COST = 1e-6  # Nats. Below, all blocks are alike.
+_EPS = 1e-8  # Added to both logarithms of a Gumbel number, as published networks were trained.
 
 
 @jax.named_scope("policy_loss")
@@ -61,3 +65,49 @@ def regret_loss(
 def entropy(logits: Float[Array, "n gh gw"]) -> Float[Array, "n gh gw"]:
     """Entropy of every block's decision in nats, from 0 to log 2: ``-p log p - (1 - p) log(1 - p)``."""
     return jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits)
+
+
+@jax.named_scope("gumbel_sigmoid")
+def gumbel_sigmoid(
+    logits: Float[Array | np.ndarray, "..."],
+    u1: Float[Array | np.ndarray, "..."] | None,
+    u2: Float[Array | np.ndarray, "..."] | None,
+    temperature: float | int | Float[Array, ""],
+) -> Float[Array, "..."]:
+    """Decisions 0 or 1, drawn by Gumbel noise, with the gradient of the sigmoid that they are rounded from.
+
+    With ``g(u) = -log(-log(u + 1e-8) + 1e-8)`` and ``y = sigmoid((logits + g(u1) - g(u2)) / temperature)``, the
+    decision is 1 where y is at least 0.5; its gradient is that of y (straight-through).
+
+    Args:
+        logits: the larger, the likelier is 1.
+        u1, u2: uniform in [0, 1); None, both: no noise.
+        temperature: above 0; the lower, the steeper y.
+
+    Raises:
+        InputError: only one of u1 and u2, or of another shape; or a temperature that isn't above 0.
+
+    Source: Jang, Gu and Poole (arXiv 1611.01144), Maddison, Mnih and Teh (arXiv 1611.00712); the binary case as in
+    Verelst and Tuytelaars (arXiv 1912.03203).
+    """
+    if not isinstance(temperature, jax.core.Tracer) and not float(temperature) > 0:
+        raise InputError(f"gumbel_sigmoid: temperature is {temperature}; expected a number above 0")
+    if (u1 is None) != (u2 is None):
+        raise InputError("gumbel_sigmoid: only one of u1 and u2 is None; give both, or neither")
+    logits = jnp.asarray(logits)
+    noisy = logits
+    if u1 is not None and u2 is not None:
+        for name, u in (("u1", u1), ("u2", u2)):
+            if u.shape != logits.shape:
+                raise InputError(
+                    f"gumbel_sigmoid: {name} has shape {u.shape}; expected that of logits, {logits.shape}"
+                )
+        first, second = (_gumbel(jnp.asarray(u, logits.dtype)) for u in (u1, u2))
+        noisy = logits + first - second
+    y = jax.nn.sigmoid(noisy / jnp.asarray(temperature, logits.dtype))
+    hard = (y >= 0.5).astype(logits.dtype)
+    return hard + (y - jax.lax.stop_gradient(y))  # The second term is 0, exactly.
+
+
+def _gumbel(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    return -jnp.log(-jnp.log(u + _EPS) + _EPS)

@@ -38,10 +38,12 @@ class NetworkEntry:
     Attributes:
         options: a dataclass of what can be chosen; its defaults are as published.
         create: ``create(num_classes, options, semantics=..., rngs=...)`` gives the network.
+        num_classes: as published.
     """
 
     options: type[Any]
     create: Callable[..., Network]
+    num_classes: int = 19
 
     @property
     def option_names(self) -> tuple[str, ...]:

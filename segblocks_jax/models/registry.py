@@ -22,11 +22,22 @@ MODELS = tuple(_NETWORKS)
 PLAIN = tuple(_PLAIN)
 """Those of `MODELS` that have none of this library's layers, but Flax's alone."""
 _RANETS = "cifar_even", "cifar_lg", "imagenet_main", "imagenet_readme", "imagenet_train_sh"
+_RESNETS = "resnet8", "resnet14", "resnet20", "resnet26", "resnet32", "resnet50", "resnet101"
 _CLASSIFIERS: dict[str, NetworkEntry | str] = {
-    f"ranet_{name}": f"segblocks_jax.systems.ranet.network:{name.upper()}" for name in _RANETS
+    **{f"ranet_{name}": f"segblocks_jax.systems.ranet.network:{name.upper()}" for name in _RANETS},
+    **{
+        f"dynconv_{name}": f"segblocks_jax.systems.dynconv.resnet:{name.upper()}"
+        for name in _RESNETS
+    },
+    "dynconv_mobilenetv2": "segblocks_jax.systems.dynconv.mobilenet_v2:NETWORK",
 }
 CLASSIFIERS = tuple(_CLASSIFIERS)
 """Names of the networks of whole images."""
+_POSE: dict[str, NetworkEntry | str] = {
+    "dynconv_hourglass": "segblocks_jax.systems.dynconv.hourglass:NETWORK",
+}
+POSE = tuple(_POSE)
+"""Names of the networks that give heat maps of joints."""
 _NEUTRAL = {"width": 64, "dropout": 1.0, "padding": "symmetric", "stride_in": "3x3"}
 """Defaults of specs and configurations, for networks that have and that lack the option."""
 
@@ -37,9 +48,9 @@ def network_entry(name: str) -> NetworkEntry:
     Raises:
         InputError: unknown name.
     """
-    entry = _NETWORKS.get(name) or _CLASSIFIERS.get(name)
+    entry = (_NETWORKS | _CLASSIFIERS | _POSE).get(name)
     if entry is None:
-        known = ", ".join((*MODELS, *CLASSIFIERS))
+        known = ", ".join((*MODELS, *CLASSIFIERS, *POSE))
         raise InputError(f"create_model: no model {name!r}; expected one of {known}")
     if isinstance(entry, NetworkEntry):
         return entry
@@ -49,7 +60,7 @@ def network_entry(name: str) -> NetworkEntry:
 
 def create_model(
     name: str,
-    num_classes: int = 19,
+    num_classes: int | None = None,
     *,
     semantics: BlockOptions | None = None,
     rngs: nnx.Rngs | None = None,
@@ -58,8 +69,8 @@ def create_model(
     """Builds a network with random weights.
 
     Args:
-        name: one of `MODELS` or `CLASSIFIERS`.
-        num_classes: of the logits.
+        name: one of `MODELS`, `CLASSIFIERS` or `POSE`.
+        num_classes: of the logits, or joints; default: as published, 19 for `MODELS`.
         semantics: how it runs in blocks; see `BlockOptions`.
         rngs: the stream `params` initializes the weights; default: that of seed 0.
         **options: of the network; None is the default. ResNets have `width`, the inner channels of the first
@@ -67,7 +78,8 @@ def create_model(
             stride in blocks of 50 and 101 layers: "3x3" or the first "1x1". EfficientNet-Lites and MobileNetV2 have
             `features` (48) and `padding` of the backbone: "symmetric", or "same_tf" as in TensorFlow. LRNNet has
             `LRNNetOptions`, RANets `segblocks_jax.systems.ranet.options.RANetOptions`. DDRNet and PIDNet have
-            `auxiliary`, the heads that training alone uses (False).
+            `auxiliary`, the heads that training alone uses (False). DynConv's networks have `width`, and `masked`,
+            whether blocks have masks.
 
     Raises:
         InputError: unknown name, or an option that the network lacks or can't have that way.
@@ -87,6 +99,8 @@ def create_model(
                 f" {', '.join(entry.option_names)}"
             )
     chosen = entry.options(**given)
-    return entry.create(
-        num_classes, chosen, semantics=semantics or BlockOptions(), rngs=rngs or nnx.Rngs(0)
-    )
+    if semantics is not None and name not in MODELS:
+        raise InputError(f"create_model: {name} doesn't run in blocks; leave semantics away")
+    classes = entry.num_classes if num_classes is None else num_classes
+    given = {"semantics": semantics or BlockOptions(), "rngs": rngs or nnx.Rngs(0)}
+    return entry.create(classes, chosen, **given)

@@ -56,11 +56,6 @@ small_uniform = functools.partial(_kernel, _uniform, 1.0)
 """Uniform between -1 / sqrt(fan-in) and 1 / sqrt(fan-in): ``(key, shape, dtype) -> kernel``."""
 
 
-def fan_out_normal(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Normal with variance 2 / fan-out, the product of all sizes but the last but one; arguments as `he_normal`."""
-    return he_normal(key, shape, dtype) * math.sqrt(shape[-2] / shape[-1])
-
-
 class ManyKeys(nnx.Rngs):
     """A stream `params` of keys that follow from one key of another's.
 

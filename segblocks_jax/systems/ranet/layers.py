@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax import nn
-from segblocks_jax.nn.initial import fan_out_normal, small_uniform
+from segblocks_jax.nn.initial import he_normal_out, small_uniform
 
 MOMENTUM = 0.1
 Image = Float[Array, "n _h _w _c"]
@@ -44,7 +44,7 @@ class ConvNorm(nnx.Module):
         *,
         stride: int = 1,
         use_bias: bool = False,
-        kernel_init: nnx.Initializer = fan_out_normal,
+        kernel_init: nnx.Initializer = he_normal_out,
         rngs: nnx.Rngs,
     ) -> None:
         """A kernel of `size` from `before` to `after` channels."""
@@ -73,9 +73,9 @@ class Unit(nnx.Module):
     ) -> None:
         """At most ``bottleneck * after`` channels inside."""
         inner = min(before, bottleneck * after)
-        self.conv1 = nn.Conv(before, inner, 1, kernel_init=fan_out_normal, rngs=rngs)
+        self.conv1 = nn.Conv(before, inner, 1, kernel_init=he_normal_out, rngs=rngs)
         self.bn1 = norm(inner)
-        self.conv2 = nn.Conv(inner, after, 3, stride=stride, kernel_init=fan_out_normal, rngs=rngs)
+        self.conv2 = nn.Conv(inner, after, 3, stride=stride, kernel_init=he_normal_out, rngs=rngs)
         self.bn2 = norm(after)
 
     def __call__(self, x: Image) -> Image:

@@ -233,8 +233,8 @@ def _stages(options: RANetOptions) -> tuple[Stage, ...]:
     return tuple(found)
 
 
-CIFAR_EVEN = NetworkEntry(RANetOptions, RANet)
-CIFAR_LG = NetworkEntry(sizes.CifarLgOptions, RANet)
-IMAGENET_MAIN = NetworkEntry(sizes.ImageNetOptions, RANet)
-IMAGENET_README = NetworkEntry(sizes.ImageNetReadmeOptions, RANet)
-IMAGENET_TRAIN_SH = NetworkEntry(sizes.ImageNetScriptOptions, RANet)
+CIFAR_EVEN = NetworkEntry(RANetOptions, RANet, 10)
+CIFAR_LG = NetworkEntry(sizes.CifarLgOptions, RANet, 10)
+IMAGENET_MAIN = NetworkEntry(sizes.ImageNetOptions, RANet, 1000)
+IMAGENET_README = NetworkEntry(sizes.ImageNetReadmeOptions, RANet, 1000)
+IMAGENET_TRAIN_SH = NetworkEntry(sizes.ImageNetScriptOptions, RANet, 1000)

@@ -1,0 +1,229 @@
+"""How a forward pass runs: its mask decisions, and layers on images or on the active pixels alone.
+
+In evaluation both go through the same convolution by index (`segblocks_jax.ops.indexed_conv`), with the norm in its
+epilogue. A pixel's sums don't depend on which other pixels are computed, so dense and sparse results are equal to
+the last bit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Shaped
+
+from segblocks_jax import nn
+from segblocks_jax.adaptive.estimators import gumbel_sigmoid
+from segblocks_jax.ops import no_type_check
+from segblocks_jax.ops.indexed_conv import Activation, Epilogue, indexed_conv
+from segblocks_jax.ops.mask_patches import Sites, pixel_numbers
+from segblocks_jax.ops.packed_kernel import PackedKernel, pack_kernel, winograd_stride
+from segblocks_jax.ops.patches import IndexPatches, Taps, image_patches, list_patches
+from segblocks_jax.systems.dynconv.masks import MaskUnit, dilate
+
+Image = Float[Array, "n _h _w _c"]
+Rows = Float[Array, "_p _c"]
+Noise = Callable[[int, tuple[int, ...]], tuple[Array, Array]]
+"""Uniform numbers u1 and u2 in [0, 1) for the mask unit of a number, of its logits' shape."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution, a norm and an activation."""
+
+    conv: nn.Conv
+    norm: nn.BatchNorm | None = None
+    activation: Activation = "none"
+
+    @property
+    def taps(self) -> Taps:
+        """Of the convolution."""
+        kh, kw = self.conv.kernel.shape[:2]
+        return Taps((kh, kw), self.conv.stride, self.conv.dilation)
+
+
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclasses.dataclass(frozen=True, eq=False)
+class PackedLayer:
+    """A layer in evaluation: its kernel as `indexed_conv` reads it, its bias and norm as an epilogue's."""
+
+    kernel: PackedKernel
+    scale: Float[Array, "k"] | None
+    bias: Float[Array, "k"] | None
+
+    @classmethod
+    def of(
+        cls, layer: Layer, winograd: bool = False, dtype: jax.typing.DTypeLike = "float32"
+    ) -> "PackedLayer":
+        """Packs a layer for images of a dtype; `winograd` where the transform pays."""
+        conv, norm = layer.conv, layer.norm
+        kernel = conv.kernel[...].astype(dtype)
+        stride = winograd_stride(kernel, conv.stride, conv.groups) if winograd else 0
+        packed = pack_kernel(kernel, conv.groups, winograd=stride)
+        bias = None if conv.bias is None else conv.bias[...]
+        if norm is None:
+            return cls(packed, None, bias)
+        scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.eps)
+        shift = norm.bias[...] - norm.mean[...] * scale
+        return cls(packed, scale, shift if bias is None else shift + bias * scale)
+
+
+class Pass:
+    """One forward pass: how masks are decided and executed, and afterwards what they were.
+
+    Attributes:
+        masks: of the blocks in order of execution, (n, h, w): bool in evaluation; in training 0 and 1 in the images'
+            dtype, with a gradient.
+        blocks: whose masks they are.
+        logits: that they were decided from.
+        sparse: whether blocks compute at active pixels only.
+        by_index: whether other layers run by `indexed_conv`, too, which has no gradient.
+    """
+
+    def __init__(
+        self,
+        *,
+        sparse: bool = False,
+        by_index: bool = False,
+        noise: Noise | None = None,
+        temperature: float | Float[Array, ""] = 1.0,
+        prepared: Sequence[PackedLayer] | None = None,
+    ) -> None:
+        """`prepared`: packed layers in order of execution, from `prepare`; default: they are packed as they run."""
+        self.sparse, self.by_index = sparse, by_index or sparse
+        self.masks: list[Shaped[Array, "n h w"]] = []
+        self.logits: list[Float[Array, "n h w"]] = []
+        self.blocks: list[Any] = []
+        self.layers: list[tuple[Layer, bool]] = []
+        self._noise, self._temperature = noise, temperature
+        self._prepared: Iterator[PackedLayer] | None = None if prepared is None else iter(prepared)
+
+    def decide(self, unit: MaskUnit, x: Image, block: nnx.Module) -> Shaped[Array, "n h w"]:
+        """A block's mask."""
+        logits = unit(x)
+        if unit.deterministic:
+            mask: Array = logits >= 0
+        else:
+            u1, u2 = self._noise(len(self.masks), logits.shape) if self._noise else (None, None)
+            mask = gumbel_sigmoid(logits, u1, u2, self._temperature)
+        self.masks.append(mask)
+        self.logits.append(logits)
+        self.blocks.append(block)
+        return mask
+
+    def packed(self, layer: Layer, x: Array, winograd: bool = False) -> PackedLayer:
+        """A layer in evaluation, for pixels x; `winograd` if it may be transformed where it is prepared."""
+        self.layers.append((layer, winograd))
+        if self._prepared is not None:
+            return next(self._prepared)
+        return PackedLayer.of(layer, dtype=x.dtype)
+
+
+def layer(item: Layer, x: Image, run: Pass) -> Image:
+    """A layer of the whole image."""
+    return dense((item,), x, run, winograd=True)
+
+
+def dense(
+    layers: Sequence[Layer],
+    x: Image,
+    run: Pass,
+    shortcut: Image | None = None,
+    activation: Activation = "none",
+    *,
+    winograd: bool = False,
+) -> Image:
+    """A chain of layers of the whole image; behind them `shortcut` is added, and `activation` follows."""
+    for i, item in enumerate(layers):
+        last = i == len(layers) - 1
+        added = shortcut if last else None
+        final = activation if last and shortcut is not None else item.activation
+        if run.by_index:
+            x = _dense_by_index(item, x, run.packed(item, x, winograd), added, final)
+            continue
+        x = item.conv(x)
+        x = x if item.norm is None else item.norm(x)
+        x = x if added is None else x + added
+        x = _ACTIVATIONS[final](x)
+    return x
+
+
+def sparse(
+    layers: Sequence[Layer],
+    x: Image,
+    mask: Bool[Array, "n ho wo"],
+    dilate_stride: int,
+    run: Pass,
+) -> Float[Array, "n ho wo k"]:
+    """A chain of layers at a mask's active pixels: the first layer at those of the dilated mask, which the second reads.
+
+    All layers after the second are 1x1. Pixels that aren't active hold any value.
+    """
+    n, h, w, channels = x.shape
+    first, second, *rest = layers
+    height, width = _output_size(first, (h, w))
+    dilated = Sites.of(dilate(mask, dilate_stride)[:, :height, :width])
+    sites = Sites.of(mask)
+    patches = dilated.patches(pixel_numbers((n, h, w)), first.taps, first.conv.padding)
+    rows = _by_index(x.reshape(-1, channels), patches, first, run)
+    patches = sites.patches(dilated.rows, second.taps, second.conv.padding)
+    rows = _by_index(rows, patches, second, run)
+    for item in rest:
+        rows = _by_index(rows, sites.in_order(), item, run)
+    return rows[jnp.maximum(sites.rows, 0)]
+
+
+def _by_index(rows: Rows, patches: IndexPatches, item: Layer, run: Pass) -> Rows:
+    packed = run.packed(item, rows)
+    out, _ = indexed_conv(
+        rows, patches, packed.kernel, epilogue=_epilogue(packed, item.activation, None)
+    )
+    assert out is not None
+    return out
+
+
+def _dense_by_index(
+    item: Layer,
+    x: Image,
+    packed: PackedLayer,
+    shortcut: Image | None,
+    activation: Activation,
+) -> Image:
+    n, h, w, channels = x.shape
+    conv = item.conv
+    height, width = _output_size(item, (h, w))
+    pointwise = item.taps == Taps((1, 1), 1, 1) and conv.padding == (0, 0)
+    patches = list_patches(n * h * w) if pointwise else image_patches((n, h, w), conv.padding)
+    residual = None if shortcut is None else shortcut.reshape(n * height * width, -1)
+    out, _ = indexed_conv(
+        x.reshape(-1, channels),
+        patches,
+        packed.kernel,
+        conv.stride,
+        _epilogue(packed, activation, residual),
+    )
+    assert out is not None
+    return out.reshape(n, height, width, -1)
+
+
+def _epilogue(packed: PackedLayer, activation: Activation, residual: Rows | None) -> Epilogue:
+    return Epilogue(packed.scale, packed.bias, residual, activation=activation)
+
+
+def _output_size(item: Layer, size: tuple[int, int]) -> tuple[int, int]:
+    taps, padding = item.taps, item.conv.padding
+    height, width = (
+        (side + 2 * p - extent) // taps.stride + 1
+        for side, p, extent in zip(size, padding, taps.extent, strict=True)
+    )
+    return height, width
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Image], Image]] = {
+    "none": lambda x: x,
+    "relu": lambda x: jax.nn.relu(x),
+    "relu6": lambda x: jax.nn.relu6(x),
+}
