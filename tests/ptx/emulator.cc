@@ -177,6 +177,7 @@ class Block {
 void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
               size_t dynamic_shared_bytes) {
   Memory& memory = *current_memory();
+  if (memory.operation() == settings().skip) return;
   std::vector<char> params;
   for (size_t i = 0; i < kernel.param_bytes.size(); ++i) {
     params.resize(kernel.param_offsets[i] + kernel.param_bytes[i]);

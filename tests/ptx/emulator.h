@@ -148,6 +148,7 @@ struct Registrar {
 struct Settings {
   uint32_t seed = 0;  // Of the order of blocks, warps and lanes, and of copies early and late.
   int processors = 132;
+  std::string skip;  // Kernels of this operation don't run; their results are poison.
   bool truncating = true;  // Tensor cores cut off what is too small beside the largest addend.
 };
 Settings& settings();

@@ -148,10 +148,12 @@ struct Emulated {
   static constexpr std::initializer_list<ffi::Traits> kTraits = {};
   static constexpr bool kIsCpu = false;
 
+  static ffi::Error nothing(Context&, const char* operation) {
+    return guarded(operation, [](Buffers&) { return cuda::launch_nothing(nullptr); });
+  }
+
   template <typename Call>
   static ffi::Error run(Context&, const char* operation, const Call& call) {
-    static std::mutex one_at_a_time;
-    const std::lock_guard lock(one_at_a_time);
     if constexpr (requires { call.units; }) {
       if (!fits_int32(call)) return ffi::Error::InvalidArgument("too large");
     }
@@ -160,10 +162,20 @@ struct Emulated {
         return ffi::Error::InvalidArgument("weights are packed for a CPU");
       }
     }
+    return guarded(operation, [&](Buffers& buffers) {
+      declare(buffers, call);
+      return cuda::launch(nullptr, call);
+    });
+  }
+
+ private:
+  template <typename Launch>
+  static ffi::Error guarded(const char* operation, const Launch& launch) {
+    static std::mutex one_at_a_time;
+    const std::lock_guard lock(one_at_a_time);
     try {
       Buffers buffers(operation);
-      declare(buffers, call);
-      const cudaError_t status = cuda::launch(nullptr, call);
+      const cudaError_t status = launch(buffers);
       if (status == cudaSuccess) return ffi::Error::Success();
       return ffi::Error::Internal(std::string(operation) + ": " + cudaGetErrorString(status));
     } catch (const std::exception& error) {
@@ -200,8 +212,8 @@ void run(const std::string& name, pybind11::array_t<float> in, pybind11::array_t
   ptx::run_grid(ptx::kernels().at(name), {}, {threads}, arguments, shared_bytes);
 }
 
-void configure(uint32_t seed, int processors, bool truncating) {
-  ptx::settings() = {seed, processors, truncating};
+void configure(uint32_t seed, int processors, const std::string& skip, bool truncating) {
+  ptx::settings() = {seed, processors, skip, truncating};
 }
 
 }  // namespace
@@ -215,7 +227,7 @@ PYBIND11_MODULE(_ffi_ptx, module) {
   module.def("counts", &bindings::counts, "Returns what each kernel has executed.");
   module.def("reset", [] { ptx::counts().clear(); }, "Sets all counts to zero.");
   module.def("configure", &bindings::configure, pybind11::arg("seed") = 0,
-             pybind11::arg("processors") = 132, pybind11::arg("truncating") = true);
+             pybind11::arg("processors") = 132, pybind11::arg("skip") = "", pybind11::arg("truncating") = true);
   module.def("run", &bindings::run, "Runs a kernel of faults.cu on `in` and `out`.");
   module.def("kernels", [] {
     std::vector<std::string> names;

@@ -6,7 +6,11 @@ import re
 import sys
 
 TYPES = {
-    **{f"{kind}{bits}": f"{'u' * (kind != 's')}int{bits}_t" for kind in "sub" for bits in (8, 16, 32, 64)},
+    **{
+        f"{kind}{bits}": f"{'u' * (kind != 's')}int{bits}_t"
+        for kind in "sub"
+        for bits in (8, 16, 32, 64)
+    },
     "f16": "F16",
     "bf16": "BF16",
     "f16x2": "Pair<F16>",
@@ -79,9 +83,9 @@ class Body:
         scopes: list[dict[str, str]] = [{}]
         open_piece = False
         position = 0
-        while match := re.compile(r"\s*(?:([{}])|([\w$%]+):(?!:)|([^;{}]*(?:\{[^;]*?\}[^;{}]*)*);)").match(
-            text, position
-        ):
+        while match := re.compile(
+            r"\s*(?:([{}])|([\w$%]+):(?!:)|([^;{}]*(?:\{[^;]*?\}[^;{}]*)*);)"
+        ).match(text, position):
             position = match.end()
             brace, label, statement = match.groups()
             if brace == "{":
@@ -137,7 +141,9 @@ class Body:
 class Kernel:
     """A kernel, and its translation."""
 
-    def __init__(self, name: str, parameters: str, directives: str, body: str, shared: dict) -> None:
+    def __init__(
+        self, name: str, parameters: str, directives: str, body: str, shared: dict
+    ) -> None:
         self.name = name
         self.body = Body(body)
         self.max_threads = 1024
@@ -212,7 +218,11 @@ class Kernel:
             return f"as<{ctype}>(uint64_t{{0x{match[1]}ull}})"
         if re.fullmatch(r"-?(\d+|0[xX][0-9a-fA-F]+)U?", operand):
             number = int(operand.rstrip("U"), 0) % 2**64
-            return f"as<{ctype}>(uint64_t{{{number}u}})" if ctype != "bool" else str(bool(number)).lower()
+            return (
+                f"as<{ctype}>(uint64_t{{{number}u}})"
+                if ctype != "bool"
+                else str(bool(number)).lower()
+            )
         return f"static_cast<{ctype}>({self.symbol(operand)})"
 
     def symbol(self, name: str) -> str:
@@ -225,7 +235,9 @@ class Kernel:
         raise UnknownInstruction(f"symbol {name}")
 
     def address(self, operand: str, space: str) -> str:
-        base, sign, offset = re.fullmatch(r"\[\s*([%\w$.]+)\s*(?:([+-]+)\s*(\w+))?\s*\]", operand).groups()
+        base, sign, offset = re.fullmatch(
+            r"\[\s*([%\w$.]+)\s*(?:([+-]+)\s*(\w+))?\s*\]", operand
+        ).groups()
         moved = f" {'-' if sign == '-' or sign == '+-' else '+'} {int(offset, 0)}" if offset else ""
         if not base.startswith("%"):
             value = self.symbol(base) if not re.fullmatch(r"\d+", base) else f"uint64_t{{{base}}}"
@@ -272,8 +284,10 @@ class Kernel:
         access = ", Access::kStore" if store else ""
         text = f"auto* q = t.at<{ctype}, {count}{access}>(Space::k{space.capitalize()}, {self.address(where, space)});"
         for i, register in enumerate(registers):
-            text += f" q[{i}] = {self.value(register, kind)};" if store else (
-                " " + self.put(register, kind, f"q[{i}]")
+            text += (
+                f" q[{i}] = {self.value(register, kind)};"
+                if store
+                else (" " + self.put(register, kind, f"q[{i}]"))
             )
         return text
 
@@ -285,7 +299,9 @@ class Kernel:
     def _atom(self, parts: list[str], operands: list[str], result: bool = True) -> str:
         kind = parts[-1]
         ctype = TYPES[kind]
-        operation = next(p for p in parts if p in ("add", "max", "min", "and", "or", "xor", "exch", "cas"))
+        operation = next(
+            p for p in parts if p in ("add", "max", "min", "and", "or", "xor", "exch", "cas")
+        )
         space = next((p for p in parts if p in SPACES), "generic").capitalize()
         to, (where, *values) = (operands[0], operands[1:]) if result else ("_", operands)
         values = [self.value(v, kind) for v in values]
@@ -319,14 +335,19 @@ class Kernel:
         if source.startswith("{"):
             halves = split(source[1:-1])
             bits = int(kind[1:]) // len(halves)
-            terms = [f"uint{kind[1:]}_t{{{self.value(h, f'u{bits}')}}} << {bits * i}" for i, h in enumerate(halves)]
+            terms = [
+                f"uint{kind[1:]}_t{{{self.value(h, f'u{bits}')}}} << {bits * i}"
+                for i, h in enumerate(halves)
+            ]
             return self.put(to, kind, f"static_cast<{TYPES[kind]}>({' | '.join(terms)})")
         if to.startswith("{"):
             halves = split(to[1:-1])
             bits = int(kind[1:]) // len(halves)
             text = f"const {TYPES[kind]} q = {self.value(source, kind)};"
             for i, half in enumerate(halves):
-                text += " " + self.put(half, f"u{bits}", f"static_cast<uint{bits}_t>(q >> {bits * i})")
+                text += " " + self.put(
+                    half, f"u{bits}", f"static_cast<uint{bits}_t>(q >> {bits * i})"
+                )
             return text
         return self.put(to, kind, self.value(source, kind))
 
@@ -403,7 +424,10 @@ class Kernel:
         return self._shl(parts, operands, "shr")
 
     def _bfe(self, parts: list[str], operands: list[str]) -> str:
-        a, first, bits = self.value(operands[1], parts[-1]), *(self.value(o, "u32") for o in operands[2:])
+        a, first, bits = (
+            self.value(operands[1], parts[-1]),
+            *(self.value(o, "u32") for o in operands[2:]),
+        )
         return self.put(operands[0], parts[-1], f"bfe<{TYPES[parts[-1]]}>({a}, {first}, {bits})")
 
     def _bfi(self, parts: list[str], operands: list[str]) -> str:
@@ -422,7 +446,21 @@ class Kernel:
     def _arithmetic(self, parts: list[str], operands: list[str]) -> str:
         base, *modifiers, kind = parts if len(parts) > 1 else (*parts, "")
         result, name = kind, base
-        known = {"add", "sub", "mul", "mad", "fma", "div", "rem", "neg", "abs", "min", "max", "rcp", "sqrt"}
+        known = {
+            "add",
+            "sub",
+            "mul",
+            "mad",
+            "fma",
+            "div",
+            "rem",
+            "neg",
+            "abs",
+            "min",
+            "max",
+            "rcp",
+            "sqrt",
+        }
         known |= {"rsqrt", "ex2", "lg2", "and", "or", "xor", "not", "brev"}
         left = [m for m in modifiers if m not in IGNORED]
         kinds = [kind] * (len(operands) - 1)
@@ -452,7 +490,12 @@ class Kernel:
     def _together_bar(self, parts: list[str], operands: list[str]) -> str:
         if parts == ["warp", "sync"]:
             return "w.memory->meet({w.index}); w.go_on();"
-        if parts not in (["sync"], ["sync", "aligned"], ["cta", "sync"], ["cta", "sync", "aligned"]):
+        if parts not in (
+            ["sync"],
+            ["sync", "aligned"],
+            ["cta", "sync"],
+            ["cta", "sync", "aligned"],
+        ):
             raise UnknownInstruction("bar." + ".".join(parts))
         if any(not re.fullmatch(r"\d+", o) for o in operands):
             raise UnknownInstruction(f"barrier {', '.join(operands)}")
@@ -462,34 +505,54 @@ class Kernel:
 
     def _gather(self, name: str, operands: list[str], kind: str = "u32") -> str:
         """An array of operands of all lanes."""
-        values = " ".join(f"{name}[{i}][l] = {self.value(o, kind)};" for i, o in enumerate(operands))
+        values = " ".join(
+            f"{name}[{i}][l] = {self.value(o, kind)};" for i, o in enumerate(operands)
+        )
         return f"Lanes {name}[{len(operands)}]{{}}; " + self._lanes(values)
 
     def _lanes(self, code: str) -> str:
         return (
             "for (int l = 0; l < w.lanes; ++l) { if (!(w.mask >> l & 1)) continue;"
-            " [[maybe_unused]] R& r = w.of<R>(l); [[maybe_unused]] Thread& t = w.threads[l]; " + code + " }"
+            " [[maybe_unused]] R& r = w.of<R>(l); [[maybe_unused]] Thread& t = w.threads[l]; "
+            + code
+            + " }"
         )
 
     def _spread(self, name: str, operands: list[str]) -> str:
         """The reverse."""
-        return self._lanes(" ".join(self.put(o, "u32", f"{name}[{i}][l]") for i, o in enumerate(operands)))
+        return self._lanes(
+            " ".join(self.put(o, "u32", f"{name}[{i}][l]") for i, o in enumerate(operands))
+        )
 
     def _together_mma(self, parts: list[str], operands: list[str]) -> str:
-        match = re.fullmatch(r"sync\.aligned\.m16n8k16\.row\.col\.f32\.(b?f16)\.\1\.f32", ".".join(parts))
+        match = re.fullmatch(
+            r"sync\.aligned\.m16n8k16\.row\.col\.f32\.(b?f16)\.\1\.f32", ".".join(parts)
+        )
         if match is None:
             raise UnknownInstruction("mma." + ".".join(parts))
         d, a, b, c = (split(o[1:-1]) for o in operands)
-        text = 'w.want_all("mma"); ' + self._gather("a", a) + self._gather("b", b) + self._gather("c", c)
+        text = (
+            'w.want_all("mma"); '
+            + self._gather("a", a)
+            + self._gather("b", b)
+            + self._gather("c", c)
+        )
         half = str(match[1] == "f16").lower()
-        return text + f" Lanes d[4]; multiply(a, b, c, d, {half}); " + self._spread("d", d) + " w.go_on();"
+        return (
+            text
+            + f" Lanes d[4]; multiply(a, b, c, d, {half}); "
+            + self._spread("d", d)
+            + " w.go_on();"
+        )
 
     def _together_ldmatrix(self, parts: list[str], operands: list[str]) -> str:
         registers = split(operands[0][1:-1])
         known = {"sync", "aligned", "m8n8", "trans", "shared", "shared::cta", "b16"}
         if set(parts) - known != {f"x{len(registers)}"}:
             raise UnknownInstruction("ldmatrix." + ".".join(parts))
-        text = 'w.want_all("ldmatrix"); Lanes a; ' + self._lanes(f"a[l] = {self.address(operands[1], 'shared')};")
+        text = 'w.want_all("ldmatrix"); Lanes a; ' + self._lanes(
+            f"a[l] = {self.address(operands[1], 'shared')};"
+        )
         trans, count = str("trans" in parts).lower(), len(registers)
         text += f" Lanes d[{count}]; load_matrices(w, a, {count}, {trans}, d); "
         return text + self._spread("d", registers) + " w.go_on();"
@@ -499,7 +562,9 @@ class Kernel:
             raise UnknownInstruction("shfl." + ".".join(parts))
         to, *found = operands[0].split("|")
         text = self._gather("a", operands[1:4]) + " Lanes d[1]; bool p[kLanes];"
-        text += f" shuffle(w, '{parts[1][0]}', a[0], a[1], a[2], d[0], p); " + self._spread("d", [to])
+        text += f" shuffle(w, '{parts[1][0]}', a[0], a[1], a[2], d[0], p); " + self._spread(
+            "d", [to]
+        )
         if found:
             text += self._lanes(self.put(found[0], "pred", "p[l]"))
         return text + " w.go_on();"
@@ -509,7 +574,9 @@ class Kernel:
             raise UnknownInstruction("vote." + ".".join(parts))
         negated = "!" * operands[1].startswith("!")
         text = "uint32_t v = 0; "
-        text += self._lanes(f"v |= uint32_t{{{negated}{self.value(operands[1].lstrip('!'), 'pred')}}} << l;")
+        text += self._lanes(
+            f"v |= uint32_t{{{negated}{self.value(operands[1].lstrip('!'), 'pred')}}} << l;"
+        )
         kind = "b32" if parts[1] == "ballot" else "pred"
         result = {"ballot": "v", "any": "v != 0", "all": "v == w.mask"}[parts[1]]
         return text + self._lanes(self.put(operands[0], kind, result)) + " w.go_on();"
@@ -535,7 +602,11 @@ class Kernel:
         if end.guard or end.parts[0] not in ("bra", "ret", "exit"):
             lines.append(f"  return {at + 1};")
         lines = "\n".join(lines)
-        return "w.each<R>([]([[maybe_unused]] R& r, [[maybe_unused]] Thread& t) -> int {\n" + lines + "\n});"
+        return (
+            "w.each<R>([]([[maybe_unused]] R& r, [[maybe_unused]] Thread& t) -> int {\n"
+            + lines
+            + "\n});"
+        )
 
     def cpp(self, index: int) -> str:
         fields = [f"  {t} {n};" for n, t in self.body.registers.items() if n not in self.own]
@@ -549,7 +620,9 @@ class Kernel:
             products = piece.count(r"mma\.")
             divisions = piece.count(r"(div|rem)\.[su]64")
             steps.append(f"{{step_{at}, {len(piece.instructions)}, {products}, {divisions}}}")
-        offsets, sizes = zip(*self.parameters.values(), strict=True) if self.parameters else ((), ())
+        offsets, sizes = (
+            zip(*self.parameters.values(), strict=True) if self.parameters else ((), ())
+        )
         local = max((o + n for o, n in self.body.local.values()), default=0)
         text += f'static Kernel kernel() {{\n return {{"{self.name}", {{{", ".join(steps)}}}, sizeof(R),'
         text += f" {local}, {self.shared_bytes}, {{{', '.join(map(str, sizes))}}},"
