@@ -13,16 +13,11 @@ import pathlib
 import sys
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from flax import nnx
-from ptx import emulated
-from ptx.build import build
 
 import segblocks_jax as sb
 from segblocks_jax.inference.fused import fuse
@@ -38,6 +33,8 @@ _CONVOLUTIONS = flags.DEFINE_bool(
     "convolutions", True, "Run them, too; without, the calls around them alone, in half a minute."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
+
+TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
 
 OPERATIONS = {
     "segblocks_split": "split",
@@ -87,6 +84,10 @@ def short_name(kernel: str) -> str:
 def main(argv: list[str]) -> None:
     """Counts and writes."""
     del argv
+    sys.path.insert(0, str(TESTS))
+    from ptx import emulated
+    from ptx.build import build
+
     module = emulated.install(build())
     module.configure(skip="" if _CONVOLUTIONS.value else "segblocks_indexed_conv")
     run_frame()

@@ -24,6 +24,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Several processes share the GPU.
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,9 +62,24 @@ _ONE = flags.DEFINE_string("one", None, "Times one part here, into this file; se
 # Of SwiftNet-RN18: side of a high block of 128 at the input, channels, features, window, stride, how often.
 LAYERS = (
     *((128, 3, 64, 7, 2, 1), (32, 64, 64, 3, 1, 4), (32, 64, 128, 3, 2, 1), (32, 64, 128, 1, 2, 1)),
-    *((16, 128, 128, 3, 1, 4), (16, 128, 256, 3, 2, 1), (16, 128, 256, 1, 2, 1), (8, 256, 256, 3, 1, 3)),
-    *((8, 256, 512, 3, 2, 1), (8, 256, 512, 1, 2, 1), (4, 512, 512, 3, 1, 3), (8, 256, 128, 1, 1, 1)),
-    *((16, 128, 128, 1, 1, 1), (32, 64, 128, 1, 1, 1), (8, 128, 128, 3, 1, 1), (32, 128, 128, 3, 1, 1)),
+    *(
+        (16, 128, 128, 3, 1, 4),
+        (16, 128, 256, 3, 2, 1),
+        (16, 128, 256, 1, 2, 1),
+        (8, 256, 256, 3, 1, 3),
+    ),
+    *(
+        (8, 256, 512, 3, 2, 1),
+        (8, 256, 512, 1, 2, 1),
+        (4, 512, 512, 3, 1, 3),
+        (8, 256, 128, 1, 1, 1),
+    ),
+    *(
+        (16, 128, 128, 1, 1, 1),
+        (32, 64, 128, 1, 1, 1),
+        (8, 128, 128, 3, 1, 1),
+        (32, 128, 128, 3, 1, 1),
+    ),
     (32, 128, 19, 1, 1, 1),
 )
 DTYPE = jnp.bfloat16
@@ -108,7 +125,10 @@ def layers(batch: int) -> Iterator[tuple[str, Any]]:
         packed, padding = pack_kernel(kernel), window // 2
         shape = (height * side // _BLOCK.value, width * side // _BLOCK.value)
         per_pixel = 2 * window**2 * channels * features / stride**2
-        row: dict[str, Any] = {"occurs": occurs, "gflop_dense": per_pixel * batch * shape[0] * shape[1] / 1e9}
+        row: dict[str, Any] = {
+            "occurs": occurs,
+            "gflop_dense": per_pixel * batch * shape[0] * shape[1] / 1e9,
+        }
         dense = functools.partial(convolve, stride, padding)
         row["dense"] = time_of(dense, kernel, several(batch, *shape, channels))
         for share in map(float, _SHARES.value):
@@ -158,7 +178,11 @@ def around(batch: int) -> Iterator[tuple[str, Any]]:
                 small,
                 several(grid.num_pixels(quarter // 2), 128),
             ),
-            "label_map": (lambda _, x: upsample_argmax(x), (), several(batch, height // 4, width // 4, 19)),
+            "label_map": (
+                lambda _, x: upsample_argmax(x),
+                (),
+                several(batch, height // 4, width // 4, 19),
+            ),
             "tables": (
                 # The tables hang on the input, which they don't use.
                 lambda g, x: index_patches(_after(g, x), quarter, 1),

@@ -57,6 +57,7 @@ _GROUPS = {
     "test_native.py": "native",
     "test_report.py": "finished",
     "test_serving.py": "engines",
+    "test_ptx.py": "ptx",
     "test_sharding.py": "sharding",
     "test_survival.py": "killed",
     "test_sweep.py": "finished",
