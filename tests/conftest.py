@@ -42,8 +42,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What the tests of other parts need, and a machine that runs those of the handlers may lack.
 OPTIONAL = {
     *("array_record", "av", "beartype", "cv2", "flatbuffers", "grain", "hypothesis", "matplotlib"),
-    *("ml_collections", "optax", "orbax", "PIL", "rich", "sklearn", "tensorboardX"),
-    *("tensorflow_datasets", "torch", "yaml"),
+    *("ml_collections", "optax", "orbax", "PIL", "sklearn", "tensorboardX"),
+    *("tensorflow_datasets", "torch"),
 }
 
 
