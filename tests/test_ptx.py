@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from ptx import emulated
 from ptx.build import ROOT, UnavailableError, build
+from ptx.parse import UnknownInstruction
+from ptx.translate import kernels_of, translate
 
 # One case for each kernel, in the names of test_gpu.py.
 CASES = (
@@ -111,3 +113,25 @@ def test_what_is_right_is_not_complained_about(name: str, handlers: pathlib.Path
 def test_what_was_not_written_is_no_number(handlers: pathlib.Path) -> None:
     result = run_fault(handlers, "unwritten", 0)
     np.testing.assert_array_equal(np.isnan(result), np.arange(64) < 4)
+
+
+def test_straight_code_counts_once_for_each_warp(handlers: pathlib.Path) -> None:
+    module = emulated.load(handlers)
+    module.reset()
+    run_fault(handlers, "right", 0)
+    (kernel,) = (
+        kernel
+        for kernel in kernels_of((handlers.parent / "faults" / "faults.ptx").read_text())
+        if kernel.name == "right"
+    )
+    length = sum(len(piece.instructions) for piece in kernel.pieces)
+    counts = module.counts()["test", "right"]
+    assert (counts["launches"], counts["warps"]) == (1, 2)
+    assert counts["warp_instructions"] == 2 * length
+
+
+@pytest.mark.parametrize("instruction", ["wgmma.fence.sync.aligned", "add.wrong.u32 %r1, %r1, 1"])
+def test_an_unknown_instruction_is_an_error(instruction: str) -> None:
+    text = f".entry k()\n{{\n.reg .b32 %r<2>;\n{instruction};\nret;\n}}\n"
+    with pytest.raises(UnknownInstruction, match=instruction.split()[0]):
+        translate(text)

@@ -108,15 +108,20 @@ class Kernel(Alone, Together):
         return text + f" {{{', '.join(map(str, offsets))}}}, {self.max_threads}}};\n}}\n}}\n"
 
 
-def translate(text: str) -> str:
-    """Returns the C++ of all kernels of a file in PTX."""
+def kernels_of(text: str) -> list[Kernel]:
+    """Returns the kernels of a file in PTX."""
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
     shared = {
         name: (int(align), int(size or 0))
         for align, name, size in re.findall(r"\.shared \.align (\d+) \.b8 ([\w$]+)\[(\d*)\];", text)
     }
     entry = re.compile(r"\.entry ([\w$]+)\s*\((.*?)\)(.*?)^\{(.*?)^\}", re.S | re.M)
-    kernels = [Kernel(*match.groups(), shared) for match in entry.finditer(text)]
+    return [Kernel(*match.groups(), shared) for match in entry.finditer(text)]
+
+
+def translate(text: str) -> str:
+    """Returns the C++ of all kernels of a file in PTX."""
+    kernels = kernels_of(text)
     parts = ['#include "ptx/emulator.h"\n\nnamespace segblocks::ptx {\nnamespace {\n']
     parts += [kernel.cpp(i) for i, kernel in enumerate(kernels)]
     calls = ", ".join(f"kernel_{i}::kernel()" for i in range(len(kernels)))
