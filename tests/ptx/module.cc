@@ -142,6 +142,9 @@ void declare(Buffers& buffers, const Upsample2Call& call) {
   buffers.result("out", call.out, max_output_rows(call) * channels, size);
 }
 
+// JAX calls handlers in several threads.
+std::mutex one_at_a_time;
+
 struct Emulated {
   using Tag = ffi::ThreadPool;
   using Context = ffi::ThreadPool;
@@ -171,7 +174,6 @@ struct Emulated {
  private:
   template <typename Launch>
   static ffi::Error guarded(const char* operation, const Launch& launch) {
-    static std::mutex one_at_a_time;
     const std::lock_guard lock(one_at_a_time);
     try {
       Buffers buffers(operation);
