@@ -37,12 +37,15 @@ $(VENV)/.installed-demo: pyproject.toml CMakeLists.txt $(NATIVE)
 demo: $(DEMO_INSTALLED)
 	$(BIN)/python -m segblocks_jax.experiments.demo --output=$(RUN)
 
+# The headers of CUTLASS, without what its Python package needs, for the tests that compile CUDA kernels.
+CUTLASS = if command -v nvcc; then $(BIN)/pip install --quiet --no-deps 'nvidia-cutlass>=4.2'; fi
+
 test: $(INSTALLED)
+	$(CUTLASS)
 	$(PYTEST) -m "not slow" --durations=10
 
-# The headers of CUTLASS, without what its Python package needs, for the test that compiles for CUDA.
 test-full: $(INSTALLED)
-	if command -v nvcc; then $(BIN)/pip install --quiet --no-deps 'nvidia-cutlass>=4.2'; fi
+	$(CUTLASS)
 	$(PYTEST) -m slow --durations=30
 
 check: $(INSTALLED)

@@ -3,7 +3,8 @@
 import gc
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 # Programs run once here: what the compiler saves is worth more than what it optimizes.
 # Without fusion emitters, compilation takes less than half the time.
@@ -13,10 +14,14 @@ os.environ.setdefault(
     " --xla_cpu_use_fusion_emitters=false",
 )
 
+import importlib.util
+
 import jaxtyping
 
 # The hook must stand before the first import of the package: it checks every annotated array.
-_hook = jaxtyping.install_import_hook("segblocks_jax", "beartype.beartype")
+CHECKED = importlib.util.find_spec("beartype") is not None
+if CHECKED:
+    _hook = jaxtyping.install_import_hook("segblocks_jax", "beartype.beartype")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -34,6 +39,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# What the tests of other parts need, and a machine that runs those of the handlers may lack.
+OPTIONAL = {
+    *("array_record", "av", "beartype", "cv2", "flatbuffers", "grain", "hypothesis", "matplotlib"),
+    *("ml_collections", "optax", "orbax", "PIL", "sklearn", "tensorboardX"),
+    *("tensorflow_datasets", "torch"),
+}
+
 
 # Modules that share what is costly to make, such as engines: each group runs in one worker.
 _GROUPS = {
@@ -45,6 +57,7 @@ _GROUPS = {
     "test_native.py": "native",
     "test_report.py": "finished",
     "test_serving.py": "engines",
+    "test_ptx.py": "ptx",
     "test_sharding.py": "sharding",
     "test_survival.py": "killed",
     "test_sweep.py": "finished",
@@ -61,6 +74,49 @@ def pytest_xdist_make_scheduler(config, log):
             return _GROUPS.get(pathlib.PurePath(nodeid.partition("::")[0]).name, nodeid)
 
     return Groups(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests mean the CPU, but for those of GPUs: `pytest -m gpu`, or `pytest tests/test_gpu.py`."""
+    if CHECKED:  # Flax's nnx.Dict, in our annotations, derives from typing.MutableMapping.
+        category = "beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+        config.addinivalue_line("filterwarnings", f"ignore::{category}")
+    if not for_gpus(config.option.markexpr, config.args):
+        os.environ["JAX_PLATFORMS"] = "cpu"  # Of the processes that tests start, too.
+        jax.config.update("jax_platforms", "cpu")
+
+
+def for_gpus(expression: str, paths: list[str]) -> bool:
+    """Whether these options of pytest choose the tests marked `gpu` and no others."""
+    chosen = re.search(r"(?<!not )\bgpu\b", expression) is not None
+    return chosen or all("test_gpu.py" in path for path in paths)
+
+
+class Module(pytest.Module):
+    """A module of tests; skipped where it needs an optional package that isn't installed."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if (name := missing_package(error)) is None:
+                raise
+            pytest.skip(f"needs {name}, which isn't installed", allow_module_level=True)
+
+
+def missing_package(error: BaseException | None) -> str | None:
+    """The optional package whose absence caused an error, if that is what did."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
+            package = error.name.partition(".")[0]
+            return package if package in OPTIONAL else None
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def pytest_pycollect_makemodule(module_path: pathlib.Path, parent: pytest.Collector) -> Module:
+    """Modules of tests are `Module`s."""
+    return Module.from_parent(parent, path=module_path)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_indexed_handlers as handlers
+from flax import nnx
 from indexed_oracles import Units
 
 import segblocks_jax as sb
 from segblocks_jax.blocks.pad import index_patches
+from segblocks_jax.inference.fused import fuse
+from segblocks_jax.ops import extension
 from segblocks_jax.ops.indexed_conv import indexed_conv
 from segblocks_jax.ops.packed_kernel import pack_kernel
+from segblocks_jax.ops.upsample_argmax import upsample_argmax
 
 pytestmark = pytest.mark.gpu
 
@@ -198,3 +202,79 @@ def test_a_captured_chain_of_convolutions_is_the_same_every_time(rng):
     expected = np.asarray(run(rows, "reference"), np.float64)
     difference = np.linalg.norm(first.astype(np.float64) - expected)
     assert difference <= 2**-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("classes", [1, 2, 19, 256])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_label_map(factor, classes, dtype, rng):
+    """Small integers have exact weighted sums, and ties."""
+    for size in ((1, 1, 1), (2, 5, 7), (1, 9, 33)):
+        logits = jnp.asarray(rng.integers(-4, 5, (*size, classes)), dtype)
+        both = [upsample_argmax(logits, factor, implementation=i) for i in ("reference", "ffi")]
+        np.testing.assert_array_equal(*map(np.asarray, both))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_label_map_of_what_is_no_number(dtype):
+    logits = np.zeros((1, 3, 4, 5), np.float32)
+    logits[0, 0, 0] = np.nan
+    logits[0, 1, :, 3] = [1, np.nan, np.inf, -np.inf]
+    logits[0, 2, 2] = -np.inf
+    both = [
+        upsample_argmax(jnp.asarray(logits, dtype), 4, implementation=i)
+        for i in ("reference", "ffi")
+    ]
+    np.testing.assert_array_equal(*map(np.asarray, both))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("share", [None, 0.0, 0.4, 1.0])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fused_network(dtype, share, rng):
+    """Logits of a whole network, in blocks or dense (None), and their labels."""
+    net = sb.create_model("swiftnet_rn18", num_classes=19, rngs=nnx.Rngs(0))
+    net.eval()
+    image = jnp.asarray(rng.standard_normal((1, 128, 256, 3)), dtype)
+    if share is not None:
+        scores = rng.random((1, 2, 4)).astype(np.float32)
+        grid = sb.BlockGrid.from_mask(
+            np.zeros(scores.shape, bool), round(share * scores.size), scores
+        )
+
+    def run(image, implementation):
+        with extension.using(implementation):
+            x = image if share is None else sb.split(image, grid)
+            logits = fuse(net, dtype)(x)
+            return logits if share is None else sb.combine(logits)
+
+    run = jax.jit(run, static_argnums=1)
+    got, expected = (np.asarray(run(image, i), np.float64) for i in ("ffi", "reference"))
+    assert got.shape == (1, 32, 64, 19)
+    tolerance = {"float32": 1e-4, "bfloat16": 2**-5}[dtype]
+    assert np.linalg.norm(got - expected) <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_empty_inputs_do_not_break_a_captured_graph(dtype):
+    """XLA records several calls in a row as one graph; each has to launch something."""
+    grid = sb.BlockGrid.from_mask(np.zeros((0, 2, 3), bool))
+    patches = index_patches(grid, 8, 1)
+    kernel = pack_kernel(jnp.ones((3, 3, 4, 16), dtype))
+
+    @jax.jit
+    def run(image, x):
+        blocks = sb.split(image, grid, implementation="ffi")
+        rows, _ = indexed_conv(blocks.pixels, patches, kernel, implementation="ffi")
+        combined = sb.combine(sb.DualRes(rows, grid), implementation="ffi")
+        labels = upsample_argmax(combined, 4, implementation="ffi")
+        return combined, labels, x + 1
+
+    for _ in range(3):
+        combined, labels, one = run(jnp.zeros((0, 16, 24, 4), dtype), jnp.zeros(3))
+        assert combined.shape == (0, 16, 24, 16)
+        assert labels.shape == (0, 64, 96)
+        np.testing.assert_array_equal(np.asarray(one), 1)

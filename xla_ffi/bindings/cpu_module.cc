@@ -20,6 +20,8 @@ struct Cpu {
   static constexpr std::initializer_list<ffi::Traits> kTraits = {};
   static constexpr bool kIsCpu = true;
 
+  static ffi::Error nothing(Context&, const char*) { return ffi::Error::Success(); }
+
   template <typename Call>
   static ffi::Error run(Context& pool, const char* operation, const Call& call) {
     cpu::PoolWorkers<Context> workers(pool);

@@ -18,6 +18,11 @@ struct Cuda {
   static constexpr std::initializer_list<ffi::Traits> kTraits = {ffi::Traits::kCmdBufferCompatible};
   static constexpr bool kIsCpu = false;
 
+  // XLA refuses a call that was to be captured and has launched nothing.
+  static ffi::Error nothing(Context stream, const char* operation) {
+    return error_of(operation, cuda::launch_nothing(stream));
+  }
+
   template <typename Call>
   static ffi::Error run(Context stream, const char* operation, const Call& call) {
     if constexpr (requires { call.units; }) {
@@ -36,7 +41,11 @@ struct Cuda {
                                            " on a GPU; pack the kernel for it");
       }
     }
-    const cudaError_t status = cuda::launch(stream, call);
+    return error_of(operation, cuda::launch(stream, call));
+  }
+
+ private:
+  static ffi::Error error_of(const char* operation, cudaError_t status) {
     if (status == cudaSuccess) return ffi::Error::Success();
     return ffi::Error::Internal(std::string(operation) + ": launching the CUDA kernel failed: " +
                                 cudaGetErrorString(status));

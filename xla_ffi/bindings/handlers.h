@@ -1,7 +1,8 @@
 // The FFI handlers of all operations, once for all platforms.
 //
 // A platform names its context (`Tag` binds it, `Context` is what the handler receives) and its
-// traits, and has run(context, operation, call) for every call of segblocks/calls.h.
+// traits, and has run(context, operation, call) for every call of segblocks/calls.h that isn't
+// empty, and nothing(context, operation) for those that are.
 
 #ifndef SEGBLOCKS_BINDINGS_HANDLERS_H_
 #define SEGBLOCKS_BINDINGS_HANDLERS_H_
@@ -172,7 +173,7 @@ struct Handlers {
   static ffi::Error run(Context& context, const char* operation, const Operands& operands) {
     Call call{};
     if (auto e = check(operation, operands, &call); e.failure()) return e;
-    if (call.empty()) return ffi::Error::Success();
+    if (call.empty()) return Platform::nothing(context, operation);
     return Platform::run(context, operation, call);
   }
 };

@@ -11,6 +11,9 @@
 
 namespace segblocks::cuda {
 
+// A kernel that does nothing.
+cudaError_t launch_nothing(cudaStream_t stream);
+
 // For calls that aren't empty.
 cudaError_t launch(cudaStream_t stream, const SplitCall& call);
 cudaError_t launch(cudaStream_t stream, const CombineCall& call);

@@ -1,0 +1,125 @@
+"""Executed instructions of the CUDA kernels of one frame, counted on a CPU; needs nvcc, but no GPU.
+
+    python benchmarks/cuda_instructions.py --output=benchmarks/results/cuda_instructions.json
+
+A fused frame's calls run on emulated kernels (tests/ptx), so that it takes minutes. What is counted are PTX
+instructions of warps: one instruction counts once, however many of a warp's lanes it runs for. It stands in for
+time where no GPU is at hand; a 64-bit division (`wide_divisions`) is one instruction here and dozens in machine code.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from flax import nnx
+
+import segblocks_jax as sb
+from segblocks_jax.inference.fused import fuse
+from segblocks_jax.ops.upsample_argmax import upsample_argmax
+from segblocks_jax.training.provenance import commit
+
+_SIZE = flags.DEFINE_list("size", ["1024", "2048"], "Height and width of the image.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Images at once.")
+_BLOCK = flags.DEFINE_integer("block_size", 128, "Side of a block, in pixels.")
+_SHARE = flags.DEFINE_float("share", 0.4, "Share of high blocks.")
+_MODEL = flags.DEFINE_string("model", "swiftnet_rn18", "The network.")
+_CONVOLUTIONS = flags.DEFINE_bool(
+    "convolutions", True, "Run them, too; without, the calls around them alone, in half a minute."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
+
+TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
+
+OPERATIONS = {
+    "segblocks_split": "split",
+    "segblocks_combine": "combine",
+    "segblocks_indexed_max_pool": "max_pool",
+    "segblocks_upsample_argmax": "label_map",
+    "segblocks_indexed_upsample2": "upsample",
+    "segblocks_index_tables": "tables",
+    "segblocks_indexed_conv": "convolutions",
+}
+
+
+def run_frame() -> None:
+    """One frame in blocks, from a normalized image in bfloat16 to labels."""
+    height, width = map(int, _SIZE.value)
+    rng = np.random.default_rng(0)
+    net = sb.create_model(_MODEL.value, num_classes=19, rngs=nnx.Rngs(0))
+    net.eval()
+    fused = fuse(net, "bfloat16")
+    scores = rng.random((_BATCH.value, height // _BLOCK.value, width // _BLOCK.value))
+    grid = sb.BlockGrid.from_mask(
+        np.zeros(scores.shape, bool), round(_SHARE.value * scores.size), scores.astype(np.float32)
+    )
+    image = jnp.asarray(rng.standard_normal((_BATCH.value, height, width, 3)), jnp.bfloat16)
+
+    @jax.jit
+    def frame(fused: Any, image: jax.Array, grid: sb.BlockGrid) -> jax.Array:
+        return upsample_argmax(sb.combine(fused(sb.split(image, grid))))
+
+    jax.block_until_ready(frame(fused, image, grid))
+
+
+def by_operation(counts: dict[tuple[str, str], dict[str, int]]) -> dict[str, dict[str, int]]:
+    """The counts of each operation's kernels together."""
+    total: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for (operation, _), one in counts.items():
+        total[OPERATIONS.get(operation, operation)].update(one)
+    return {name: dict(total[name]) for name in sorted(total)}
+
+
+def short_name(kernel: str) -> str:
+    """A kernel's name and template arguments, as PTX spells them, without what differs from run to run."""
+    _, _, tail = kernel.partition("_cu_")
+    return tail[8:].lstrip("0123456789") or kernel
+
+
+def main(argv: list[str]) -> None:
+    """Counts and writes."""
+    del argv
+    sys.path.insert(0, str(TESTS))
+    from ptx import emulated
+    from ptx.build import build
+
+    module = emulated.install(build())
+    module.configure(skip="" if _CONVOLUTIONS.value else "segblocks_indexed_conv")
+    run_frame()
+    counts = module.counts()
+    operations = by_operation(counts)
+    report = {
+        "model": _MODEL.value,
+        "size": [int(side) for side in _SIZE.value],
+        "batch": _BATCH.value,
+        "block_size": _BLOCK.value,
+        "share_high": _SHARE.value,
+        "dtype": "bfloat16",
+        "architecture": "compute_80",
+        "commit": commit(),
+        "counted": "PTX instructions of warps, in an emulator on a CPU; not run on a GPU",
+        "warp_instructions_millions": {
+            name: one["warp_instructions"] / 1e6 for name, one in operations.items()
+        },
+        "operations": operations,
+        "kernels": [
+            {"operation": OPERATIONS.get(operation, operation), "kernel": short_name(kernel), **one}
+            for (operation, kernel), one in sorted(counts.items())
+        ],
+    }
+    for name, one in operations.items():
+        print(
+            f"{name:14} {one['launches']:4} launches {one['warp_instructions'] / 1e6:9.2f} M warp instructions,"
+            f" {one['wide_divisions'] / 1e6:7.2f} M wide divisions, {one['products'] / 1e6:7.2f} M products"
+        )
+    if _OUTPUT.value:
+        pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))

@@ -1,0 +1,173 @@
+// Runs PTX that translate.py has made into C++: a kernel as steps, warp by warp.
+//
+// A step is a piece of straight code that each lane runs by itself, or one instruction that a warp
+// runs together. The lanes at the first step go first, so that they meet again behind branches.
+
+#ifndef SEGBLOCKS_PTX_EMULATOR_H_
+#define SEGBLOCKS_PTX_EMULATOR_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ptx/arithmetic.h"
+#include "ptx/memory.h"
+
+namespace segblocks::ptx {
+
+constexpr int kLanes = 32;
+constexpr int kExit = 1 << 30;
+
+struct Kernel;
+struct Warp;
+
+struct Grid {
+  Dim3 blocks;
+  Dim3 threads;
+  Dim3 block;  // The present one.
+};
+
+struct Thread {
+  struct Copy {
+    uint32_t to;
+    uint64_t from;
+    int bytes;
+    int read;  // The rest are zeros.
+  };
+
+  Dim3 tid;
+  int index = 0;  // In its block.
+  int step = 0;
+  Memory* memory = nullptr;
+  const Grid* grid = nullptr;
+  std::vector<uint64_t> local;
+  std::vector<Copy> open;  // Copies that are in no group yet.
+  std::deque<std::vector<Copy>> groups;
+
+  uint64_t local_address() const { return reinterpret_cast<uint64_t>(local.data()); }
+
+  template <typename T, int kCount = 1, Access kAccess = Access::kLoad>
+  T* at(Space space, uint64_t address) {
+    constexpr size_t kBytes = sizeof(T) * kCount;
+    return static_cast<T*>(memory->access(space, address, kBytes, kBytes, kAccess, index,
+                                          {local_address(), local.size() * sizeof(uint64_t)}));
+  }
+
+  void copy_async(uint32_t to, uint64_t from, int bytes, uint32_t read) {
+    open.push_back({to, from, bytes, static_cast<int>(read)});
+    memory->start_copy(to, from, bytes, static_cast<int>(read), index);
+  }
+  void commit_copies() {
+    groups.push_back(std::move(open));
+    open.clear();
+  }
+  void wait_for_copies(size_t pending);
+};
+
+struct Step {
+  void (*run)(Warp& warp);
+  int instructions;
+  int products;   // Tensor-core instructions among them.
+  int divisions;  // 64-bit divisions and remainders among them: long calls in machine code.
+};
+
+struct Kernel {
+  const char* name;
+  std::vector<Step> steps;
+  size_t register_bytes;
+  size_t local_bytes;
+  uint32_t shared_bytes;  // Of fixed size.
+  std::vector<int> param_bytes;
+  std::vector<int> param_offsets;
+  int max_threads;
+};
+
+struct Warp {
+  const Kernel* kernel = nullptr;
+  Memory* memory = nullptr;
+  int index = 0;
+  int lanes = 0;
+  int step = 0;           // The present one.
+  uint32_t mask = 0;      // Its lanes.
+  uint32_t order = 0;     // Lane i of the order is i ^ order.
+  int barrier = -1;       // That it waits at,
+  int barrier_threads = 0;  // and how many threads meet there; 0: all.
+  std::vector<Thread> threads;
+  std::vector<uint64_t> registers;
+
+  template <typename R>
+  R& of(int lane) {
+    return reinterpret_cast<R*>(registers.data())[lane];
+  }
+
+  // Runs code(registers, thread), which returns the next step, for each lane.
+  template <typename R, typename Code>
+  void each(const Code& code) {
+    for (int i = 0; i < kLanes; ++i) {
+      const int lane = static_cast<int>(i ^ order);
+      if (mask >> lane & 1) threads[lane].step = code(of<R>(lane), threads[lane]);
+    }
+  }
+
+  [[noreturn]] void fail(const std::string& what) const;
+  // For instructions that a warp runs together, which all its lanes have to do.
+  void want_all(const char* instruction) const;
+  void go_on() {
+    for (int lane = 0; lane < lanes; ++lane) {
+      if (mask >> lane & 1) threads[lane].step = step + 1;
+    }
+  }
+  void wait_at(int barrier, int count);
+  // Finds the next step and its lanes; whether there is any.
+  bool advance();
+};
+
+struct Counts {
+  int64_t launches = 0;
+  int64_t blocks = 0;
+  int64_t warps = 0;
+  int64_t instructions = 0;  // Of warps.
+  int64_t products = 0;
+  int64_t divisions = 0;
+};
+
+// Kernels by their names in PTX.
+std::map<std::string, Kernel>& kernels();
+// What was executed, by operation and kernel.
+std::map<std::pair<std::string, std::string>, Counts>& counts();
+
+struct Registrar {
+  explicit Registrar(std::vector<Kernel> list) {
+    for (Kernel& kernel : list) kernels().emplace(kernel.name, std::move(kernel));
+  }
+};
+
+struct Settings {
+  uint32_t seed = 0;  // Of the order of blocks, warps and lanes, and of copies early and late.
+  int processors = 132;
+  std::string skip;  // Kernels of this operation don't run; their results are poison.
+  bool truncating = true;  // Tensor cores cut off what is too small beside the largest addend.
+};
+Settings& settings();
+
+// The memory of the call in progress.
+Memory*& current_memory();
+
+// Runs a whole grid. Throws std::runtime_error where a kernel goes wrong.
+void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
+              size_t dynamic_shared_bytes);
+
+// Instructions that a warp runs together, on the registers of all lanes.
+using Lanes = uint32_t[kLanes];
+void multiply(const Lanes* a, const Lanes* b, const Lanes* c, Lanes* d, bool halves);
+void load_matrices(Warp& warp, const Lanes& addresses, int count, bool transposed, Lanes* results);
+// shfl.sync: values from other lanes; whether each is in range.
+void shuffle(Warp& warp, char mode, const Lanes& values, const Lanes& distances,
+             const Lanes& bounds, Lanes& results, bool* in_range);
+
+}  // namespace segblocks::ptx
+
+#endif  // SEGBLOCKS_PTX_EMULATOR_H_

@@ -1,0 +1,95 @@
+// The memory of a call, and who touched it: every access is checked for its place, its alignment and
+// its order to others.
+
+#ifndef SEGBLOCKS_PTX_MEMORY_H_
+#define SEGBLOCKS_PTX_MEMORY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace segblocks::ptx {
+
+enum class Space { kGlobal, kShared, kLocal, kParam, kGeneric };
+enum class Access { kLoad, kStore, kAtomic };
+
+// Own memory of a thread.
+struct Local {
+  uintptr_t begin = 0;
+  size_t bytes = 0;
+};
+
+class Memory {
+ public:
+  explicit Memory(std::string operation) : operation_(std::move(operation)) {}
+
+  const std::string& operation() const { return operation_; }
+
+  // Buffers of the call. What is written is filled with ones first, which are no numbers.
+  void add_buffer(const char* name, const void* begin, int64_t bytes, int64_t element_bytes,
+                  bool written);
+  // Accesses from now on are those of another kernel, behind all earlier ones.
+  void start_kernel(const std::string& name, const std::vector<char>& params);
+  // Those of another block of threads.
+  void start_block(int64_t block, int threads, uint32_t shared_bytes, bool late_copies);
+
+  // Where the data lies, once all is checked. Throws std::runtime_error.
+  void* access(Space space, uint64_t address, size_t bytes, size_t alignment, Access kind,
+               int thread, Local local);
+
+  // Asynchronous copies to shared memory, from their start to the end of the wait for them.
+  void start_copy(uint32_t to, uint64_t from, int bytes, int read, int thread);
+  void finish_copy(uint32_t to, uint64_t from, int bytes, int read, int thread);
+
+  // What all threads of these warps did is before what they do from now on.
+  void meet(const std::vector<int>& warps);
+
+  uint64_t shared_window() const { return reinterpret_cast<uint64_t>(shared_.data()); }
+  uint64_t params() const { return reinterpret_cast<uint64_t>(params_.data()); }
+
+  [[noreturn]] void fail(const std::string& what, int thread) const;
+
+ private:
+  struct Buffer {
+    std::string name;
+    uintptr_t begin;
+    uintptr_t end;
+    int64_t element_bytes;
+    std::vector<uint64_t> writers;  // Of each element: the thread of all of the call's, or 0.
+  };
+  // Two bytes of shared memory.
+  struct Cell {
+    uint32_t write_clock = 0;
+    int32_t writer = -1;
+    uint32_t read_clocks[2] = {0, 0};
+    int32_t readers[2] = {-1, -1};  // The latest ones, of different warps.
+    bool many = false;              // Several lanes of readers[0]'s warp, at the same time.
+    bool pending = false;           // A copy goes on.
+  };
+
+  bool before(int32_t thread, uint32_t clock, int now) const;
+  void check_shared(uint32_t address, size_t bytes, bool store, int thread);
+  void check_global(uintptr_t address, size_t bytes, Access kind, int thread);
+
+  std::string operation_;
+  std::vector<Buffer> buffers_;
+  size_t last_buffer_ = 0;
+  std::string kernel_;
+  int64_t kernels_ = 0;
+  std::vector<char> params_;
+  std::vector<char> shared_;
+  std::vector<Cell> cells_;
+  uint32_t shared_bytes_ = 0;
+  bool late_ = false;
+  int64_t block_ = 0;
+  int warps_ = 0;
+  uint32_t clock_ = 0;
+  // clocks_[a * warps + b]: up to which of its clocks warp b is before warp a's present.
+  std::vector<uint32_t> clocks_;
+};
+
+}  // namespace segblocks::ptx
+
+#endif  // SEGBLOCKS_PTX_MEMORY_H_

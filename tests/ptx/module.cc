@@ -1,0 +1,239 @@
+// The Python module of the emulated CUDA handlers: what cuda_module.cc is, for the platform cpu.
+//
+// Every call declares its buffers, so that each access can be checked.
+
+#include <cuda_runtime_api.h>
+
+#include <exception>
+#include <initializer_list>
+#include <mutex>
+#include <string>
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "bindings/registrations.h"
+#include "cuda/kernels.h"
+#include "cuda/window_tables.h"
+#include "ptx/emulator.h"
+
+namespace segblocks::bindings {
+namespace {
+
+class Buffers {
+ public:
+  explicit Buffers(const char* operation) : memory_(operation) {
+    ptx::current_memory() = &memory_;
+  }
+  ~Buffers() { ptx::current_memory() = nullptr; }
+
+  void operand(const char* name, const void* begin, int64_t count, int64_t bytes) {
+    memory_.add_buffer(name, begin, count * bytes, bytes, false);
+  }
+  void result(const char* name, const void* begin, int64_t count, int64_t bytes) {
+    memory_.add_buffer(name, begin, count * bytes, bytes, true);
+  }
+
+ private:
+  ptx::Memory memory_;
+};
+
+int64_t bytes(Element element) { return element == Element::kFloat32 ? 4 : 2; }
+
+void declare(Buffers& buffers, const SplitCall& call) {
+  const BlockLayout& layout = call.layout;
+  buffers.operand("slots", call.slots, layout.cells(), 4);
+  buffers.operand("image", call.image, layout.num_image_pixels() * layout.channels,
+                  bytes(call.element));
+  buffers.result("pixels", call.pixels, layout.num_pixels() * layout.channels, bytes(call.element));
+}
+
+void declare(Buffers& buffers, const CombineCall& call) {
+  const BlockLayout& layout = call.layout;
+  buffers.operand("slots", call.slots, layout.cells(), 4);
+  buffers.operand("pixels", call.pixels, layout.num_pixels() * layout.channels,
+                  bytes(call.element));
+  buffers.result("image", call.image, layout.num_image_pixels() * layout.channels,
+                 bytes(call.element));
+}
+
+void declare(Buffers& buffers, const PadCall& call) {
+  const BlockLayout& layout = call.layout.blocks;
+  const int64_t channels = layout.channels;
+  buffers.operand("slots", call.slots, layout.cells(), 4);
+  buffers.operand("pixels", call.pixels, layout.num_pixels() * channels, bytes(call.element));
+  buffers.result("high", call.high, call.layout.num_padded_pixels(true) * channels,
+                 bytes(call.element));
+  buffers.result("low", call.low, call.layout.num_padded_pixels(false) * channels,
+                 bytes(call.element));
+}
+
+void declare(Buffers& buffers, const PadBackwardCall& call) {
+  const BlockLayout& layout = call.layout.blocks;
+  const int64_t channels = layout.channels;
+  buffers.operand("slots", call.slots, layout.cells(), 4);
+  buffers.operand("high", call.high, call.layout.num_padded_pixels(true) * channels,
+                  bytes(call.element));
+  buffers.operand("low", call.low, call.layout.num_padded_pixels(false) * channels,
+                  bytes(call.element));
+  buffers.result("pixels", call.pixels, layout.num_pixels() * channels, bytes(call.element));
+}
+
+void declare(Buffers& buffers, const UpsampleArgmaxCall& call) {
+  const int64_t pixels = call.images * call.height * call.width;
+  buffers.operand("logits", call.logits, pixels * call.classes, bytes(call.element));
+  buffers.result("labels", call.labels, pixels * call.factor * call.factor, 1);
+}
+
+void declare(Buffers& buffers, const IndexTablesCall& call) {
+  const IndexTableLayout& layout = call.layout;
+  const BlockLayout& blocks = layout.blocks;
+  buffers.operand("mask", call.mask, blocks.cells(), 1);
+  buffers.operand("slots", call.slots, blocks.cells(), 4);
+  buffers.operand("high_cells", call.high_cells, blocks.num_high, 4);
+  buffers.operand("low_cells", call.low_cells, blocks.num_low(), 4);
+  buffers.result("high", call.high, blocks.num_high * layout.patch_area(true), 4);
+  buffers.result("low", call.low, blocks.num_low() * layout.patch_area(false), 4);
+  buffers.result("means", call.means, layout.num_halos() * blocks.factor * blocks.factor, 4);
+}
+
+// What all operations on rows have in common; returns the bytes of an element.
+template <typename Call>
+int64_t declare_rows(Buffers& buffers, const Call& call) {
+  const IndexedRows& input = call.input;
+  const int64_t size = bytes(input.element);
+  buffers.operand("rows", input.rows, input.num_rows * input.channels, size);
+  buffers.operand("means", input.means, input.num_halos * input.halo_reads, 4);
+  buffers.result("halos", input.halos, input.num_halos * input.channels, size);
+  buffers.operand("high", call.units.high.indices,
+                  call.units.high.capacity * call.units.high.area(), 4);
+  buffers.operand("low", call.units.low.indices, call.units.low.capacity * call.units.low.area(),
+                  4);
+  buffers.operand("counts", call.units.counts, 2, 4);
+  return size;
+}
+
+void declare(Buffers& buffers, const IndexedConvCall& call) {
+  const int64_t size = declare_rows(buffers, call);
+  const int64_t outputs = max_output_rows(call) * call.features;
+  const int64_t weights = call.depthwise ? call.taps() * call.features
+                                         : call.panels() * call.taps() * call.input.channels *
+                                               IndexedConvCall::kPanel;
+  buffers.operand("weights", call.weights, weights, size);
+  for (const float* vector : {call.scale, call.bias, call.scale2, call.bias2}) {
+    buffers.operand("scale or bias", vector, call.features, 4);
+  }
+  buffers.operand("residual", call.residual, outputs, size);
+  buffers.result("out", call.out, outputs, size);
+  buffers.result("out2", call.out2, outputs, size);
+}
+
+void declare(Buffers& buffers, const MaxPoolCall& call) {
+  const int64_t size = declare_rows(buffers, call);
+  buffers.result("out", call.out, max_output_rows(call) * call.input.channels, size);
+}
+
+void declare(Buffers& buffers, const Upsample2Call& call) {
+  const int64_t size = declare_rows(buffers, call);
+  const int64_t channels = call.input.channels;
+  buffers.operand("residual", call.residual, max_output_rows(call) * channels, size);
+  buffers.operand("scale2", call.scale2, channels, 4);
+  buffers.operand("bias2", call.bias2, channels, 4);
+  buffers.result("out", call.out, max_output_rows(call) * channels, size);
+}
+
+// JAX calls handlers in several threads.
+std::mutex one_at_a_time;
+
+struct Emulated {
+  using Tag = ffi::ThreadPool;
+  using Context = ffi::ThreadPool;
+  static constexpr std::initializer_list<ffi::Traits> kTraits = {};
+  static constexpr bool kIsCpu = false;
+
+  static ffi::Error nothing(Context&, const char* operation) {
+    return guarded(operation, [](Buffers&) { return cuda::launch_nothing(nullptr); });
+  }
+
+  template <typename Call>
+  static ffi::Error run(Context&, const char* operation, const Call& call) {
+    if constexpr (requires { call.units; }) {
+      if (!fits_int32(call)) return ffi::Error::InvalidArgument("too large");
+    }
+    if constexpr (requires { call.winograd; }) {
+      if (call.winograd || call.pairs) {
+        return ffi::Error::InvalidArgument("weights are packed for a CPU");
+      }
+    }
+    return guarded(operation, [&](Buffers& buffers) {
+      declare(buffers, call);
+      return cuda::launch(nullptr, call);
+    });
+  }
+
+ private:
+  template <typename Launch>
+  static ffi::Error guarded(const char* operation, const Launch& launch) {
+    const std::lock_guard lock(one_at_a_time);
+    try {
+      Buffers buffers(operation);
+      const cudaError_t status = launch(buffers);
+      if (status == cudaSuccess) return ffi::Error::Success();
+      return ffi::Error::Internal(std::string(operation) + ": " + cudaGetErrorString(status));
+    } catch (const std::exception& error) {
+      return ffi::Error::Internal(std::string(operation) + ": " + error.what());
+    }
+  }
+};
+
+// {(operation, kernel): {"launches": ..., "warp_instructions": ..., ...}}
+pybind11::dict counts() {
+  pybind11::dict all;
+  for (const auto& [key, counts] : ptx::counts()) {
+    pybind11::dict one;
+    one["launches"] = counts.launches;
+    one["blocks"] = counts.blocks;
+    one["warps"] = counts.warps;
+    one["warp_instructions"] = counts.instructions;
+    one["products"] = counts.products;
+    one["wide_divisions"] = counts.divisions;
+    all[pybind11::make_tuple(key.first, key.second)] = one;
+  }
+  return all;
+}
+
+// Runs a kernel of two float arrays on one block of threads.
+void run(const std::string& name, pybind11::array_t<float> in, pybind11::array_t<float> out,
+         uint32_t threads, size_t shared_bytes) {
+  Buffers buffers("test");
+  buffers.operand("in", in.data(), in.size(), sizeof(float));
+  buffers.result("out", out.mutable_data(), out.size(), sizeof(float));
+  const void* from = in.data();
+  void* to = out.mutable_data();
+  void* arguments[] = {&from, &to};
+  ptx::run_grid(ptx::kernels().at(name), {}, {threads}, arguments, shared_bytes);
+}
+
+void configure(uint32_t seed, int processors, const std::string& skip, bool truncating) {
+  ptx::settings() = {seed, processors, skip, truncating};
+}
+
+}  // namespace
+}  // namespace segblocks::bindings
+
+PYBIND11_MODULE(_ffi_ptx, module) {
+  using namespace segblocks;
+  module.doc() = "The CUDA handlers of segblocks_jax, on an emulator of their PTX.";
+  module.def("registrations", &bindings::registrations<bindings::Emulated>,
+             "Returns {operation: {FFI target: capsule}}.");
+  module.def("counts", &bindings::counts, "Returns what each kernel has executed.");
+  module.def("reset", [] { ptx::counts().clear(); }, "Sets all counts to zero.");
+  module.def("configure", &bindings::configure, pybind11::arg("seed") = 0,
+             pybind11::arg("processors") = 132, pybind11::arg("skip") = "", pybind11::arg("truncating") = true);
+  module.def("run", &bindings::run, "Runs a kernel of faults.cu on `in` and `out`.");
+  module.def("kernels", [] {
+    std::vector<std::string> names;
+    for (const auto& [name, kernel] : ptx::kernels()) names.push_back(name);
+    return names;
+  }, "Returns the names of all kernels in PTX.");
+}

@@ -1,0 +1,137 @@
+"""The CUDA kernels without a GPU: what nvcc makes of them runs on the CPU, against the definitions.
+
+Accesses are checked for bounds, alignment, races and double writes, barriers for threads that don't come
+(ptx/emulator.h); results are poisoned before.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ptx import emulated
+from ptx.build import ROOT, UnavailableError, build
+from ptx.parse import UnknownInstruction
+from ptx.translate import kernels_of, translate
+
+# One case for each kernel, in the names of test_gpu.py.
+CASES = (
+    "test_split_and_combine[mixed-bfloat16]",
+    "test_block_pad[1-odd channels-float32]",
+    "test_indexed_conv[two_groups-bfloat16]",  # Channels by eight, two tiles of 64 columns.
+    "test_indexed_conv[rgb_stem-bfloat16]",
+    "test_indexed_conv[two_groups-float32]",
+    "test_indexed_conv[depthwise_prime-bfloat16]",
+    "test_indexed_max_pool[3-2-64-bfloat16]",
+    "test_indexed_upsample2[64-r2-bfloat16]",
+    "test_index_tables[0.5-8-2-1-1]",
+    "test_label_map[4-19-bfloat16]",
+)
+
+
+@pytest.fixture(scope="module")
+def handlers() -> pathlib.Path:
+    """The module of emulated handlers, built where it is not up to date."""
+    try:
+        return build()
+    except UnavailableError as error:
+        if os.environ.get("SEGBLOCKS_REQUIRE_PTX"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+def run_gpu_tests(handlers: pathlib.Path, seed: int, *cases: str) -> str:
+    """Runs tests of test_gpu.py on emulated kernels; all without any."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "ptx.emulated"]
+    command += [f"tests/test_gpu.py::{case}" for case in cases] or ["tests/test_gpu.py"]
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {
+        **{"PYTHONPATH": path, "SEGBLOCKS_PTX": str(handlers), "SEGBLOCKS_PTX_SEED": str(seed)},
+        **{"SEGBLOCKS_REQUIRE_GPU": "1", "SEGBLOCKS_REQUIRE_EXT": "1", "JAX_PLATFORMS": "cpu"},
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_a_case_of_every_kernel(handlers: pathlib.Path) -> None:
+    assert f"{len(CASES)} passed" in run_gpu_tests(handlers, 0, *CASES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_all_tests_of_gpus(seed: int, handlers: pathlib.Path) -> None:
+    """In three orders of threads, on many multiprocessors and on few."""
+    output = run_gpu_tests(handlers, seed)
+    assert " passed" in output
+    assert "skipped" not in output
+
+
+FAULTS = {
+    "no_barrier": "race",
+    "no_barrier_in_warps": "race",
+    "overwritten": "race",
+    "no_wait": "race: .* copies to it",
+    "no_barrier_behind_copies": "race",
+    "copy_goes_on": "ends before its copies",
+    "out_of_bounds": "out of bounds: 4 bytes",
+    "out_of_shared_memory": "out of bounds of shared memory",
+    "misaligned": "no multiple of 8",
+    "written_twice": "written twice",
+    "reads_results": "race: result",
+    "operand_written": "operand in is written",
+    "half_a_warp_waits": "reached by 16 of 32 lanes",
+    "one_warp_waits": "deadlock",
+}
+
+
+def run_fault(handlers: pathlib.Path, name: str, seed: int) -> np.ndarray:
+    module = emulated.load(handlers)
+    module.configure(seed=seed)
+    values, result = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
+    module.run(name, values, result, 64, 4 * 60)
+    return result
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_in_every_order(name: str, handlers: pathlib.Path) -> None:
+    for seed in range(5):
+        with pytest.raises(RuntimeError, match=FAULTS[name]):
+            run_fault(handlers, name, seed)
+
+
+@pytest.mark.parametrize("name", ["right", "right_copy"])
+def test_what_is_right_is_not_complained_about(name: str, handlers: pathlib.Path) -> None:
+    for seed in range(5):
+        np.testing.assert_array_equal(run_fault(handlers, name, seed), np.arange(64)[::-1])
+
+
+def test_what_was_not_written_is_no_number(handlers: pathlib.Path) -> None:
+    result = run_fault(handlers, "unwritten", 0)
+    np.testing.assert_array_equal(np.isnan(result), np.arange(64) < 4)
+
+
+def test_straight_code_counts_once_for_each_warp(handlers: pathlib.Path) -> None:
+    module = emulated.load(handlers)
+    module.reset()
+    run_fault(handlers, "right", 0)
+    (kernel,) = (
+        kernel
+        for kernel in kernels_of((handlers.parent / "faults" / "faults.ptx").read_text())
+        if kernel.name == "right"
+    )
+    length = sum(len(piece.instructions) for piece in kernel.pieces)
+    counts = module.counts()["test", "right"]
+    assert (counts["launches"], counts["warps"]) == (1, 2)
+    assert counts["warp_instructions"] == 2 * length
+
+
+@pytest.mark.parametrize("instruction", ["wgmma.fence.sync.aligned", "add.wrong.u32 %r1, %r1, 1"])
+def test_an_unknown_instruction_is_an_error(instruction: str) -> None:
+    text = f".entry k()\n{{\n.reg .b32 %r<2>;\n{instruction};\nret;\n}}\n"
+    with pytest.raises(UnknownInstruction, match=instruction.split()[0]):
+        translate(text)
