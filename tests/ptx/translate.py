@@ -115,7 +115,9 @@ def translate(text: str) -> str:
         name: (int(align), int(size or 0))
         for align, name, size in re.findall(r"\.shared \.align (\d+) \.b8 ([\w$]+)\[(\d*)\];", text)
     }
-    entry = re.compile(r"\.entry ([\w$]+)\s*\((.*?)\)(.*?)^\{(.*?)^\}", re.S | re.M)
+    # Assembler within a function may have a brace at a line's start, too.
+    end = r"^\}(?=\s*(?:\Z|\.(?:entry|extern|func|global|shared|visible|weak)))"
+    entry = re.compile(rf"\.entry ([\w$]+)\s*\((.*?)\)(.*?)^\{{(.*?){end}", re.S | re.M)
     kernels = [Kernel(*match.groups(), shared) for match in entry.finditer(text)]
     parts = ['#include "ptx/emulator.h"\n\nnamespace segblocks::ptx {\nnamespace {\n']
     parts += [kernel.cpp(i) for i, kernel in enumerate(kernels)]
