@@ -24,7 +24,7 @@ from segblocks_jax.nn import BatchNorm, Conv, max_pool, pointwise, upsample2
 from segblocks_jax.nn.scope import Call
 from segblocks_jax.ops.indexed_conv import Activation
 from segblocks_jax.ops.max_pool import indexed_max_pool
-from segblocks_jax.ops.packed_kernel import pack_kernel, pairs_pay, winograd_stride
+from segblocks_jax.ops.packed_kernel import channels_pay, pack_kernel, pairs_pay, winograd_stride
 from segblocks_jax.ops.upsample2 import indexed_upsample2
 
 _ACTIVATIONS: dict[Any, Activation] = {jax.nn.relu: "relu", jax.nn.relu6: "relu6"}
@@ -100,6 +100,8 @@ class Planner:
         if name not in self.plain:
             winograd = winograd_stride(weights, conv.stride, conv.groups, conv.dilation)
             pairs = pairs_pay(weights, conv.groups)
+            zeros = channels_pay(weights, conv.groups) - weights.shape[2]
+            weights = jnp.pad(weights, ((0, 0), (0, 0), (0, zeros), (0, 0)))
         step = ConvStep(
             pack_kernel(weights, conv.groups, winograd=winograd, pairs=pairs),
             _folded(conv, chain.norm),

@@ -105,6 +105,8 @@ class ConvStep:
     def run(self, state: State) -> None:
         """Adds the output, where it is kept, and the second one."""
         pixels, layout = state.pixels[self.input], state.layouts[self.input]
+        # See `channels_pay`.
+        pixels = jnp.pad(pixels, ((0, 0), (0, self.kernel.channels - pixels.shape[1])))
         patches = conv_patches(self, pixels, layout)
         residual = None if self.residual is None else state.pixels[self.residual]
         scale, bias = self.scaling

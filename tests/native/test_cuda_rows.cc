@@ -89,9 +89,10 @@ void check_upsampling(const std::string& name, const ProblemSize& size) {
   const Problem<T> problem(size);
   const segblocks::Upsample2Call upsampling = problem.upsampling();
   const auto call = segblocks::cuda::upsample2<T>(upsampling);
-  const LiveRows live = call.tables.live();
-  for_all<kWidth>(live.all, size.channels, [&](int32_t pixel, int32_t c) {
-    segblocks::cuda::upsample<T, kWidth>(call, live, pixel, c);
+  const int32_t pairs =
+      call.live_high() * call.high.pairs + call.live_low() * call.low.pairs;
+  for_all<kWidth>(pairs, size.channels, [&](int32_t pair, int32_t c) {
+    segblocks::cuda::upsample<T, kWidth>(call, call.live_high(), pair, c);
   });
   const auto maps = [&](const UnitPatches& patches) { return upsampling.outputs(patches); };
   const auto expected = [&](int kind, int64_t unit, int64_t i, int64_t j, int64_t row, int64_t c) {
@@ -124,6 +125,29 @@ void check_depthwise(const std::string& name, const ProblemSize& size) {
   expect(problem.convolved(), name + ": depthwise");
 }
 
+// What a block of threads does for a unit of index tables.
+void find_unit(const segblocks::IndexTablesCall& call, bool high, int32_t unit) {
+  namespace cuda = segblocks::cuda;
+  const segblocks::IndexTableLayout& layout = call.layout;
+  const auto area = static_cast<int32_t>(layout.patch_area(high));
+  int32_t* table = (high ? call.high : call.low) + unit * area;
+  bool lends = false;
+  if (cuda::reaches_one_cell(layout)) {
+    const cuda::IndexTables tables = cuda::index_tables(call);
+    const cuda::TableUnit own(tables, high, unit);
+    cuda::Neighbor neighbors[cuda::kNeighbors];
+    for (int zone = 0; zone < cuda::kNeighbors; ++zone) {
+      neighbors[zone] = own.neighbor(zone);
+      lends = lends || own.borrows(zone);
+    }
+    for (int32_t i = 0; i < area; ++i) table[i] = own.find(neighbors, i);
+  } else {
+    for (int32_t i = 0; i < area; ++i) table[i] = cuda::find_far(call, high, unit, i);
+    lends = high && cuda::lends_far(call, unit);
+  }
+  for (int32_t g = 0; high && g < layout.ring(); ++g) cuda::write_means(call, unit, g, lends);
+}
+
 void check_tables(int64_t block, int64_t factor, int64_t padding, segblocks::Border border) {
   segblocks::IndexTablesCall call{};
   call.layout = {{2, 2, 3, block, factor, 5, 1}, padding, border};
@@ -142,9 +166,11 @@ void check_tables(int64_t block, int64_t factor, int64_t padding, segblocks::Bor
   call.high = high.data();
   call.low = low.data();
   call.means = means.data();
-  for (size_t i = 0; i < high.size(); ++i) segblocks::cuda::find_index(call, true, i);
-  for (size_t i = 0; i < low.size(); ++i) segblocks::cuda::find_index(call, false, i);
-  for (int64_t g = 0; g < layout.num_halos(); ++g) segblocks::cuda::find_means(call, g);
+  for (int32_t index = 0; index < layout.blocks.cells(); ++index) {
+    const bool in_high = index < layout.blocks.num_high;
+    const auto unit = static_cast<int32_t>(in_high ? index : index - layout.blocks.num_high);
+    find_unit(call, in_high, unit);
+  }
 
   for (int64_t slot = 0; slot < layout.blocks.cells(); ++slot) {
     const bool is_high = layout.blocks.is_high(slot);
@@ -162,6 +188,21 @@ void check_tables(int64_t block, int64_t factor, int64_t padding, segblocks::Bor
         expect(means[(slot * layout.ring() + g) * reads + k] ==
                    (some ? layout.mean_row(slot, g, k) : -1),
                "rows of halos");
+      }
+    }
+  }
+}
+
+void check_divisors() {
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  for (const int32_t divisor : {1, 2, 3, 5, 7, 19, 64, 641, 65535, 65536, 1 << 30, kMost - 1, kMost}) {
+    const segblocks::Divisor divide(divisor);
+    for (int64_t quotient = 0; quotient <= kMost / divisor; quotient += 1 + quotient / 3) {
+      for (const int64_t number : {quotient * divisor - 1, quotient * divisor, int64_t{kMost}}) {
+        if (number < 0) continue;
+        const auto n = static_cast<int32_t>(number);
+        int32_t rest = -1;
+        expect(divide.divide(n, &rest) == n / divisor && rest == n % divisor, "division");
       }
     }
   }
@@ -211,6 +252,7 @@ int main() {
       check_tables(2, 1, padding, border);
     }
   }
+  check_divisors();
   check_limits();
   return failures == 0 ? 0 : 1;
 }

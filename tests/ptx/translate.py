@@ -115,7 +115,9 @@ def kernels_of(text: str) -> list[Kernel]:
         name: (int(align), int(size or 0))
         for align, name, size in re.findall(r"\.shared \.align (\d+) \.b8 ([\w$]+)\[(\d*)\];", text)
     }
-    entry = re.compile(r"\.entry ([\w$]+)\s*\((.*?)\)(.*?)^\{(.*?)^\}", re.S | re.M)
+    # Assembler within a function may have a brace at a line's start, too.
+    end = r"^\}(?=\s*(?:\Z|\.(?:entry|extern|func|global|shared|visible|weak)))"
+    entry = re.compile(rf"\.entry ([\w$]+)\s*\((.*?)\)(.*?)^\{{(.*?){end}", re.S | re.M)
     return [Kernel(*match.groups(), shared) for match in entry.finditer(text)]
 
 

@@ -1,55 +1,116 @@
 // Packed pixels to image: combine, and the backward of split.
 
+#include "cuda/grid_blocks.cuh"
 #include "cuda/kernels.h"
-#include "cuda/launch.cuh"
 #include "cuda/vectors.cuh"
 
 namespace segblocks::cuda {
 namespace {
 
+constexpr int32_t kRows = 8;  // Of an image, that a thread of a low block writes below each other.
+
+template <typename T>
+struct Combine {
+  GridBlocks blocks;
+  Resampling resampling;
+  Divisor factor;
+  Divisor twice_factor;
+  float unit;  // 1 / (2 * factor).
+  const T* pixels;
+  T* image;
+};
+
+// Resampling::taps(), whose second tap is behind the first; it is not read where its weight is 0.
+struct NextTaps {
+  int32_t first;
+  float first_weight;
+  float second_weight;
+};
+
+template <typename T>
+__device__ NextTaps next_taps(const Combine<T>& call, int32_t position) {
+  if (!call.resampling.bilinear) return {call.factor.divide(position), 1.0f, 0.0f};
+  const int32_t center = 2 * position + 1 - call.blocks.factor;
+  if (center <= 0) return {0, 1.0f, 0.0f};
+  int32_t rest;
+  const int32_t first = call.twice_factor.divide(center, &rest);
+  if (first >= call.blocks.low_block - 1) return {call.blocks.low_block - 1, 1.0f, 0.0f};
+  const float weight = static_cast<float>(rest) * call.unit;
+  return {first, 1.0f - weight, weight};
+}
+
+// Rows first .. first+kRows-1 of a low block, one vector each.
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads) combine_kernel(const CombineCall call) {
-  const BlockLayout& layout = call.layout;
-  const Resampling& resampling = call.resampling;
-  const T* packed = static_cast<const T*>(call.pixels);
-  const auto pixels = [&](bool) { return layout.area(true); };
-  for_each_item<kWidth>(
-      layout, call.slots, pixels,
-      [&](const Cell& cell, int64_t slot, int64_t pixel, int64_t channel) {
-        const int64_t y = pixel / layout.block;
-        const int64_t x = pixel % layout.block;
-        T* result = static_cast<T*>(call.image) + layout.image_pixel(cell, y, x) * layout.channels +
-                    channel;
-        const auto source = [&](int64_t row, int64_t column) {
-          return packed + layout.pixel(slot, row, column) * layout.channels + channel;
-        };
-        if (layout.is_high(slot)) {
-          store(result, load<T, kWidth>(source(y, x)));
-          return;
-        }
-        const Taps rows = resampling.taps(y, layout.factor, layout.low_block());
-        const Taps columns = resampling.taps(x, layout.factor, layout.low_block());
-        VectorSum<T, kWidth> sum;
-        const auto add_row = [&](int64_t row, float weight) {
-          sum.add(source(row, columns.first), weight * columns.first_weight);
-          if (columns.second_weight == 0.0f) return;
-          sum.add(source(row, columns.second), weight * columns.second_weight);
-        };
-        add_row(rows.first, rows.first_weight);
-        if (rows.second_weight != 0.0f) add_row(rows.second, rows.second_weight);
-        sum.write(resampling.scale, result);
-      });
+__device__ void enlarge(const Combine<T>& call, const T* from, int32_t first, int32_t x, T* to) {
+  const GridBlocks& blocks = call.blocks;
+  const NextTaps columns = next_taps(call, x);
+  const int32_t pitch = blocks.low_block * blocks.channels;
+  from += columns.first * blocks.channels;
+#pragma unroll 2
+  for (int32_t y = first; y < first + kRows && y < blocks.block; ++y, to += blocks.image_row) {
+    const NextTaps rows = next_taps(call, y);
+    const T* row = from + rows.first * pitch;
+    VectorSum<T, kWidth> sum;
+    sum.add(row, rows.first_weight * columns.first_weight);
+    if (columns.second_weight != 0.0f) {
+      sum.add(row + blocks.channels, rows.first_weight * columns.second_weight);
+    }
+    if (rows.second_weight != 0.0f) {
+      sum.add(row + pitch, rows.second_weight * columns.first_weight);
+      if (columns.second_weight != 0.0f) {
+        sum.add(row + pitch + blocks.channels, rows.second_weight * columns.second_weight);
+      }
+    }
+    sum.write(call.resampling.scale, to);
+  }
+}
+
+template <typename T, int kWidth, int kRun>
+__global__ void __launch_bounds__(kThreads)
+    combine_kernel(const __grid_constant__ Combine<T> call) {
+  const GridBlocks& blocks = call.blocks;
+  for (auto index = static_cast<int32_t>(blockIdx.y); index < blocks.cells;
+       index += static_cast<int32_t>(gridDim.y)) {
+    const BlockPlace place = blocks.place(index);
+    if (!place.some) continue;
+    if (place.high) {
+      copy_block<T, kRun, false>(blocks, place, call.pixels, call.image);
+      continue;
+    }
+    const int32_t count = (blocks.block + kRows - 1) / kRows * blocks.high_vectors.value();
+    const auto step = static_cast<int32_t>(gridDim.x * blockDim.x);
+    for (auto item = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x); item < count;
+         item += step) {
+      int32_t column;
+      int32_t vector;
+      const int32_t y = blocks.high_vectors.divide(item, &column) * kRows;
+      const int32_t x = blocks.pixel_vectors.divide(column, &vector);
+      enlarge<T, kWidth>(call, call.pixels + place.packed + vector * kWidth, y, x,
+                         call.image + place.image + y * blocks.image_row + column * kWidth);
+    }
+  }
 }
 
 }  // namespace
 
 cudaError_t launch(cudaStream_t stream, const CombineCall& call) {
-  return with_vectors(
-      call.element, call.layout.channels, {call.pixels, call.image}, [&](auto vector) {
+  const BlockLayout& layout = call.layout;
+  return with_runs(
+      call.element, layout, call.image, call.pixels, [&](auto vector, auto runs) {
         using V = decltype(vector);
-        const LaunchShape shape = launch_shape(call.layout, call.layout.area(true), V::width);
-        combine_kernel<typename V::Element, V::width>
-            <<<shape.grid, shape.threads, 0, stream>>>(call);
+        using T = typename V::Element;
+        constexpr int kRun = decltype(runs)::width;
+        const Combine<T> combine{grid_blocks(layout, call.slots, V::width, kRun),
+                                 call.resampling,
+                                 Divisor(layout.factor),
+                                 Divisor(2 * layout.factor),
+                                 1.0f / static_cast<float>(2 * layout.factor),
+                                 static_cast<const T*>(call.pixels),
+                                 static_cast<T*>(call.image)};
+        const int64_t high = layout.area(true) * layout.channels / kRun;
+        const int64_t low = layout.area(true) * layout.channels / V::width / 2;
+        const LaunchShape shape = blocks_shape(layout, std::max(high, low));
+        combine_kernel<T, V::width, kRun><<<shape.grid, shape.threads, 0, stream>>>(combine);
         return cudaGetLastError();
       });
 }

@@ -37,26 +37,51 @@ Epilogue<T> epilogue_of(const IndexedConvCall& call) {
           static_cast<T*>(call.out2)};
 }
 
-// Comparisons keep NaN.
-__device__ inline float activated(float value, Activation activation) {
-  if (activation == Activation::kNone) return value;
-  const float positive = value < 0.0f ? 0.0f : value;
-  return activation == Activation::kRelu6 && positive > 6.0f ? 6.0f : positive;
+// max(value, 0); NaN stays.
+__device__ inline float rectified(float value) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(value));
+  return result;
+#else
+  return value < 0.0f ? 0.0f : value;
+#endif
+}
+
+template <int kWidth>
+__device__ inline void activate(Activation activation, float (&values)[kWidth]) {
+  if (activation == Activation::kNone) return;
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) values[k] = rectified(values[k]);
+  if (activation == Activation::kRelu) return;
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) values[k] = values[k] > 6.0f ? 6.0f : values[k];
 }
 
 template <int kWidth>
 __device__ inline void load_floats(const float* from, float absent, float (&values)[kWidth]) {
+  if (from == nullptr) {
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) values[k] = from == nullptr ? absent : from[k];
+    for (int k = 0; k < kWidth; ++k) values[k] = absent;
+    return;
+  }
+  constexpr int kLoad = kWidth % 4 == 0 ? 4 : 1;
+#pragma unroll
+  for (int k = 0; k < kWidth; k += kLoad) {
+    const auto part = load<float, kLoad>(from + k);
+#pragma unroll
+    for (int i = 0; i < kLoad; ++i) values[k + i] = part.values[i];
+  }
 }
 
-// The epilogue of kWidth channels from `column` on, all of them below `features`.
+// The epilogue of kWidth channels from `column` on, all of them below `features`. Where kWidth is a
+// multiple of 4, all vectors are aligned to 16 bytes. `unit` is what the sums count in.
 template <typename T, int kWidth>
 class Finish {
  public:
-  __device__ Finish(const Epilogue<T>& epilogue, int32_t column)
+  __device__ Finish(const Epilogue<T>& epilogue, int32_t column, float unit = 1.0f)
       : epilogue_(epilogue), column_(column) {
-    load_floats(at(epilogue.scale), 1.0f, scale_);
+    load_floats(at(epilogue.scale), unit, scale_);
     load_floats(at(epilogue.bias), 0.0f, bias_);
     load_floats(at(epilogue.scale2), 0.0f, scale2_);
     load_floats(at(epilogue.bias2), 0.0f, bias2_);
@@ -68,31 +93,23 @@ class Finish {
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) values[k] = sums[k] * scale_[k] + bias_[k];
     if (epilogue_.residual != nullptr) {
-      const auto residual = load<T, kWidth>(epilogue_.residual + first);
+      float residual[kWidth];
+      to_floats(load<T, kWidth>(epilogue_.residual + first), residual);
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) values[k] += to_float(residual.values[k]);
+      for (int k = 0; k < kWidth; ++k) values[k] += residual[k];
     }
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) values[k] = activated(values[k], epilogue_.activation);
-    if (epilogue_.out != nullptr) put(epilogue_.out + first, values);
+    activate(epilogue_.activation, values);
+    if (epilogue_.out != nullptr) store(epilogue_.out + first, from_floats<T>(values));
     if (epilogue_.out2 == nullptr) return;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      values[k] = activated(values[k] * scale2_[k] + bias2_[k], Activation::kRelu);
-    }
-    put(epilogue_.out2 + first, values);
+    for (int k = 0; k < kWidth; ++k) values[k] = values[k] * scale2_[k] + bias2_[k];
+    activate(Activation::kRelu, values);
+    store(epilogue_.out2 + first, from_floats<T>(values));
   }
 
  private:
   __device__ const float* at(const float* vector) const {
     return vector == nullptr ? nullptr : vector + column_;
-  }
-
-  __device__ static void put(T* to, const float (&values)[kWidth]) {
-    Vector<T, kWidth> vector;
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) from_float(values[k], &vector.values[k]);
-    store(to, vector);
   }
 
   const Epilogue<T>& epilogue_;

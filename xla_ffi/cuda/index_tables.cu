@@ -10,34 +10,66 @@
 namespace segblocks::cuda {
 namespace {
 
+// y runs over units, high ones first, x over parts of one.
+template <bool kOneCell>
 __global__ void __launch_bounds__(kThreads)
-    index_tables_kernel(const __grid_constant__ IndexTablesCall call) {
+    index_tables_kernel(const __grid_constant__ IndexTables tables) {
+  __shared__ struct {
+    Neighbor neighbors[kNeighbors];
+    int32_t borrowers;
+  } around;
+  const IndexTablesCall& call = tables.call;
   const IndexTableLayout& layout = call.layout;
-  const int64_t high = layout.blocks.num_high * layout.patch_area(true);
-  const int64_t low = layout.blocks.num_low() * layout.patch_area(false);
-  const int64_t all = high + low + layout.num_halos();
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < all;
-       i += step) {
-    if (i < high) {
-      find_index(call, true, i);
-    } else if (i < high + low) {
-      find_index(call, false, i - high);
+  const auto num_high = static_cast<int32_t>(layout.blocks.num_high);
+  const auto units = static_cast<int32_t>(layout.blocks.cells());
+  const auto first = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
+  const auto step = static_cast<int32_t>(gridDim.x * blockDim.x);
+  for (auto index = static_cast<int32_t>(blockIdx.y); index < units;
+       index += static_cast<int32_t>(gridDim.y)) {
+    const bool high = index < num_high;
+    const int32_t unit = high ? index : index - num_high;
+    const auto area = static_cast<int32_t>(layout.patch_area(high));
+    int32_t* table = (high ? call.high : call.low) + static_cast<int64_t>(unit) * area;
+    bool lends;
+    if constexpr (kOneCell) {
+      const TableUnit own(tables, high, unit);
+      const auto zone = static_cast<int>(threadIdx.x);
+      __syncthreads();  // Behind the last unit's reads.
+      if (zone == 0) around.borrowers = 0;
+      if (zone < kNeighbors) around.neighbors[zone] = own.neighbor(zone);
+      __syncthreads();
+      if (zone < kNeighbors && own.borrows(zone)) atomicAdd(&around.borrowers, 1);
+      __syncthreads();
+      lends = around.borrowers > 0;
+      for (int32_t entry = first; entry < area; entry += step) {
+        table[entry] = own.find(around.neighbors, entry);
+      }
     } else {
-      find_means(call, i - high - low);
+      lends = high && lends_far(call, unit);
+      for (int32_t entry = first; entry < area; entry += step) {
+        table[entry] = find_far(call, high, unit, entry);
+      }
     }
+    if (!high) continue;
+    const auto ring = static_cast<int32_t>(layout.ring());
+    for (int32_t g = first; g < ring; g += step) write_means(call, unit, g, lends);
   }
 }
 
 }  // namespace
 
 cudaError_t launch(cudaStream_t stream, const IndexTablesCall& call) {
-  constexpr int64_t kMaxBlocks = 4096;
+  constexpr int64_t kMaxInGrid = 65535;
+  constexpr int64_t kEntries = 8;  // Of a thread: what finding the neighbors costs is shared.
   const IndexTableLayout& layout = call.layout;
-  const int64_t all = layout.blocks.num_high * layout.patch_area(true) +
-                      layout.blocks.num_low() * layout.patch_area(false) + layout.num_halos();
-  const int64_t blocks = std::min((all + kThreads - 1) / kThreads, kMaxBlocks);
-  index_tables_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(call);
+  const int64_t entries = layout.patch_area(layout.blocks.num_high > 0);
+  const int64_t threads = std::clamp<int64_t>((entries + 63) / 64 * 32, 32, kThreads);
+  const int64_t parts = (entries + kEntries * threads - 1) / (kEntries * threads);
+  const dim3 grid(static_cast<unsigned>(std::clamp<int64_t>(parts, 1, kMaxInGrid)),
+                  static_cast<unsigned>(std::min(layout.blocks.cells(), kMaxInGrid)));
+  const auto kernel =
+      reaches_one_cell(layout) ? index_tables_kernel<true> : index_tables_kernel<false>;
+  kernel<<<grid, static_cast<unsigned>(threads), 0, stream>>>(index_tables(call));
   return cudaGetLastError();
 }
 

@@ -49,7 +49,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kColumns == 64 ? 3 : 2)
 }
 
 int64_t tiles_of(const IndexedConvCall& call, int64_t rows, int64_t columns) {
-  return (max_output_rows(call) + rows - 1) / rows * ((call.features + columns - 1) / columns);
+  // The rows of the two sizes of units have tiles of their own.
+  const int64_t high = call.units.high.capacity * call.outputs(call.units.high).area();
+  const int64_t low = max_output_rows(call) - high;
+  return ((high + rows - 1) / rows + (low + rows - 1) / rows) *
+         ((call.features + columns - 1) / columns);
 }
 
 template <class Tile>

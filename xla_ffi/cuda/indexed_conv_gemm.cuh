@@ -18,10 +18,15 @@ __device__ void multiply(RowLoad<Tile, Machine>& row_load, WeightLoad<Tile, Mach
                          typename Tile::Element* rows, typename Tile::Element* weights,
                          int32_t stages, int thread, Sums& sums) {
   using namespace cute;
-  const auto load = [&](int32_t k) {
-    if (k < stages) {
-      row_load.load(k % Tile::kStages);
-      weight_load.load(k % Tile::kStages);
+  int32_t to_load = stages;
+  int free = 0;  // The stage that is loaded next,
+  int full = 0;  // and the one that is multiplied.
+  const auto behind = [](int stage) { return stage == Tile::kStages - 1 ? 0 : stage + 1; };
+  const auto load = [&] {
+    if (--to_load >= 0) {
+      row_load.load(free);
+      weight_load.load(free);
+      free = behind(free);
     }
     Machine::commit();  // Empty ones, too: the waits count them.
   };
@@ -49,7 +54,7 @@ __device__ void multiply(RowLoad<Tile, Machine>& row_load, WeightLoad<Tile, Mach
   constexpr int kSteps = Tile::kDepth / 16;
 
   CUTE_NO_UNROLL
-  for (int k = 0; k < Tile::kStages - 1; ++k) load(k);
+  for (int k = 0; k < Tile::kStages - 1; ++k) load();
   Machine::template wait<Tile::kStages - 2>();
   Machine::sync();
   fetch(0, 0);
@@ -59,14 +64,15 @@ __device__ void multiply(RowLoad<Tile, Machine>& row_load, WeightLoad<Tile, Mach
     CUTE_UNROLL
     for (int step = 0; step < kSteps; ++step) {
       if (step == kSteps - 1) {
-        // Stage k is read; stage k + 1 has to be there.
+        // This stage is read; the next one has to be there.
         Machine::template wait<Tile::kStages - 2>();
         Machine::sync();
+        full = behind(full);
       }
       // Behind the last stage this reads what is not used.
-      fetch((step < kSteps - 1 ? k : k + 1) % Tile::kStages, (step + 1) % kSteps);
-      // Behind the barrier that has freed the stage of k - 1.
-      if (step == 0) load(k + Tile::kStages - 1);
+      fetch(full, (step + 1) % kSteps);
+      // Behind the barrier that has freed the stage before.
+      if (step == 0) load();
       gemm(mma, a(_, _, step), b(_, _, step), sums);
     }
   }
@@ -104,21 +110,22 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
                          int32_t blocks) {
   auto* rows = reinterpret_cast<typename Tile::Element*>(shared);
   auto* weights = reinterpret_cast<typename Tile::Element*>(shared + Tile::kRowBytes);
-  auto* origins = reinterpret_cast<WindowOrigin*>(shared + Tile::kRowBytes + Tile::kWeightBytes);
+  auto* origins = reinterpret_cast<int32_t*>(shared + Tile::kRowBytes + Tile::kWeightBytes);
   auto* sums = reinterpret_cast<float*>(shared);
 
-  const LiveRows live = call.tables.live();
   const int32_t across = (call.epilogue.features + Tile::kColumns - 1) / Tile::kColumns;
-  const int32_t tiles = (live.all + Tile::kRows - 1) / Tile::kRows * across;
+  const RowTiles<Tile> row_tiles(call.tables.live());
+  const int32_t tiles = row_tiles.all * across;
   const int32_t stages = (call.terms + Tile::kDepth - 1) / Tile::kDepth;
   for (int32_t tile = block; tile < tiles; tile += blocks) {
-    const int32_t first_row = tile / across * Tile::kRows;
+    const TileRows mine = row_tiles.rows(tile / across);
     const int32_t first_column = tile % across * Tile::kColumns;
     // Rows behind the last one are computed from it, and not written.
-    origins[thread] = call.tables.origin(live, min_int32(first_row + thread, live.all - 1));
+    origins[thread] =
+        call.tables.position(row_tiles.live, min_int32(mine.first + thread, mine.end - 1));
     Machine::sync();
 
-    RowLoad<Tile, Machine> row_load(call, rows, origins, thread);
+    RowLoad<Tile, Machine> row_load(call, mine.high, rows, origins, thread);
     WeightLoad<Tile, Machine> weight_load(call, weights, first_column, thread);
     const typename Tile::template Mma<Machine> mma;
     auto accumulators = cute::partition_fragment_C(
@@ -131,9 +138,9 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
     cute::copy(cute::AutoVectorizingCopyWithAssumedAlignment<64>{}, accumulators, my_sums);
     Machine::sync();
     if (call.wide_output) {
-      write_tile<Tile, Tile::kChunk>(call, sums, first_row, live.all, first_column, thread);
+      write_tile<Tile, Tile::kChunk>(call, sums, mine.first, mine.end, first_column, thread);
     } else {
-      write_tile<Tile, 1>(call, sums, first_row, live.all, first_column, thread);
+      write_tile<Tile, 1>(call, sums, mine.first, mine.end, first_column, thread);
     }
   }
 }

@@ -42,7 +42,8 @@ cudaError_t launch_plain(cudaStream_t stream, const IndexedConvCall& call) {
 cudaError_t launch_depthwise(cudaStream_t stream, const IndexedConvCall& call) {
   return with_indexed_vectors(
       call.input.element, call.input.channels,
-      {call.input.rows, call.input.halos, call.weights, call.residual, call.out, call.out2},
+      {call.input.rows, call.input.halos, call.weights, call.residual, call.out, call.out2,
+       call.scale, call.bias, call.scale2, call.bias2},
       [&](auto vector) {
         using V = decltype(vector);
         using T = typename V::Element;

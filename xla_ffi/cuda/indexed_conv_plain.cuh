@@ -137,17 +137,18 @@ __device__ void convolve_depthwise(const PlainConvolution<T>& call, const LiveRo
   float sums[kDepthwiseRows][kWidth] = {};
   TapWalk walk{};
   while (walk.tap < call.taps) {
-    const auto weights = load<T, kWidth>(
-        call.weights + static_cast<int64_t>(walk.tap) * call.input.channels + channel);
+    float weights[kWidth];
+    to_floats(load<T, kWidth>(call.weights + static_cast<int64_t>(walk.tap) * call.input.channels +
+                              channel),
+              weights);
 #pragma unroll
     for (int i = 0; i < kDepthwiseRows; ++i) {
       const int32_t index = call.tables.index(origins[i], walk.in_high, walk.in_low);
       if (!call.input.has(index)) continue;
-      const auto values = load<T, kWidth>(call.input.row(index) + channel);
+      float values[kWidth];
+      to_floats(load<T, kWidth>(call.input.row(index) + channel), values);
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        sums[i][k] += to_float(values.values[k]) * to_float(weights.values[k]);
-      }
+      for (int k = 0; k < kWidth; ++k) sums[i][k] += values[k] * weights[k];
     }
     walk.advance(call.input.channels, call.input.channels, call.window_width, call.tables);
   }

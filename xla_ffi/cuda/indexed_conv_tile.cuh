@@ -24,7 +24,7 @@ struct TileConvolution {
   int32_t window_width;
   int32_t taps;
   int32_t terms;     // Of each sum: taps * channels.
-  bool wide_output;  // 16-byte accesses to the outputs and the residual are possible.
+  bool wide_output;  // 16-byte accesses are possible behind the sums.
   Epilogue<__nv_bfloat16> epilogue;
 };
 
@@ -47,7 +47,9 @@ inline TileConvolution tile_convolution(const IndexedConvCall& call) {
       static_cast<int32_t>(call.window.width),
       taps,
       taps * static_cast<int32_t>(call.input.channels),
-      call.features % kWide == 0 && aligned({call.residual, call.out, call.out2}, 2 * kWide),
+      call.features % kWide == 0 && aligned({call.residual, call.out, call.out2, call.scale,
+                                             call.bias, call.scale2, call.bias2},
+                                            2 * kWide),
       epilogue_of<__nv_bfloat16>(call)};
   if (empty) tiles.input.channels = 1;
   return tiles;
@@ -94,7 +96,7 @@ struct ConvTile {
   static constexpr int kWeightBytes = cute::cosize_v<Weights> * sizeof(Element);
   static constexpr int kSumBytes = cute::cosize_v<Sums> * sizeof(float);
   static_assert(kSumBytes <= kRowBytes + kWeightBytes, "the sums reuse the stages' memory");
-  static constexpr int kOriginBytes = kRows * sizeof(WindowOrigin);
+  static constexpr int kOriginBytes = kRows * sizeof(int32_t);
   static constexpr int kSharedBytes = kRowBytes + kWeightBytes + kOriginBytes;
 
   // Four warps, two by two.
@@ -104,7 +106,33 @@ struct ConvTile {
                              cute::Tile<cute::_32, cute::_32, cute::_16>>;
 };
 
-// A thread's part in loading stages of input rows: one chunk of each kStep-th row.
+// The rows of a tile, all of units of one size.
+struct TileRows {
+  int32_t first;
+  int32_t end;  // Of the live rows of that size; the tile may reach farther.
+  bool high;
+};
+
+// Tiles of rows that cover the live rows, those of high units first.
+template <class Tile>
+struct RowTiles {
+  LiveRows live;
+  int32_t high;
+  int32_t all;
+
+  __device__ explicit RowTiles(const LiveRows& rows)
+      : live(rows),
+        high((rows.high + Tile::kRows - 1) / Tile::kRows),
+        all(high + (rows.all - rows.high + Tile::kRows - 1) / Tile::kRows) {}
+
+  __device__ TileRows rows(int32_t tile) const {
+    if (tile < high) return {tile * Tile::kRows, live.high, true};
+    return {live.high + (tile - high) * Tile::kRows, live.all, false};
+  }
+};
+
+// A thread's part in loading stages of input rows: one chunk of each kStep-th row. What a call has
+// for all threads is kept in registers.
 template <class Tile, class Machine>
 class RowLoad {
   static constexpr int kChunks = Tile::kDepth / Tile::kChunk;
@@ -113,14 +141,21 @@ class RowLoad {
   static_assert(kStep % 8 == 0, "the swizzle of a thread's rows is the same");
 
  public:
-  __device__ RowLoad(const TileConvolution& call, typename Tile::Element* stages,
-                     const WindowOrigin* origins, int thread)
-      : call_(call) {
+  // `origins`: where the windows of the tile's rows begin among the indices.
+  __device__ RowLoad(const TileConvolution& call, bool high, typename Tile::Element* stages,
+                     const int32_t* origins, int thread)
+      : input_(call.input),
+        taps_(call.taps),
+        window_width_(call.window_width),
+        dilation_(call.tables.dilation) {
+    const WindowTables::Size& size = high ? call.tables.high : call.tables.low;
+    next_row_ = dilation_ * (size.patch_width - window_width_);
     const int row = thread / kChunks;
     const int depth = thread % kChunks * Tile::kChunk;
     to_ = stages + typename Tile::Rows{}(row, depth, 0);
     origins_ = origins + row;
-    walk_.advance(depth, call.input.channels, call.window_width, call.tables);
+    walk_.indices = size.indices;
+    advance(walk_, depth);
     if constexpr (Tile::kVector == Tile::kChunk) find(walk_, indices_);
   }
 
@@ -132,7 +167,7 @@ class RowLoad {
       // The indices of the next stage arrive while this one is multiplied.
       if (advance(walk_, Tile::kDepth)) find(walk_, indices_);
     } else {
-      TapWalk walk = walk_;
+      Walk walk = walk_;
       if constexpr (Tile::kVector == 1) {
         copy_scalars(to, walk);
       } else {
@@ -149,33 +184,51 @@ class RowLoad {
   }
 
  private:
-  __device__ bool advance(TapWalk& walk, int terms) const {
-    return walk.advance(terms, call_.input.channels, call_.window_width, call_.tables);
+  // Runs through the terms of the sums, ordered as (window row, window column, channel).
+  struct Walk {
+    const int32_t* indices;  // Those of the tap.
+    int32_t channel;
+    int32_t column;
+    int32_t tap;
+  };
+
+  // Whether that led to another tap.
+  __device__ bool advance(Walk& walk, int terms) const {
+    const int32_t before = walk.tap;
+    walk.channel += terms;
+    while (walk.channel >= input_.channels) {
+      walk.channel -= input_.channels;
+      ++walk.tap;
+      walk.indices += dilation_;
+      if (++walk.column == window_width_) {
+        walk.column = 0;
+        walk.indices += next_row_;
+      }
+    }
+    return walk.tap != before;
   }
 
-  __device__ void find(const TapWalk& walk, int32_t (&indices)[kMine]) const {
+  __device__ void find(const Walk& walk, int32_t (&indices)[kMine]) const {
+    const bool some = walk.tap < taps_;
 #pragma unroll
-    for (int i = 0; i < kMine; ++i) {
-      indices[i] = walk.tap < call_.taps
-                       ? call_.tables.index(origins_[i * kStep], walk.in_high, walk.in_low)
-                       : -1;
-    }
+    for (int i = 0; i < kMine; ++i) indices[i] = some ? walk.indices[origins_[i * kStep]] : -1;
   }
 
   __device__ void copy(typename Tile::Element* to, int32_t channel,
                        const int32_t (&indices)[kMine]) const {
+    RowList<__nv_bfloat16> from = input_;
+    from.rows += channel;
+    from.halos += channel;
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
-      const bool some = call_.input.has(indices[i]);
-      // Where nothing is read, the address must still be one.
-      const __nv_bfloat16* from = some ? call_.input.row(indices[i]) + channel : call_.weights;
-      Machine::template copy_row<Tile::kVector>(to + typename Tile::Rows{}(i * kStep, 0, 0), from,
-                                                some);
+      // An address that is not read may be any.
+      Machine::template copy_row<Tile::kVector>(to + typename Tile::Rows{}(i * kStep, 0, 0),
+                                                from.row(indices[i]), from.has(indices[i]));
     }
   }
 
   // Channels in pairs, which may belong to two taps.
-  __device__ void copy_scalars(typename Tile::Element* to, TapWalk walk) const {
+  __device__ void copy_scalars(typename Tile::Element* to, Walk walk) const {
 #pragma unroll
     for (int k = 0; k < Tile::kChunk; k += 2) {
       Vector<__nv_bfloat16, 2> pairs[kMine];
@@ -185,9 +238,8 @@ class RowLoad {
         find(walk, indices);
 #pragma unroll
         for (int i = 0; i < kMine; ++i) {
-          pairs[i].values[j] = call_.input.has(indices[i])
-                                   ? call_.input.row(indices[i])[walk.channel]
-                                   : __float2bfloat16_rn(0.0f);
+          pairs[i].values[j] = input_.has(indices[i]) ? input_.row(indices[i])[walk.channel]
+                                                      : __float2bfloat16_rn(0.0f);
         }
         advance(walk, 1);
       }
@@ -199,11 +251,15 @@ class RowLoad {
     }
   }
 
-  const TileConvolution& call_;
+  RowList<__nv_bfloat16> input_;
+  int32_t taps_;
+  int32_t window_width_;
+  int32_t dilation_;
+  int32_t next_row_;  // From a window row's end to the next one's begin.
   typename Tile::Element* to_;
-  const WindowOrigin* origins_;  // Registers are scarcer than shared memory.
-  TapWalk walk_{};               // At this thread's part of the next stage.
-  int32_t indices_[kMine]{};     // Of its tap.
+  const int32_t* origins_;
+  Walk walk_{};               // At this thread's part of the next stage.
+  int32_t indices_[kMine]{};  // Of its tap.
 };
 
 // A thread's part in loading stages of weights: one chunk of each kStep-th term.
@@ -217,34 +273,31 @@ class WeightLoad {
 
  public:
   __device__ WeightLoad(const TileConvolution& call, typename Tile::Element* stages,
-                        int32_t first_column, int thread)
-      : call_(call), term_(thread / kChunks) {
-    const int column = thread % kChunks * Tile::kChunk;
-    to_ = stages + typename Tile::Weights{}(column, term_, 0);
-    column_ = first_column + column;
-    from_ = call.weights + (static_cast<int64_t>(column_ / kPanel) * call.terms + term_) * kPanel +
-            column_ % kPanel;
+                        int32_t first_column, int thread) {
+    const int term = thread / kChunks;
+    const int32_t column = first_column + thread % kChunks * Tile::kChunk;
+    to_ = stages + typename Tile::Weights{}(column - first_column, term, 0);
+    from_ = call.weights + (static_cast<int64_t>(column / kPanel) * call.terms + term) * kPanel +
+            column % kPanel;
+    // The last panel ends with zeros; behind it there is nothing.
+    left_ = column < call.epilogue.features ? call.terms - term : 0;
   }
 
   __device__ void load(int stage) {
     typename Tile::Element* to = to_ + typename Tile::Weights{}(0, 0, stage);
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
-      // The last panel ends with zeros; behind it there is nothing.
-      const bool some = column_ < call_.epilogue.features && term_ + i * kStep < call_.terms;
       Machine::copy_weights(to + typename Tile::Weights{}(0, i * kStep, 0),
-                            some ? from_ + i * kStep * kPanel : call_.weights, some);
+                            from_ + i * kStep * kPanel, left_ > i * kStep);
     }
-    term_ += Tile::kDepth;
+    left_ -= Tile::kDepth;
     from_ += Tile::kDepth * kPanel;
   }
 
  private:
-  const TileConvolution& call_;
   typename Tile::Element* to_;
   const __nv_bfloat16* from_;
-  int32_t column_;
-  int32_t term_;
+  int32_t left_;  // Terms from this thread's first one of the stage on.
 };
 
 }  // namespace segblocks::cuda

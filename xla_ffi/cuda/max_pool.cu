@@ -9,12 +9,12 @@
 namespace segblocks::cuda {
 namespace {
 
-template <typename T, int kWidth>
+template <typename T, int kWidth, int kWindow>
 __global__ void __launch_bounds__(kThreads)
     max_pool_kernel(const __grid_constant__ MaxPool<T> call) {
   const LiveRows live = call.tables.live();
   for_each_vector<kWidth>(live.all, call.input.channels, [&](int32_t row, int32_t channel) {
-    pool<T, kWidth>(call, live, row, channel);
+    pool<T, kWidth, kWindow>(call, live, row, channel);
   });
 }
 
@@ -31,7 +31,9 @@ cudaError_t launch(cudaStream_t stream, const MaxPoolCall& call) {
         const LaunchShape shape = item_shape(max_output_rows(call), call.input.channels, V::width);
         const MaxPool<T> pool{window_tables(call), row_list<T>(call.input),
                               static_cast<int32_t>(call.window.height), static_cast<T*>(call.out)};
-        max_pool_kernel<T, V::width><<<shape.grid, shape.threads, 0, stream>>>(pool);
+        const auto kernel = pool.window == 3 ? max_pool_kernel<T, V::width, 3>
+                                             : max_pool_kernel<T, V::width, 0>;
+        kernel<<<shape.grid, shape.threads, 0, stream>>>(pool);
         return cudaGetLastError();
       });
 }

@@ -3,6 +3,7 @@
 #ifndef SEGBLOCKS_CUDA_MAX_POOL_CUH_
 #define SEGBLOCKS_CUDA_MAX_POOL_CUH_
 
+#include <cmath>
 #include <cstdint>
 
 #include "cuda/rows.cuh"
@@ -19,26 +20,24 @@ struct MaxPool {
   T* out;
 };
 
-// kWidth channels of a live output row. Any NaN makes the maximum NaN.
-template <typename T, int kWidth>
+// kWidth channels of a live output row. Any NaN makes the maximum NaN. kWindow: the window's side,
+// where it is known; else 0.
+template <typename T, int kWidth, int kWindow = 0>
 __device__ void pool(const MaxPool<T>& call, const LiveRows& live, int32_t row, int32_t channel) {
-  const WindowOrigin origin = call.tables.origin(live, row);
-  float best[kWidth];
-  load_row(call.input, call.tables.index_at(origin, 0, 0), channel, best);
-  for (int32_t y = 0; y < call.window; ++y) {
-    for (int32_t x = 0; x < call.window; ++x) {
-      float values[kWidth];
-      load_row(call.input, call.tables.index_at(origin, y, x), channel, values);
+  int32_t pitch;
+  const int32_t* indices = call.tables.window(call.tables.origin(live, row), &pitch);
+  Vector<T, kWidth> best;
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        if (values[k] > best[k] || values[k] != values[k]) best[k] = values[k];
-      }
+  for (int k = 0; k < kWidth; ++k) from_float(-INFINITY, &best.values[k]);
+  const int32_t window = kWindow > 0 ? kWindow : call.window;
+#pragma unroll
+  for (int32_t y = 0; y < window; ++y, indices += pitch) {
+#pragma unroll
+    for (int32_t x = 0; x < window; ++x) {
+      best = larger(best, load_row<T, kWidth>(call.input, indices[x], channel));
     }
   }
-  Vector<T, kWidth> result;
-#pragma unroll
-  for (int k = 0; k < kWidth; ++k) from_float(best[k], &result.values[k]);
-  store(call.out + static_cast<int64_t>(row) * call.input.channels + channel, result);
+  store(call.out + static_cast<int64_t>(row) * call.input.channels + channel, best);
 }
 
 }  // namespace segblocks::cuda

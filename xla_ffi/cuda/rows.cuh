@@ -35,16 +35,10 @@ __device__ void average(const HaloRows<T>& call, int32_t halo, int32_t channel) 
 
 // kWidth channels of a row; zeros where there is none.
 template <typename T, int kWidth>
-__device__ inline void load_row(const RowList<T>& input, int32_t index, int32_t channel,
-                                float (&values)[kWidth]) {
-  if (input.has(index)) {
-    const auto vector = load<T, kWidth>(input.row(index) + channel);
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) values[k] = to_float(vector.values[k]);
-  } else {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) values[k] = 0.0f;
-  }
+__device__ inline Vector<T, kWidth> load_row(const RowList<T>& input, int32_t index,
+                                             int32_t channel) {
+  if (!input.has(index)) return {};
+  return load<T, kWidth>(input.row(index) + channel);
 }
 
 }  // namespace segblocks::cuda

@@ -1,55 +1,87 @@
 // Image to packed pixels: split, and the backward of combine.
 
+#include "cuda/grid_blocks.cuh"
 #include "cuda/kernels.h"
-#include "cuda/launch.cuh"
 #include "cuda/vectors.cuh"
 
 namespace segblocks::cuda {
 namespace {
 
+template <typename T>
+struct Split {
+  GridBlocks blocks;
+  Resampling resampling;
+  const T* image;
+  T* pixels;
+};
+
+// The vector of a low block at (y, x), at `from` in the image's block.
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads) split_kernel(const SplitCall call) {
-  const BlockLayout& layout = call.layout;
-  const Resampling& resampling = call.resampling;
-  const T* image = static_cast<const T*>(call.image);
-  const auto pixels = [&](bool high) { return layout.area(high); };
-  for_each_item<kWidth>(
-      layout, call.slots, pixels,
-      [&](const Cell& cell, int64_t slot, int64_t pixel, int64_t channel) {
-        const int64_t side = layout.side(layout.is_high(slot));
-        const int64_t y = pixel / side;
-        const int64_t x = pixel % side;
-        T* result =
-            static_cast<T*>(call.pixels) + layout.pixel(slot, y, x) * layout.channels + channel;
-        const auto source = [&](int64_t row, int64_t column) {
-          return image + layout.image_pixel(cell, row, column) * layout.channels + channel;
-        };
-        if (layout.is_high(slot)) {
-          store(result, load<T, kWidth>(source(y, x)));
-          return;
-        }
-        const Span rows = resampling.readers(y, layout.factor, layout.block);
-        const Span columns = resampling.readers(x, layout.factor, layout.block);
-        VectorSum<T, kWidth> sum;
-        for (int64_t row = rows.first; row <= rows.last; ++row) {
-          const float weight = resampling.weight(row, y, layout.factor, side);
-          for (int64_t column = columns.first; column <= columns.last; ++column) {
-            sum.add(source(row, column),
-                    weight * resampling.weight(column, x, layout.factor, side));
-          }
-        }
-        sum.write(resampling.scale, result);
-      });
+__device__ void reduce(const Split<T>& call, const T* from, int32_t y, int32_t x, T* to) {
+  const GridBlocks& blocks = call.blocks;
+  VectorSum<T, kWidth> sum;
+  if (!call.resampling.bilinear) {
+    const T* row = from + y * blocks.factor * blocks.image_row +
+                   static_cast<int64_t>(x) * blocks.factor * blocks.channels;
+    for (int32_t i = 0; i < blocks.factor; ++i, row += blocks.image_row) {
+      const T* pixel = row;
+      for (int32_t j = 0; j < blocks.factor; ++j, pixel += blocks.channels) sum.add(pixel, 1.0f);
+    }
+  } else {
+    const Resampling& resampling = call.resampling;
+    const Span rows = resampling.readers(y, blocks.factor, blocks.block);
+    const Span columns = resampling.readers(x, blocks.factor, blocks.block);
+    for (int64_t row = rows.first; row <= rows.last; ++row) {
+      const float weight = resampling.weight(row, y, blocks.factor, blocks.low_block);
+      for (int64_t column = columns.first; column <= columns.last; ++column) {
+        sum.add(from + row * blocks.image_row + column * blocks.channels,
+                weight * resampling.weight(column, x, blocks.factor, blocks.low_block));
+      }
+    }
+  }
+  sum.write(call.resampling.scale, to);
+}
+
+template <typename T, int kWidth, int kRun>
+__global__ void __launch_bounds__(kThreads) split_kernel(const __grid_constant__ Split<T> call) {
+  const GridBlocks& blocks = call.blocks;
+  for (auto index = static_cast<int32_t>(blockIdx.y); index < blocks.cells;
+       index += static_cast<int32_t>(gridDim.y)) {
+    const BlockPlace place = blocks.place(index);
+    if (!place.some) continue;
+    if (place.high) {
+      copy_block<T, kRun, true>(blocks, place, call.image, call.pixels);
+      continue;
+    }
+    const int32_t count = blocks.low_block * blocks.low_vectors.value();
+    const auto step = static_cast<int32_t>(gridDim.x * blockDim.x);
+    for (auto item = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x); item < count;
+         item += step) {
+      int32_t column;
+      int32_t vector;
+      const int32_t y = blocks.low_vectors.divide(item, &column);
+      const int32_t x = blocks.pixel_vectors.divide(column, &vector);
+      reduce<T, kWidth>(call, call.image + place.image + vector * kWidth, y, x,
+                        call.pixels + place.packed + static_cast<int64_t>(item) * kWidth);
+    }
+  }
 }
 
 }  // namespace
 
 cudaError_t launch(cudaStream_t stream, const SplitCall& call) {
-  return with_vectors(
-      call.element, call.layout.channels, {call.image, call.pixels}, [&](auto vector) {
+  const BlockLayout& layout = call.layout;
+  return with_runs(
+      call.element, layout, call.image, call.pixels, [&](auto vector, auto runs) {
         using V = decltype(vector);
-        const LaunchShape shape = launch_shape(call.layout, call.layout.area(true), V::width);
-        split_kernel<typename V::Element, V::width><<<shape.grid, shape.threads, 0, stream>>>(call);
+        using T = typename V::Element;
+        constexpr int kRun = decltype(runs)::width;
+        const Split<T> split{grid_blocks(layout, call.slots, V::width, kRun), call.resampling,
+                             static_cast<const T*>(call.image), static_cast<T*>(call.pixels)};
+        const int64_t items = std::max(layout.area(true) * layout.channels / kRun,
+                                       layout.area(false) * layout.channels / V::width);
+        const LaunchShape shape = blocks_shape(layout, items);
+        split_kernel<T, V::width, kRun><<<shape.grid, shape.threads, 0, stream>>>(split);
         return cudaGetLastError();
       });
 }

@@ -12,9 +12,10 @@ namespace {
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     upsample2_kernel(const __grid_constant__ Upsample2<T> call) {
-  const LiveRows live = call.tables.live();
-  for_each_vector<kWidth>(live.all, call.input.channels, [&](int32_t pixel, int32_t channel) {
-    upsample<T, kWidth>(call, live, pixel, channel);
+  const int32_t live_high = call.live_high();
+  const int32_t pairs = live_high * call.high.pairs + call.live_low() * call.low.pairs;
+  for_each_vector<kWidth>(pairs, call.input.channels, [&](int32_t pair, int32_t channel) {
+    upsample<T, kWidth>(call, live_high, pair, channel);
   });
 }
 
@@ -25,12 +26,15 @@ cudaError_t launch(cudaStream_t stream, const Upsample2Call& call) {
   if (status != cudaSuccess) return status;
   return with_indexed_vectors(
       call.input.element, call.input.channels,
-      {call.input.rows, call.input.halos, call.residual, call.out}, [&](auto vector) {
+      {call.input.rows, call.input.halos, call.residual, call.out, call.scale2, call.bias2},
+      [&](auto vector) {
         using V = decltype(vector);
         using T = typename V::Element;
-        const LaunchShape shape =
-            item_shape(max_output_rows(call) / 4, call.input.channels, V::width);
-        upsample2_kernel<T, V::width><<<shape.grid, shape.threads, 0, stream>>>(upsample2<T>(call));
+        const Upsample2<T> units = upsample2<T>(call);
+        const int64_t pairs = int64_t{units.high.capacity} * units.high.pairs +
+                              int64_t{units.low.capacity} * units.low.pairs;
+        const LaunchShape shape = item_shape(pairs, call.input.channels, V::width);
+        upsample2_kernel<T, V::width><<<shape.grid, shape.threads, 0, stream>>>(units);
         return cudaGetLastError();
       });
 }

@@ -1,69 +1,124 @@
-// What a thread does: the labels of one output row between four pixels of logits.
+// What a block of threads does: the labels of a tile of corners, each of which lies between four
+// pixels of logits.
 
 #ifndef SEGBLOCKS_CUDA_UPSAMPLE_ARGMAX_CUH_
 #define SEGBLOCKS_CUDA_UPSAMPLE_ARGMAX_CUH_
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/vectors.cuh"
 #include "segblocks/calls.h"
 
 namespace segblocks::cuda {
 
-// How many items a call has: phases of corners, phases running fastest, so that neighboring
-// threads read the same logits.
-SEGBLOCKS_HD int64_t label_items(const UpsampleArgmaxCall& call) {
-  return call.images * (call.height + 1) * (call.width + 1) * call.factor;
-}
+// The tile of a block of threads: kAcross corners a row, and the pixels around them.
+struct LabelTile {
+  static constexpr int kAcross = 32;
+  static constexpr int kPixels = kAcross + 1;  // In a row.
+  static constexpr int kMaxDown = 8;
+};
 
-template <typename T, int kFactor>
-__device__ void find_labels(const UpsampleArgmaxCall& call, int64_t item) {
-  const Corners rows = call.rows();
-  const Corners columns = call.columns();
-  const int64_t phase = item % kFactor;
-  const int64_t x = item / kFactor % (call.width + 1);
-  const int64_t y = item / kFactor / (call.width + 1) % (call.height + 1);
-  const int64_t image = item / kFactor / (call.width + 1) / (call.height + 1);
-  if (phase < rows.first_phase(y) || phase > rows.last_phase(y)) return;
-  const auto pixel = [&](int64_t row, int64_t column) {
-    return static_cast<const T*>(call.logits) +
-           ((image * call.height + row) * call.width + column) * call.classes;
+// Four pixels' logits.
+template <typename T>
+struct Corner {
+  const T* above_before;
+  const T* above_behind;
+  const T* below_before;
+  const T* below_behind;
+};
+
+// Output rows of a corner that a thread finds at once.
+template <int kFactor>
+constexpr int kLabelRows = kFactor == 8 ? 2 : kFactor;
+
+template <int kFactor>
+using LabelRow = Vector<uint8_t, kFactor>;
+
+// Finds labels of phases first_phase .. first_phase+kLabelRows-1. kLarge: logits may be infinite, or
+// so large that differences are.
+template <typename T, int kFactor, bool kLarge>
+__device__ void find_labels(const Corner<T>& corner, int32_t classes, int first_phase,
+                            LabelRow<kFactor> (&labels)[kLabelRows<kFactor>]) {
+  constexpr int kRows = kLabelRows<kFactor>;
+  const auto mix = [](float a, float b, float weight) {
+    return kLarge ? a * (1.0f - weight) + b * weight : a + weight * (b - a);
   };
-  const T* above_before = pixel(rows.before(y), columns.before(x));
-  const T* above_behind = pixel(rows.before(y), columns.behind(x));
-  const T* below_before = pixel(rows.behind(y), columns.before(x));
-  const T* below_behind = pixel(rows.behind(y), columns.behind(x));
-  const float down = corner_weight(phase, kFactor);
-  float best[kFactor];
-  uint8_t label[kFactor];
+  float best[kRows][kFactor];
+  int32_t label[kRows][kFactor];
 #pragma unroll
-  for (int p = 0; p < kFactor; ++p) {
-    best[p] = -INFINITY;
-    label[p] = 0;
-  }
-  for (int64_t k = 0; k < call.classes; ++k) {
-    const float left = to_float(above_before[k]) * (1.0f - down) + to_float(below_before[k]) * down;
-    const float right =
-        to_float(above_behind[k]) * (1.0f - down) + to_float(below_behind[k]) * down;
+  for (int row = 0; row < kRows; ++row) {
 #pragma unroll
     for (int p = 0; p < kFactor; ++p) {
-      const float across = corner_weight(p, kFactor);
-      const float value = left * (1.0f - across) + right * across;
-      if (value > best[p]) {
-        best[p] = value;
-        label[p] = static_cast<uint8_t>(k);
+      best[row][p] = -INFINITY;
+      label[row][p] = 0;
+    }
+  }
+  for (int32_t k = 0; k < classes; ++k) {
+    const float above_before = to_float(corner.above_before[k]);
+    const float above_behind = to_float(corner.above_behind[k]);
+    const float below_before = to_float(corner.below_before[k]);
+    const float below_behind = to_float(corner.below_behind[k]);
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const float down = corner_weight(first_phase + row, kFactor);
+      const float left = mix(above_before, below_before, down);
+      const float right = mix(above_behind, below_behind, down);
+#pragma unroll
+      for (int p = 0; p < kFactor; ++p) {
+        const float value = mix(left, right, corner_weight(p, kFactor));
+        if (value > best[row][p]) {
+          best[row][p] = value;
+          label[row][p] = k;
+        }
       }
     }
   }
-  uint8_t* labels =
-      call.labels +
-      ((image * call.height * kFactor + rows.first(y) + phase) * call.width * kFactor) +
-      columns.first(x);
 #pragma unroll
-  for (int p = 0; p < kFactor; ++p) {
-    if (p >= columns.first_phase(x) && p <= columns.last_phase(x)) labels[p] = label[p];
+  for (int row = 0; row < kRows; ++row) {
+#pragma unroll
+    for (int p = 0; p < kFactor; ++p) labels[row].values[p] = static_cast<uint8_t>(label[row][p]);
   }
+}
+
+// The lowest of a pixel's best classes.
+template <typename T>
+__device__ int32_t best_class(const T* logits, int32_t classes, float* best) {
+  int32_t label = 0;
+  *best = -INFINITY;
+  for (int32_t k = 0; k < classes; ++k) {
+    const float value = to_float(logits[k]);
+    if (value > *best) {
+      *best = value;
+      label = k;
+    }
+  }
+  return label;
+}
+
+// Whether a class that is the best one of all four pixels is so between them, too, in float32: its
+// lead in 16-bit numbers is more than rounding takes away.
+template <typename T>
+constexpr bool kBestBetween = !std::is_same_v<T, float>;
+
+// Where the labels of a corner go: its two halves of the phases along each axis are next to
+// different pixels, which the image may not have.
+template <int kFactor>
+__device__ void put_labels(const UpsampleArgmaxCall& call, int32_t image, int32_t y, int32_t x,
+                           int phase, const LabelRow<kFactor>& labels) {
+  constexpr int kHalf = kFactor / 2;
+  if (phase < kHalf ? y == 0 : y == call.height) return;
+  const int64_t row = (image * call.height + y) * kFactor + phase - kHalf;
+  uint8_t* to = call.labels + (row * call.width + x) * kFactor - kHalf;
+  Vector<uint8_t, kHalf> halves[2];
+#pragma unroll
+  for (int p = 0; p < kHalf; ++p) {
+    halves[0].values[p] = labels.values[p];
+    halves[1].values[p] = labels.values[kHalf + p];
+  }
+  if (x > 0) store(to, halves[0]);
+  if (x < call.width) store(to + kHalf, halves[1]);
 }
 
 }  // namespace segblocks::cuda

@@ -7,6 +7,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <type_traits>
 
@@ -39,22 +40,82 @@ __device__ inline void store(T* to, const Vector<T, kWidth>& vector) {
   *reinterpret_cast<Vector<T, kWidth>*>(to) = vector;
 }
 
+template <typename T, int kWidth>
+__device__ inline void to_floats(const Vector<T, kWidth>& vector, float (&values)[kWidth]) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16> && kWidth % 2 == 0) {
+    // A bfloat16 is the upper half of its float32.
+    uint32_t words[kWidth / 2];
+    std::memcpy(words, &vector, sizeof(words));
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const uint32_t bits = k % 2 == 0 ? words[k / 2] << 16 : words[k / 2] & 0xffff0000u;
+      std::memcpy(&values[k], &bits, sizeof(bits));
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) values[k] = to_float(vector.values[k]);
+  }
+}
+
+template <typename T, int kWidth>
+__device__ inline Vector<T, kWidth> from_floats(const float (&values)[kWidth]) {
+  Vector<T, kWidth> vector;
+  if constexpr (std::is_same_v<T, __nv_bfloat16> && kWidth % 2 == 0) {
+#pragma unroll
+    for (int k = 0; k < kWidth; k += 2) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(values[k], values[k + 1]);
+      vector.values[k] = pair.x;
+      vector.values[k + 1] = pair.y;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) from_float(values[k], &vector.values[k]);
+  }
+  return vector;
+}
+
+// The larger of two; NaN where one of them is.
+__device__ inline float larger(float a, float b) { return b > a || b != b ? b : a; }
+__device__ inline __nv_bfloat16 larger(__nv_bfloat16 a, __nv_bfloat16 b) {
+  return __hmax_nan(a, b);
+}
+
+template <typename T, int kWidth>
+__device__ inline Vector<T, kWidth> larger(const Vector<T, kWidth>& a,
+                                           const Vector<T, kWidth>& b) {
+  Vector<T, kWidth> result;
+  if constexpr (std::is_same_v<T, __nv_bfloat16> && kWidth % 2 == 0) {
+#pragma unroll
+    for (int k = 0; k < kWidth; k += 2) {
+      const __nv_bfloat162 pair = __hmax2_nan(__nv_bfloat162(a.values[k], a.values[k + 1]),
+                                              __nv_bfloat162(b.values[k], b.values[k + 1]));
+      result.values[k] = pair.x;
+      result.values[k + 1] = pair.y;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) result.values[k] = larger(a.values[k], b.values[k]);
+  }
+  return result;
+}
+
 // Weighted sums of vectors in float32, rounded once.
 template <typename T, int kWidth>
 struct VectorSum {
   float sums[kWidth] = {};
 
   __device__ void add(const T* from, float weight) {
-    const Vector<T, kWidth> vector = load<T, kWidth>(from);
+    float values[kWidth];
+    to_floats(load<T, kWidth>(from), values);
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) sums[k] += weight * to_float(vector.values[k]);
+    for (int k = 0; k < kWidth; ++k) sums[k] += weight * values[k];
   }
 
   __device__ void write(float scale, T* to) const {
-    Vector<T, kWidth> vector;
+    float values[kWidth];
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) from_float(scale * sums[k], &vector.values[k]);
-    store(to, vector);
+    for (int k = 0; k < kWidth; ++k) values[k] = scale * sums[k];
+    store(to, from_floats<T>(values));
   }
 };
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cuda/divisor.h"
 #include "segblocks/calls.h"
 #include "segblocks/macros.h"
 
@@ -29,8 +30,9 @@ struct WindowTables {
     int32_t capacity;
     int32_t patch_area;
     int32_t patch_width;
-    int32_t map_area;  // Of the outputs of a unit; 0 where its patch is smaller than the window.
-    int32_t map_width;
+    int32_t map_rows;  // Outputs of a unit; 0 where its patch is smaller than the window.
+    Divisor map_area;
+    Divisor map_width;
     const int32_t* indices;
   };
 
@@ -41,15 +43,18 @@ struct WindowTables {
   const int32_t* counts;
 
   SEGBLOCKS_HD LiveRows live() const {
-    const int32_t rows = live_units(counts[0], high) * high.map_area;
-    return {rows, rows + live_units(counts[1], low) * low.map_area};
+    const int32_t rows = live_units(counts[0], high) * high.map_rows;
+    return {rows, rows + live_units(counts[1], low) * low.map_rows};
   }
 
   SEGBLOCKS_HD int32_t capacity() const {
-    return high.capacity * high.map_area + low.capacity * low.map_area;
+    return high.capacity * high.map_rows + low.capacity * low.map_rows;
   }
 
-  // Of a live row.
+  // Of a live row, in the table of its size of units.
+  SEGBLOCKS_HD int32_t position(const LiveRows& live, int32_t row) const {
+    return row < live.high ? position(high, row) : position(low, row - live.high);
+  }
   SEGBLOCKS_HD WindowOrigin origin(const LiveRows& live, int32_t row) const {
     return row < live.high ? position(high, row) : ~position(low, row - live.high);
   }
@@ -62,8 +67,11 @@ struct WindowTables {
     const int32_t* indices = is_high ? high.indices : low.indices;
     return indices[is_high ? origin + in_high : ~origin + in_low];
   }
-  SEGBLOCKS_HD int32_t index_at(WindowOrigin origin, int32_t y, int32_t x) const {
-    return index(origin, y * high.patch_width + x, y * low.patch_width + x);
+  // The first index of a window, and the distance of its rows.
+  SEGBLOCKS_HD const int32_t* window(WindowOrigin origin, int32_t* pitch) const {
+    const bool is_high = origin >= 0;
+    *pitch = is_high ? high.patch_width : low.patch_width;
+    return (is_high ? high.indices : low.indices) + (is_high ? origin : ~origin);
   }
 
  private:
@@ -72,10 +80,10 @@ struct WindowTables {
   }
 
   SEGBLOCKS_HD int32_t position(const Size& size, int32_t row) const {
-    const int32_t unit = row / size.map_area;
-    const int32_t pixel = row - unit * size.map_area;
-    const int32_t y = pixel / size.map_width;
-    const int32_t x = pixel - y * size.map_width;
+    int32_t pixel;
+    int32_t x;
+    const int32_t unit = size.map_area.divide(row, &pixel);
+    const int32_t y = size.map_width.divide(pixel, &x);
     return unit * size.patch_area + (y * size.patch_width + x) * stride;
   }
 };
@@ -112,7 +120,7 @@ struct TapWalk {
 template <typename T>
 struct RowList {
   const T* rows;
-  const T* halos;
+  const T* halos;  // As if they were rows, too: where their row 0 would be.
   int32_t num_rows;
   uint32_t num_indices;
   int32_t channels;
@@ -120,9 +128,7 @@ struct RowList {
   SEGBLOCKS_HD bool has(int32_t index) const { return static_cast<uint32_t>(index) < num_indices; }
   // Of an index that the list has.
   SEGBLOCKS_HD const T* row(int32_t index) const {
-    const bool given = index < num_rows;
-    const T* first = given ? rows : halos;
-    return first + static_cast<int64_t>(given ? index : index - num_rows) * channels;
+    return (index < num_rows ? rows : halos) + static_cast<int64_t>(index) * channels;
   }
 };
 
@@ -130,15 +136,21 @@ template <typename T>
 RowList<T> row_list(const IndexedRows& input) {
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
   const int64_t indices = input.num_indices() < kMax ? input.num_indices() : kMax;
-  return {static_cast<const T*>(input.rows), static_cast<const T*>(input.halos),
+  const auto before = static_cast<uintptr_t>(input.num_rows * input.channels) * sizeof(T);
+  return {static_cast<const T*>(input.rows),
+          reinterpret_cast<const T*>(reinterpret_cast<uintptr_t>(input.halos) - before),
           static_cast<int32_t>(input.num_rows < kMax ? input.num_rows : kMax),
           static_cast<uint32_t>(indices), static_cast<int32_t>(input.channels)};
 }
 
 inline WindowTables::Size table_size(const UnitPatches& patches, const UnitOutputs& map) {
-  return {static_cast<int32_t>(patches.capacity), static_cast<int32_t>(patches.area()),
-          static_cast<int32_t>(patches.width),    static_cast<int32_t>(map.area()),
-          static_cast<int32_t>(map.width),        patches.indices};
+  return {static_cast<int32_t>(patches.capacity),
+          static_cast<int32_t>(patches.area()),
+          static_cast<int32_t>(patches.width),
+          static_cast<int32_t>(map.area()),
+          Divisor(map.area()),
+          Divisor(map.width),
+          patches.indices};
 }
 
 // The windows of a convolution or of a pooling.
@@ -148,29 +160,6 @@ WindowTables window_tables(const Call& call) {
   return {table_size(units.high, call.outputs(units.high)),
           table_size(units.low, call.outputs(units.low)), static_cast<int32_t>(call.window.stride),
           static_cast<int32_t>(call.window.dilation), units.counts};
-}
-
-// For every inner pixel of a unit that is upsampled, its 3 x 3 neighborhood.
-inline WindowTables window_tables(const Upsample2Call& call) {
-  const auto size = [&](const UnitPatches& patches) {
-    const UnitOutputs map = call.outputs(patches);
-    return table_size(patches, {map.height / 2, map.width / 2});
-  };
-  return {size(call.units.high), size(call.units.low), 1, 1, call.units.counts};
-}
-
-// The first of the four output rows of an inner pixel that is upsampled to 2 x 2; the pixels count
-// on over all live units, as the rows of `tables`.
-SEGBLOCKS_HD int32_t first_upsampled(const WindowTables& tables, const LiveRows& live,
-                                     int32_t pixel) {
-  const bool in_high = pixel < live.high;
-  const WindowTables::Size& size = in_high ? tables.high : tables.low;
-  const int32_t before = in_high ? 0 : live.high;
-  const int32_t unit = (pixel - before) / size.map_area;
-  const int32_t first = before + unit * size.map_area;
-  const int32_t y = (pixel - first) / size.map_width;
-  const int32_t x = pixel - first - y * size.map_width;
-  return 4 * first + 4 * y * size.map_width + 2 * x;
 }
 
 // Whether all of a call's positions fit the arithmetic of the kernels.

@@ -39,31 +39,33 @@ struct IndexTableLayout {
   SEGBLOCKS_HD int64_t num_halos() const { return blocks.num_high * ring(); }
 
   // The halo of averaged cell (y, x), which must lie in the ring.
-  SEGBLOCKS_HD int64_t ring_position(int64_t y, int64_t x) const {
-    const int64_t side = blocks.low_block();
-    if (side <= 2 * padding || y < padding) return y * side + x;
-    const int64_t inner = side - 2 * padding;
-    if (y < side - padding) {
-      return padding * side + (y - padding) * 2 * padding + (x < padding ? x : x - inner);
-    }
-    return padding * side + inner * 2 * padding + (y - (side - padding)) * side + x;
+  template <typename Int>
+  SEGBLOCKS_HD Int ring_position(Int y, Int x) const {
+    const Int side = static_cast<Int>(blocks.low_block());
+    const Int edge = static_cast<Int>(padding);
+    if (side <= 2 * edge || y < edge) return y * side + x;
+    const Int inner = side - 2 * edge;
+    if (y < side - edge) return edge * side + (y - edge) * 2 * edge + (x < edge ? x : x - inner);
+    return edge * side + inner * 2 * edge + (y - (side - edge)) * side + x;
   }
 
   // The averaged cell of halo g of a block: the inverse of ring_position().
-  SEGBLOCKS_HD void ring_cell(int64_t g, int64_t* y, int64_t* x) const {
-    const int64_t side = blocks.low_block();
-    const int64_t inner = side - 2 * padding;
-    const int64_t above = padding * side;
+  template <typename Int>
+  SEGBLOCKS_HD void ring_cell(Int g, Int* y, Int* x) const {
+    const Int side = static_cast<Int>(blocks.low_block());
+    const Int edge = static_cast<Int>(padding);
+    const Int inner = side - 2 * edge;
+    const Int above = edge * side;
     if (inner <= 0 || g < above) {
       *y = g / side;
       *x = g % side;
-    } else if (g < above + inner * 2 * padding) {
-      const int64_t column = (g - above) % (2 * padding);
-      *y = padding + (g - above) / (2 * padding);
-      *x = column < padding ? column : column + inner;
+    } else if (g < above + inner * 2 * edge) {
+      const Int column = (g - above) % (2 * edge);
+      *y = edge + (g - above) / (2 * edge);
+      *x = column < edge ? column : column + inner;
     } else {
-      const int64_t rest = g - above - inner * 2 * padding;
-      *y = side - padding + rest / side;
+      const Int rest = g - above - inner * 2 * edge;
+      *y = side - edge + rest / side;
       *x = rest % side;
     }
   }

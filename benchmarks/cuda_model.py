@@ -1,0 +1,257 @@
+"""Time of a frame on an H100 or H200, modelled from counted instructions, bytes and tiles. Nothing here was measured on a GPU.
+
+    python benchmarks/cuda_model.py --output=benchmarks/results/cuda_model.json
+
+SwiftNet RN18 at 1024 x 2048 in bfloat16: the fused network in blocks against a dense network on cuDNN. Instructions are
+those of benchmarks/results/cuda_instructions.json; `Machine` and `Library` say what else is assumed. Ratios hang most on
+`Machine.tensor` (how near mma.sync comes to the peak), `Machine.issue`, and `Library.efficiency`.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from absl import app, flags
+
+_COUNTS = flags.DEFINE_string(
+    "counts", "benchmarks/results/cuda_instructions.json", "What cuda_instructions.py wrote."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
+
+BLOCKS, SIDE = 128, 128  # Of 1024 x 2048.
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """An H100 or H200, and how much of it kernels sustain; figures without a source are guesses.
+
+    Attributes:
+        processors, clock: multiprocessors; Hz under load.
+        tensor: multiply-adds a clock and multiprocessor by mma.sync, 62% of the peak that wgmma reaches.
+        shared, cache, memory: bytes a clock and multiprocessor; bytes a second of L2 and of memory.
+        issue, issue_around: instructions a clock and multiprocessor, of 4, in convolutions and around them.
+        machine_code: instructions of machine code for one of PTX.
+        launch: seconds from one kernel of a captured graph to the next, its ramp up and down included.
+        misses: share of the row reads of a window that the L1 cache doesn't have.
+    """
+
+    processors: int = 132
+    clock: float = 1.7e9
+    tensor: float = 0.62 * 2048
+    shared: float = 128
+    cache: float = 5.5e12
+    memory: float = 4.3e12
+    issue: float = 3.2
+    issue_around: float = 2.0
+    machine_code: float = 1.15
+    launch: float = 3.0e-6
+    misses: float = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """Convolutions of cuDNN and what a dense frame has around them.
+
+    Attributes:
+        rate: multiply-adds a second at the best tile.
+        efficiency: share of it, by the rows and columns of a tile.
+        around, around_each: seconds a frame outside of convolutions; for each further image of a batch.
+    """
+
+    rate: float = 395e12
+    efficiency: tuple[tuple[int, int, float], ...] = (
+        (64, 64, 0.50),
+        (128, 64, 0.65),
+        (64, 128, 0.65),
+        (128, 128, 0.85),
+        (256, 64, 0.75),
+        (256, 128, 0.95),
+        (128, 256, 0.95),
+    )
+    around: float = 60e-6
+    around_each: float = 25e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution: the side of a high block of its input, and how often it occurs."""
+
+    channels: int
+    features: int
+    window: int
+    stride: int
+    side: int
+    times: int = 1
+    residual: bool = False
+
+    @property
+    def terms(self) -> int:
+        return self.channels * self.window**2
+
+    def rows(self, high: float, low: float) -> float:
+        """Outputs of so many high and low blocks, with low sides half as long."""
+        return (high + low / 4) * (self.side // self.stride) ** 2
+
+
+LAYERS = (
+    Layer(8, 64, 7, 2, 128),  # The image's three channels, filled up.
+    Layer(64, 64, 3, 1, 32, 4, residual=True),
+    Layer(64, 128, 3, 2, 32),
+    Layer(64, 128, 1, 2, 32),
+    Layer(128, 128, 3, 1, 16, 3, residual=True),
+    Layer(128, 256, 3, 2, 16),
+    Layer(128, 256, 1, 2, 16),
+    Layer(256, 256, 3, 1, 8, 3, residual=True),
+    Layer(256, 512, 3, 2, 8),
+    Layer(256, 512, 1, 2, 8),
+    Layer(512, 512, 3, 1, 4, 3, residual=True),
+    Layer(256, 128, 1, 1, 8, residual=True),
+    Layer(128, 128, 3, 1, 8),
+    Layer(128, 128, 1, 1, 16, residual=True),
+    Layer(128, 128, 3, 1, 16),
+    Layer(64, 128, 1, 1, 32, residual=True),
+    Layer(128, 128, 3, 1, 32),
+    Layer(128, 19, 1, 1, 32),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """128 rows by `columns`; instructions of a warp, in PTX, of a stage of 64 terms and of all else a tile takes."""
+
+    columns: int
+    stage: float
+    rest: float
+    resident: int  # Tiles at once on a multiprocessor.
+    latency: float  # Clocks of a stage that nothing else covers.
+
+
+TILES = (Tile(128, 380, 1500, 2, 360), Tile(64, 270, 900, 3, 330))
+
+
+def convolution(layer: Layer, high: float, low: float, machine: Machine) -> float:
+    """Seconds of a convolution in blocks; the better tile."""
+    columns = math.ceil(layer.features / 64)
+    row_tiles = math.ceil(layer.rows(high, 0) / 128) + math.ceil(layer.rows(0, low) / 128)
+    wide = columns % 2 == 0 and row_tiles * columns / 2 >= 256
+    tile = TILES[0] if wide else TILES[1]
+    tiles = row_tiles * math.ceil(layer.features / tile.columns)
+    stages = math.ceil(layer.terms / 64)
+    cache = machine.cache / machine.processors / machine.clock
+    reads = 128 * 64 * 2 * (machine.misses if layer.window > 1 else 1) + tile.columns * 64 * 2
+    products = 128 * tile.columns * 64 / machine.tensor
+    stage = max(
+        products,
+        ((128 + tile.columns) * 64 * 2 + 128 * 64 * 4 + tile.columns * 64 * 4) / machine.shared,
+        reads / cache,
+        tile.stage * 4 * machine.machine_code / machine.issue,
+    )
+    written = 128 * tile.columns * 2 * (2 if layer.residual else 1) / cache
+    rest = max(tile.rest * 4 * machine.machine_code / machine.issue, written)
+    alone = max(stage, products + tile.latency) * stages + rest + 1500
+    waves = math.ceil(tiles / machine.processors)
+    busy = stages * stage + rest
+    if waves > tile.resident:
+        clocks = (tiles / machine.processors + 0.3) * busy
+    else:
+        clocks = waves * busy
+    return max(clocks, alone) / machine.clock + machine.launch
+
+
+def library(layer: Layer, images: int, machine: Machine, cudnn: Library) -> float:
+    """Seconds of a dense convolution of cuDNN: the best of its tiles and splits."""
+    channels = 3 if layer.channels == 8 else layer.channels
+    terms = max(channels * layer.window**2, 192 if channels == 3 else 0)
+    rows = layer.rows(BLOCKS * images, 0)
+    read = BLOCKS * images * layer.side**2 * channels
+    if layer.window < layer.stride:
+        read /= layer.stride**2
+    moved = 2 * (read + rows * layer.features * (2 if layer.residual else 1))
+    best = math.inf
+    for down, across, efficiency in cudnn.efficiency:
+        if across > max(64, layer.features):
+            continue
+        tiles = math.ceil(rows / down) * math.ceil(layer.features / across)
+        for parts in (1, 2, 4, 8):
+            depth = math.ceil(terms / parts / 64) * 64
+            if parts > 1 and depth < 256:
+                continue
+            rate = cudnn.rate * efficiency / machine.processors
+            products = math.ceil(tiles * parts / machine.processors) * down * across * depth / rate
+            reads = tiles * (down + across) * terms * 2 / machine.cache
+            once = max(products, reads, moved / machine.memory) + (1e-6 if parts > 1 else 0)
+            best = min(best, once)
+    return best + machine.launch
+
+
+def around(
+    counts: dict, share: float, images: int, machine: Machine
+) -> Iterator[tuple[str, float]]:
+    """Name and seconds of what a frame in blocks has besides convolutions."""
+    pixels = (share + (1 - share) / 4) / (counts["share_high"] + (1 - counts["share_high"]) / 4)
+    # What doesn't shrink with the blocks.
+    fixed = {"split": 0.6, "combine": 0.5, "label_map": 1.0}
+    issue = machine.issue_around * machine.processors * machine.clock / machine.machine_code
+    frame = 1024 * 2048 * images
+    moved = {"split": frame * 6 * 1.55, "combine": frame / 16 * 38 * 1.55, "label_map": frame * 3.4}
+    for name, one in counts["operations"].items():
+        if name == "convolutions":
+            continue
+        part = fixed.get(name, 0)
+        instructions = one["warp_instructions"] * (part + (1 - part) * pixels) * images
+        seconds = max(instructions / issue, moved.get(name, 0) / machine.memory)
+        yield name, seconds + one["launches"] * machine.launch
+    halos = sum(layer.times for layer in LAYERS if layer.window > 1)
+    yield "halos of convolutions", halos * machine.launch
+    # Spatial pyramid, padding of channels, sorting of the grid and policy, as XLA runs them: launches above all.
+    yield "spatial pyramid", 14 * 2.5e-6
+    yield "channels of the image", frame * 0.55 * 22 / machine.memory + machine.launch
+    yield "grid", 10 * 2.5e-6
+    yield "policy network", 32e-6 * images**0.5
+
+
+def report(counts: dict, machine: Machine, cudnn: Library) -> Iterator[dict]:
+    """One entry a batch size and share of high blocks."""
+    for images in (1, 8):
+        dense = sum(layer.times * library(layer, images, machine, cudnn) for layer in LAYERS)
+        dense += cudnn.around + cudnn.around_each * (images - 1)
+        for share in (1.0, 0.4, 0.2):
+            high = round(BLOCKS * share) * images
+            low = BLOCKS * images - high
+            convolutions = sum(layer.times * convolution(layer, high, low, machine) for layer in LAYERS)
+            parts = dict(around(counts, share, images, machine))
+            total = convolutions + sum(parts.values())
+            yield {
+                "batch": images,
+                "share_high": share,
+                "ratio_to_dense": dense / total,
+                "dense_us": dense * 1e6,
+                "blocks_us": total * 1e6,
+                "convolutions_us": convolutions * 1e6,
+                "around_us": {name: seconds * 1e6 for name, seconds in parts.items()},
+            }
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table and writes it."""
+    del argv
+    counts = json.loads(pathlib.Path(_COUNTS.value).read_text())
+    machine, cudnn = Machine(), Library()
+    rows = list(report(counts, machine, cudnn))
+    for row in rows:
+        print(
+            f"batch {row['batch']}, {row['share_high']:.0%} high: dense {row['dense_us']:6.0f} us, blocks"
+            f" {row['blocks_us']:6.0f} us ({row['convolutions_us']:.0f} convolutions), {row['ratio_to_dense']:.2f} x"
+        )
+    if _OUTPUT.value:
+        assumed = {"machine": dataclasses.asdict(machine), "library": dataclasses.asdict(cudnn)}
+        assumed["tiles"] = [dataclasses.asdict(tile) for tile in TILES]
+        text = {"modelled": "not measured on a GPU", "assumed": assumed, "rows": rows}
+        pathlib.Path(_OUTPUT.value).write_text(json.dumps(text, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(app.run(main))
