@@ -83,7 +83,7 @@ def test_gpus_get_bfloat16_kernels_from_exports(packing: dict[str, int]) -> None
         )
         operands[platform] = call.split(", ")[5]
     assert operands["cuda"] == "tensor<1x144x16xbf16>"
-    own = "1x96x16x2xbf16" if "pairs" in packing else "1x256x16xf32"
+    own = "1x96x16x2xbf16" if "pairs" in packing else "1x576x16xf32"
     assert operands["cpu"] == f"tensor<{own}>"
 
 

@@ -175,6 +175,9 @@ WINOGRADS = {
     "none_live": Conv(33, 40, counts=(0, 0)),
     "no_channels": Conv(0, 20, extras="b"),
     "one_channel": Conv(1, 1),
+    "large_squares": Conv(40, 70, high=(9, 14, 22), low=(40, 6, 10), extras="sbr2", activation=1),
+    "large_high": Conv(24, 304, high=(5, 10, 10), low=(9, 4, 5), extras="b2o"),
+    "large_low": Conv(3, 19, high=(7, 9, 10), low=(8, 10, 10), counts=(5, 7), extras="r"),
 }
 
 
@@ -233,12 +236,78 @@ def test_bfloat16_conv_of_every_set(
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", ["odd_sides", "large_low"])
 def test_bfloat16_conv_of_transformed_kernels(
-    stride: int, loops: str, rng: np.random.Generator
+    name: str, stride: int, loops: str, rng: np.random.Generator
 ) -> None:
     """Weights are float32."""
-    conv = dataclasses.replace(WINOGRADS["odd_sides"], stride=stride, winograd=True)
+    conv = dataclasses.replace(WINOGRADS[name], stride=stride, winograd=True)
     check(conv, "bfloat16", rng)
+
+
+def large_squares(c: int, k: int) -> Conv:
+    """Units of 8 x 8 outputs, enough of them for squares of 4 x 4."""
+    return Conv(c, k, winograd=True, high=(6, 10, 10), low=(0, 3, 3))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_large_squares_within_their_rounding(
+    scale: float, loops: str, rng: np.random.Generator
+) -> None:
+    """What roundings of every step, none in the other's favor, make of magnitudes at the points 0, +-1, inf, +-2."""
+    forward = np.array(
+        [
+            [1, 0, -5 / 4, 0, 1 / 4, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+        ]
+    )
+    inverse = np.array(
+        [
+            [1, -1 / 3, -1 / 3, 0, 1 / 3, 1 / 3],
+            [0, -1 / 3, 1 / 3, 0, 2 / 3, -2 / 3],
+            [0, -1 / 3, -1 / 3, 0, 4 / 3, 4 / 3],
+            [0, -1 / 3, 1 / 3, 1, 8 / 3, -8 / 3],
+        ]
+    )
+    conv = large_squares(80, 33)
+    units = Units.random(rng, conv.c, (conv.high, conv.low))
+    units.rows *= np.float32(scale)
+    kernel = (rng.standard_normal((3, 3, conv.c, conv.k)) / 27).astype(np.float32)
+    taps = (packed_kernel.winograd_forward(1) @ kernel.astype(np.float64).reshape(9, -1)).reshape(
+        6, 6, conv.c, conv.k
+    )
+    squares = np.lib.stride_tricks.sliding_window_view(units.gathered()[0], (6, 6), (1, 2))
+    squares = squares[:, ::4, ::4]  # (m, 2, 2, c, 6, 6)
+    points = np.einsum("ai,bj,mhwcij->mhwcab", forward, forward, squares)
+    values = np.einsum("ia,jb,mhwcab,abck->mhwijk", inverse, inverse, points, taps, optimize=True)
+    sizes = np.einsum("ai,bj,mhwcij->mhwcab", abs(forward), abs(forward), abs(squares))
+    sizes = np.einsum(
+        "ia,jb,mhwcab,abck->mhwijk", abs(inverse), abs(inverse), sizes, abs(taps), optimize=True
+    )
+    values, sizes = (x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, conv.k) for x in (values, sizes))
+    (got, _, _), (expected, _, _) = conv.run(units, kernel, rng)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    # The longest path: weights 1, inputs 2 x 4, products 64, their chains 2, outputs 2 x 6, scale 2.
+    steps = 1 + 8 + 64 + 2 + 12 + 2
+    assert (np.abs(got - expected) <= steps * 2.0**-24 * sizes).all()
+    assert np.sqrt(np.mean((got - expected) ** 2)) <= 2e-6 * expected.std()
+
+
+def test_large_squares_spread_nan_within_themselves(loops: str, rng: np.random.Generator) -> None:
+    conv = large_squares(16, 16)
+    units = Units.random(rng, conv.c, (conv.high, conv.low), num_rows=700)
+    units.patches[0][:] = np.arange(600).reshape(6, 10, 10)
+    units.rows[233] = np.nan  # Of unit 2, row 3, column 3.
+    (out, _, _), (expected, _, _) = conv.run(units, np.ones((3, 3, 16, 16), np.float32), rng)
+    assert np.isnan(out[np.isnan(expected)]).all()
+    unknown = np.isnan(out).any(-1).reshape(6, 8, 8)
+    assert unknown[2, :4, :4].any()
+    unknown[2, :4, :4] = False
+    assert not unknown.any()
 
 
 @pytest.mark.parametrize("winograd", [False, True])

@@ -11,18 +11,28 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.ops import extension, no_type_check
 
-# Winograd's minimal filtering of 3 x 3 kernels, for squares of 2 x 2 outputs: the kernel's part. Of stride 1,
-# F(2 x 2, 3 x 3) of Lavin and Gray, "Fast algorithms for convolutional neural networks" (2016): 16 products
-# instead of 36. Of stride 2, along each axis the even taps are F(2, 2) and the odd one is plain: 25 products.
-# Along one axis: the transformed taps, and those that each point sums up.
+# Winograd's minimal filtering of 3 x 3 kernels: the kernel's part. Of stride 1, F(4 x 4, 3 x 3) of Lavin and Gray,
+# "Fast algorithms for convolutional neural networks" (2016), at the points 0, 1, -1, infinity, 2 and -2: 36 products
+# for squares of 4 x 4 outputs instead of 144. At the first four, it is F(2 x 2, 3 x 3): 16 products for squares of
+# 2 x 2 instead of 36. Of stride 2, squares are 2 x 2, along each axis the even taps are F(2, 2) and the odd one is
+# plain: 25 products. Along one axis: the transformed taps, and those that each point sums up.
 _TAPS = {
-    1: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
+    1: np.array(
+        [
+            [1, 0, 0],
+            [1 / 2, 1 / 2, 1 / 2],
+            [1 / 2, -1 / 2, 1 / 2],
+            [0, 0, 1],
+            [1 / 8, 1 / 4, 1 / 2],
+            [1 / 8, -1 / 4, 1 / 2],
+        ]
+    ),
     2: np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 0], [0, 0, 1]]),
 }
-_POINTS = {1: ([0], [1], [2], [3]), 2: ([0, 1], [2], [3, 4])}
+_POINTS = {1: ([0], [1], [2], [3], [4], [5]), 2: ([0, 1], [2], [3, 4])}
 # The kernel from its transformed taps.
 _INVERSE = {
-    1: np.array([[1, 0, 0, 0], [0, 1, -1, 0], [0, 0, 0, 1]]),
+    1: np.array([[1, 0, 0, 0, 0, 0], [0, 1, -1, 0, 0, 0], [0, 0, 0, 1, 0, 0]]),
     2: np.array([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]]),
 }
 STRIDES = tuple(_TAPS)
@@ -63,7 +73,7 @@ class PackedKernel:
         """Input channels c."""
         if self.depthwise or self.pairs:
             return self.pairs or self.features
-        taps = (self.winograd + 3) ** 2 if self.winograd else self.size[0] * self.size[1]
+        taps = len(_order(self.winograd)) if self.winograd else self.size[0] * self.size[1]
         return self.weights.shape[1] // taps
 
     def plain(self) -> "PackedKernel":

@@ -156,10 +156,11 @@ struct ConvCase {
 std::vector<float> transformed(const std::vector<float>& weights, const IndexedConvCall& call) {
   const bool one = call.window.stride == 1;
   const std::vector<std::vector<float>> axis =
-      one ? std::vector<std::vector<float>>{{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}}
+      one ? std::vector<std::vector<float>>{{1, 0, 0}, {.5, .5, .5},    {.5, -.5, .5},
+                                            {0, 0, 1}, {.125, .25, .5}, {.125, -.25, .5}}
           : std::vector<std::vector<float>>{{1, 0, 0}, {0, 1, 0}, {1, 0, 1}, {0, 1, 0}, {0, 0, 1}};
   const std::vector<std::vector<int>> points =
-      one ? std::vector<std::vector<int>>{{0}, {1}, {2}, {3}}
+      one ? std::vector<std::vector<int>>{{0}, {1}, {2}, {3}, {4}, {5}}
           : std::vector<std::vector<int>>{{0, 1}, {2}, {3, 4}};
   const int64_t terms = call.input.channels * IndexedConvCall::kPanel;
   std::vector<float> result;
@@ -417,6 +418,8 @@ const ConvCase kConvs[] = {
     {43, 43, 1, 3, 2, true, {3, 7, 17, nullptr}, {2, 3, 11, nullptr}, false, 4},
     {17, 42, 3, 3, 1, false, {4, 7, 8, nullptr}, {3, 5, 5, nullptr}, true},
     {32, 200, 3, 3, 1, false, {2, 16, 19, nullptr}, {5, 3, 3, nullptr}, true},
+    {32, 200, 3, 3, 1, false, {2, 18, 22, nullptr}, {5, 6, 10, nullptr}, true},
+    {17, 42, 3, 3, 1, false, {3, 7, 8, nullptr}, {9, 10, 14, nullptr}, true},
     {64, 80, 3, 3, 2, false, {4, 9, 12, nullptr}, {3, 5, 3, nullptr}, true},
     {3, 250, 3, 3, 2, false, {3, 26, 26, nullptr}, {5, 3, 3, nullptr}, true},
     {0, 20, 3, 3, 1, false, {2, 5, 5, nullptr}, {2, 3, 3, nullptr}, true},

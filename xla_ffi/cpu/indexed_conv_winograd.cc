@@ -1,9 +1,9 @@
 // The indexed convolution of 3 x 3 windows with Winograd's transform: fewer products a pixel.
 //
-// A chunk is a box of squares of 2 x 2 output pixels. What each square reads is found by address
-// and transformed; then each point's taps are one product of squares by channels, on the tiles of
-// the plain convolution; and an inverse transform turns the sums at the points into output pixels.
-// A square at the edge of a unit of odd sides reads zeros beyond it, and writes less.
+// A chunk is a box of squares of 2 x 2 or 4 x 4 output pixels. What each square reads is found by
+// address and transformed; then each point's taps are one product of squares by channels, on the
+// tiles of the plain convolution; and an inverse transform turns the sums at the points into output
+// pixels. A square at the edge of a unit of odd sides reads zeros beyond it, and writes less.
 
 #include <algorithm>
 #include <cstddef>
@@ -19,6 +19,9 @@ namespace {
 // Of a chunk, where there is enough work.
 constexpr int64_t kMinSquares = 12;
 constexpr int64_t kMaxSquares = 48;
+// Of 4 x 4 in a chunk, and of fewer of them the weights of the further points are not worth
+// reading.
+constexpr int64_t kMinLargeSquares = 16;
 // Between what lies a whole number of pages apart, so that it doesn't share the cache's sets.
 constexpr int64_t kGap = 16;
 
@@ -26,10 +29,11 @@ constexpr int64_t kGap = 16;
 struct Squares {
   const Units& units;
   const Window& window;
+  int64_t side;
 
   UnitOutputs outputs(const UnitPatches& patches) const {
     const UnitOutputs pixels = window.outputs(patches);
-    return {ceil_div(pixels.height, 2), ceil_div(pixels.width, 2)};
+    return {ceil_div(pixels.height, side), ceil_div(pixels.width, side)};
   }
 };
 
@@ -45,13 +49,17 @@ struct Workspace {
 
 class Winograd {
  public:
-  Winograd(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call)
+  // Of the call's units some, which `units` holds; `kind` is one of kWinograd's.
+  Winograd(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call,
+           const Units& units, int kind)
       : workers_(workers),
         kernels_(kernels),
         loops_(row_loops(kernels, call.input.element)),
         call_(call),
-        axis_(kWinograd[call.window.stride - 1]),
-        chunks_(Squares{call.units, call.window}, max_squares(workers, call)),
+        units_(units),
+        kind_(kind),
+        axis_(kWinograd[kind]),
+        chunks_(squares(), max_squares()),
         addresses_(call.input),
         affine_(call),
         num_groups_(ceil_div(call.panels(), kMaxPanels)),
@@ -78,18 +86,20 @@ class Winograd {
   }
 
  private:
-  static int64_t max_squares(Workers& workers, const IndexedConvCall& call) {
-    const Squares squares{call.units, call.window};
-    const int64_t all = call.units.counts[0] * squares.outputs(call.units.high).area() +
-                        call.units.counts[1] * squares.outputs(call.units.low).area();
-    const int64_t groups = ceil_div(call.panels(), kMaxPanels);
-    const int64_t items = workers.num_threads() * kItemsPerThread;
+  Squares squares() const { return {units_, call_.window, axis_.outputs}; }
+
+  int64_t max_squares() const {
+    const int64_t all = units_.counts[0] * squares().outputs(units_.high).area() +
+                        units_.counts[1] * squares().outputs(units_.low).area();
+    const int64_t groups = ceil_div(call_.panels(), kMaxPanels);
+    const int64_t items = workers_.num_threads() * kItemsPerThread;
     const int64_t fair = ceil_div(all * (groups >= kGroupsApart ? groups : 1), items);
-    return std::clamp(fair, kMinSquares, kMaxSquares);
+    const int64_t least = kind_ == kLargeSquares ? kMinLargeSquares : kMinSquares;
+    return std::clamp(fair, least, kMaxSquares);
   }
 
   void reserve(Workspace* workspace) const {
-    const int64_t taps = call_.taps();
+    const int64_t taps = axis_.inputs * axis_.inputs;
     workspace->inputs = std::make_unique_for_overwrite<float[]>(taps * tap_pitch_);
     workspace->sums =
         std::make_unique_for_overwrite<float[]>(axis_.points * axis_.points * point_pitch_);
@@ -101,27 +111,28 @@ class Winograd {
       }
     }
     workspace->entries.resize(room_ + kPanel);
-    workspace->corners.resize(4 * room_);
+    workspace->corners.resize(axis_.outputs * axis_.outputs * room_);
   }
 
   // Transforms the inputs of a chunk, and finds where its outputs go.
   void prepare(const Chunk& chunk, Workspace* workspace) const {
     const UnitPatches& patches = *chunk.live->patches;
     const UnitOutputs outputs = call_.outputs(patches);
-    int64_t row = &patches == &call_.units.high
+    int64_t row = &patches == &units_.high
                       ? 0
                       : call_.units.counts[0] * call_.outputs(call_.units.high).area();
     row += chunk.unit * outputs.area();
+    const int64_t side = axis_.outputs;
+    int64_t* corner = workspace->corners.data();
     int64_t square = 0;
     for (int64_t u = 0; u < chunk.units; ++u, row += outputs.area()) {
       const int32_t* patch = patches.indices + (chunk.unit + u) * patches.area();
-      for (int64_t y = 2 * chunk.y; y < 2 * (chunk.y + chunk.height); y += 2) {
-        for (int64_t x = 2 * chunk.x; x < 2 * (chunk.x + chunk.width); x += 2, ++square) {
+      for (int64_t y = side * chunk.y; y < side * (chunk.y + chunk.height); y += side) {
+        for (int64_t x = side * chunk.x; x < side * (chunk.x + chunk.width); x += side, ++square) {
           filter_square(patches, patch, y * call_.window.stride, x * call_.window.stride,
                         workspace->inputs.get() + square * call_.input.channels);
-          int64_t* corner = workspace->corners.data() + 4 * square;
-          for (int64_t i = y; i < y + 2; ++i) {
-            for (int64_t j = x; j < x + 2; ++j) {
+          for (int64_t i = y; i < y + side; ++i) {
+            for (int64_t j = x; j < x + side; ++j) {
               const bool inside = i < outputs.height && j < outputs.width;
               *corner++ = inside ? row + i * outputs.width + j : -1;
             }
@@ -138,7 +149,7 @@ class Winograd {
   // Transforms the inputs of a square that begin at (y, x) of a patch.
   void filter_square(const UnitPatches& patches, const int32_t* patch, int64_t y, int64_t x,
                      float* out) const {
-    const void* rows[25];
+    const void* rows[36];
     const void** row = rows;
     for (int64_t i = y; i < y + axis_.inputs; ++i) {
       for (int64_t j = x; j < x + axis_.inputs; ++j) {
@@ -146,7 +157,7 @@ class Winograd {
         *row++ = addresses_(inside ? patch[i * patches.width + j] : -1);
       }
     }
-    loops_.winograd_input[call_.window.stride - 1]({rows, call_.input.channels, out, tap_pitch_});
+    loops_.winograd_input[kind_]({rows, call_.input.channels, out, tap_pitch_});
   }
 
   void run_group(const Chunk& chunk, int64_t g, const Workspace& workspace) const {
@@ -156,8 +167,8 @@ class Winograd {
       for (int b = 0; b < axis_.points; ++b) {
         const int64_t taps = axis_.taps[a] * axis_.taps[b];
         const int point = a * axis_.points + b;
-        sum_point(chunk.pixels(), group, tap, taps, workspace.sums.get() + point * point_pitch_,
-                  workspace);
+        float* sums = workspace.sums.get() + point * point_pitch_;
+        sum_point(chunk.pixels(), group, tap, taps, weights_tap(a, b, tap), sums, workspace);
         tap += taps;
       }
     }
@@ -166,12 +177,19 @@ class Winograd {
     output.point_pitch = point_pitch_;
     output.squares = chunk.pixels();
     output.corners = workspace.corners.data();
-    loops_.winograd_output[call_.window.stride - 1](output);
+    loops_.winograd_output[kind_](output);
   }
 
-  // The sums of products of a point, which has `taps` taps from `first` on.
-  void sum_point(int64_t squares, const Group& group, int64_t first, int64_t taps, float* sums,
-                 const Workspace& workspace) const {
+  // Where a point's taps begin in the weights. Those of stride 1 are of large squares, whose first
+  // points are those of small ones.
+  int64_t weights_tap(int a, int b, int64_t tap) const {
+    return kind_ == 0 ? a * kWinograd[kLargeSquares].points + b : tap;
+  }
+
+  // The sums of products of a point, which has `taps` taps from `first` on, and in the weights from
+  // `first_weights` on.
+  void sum_point(int64_t squares, const Group& group, int64_t first, int64_t taps,
+                 int64_t first_weights, float* sums, const Workspace& workspace) const {
     const SizedTile* sizes = kernels_.conv[group.count - 1];
     const int64_t depth = call_.input.channels;
     int64_t offsets[4];
@@ -182,7 +200,7 @@ class Winograd {
     tile.depth = depth;
     tile.panel_stride = call_.taps() * depth * kPanel;
     tile.weights = static_cast<const float*>(call_.weights) + group.first * tile.panel_stride +
-                   first * depth * kPanel;
+                   first_weights * depth * kPanel;
     tile.start = true;
     tile.pitch = group.count * kPanel;
     for (int64_t square = 0; square < squares;) {
@@ -199,6 +217,8 @@ class Winograd {
   const TileKernels& kernels_;
   const RowLoops& loops_;
   const IndexedConvCall& call_;
+  const Units& units_;
+  const int kind_;
   const WinogradAxis& axis_;
   const Chunks chunks_;
   const RowAddresses addresses_;
@@ -210,10 +230,25 @@ class Winograd {
   const int64_t point_pitch_;
 };
 
+// Whether the live units of one size are cut into squares of 4 x 4.
+bool are_large(const IndexedConvCall& call, const UnitPatches& patches, int32_t count) {
+  const UnitOutputs outputs = call.outputs(patches);
+  return call.window.stride == 1 && outputs.height % 4 == 0 && outputs.width % 4 == 0 &&
+         count * outputs.area() >= 16 * kMinLargeSquares;
+}
+
 }  // namespace
 
 void winograd_conv(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call) {
-  Winograd(workers, kernels, call).run();
+  const int32_t* counts = call.units.counts;
+  const bool large[2] = {are_large(call, call.units.high, counts[0]),
+                         are_large(call, call.units.low, counts[1])};
+  for (const bool size : {true, false}) {
+    const int32_t some[2] = {large[0] == size ? counts[0] : 0, large[1] == size ? counts[1] : 0};
+    const Units units{call.units.high, call.units.low, some};
+    const int kind = size ? kLargeSquares : static_cast<int>(call.window.stride - 1);
+    Winograd(workers, kernels, call, units, kind).run();
+  }
 }
 
 }  // namespace segblocks::cpu

@@ -62,22 +62,28 @@ struct Outputs {
   int activation;  // 0: none, 1: ReLU, 2: ReLU6.
 };
 
-// Along one axis of a Winograd convolution of 2 outputs: of how many inputs there are transformed
-// taps, one an input; at how many points sums of products are formed; and which taps each sums up.
+// Along one axis of a Winograd convolution: how many outputs a square has; of how many inputs there
+// are transformed taps, one an input; at how many points sums of products are formed; and which
+// taps each sums up.
 struct WinogradAxis {
+  int outputs;
   int inputs;
   int points;
-  int first[4];
-  int taps[4];
+  int first[6];
+  int taps[6];
 };
 
-// Of stride 1 and 2. In both axes together, the taps of a point follow each other, row by row.
-constexpr WinogradAxis kWinograd[2] = {
-    {4, 4, {0, 1, 2, 3}, {1, 1, 1, 1}},
-    {5, 3, {0, 2, 3, 0}, {2, 1, 2, 0}},
+// Of stride 1, of stride 2, and of stride 1 in larger squares. In both axes together, the taps of a
+// point follow each other, row by row.
+constexpr int kWinograds = 3;
+constexpr int kLargeSquares = 2;
+constexpr WinogradAxis kWinograd[kWinograds] = {
+    {2, 4, 4, {0, 1, 2, 3}, {1, 1, 1, 1}},
+    {2, 5, 3, {0, 2, 3}, {2, 1, 2}},
+    {4, 6, 6, {0, 1, 2, 3, 4, 5}, {1, 1, 1, 1, 1, 1}},
 };
 
-// Transforms what a square of 2 x 2 outputs reads: tap t goes to out + t * pitch.
+// Transforms what a square of outputs reads: tap t goes to out + t * pitch.
 struct WinogradInput {
   const void* const* rows;  // (inputs, inputs)
   int64_t channels;
@@ -91,7 +97,7 @@ struct WinogradOutput {
   Outputs outputs;  // Its pointers are those of the call's first pixel.
   int64_t point_pitch;
   int64_t squares;
-  const int64_t* corners;  // (squares, 4): output rows; negative: outside of the unit.
+  const int64_t* corners;  // (squares, pixels): output rows; negative: outside of the unit.
 };
 
 // Pixels of a depthwise convolution, whose windows begin at `entries` and whose taps lie at
@@ -162,9 +168,8 @@ struct RowLoops {
   void (*upsample)(const UpsampledSquare& square);
   void (*mean)(const void* const* rows, int64_t num_rows, int64_t channels, void* out);
   void (*to_float)(const void* row, int64_t count, float* out);
-  // Of stride 1 and 2.
-  void (*winograd_input[2])(const WinogradInput& in);
-  void (*winograd_output[2])(const WinogradOutput& out);
+  void (*winograd_input[kWinograds])(const WinogradInput& in);
+  void (*winograd_output[kWinograds])(const WinogradOutput& out);
 };
 
 template <typename T>

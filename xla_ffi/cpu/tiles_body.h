@@ -47,8 +47,8 @@ constexpr RowLoops row_loops() {
           &upsample<T>,
           &mean<T>,
           &to_float<T>,
-          {&winograd_input<1, T>, &winograd_input<2, T>},
-          {&winograd_output<1, T>, &winograd_output<2, T>}};
+          {&winograd_input<0, T>, &winograd_input<1, T>, &winograd_input<2, T>},
+          {&winograd_output<0, T>, &winograd_output<1, T>, &winograd_output<2, T>}};
 }
 
 constexpr TileKernels tiles(const char* name, const Products<Outputs>* pairs = nullptr,

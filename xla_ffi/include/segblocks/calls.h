@@ -87,7 +87,7 @@ struct IndexedConvCall {
   Window window;
   int64_t features;  // Output channels K; as many as input channels where depthwise.
   bool depthwise;    // One channel a group.
-  bool winograd;     // Weights transformed for squares of 2 x 2 outputs; 3 x 3 of stride 1 or 2.
+  bool winograd;     // Weights transformed for squares of outputs; 3 x 3 of stride 1 or 2.
   bool pairs;        // Weights in pairs of inputs, see pair_layout().
   Activation activation;
   // (panels, taps() * channels, kPanel), depthwise (taps(), K); of the rows' element type, those of
@@ -102,10 +102,11 @@ struct IndexedConvCall {
   void* out2;  // There where scale2 is.
 
   SEGBLOCKS_HD int64_t panels() const { return (features + kPanel - 1) / kPanel; }
-  // Of the weights: those of the window, or the inputs of a square.
+  // Of the weights: those of the window, or the inputs of a square: 4 x 4 outputs of stride 1, 2 x
+  // 2 of stride 2.
   SEGBLOCKS_HD int64_t taps() const {
     if (!winograd) return window.area();
-    return (window.stride + 3) * (window.stride + 3);
+    return window.stride == 1 ? 36 : 25;
   }
   // The taps of a kernel row are one where that takes fewer steps.
   SEGBLOCKS_HD PairLayout pair_layout() const {
