@@ -1,0 +1,5 @@
+"""Networks of any library in blocks: their programs are traced and interpreted."""
+
+from segblocks_jax.traced.net import InBlocks as InBlocks
+from segblocks_jax.traced.net import WholeImageWarning as WholeImageWarning
+from segblocks_jax.traced.net import in_blocks as in_blocks
