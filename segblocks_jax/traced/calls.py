@@ -37,7 +37,10 @@ def custom_jvp(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]
     """A function of single pixels keeps its own derivative; any other is derived anew."""
     jaxpr = eqn.params["call_jaxpr"]
     nodes, results = apart(tracer, lambda: tracer.closed(jaxpr, values))
-    tangents = _tangents(tracer, eqn, values, nodes, results)
+    tangents = None
+    if not tracer.deriving:
+        with tracer.derived():
+            tangents = _tangents(tracer, eqn, values, nodes, results)
     if tangents is None:
         tracer.nodes.extend(nodes)
         return results

@@ -1,6 +1,7 @@
 """Follows a jaxpr, equation by equation, and plans how each runs in blocks."""
 
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,6 +53,7 @@ class Tracer(Builder):
 
     Attributes:
         warnings: why places of the function leave the blocks.
+        deriving: whether a derivative is being planned.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Tracer(Builder):
         super().__init__(geometry, options)
         self.whole_image = frozenset(whole_image)
         self.warnings: dict[str, None] = {}
+        self.deriving = False
         self._scopes: tuple[str, ...] = ()
 
     def jaxpr(self, jaxpr: Any, constants: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
@@ -83,6 +86,15 @@ class Tracer(Builder):
         if hasattr(jaxpr, "consts"):
             return self.jaxpr(jaxpr.jaxpr, self.captured(jaxpr.consts), arguments)
         return self.jaxpr(jaxpr, [], arguments)
+
+    @contextlib.contextmanager
+    def derived(self) -> Iterator[None]:
+        """Within it derivatives are planned: functions in them need none of their own."""
+        self.deriving = True
+        try:
+            yield
+        finally:
+            self.deriving = False
 
     def captured(self, arrays: Sequence[Any]) -> list[Value]:
         """Arrays that a function closes over: constants if they are known and small, else weights."""
