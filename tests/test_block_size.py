@@ -11,7 +11,7 @@ from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax import nn
-from segblocks_jax.models.registry import MODELS
+from segblocks_jax.models.registry import MODELS, PLAIN
 
 RNGS = functools.partial(nnx.Rngs, 0)
 
@@ -31,7 +31,7 @@ def test_a_low_block_has_a_pixel_at_the_deepest_layer(factor) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in PLAIN])
 def test_every_network_takes_blocks_of_64(name) -> None:
     assert nn.block_multiple(zoo(name)) in (32, 64)
 

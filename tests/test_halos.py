@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import segblocks_jax as sb
 from segblocks_jax.blocks.pad import index_patches
-from segblocks_jax.models.registry import MODELS
+from segblocks_jax.models.registry import MODELS, PLAIN
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.patches import BORDERS, gather
 
@@ -107,7 +107,7 @@ def mean2(image: jax.Array) -> jax.Array:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in PLAIN])
 def test_uniform_grids_of_64_equal_images(
     name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

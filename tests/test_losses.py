@@ -47,6 +47,26 @@ def test_resize_is_bilinear_with_half_pixel_centers(size, rng):
     np.testing.assert_allclose(resized, resize_loop(logits, size), atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [(12, 20), (7, 11), (2, 1), (3, 9)])
+@pytest.mark.parametrize("source", [(3, 5), (1, 4)])
+def test_resize_keeps_the_corners_where_asked(size, source, rng):
+    logits = rng.standard_normal((2, *source, 4)).astype(np.float32)
+    rows, columns = (
+        np.linspace(0, before - 1, after) if after > 1 else np.zeros(1)
+        for before, after in zip(source, size, strict=True)
+    )
+    between = np.stack(
+        [
+            [np.interp(rows, range(source[0]), y) for y in x.T]
+            for x in logits.transpose(0, 3, 1, 2).reshape(-1, *source)
+        ]
+    )
+    between = np.stack([[np.interp(columns, range(source[1]), y) for y in x.T] for x in between])
+    expected = between.reshape(2, 4, *size).transpose(0, 2, 3, 1)
+    resized = losses.resize_logits(jnp.asarray(logits), size, align_corners=True)
+    np.testing.assert_allclose(resized, expected, atol=2e-6)
+
+
 def test_shrinking_logits_does_not_antialias(rng):
     logits = rng.standard_normal((1, 12, 12, 2)).astype(np.float32)
     resized = losses.resize_logits(jnp.asarray(logits), (4, 4))

@@ -5,7 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import ClosedJaxpr
 
+from segblocks_jax.adaptive.jaxpr_macs import jaxpr_macs
 from segblocks_jax.nn.scope import counting
 
 
@@ -36,7 +38,8 @@ def count_macs(
     network; regions of the whole image cost the same.
 
     Args:
-        net: a network built of this library's layers.
+        net: a network built of this library's layers, or of none of them: of such a network the convolutions and
+            matrix products are counted without biases, see `jaxpr_macs`, as operations on the whole image.
         shape: of the image batch, (n, h, w, 3).
         high_fraction: share of high blocks; None: the dense network.
         policy: a policy whose network to count too.
@@ -57,7 +60,9 @@ def count_macs(
         )
     share = 1.0 if high_fraction is None else high_fraction + (1 - high_fraction) / low_factor**2
     with counting() as count:
-        _trace(net, shape)
+        traced = _trace(net, shape)
+    if not count.in_blocks and not count.on_full_image:
+        count.on_full_image = dict(jaxpr_macs(traced))
     parts = {name: float(macs) for name, macs in count.on_full_image.items()}
     for name, macs in count.in_blocks.items():
         parts[name] = parts.get(name, 0.0) + macs * share
@@ -69,9 +74,9 @@ def count_macs(
     return Macs(parts)
 
 
-def _trace(net: nnx.Module, shape: tuple[int, ...]) -> None:
+def _trace(net: nnx.Module, shape: tuple[int, ...]) -> ClosedJaxpr:
     net = nnx.clone(net)
     net.eval()
     graphdef, state = nnx.split(net)
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    jax.eval_shape(lambda state, image: nnx.merge(graphdef, state)(image), state, image)
+    return jax.make_jaxpr(lambda state, image: nnx.merge(graphdef, state)(image))(state, image)

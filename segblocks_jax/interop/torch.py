@@ -139,7 +139,8 @@ def set_arrays(
         name: value
         for name, value in ((lead + name, value) for name, value in state.items())
         if name.startswith(own) or not name.startswith(_PARTS)
-        if not any(table.passes_over(name) for table in tables) and not name.endswith(_COUNTER)
+        if name in variables or not any(table.passes_over(name) for table in tables)
+        if not name.endswith(_COUNTER)
     }
     if not strict:
         entries = {name: value for name, value in entries.items() if name in variables}

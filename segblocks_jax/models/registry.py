@@ -6,16 +6,20 @@ from typing import Any
 from flax import nnx
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.models import swiftnet
+from segblocks_jax.models import ddrnet, pidnet, swiftnet
 from segblocks_jax.models.network import Network, NetworkEntry
 from segblocks_jax.nn import BlockOptions
 
 # A network of a system is named by where its entry is, since systems lie above.
+_PLAIN = {**ddrnet.NETWORKS, **pidnet.NETWORKS}
 _NETWORKS: dict[str, NetworkEntry | str] = {
     **swiftnet.NETWORKS,
     "lrnnet": "segblocks_jax.systems.lrnnet.network:NETWORK",
+    **_PLAIN,
 }
 MODELS = tuple(_NETWORKS)
+PLAIN = tuple(_PLAIN)
+"""Those of `MODELS` that have none of this library's layers, but Flax's alone."""
 _NEUTRAL = {"width": 64, "dropout": 1.0, "padding": "symmetric", "stride_in": "3x3"}
 """Defaults of specs and configurations, for networks that have and that lack the option."""
 
@@ -54,7 +58,7 @@ def create_model(
             stage (64), `features`, the channels of the decoder (128), and `stride_in`, the convolution with the
             stride in blocks of 50 and 101 layers: "3x3" or the first "1x1". EfficientNet-Lites and MobileNetV2 have
             `features` (48) and `padding` of the backbone: "symmetric", or "same_tf" as in TensorFlow. LRNNet has
-            `LRNNetOptions`.
+            `LRNNetOptions`. DDRNet and PIDNet have `auxiliary`, the heads that training alone uses (False).
 
     Raises:
         InputError: unknown name, or an option that the network lacks or can't have that way.

@@ -10,6 +10,7 @@ from segblocks_jax.nn.dropout import image_keys as image_keys
 from segblocks_jax.nn.dropout import uniform as uniform
 from segblocks_jax.nn.layers import BatchNorm as BatchNorm
 from segblocks_jax.nn.layers import Conv as Conv
+from segblocks_jax.nn.layers import synchronize as synchronize
 from segblocks_jax.nn.layers import synchronized_batch_norm as synchronized_batch_norm
 from segblocks_jax.nn.regions import BlockOptions as BlockOptions
 from segblocks_jax.nn.regions import Semantics as Semantics

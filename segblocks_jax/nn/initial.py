@@ -24,9 +24,21 @@ def _uniform(key: Array, number: Array | int) -> Float[Array, "piece"]:
     return jax.random.uniform(jax.random.fold_in(key, number), (_PIECE,), minval=-1.0, maxval=1.0)
 
 
-def _kernel(draw: Draw, gain: float, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Values of `draw` times sqrt(gain / fan-in), the fan-in being the product of all sizes but the last."""
-    scale = math.sqrt(gain / math.prod(shape[:-1]))
+def _kernel(
+    draw: Draw,
+    gain: float,
+    key: Array,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    outward: bool = False,
+) -> Array:
+    """Values of `draw` times sqrt(gain / fan-in), the fan-in being the product of all sizes but the last.
+
+    `outward` takes the fan-out, of all sizes but the one before the last.
+    """
+    fan = math.prod(shape[:-2]) * shape[-1] if outward else math.prod(shape[:-1])
+    scale = math.sqrt(gain / fan)
     count = math.prod(shape)
     pieces = [draw(key, number) for number in range(-(-count // _PIECE))]
     # Of concrete pieces by NumPy, since JAX would compile for every shape.
@@ -37,5 +49,7 @@ def _kernel(draw: Draw, gain: float, key: Array, shape: tuple[int, ...], dtype: 
 
 he_normal = functools.partial(_kernel, _normal, 2.0)
 """Normal with variance 2 / fan-in: ``(key, shape, dtype) -> kernel``. Source: He et al., arXiv 1502.01852."""
+he_normal_out = functools.partial(_kernel, _normal, 2.0, outward=True)
+"""Normal with variance 2 / fan-out: ``(key, shape, dtype) -> kernel``."""
 small_uniform = functools.partial(_kernel, _uniform, 1.0)
 """Uniform between -1 / sqrt(fan-in) and 1 / sqrt(fan-in): ``(key, shape, dtype) -> kernel``."""

@@ -126,6 +126,13 @@ def synchronized_batch_norm(axis_name: str | None) -> contextlib.AbstractContext
     return within(_axis, axis_name)
 
 
+def synchronize(net: nnx.Module, axis_name: str | None) -> None:
+    """Sets Flax's own batch norms to what `synchronized_batch_norm` makes of this library's."""
+    for _, layer in nnx.iter_graph(net):
+        if isinstance(layer, nnx.BatchNorm):
+            layer.axis_name = axis_name
+
+
 class BatchNorm(nnx.Module):
     """Batch normalization over all pixels of a batch; statistics and arithmetic in float32.
 

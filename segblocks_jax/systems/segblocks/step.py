@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from segblocks_jax.adaptive.buckets import buckets, round_to_bucket
 from segblocks_jax.adaptive.decision import Decision
 from segblocks_jax.data import Normalization, normalize
-from segblocks_jax.nn import dropout_key, fold_in, synchronized_batch_norm
+from segblocks_jax.nn import dropout_key, fold_in, synchronize, synchronized_batch_norm
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.loss import ACTIONS, LOW_DROPOUT, Loss, TracedBatch
@@ -71,6 +71,7 @@ class TrainStep:
         self.mesh = mesh or data_mesh()
         self._graphdef, self._optimizer = graphdef, optimizer
         self._config, self._normalization = config, normalization
+        self._joint = AXIS if config.optim.sync_batch_norm else None
         self._loss = Loss(config, normalization, class_weights)
         self._images = steps.examples_per_part(config.optim, self.mesh)
         self.decide = jax.jit(
@@ -146,12 +147,11 @@ class TrainStep:
 
     def _sharded(self, run: Any, **specs: Any) -> Any:
         """A function on the examples of each device, traced as the configuration says."""
-        axis = AXIS if self._config.optim.sync_batch_norm else None
 
         @functools.wraps(run)
         def traced(*arguments: Any) -> Any:
             implementation = self._config.model.implementation
-            with extension.using(implementation), synchronized_batch_norm(axis):
+            with extension.using(implementation), synchronized_batch_norm(self._joint):
                 return run(*arguments)
 
         return jax.shard_map(traced, mesh=self.mesh, check_vma=False, **specs)
@@ -160,6 +160,7 @@ class TrainStep:
         if self._config.optim.freeze_network:
             params = nnx.State({**params, "net": jax.lax.stop_gradient(params["net"])})
         system = nnx.merge(self._graphdef, params, stats, copy=True)
+        synchronize(system, self._joint)
         (system.train if training else system.eval)()
         if self._config.optim.freeze_network:
             system.net.eval()

@@ -11,29 +11,48 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 Ignored = Literal["excluded", "counted"]
 
 
 def resize_logits(
-    logits: Float[Array, "n h w k"], size: tuple[int, int]
+    logits: Float[Array, "n h w k"], size: tuple[int, int], *, align_corners: bool = False
 ) -> Float[Array, "n height width k"]:
-    """Resizes logits bilinearly to `size`, (height, width) in pixels, in float32.
+    """Resizes logits bilinearly to `size`, (height, width) in pixels, in float32 or wider.
 
-    Half-pixel centers, edges clamped, no antialiasing: `F.interpolate(..., mode="bilinear",
-    align_corners=False)` in PyTorch.
+    `F.interpolate(..., mode="bilinear", align_corners=align_corners)` in PyTorch: half-pixel centers, edges
+    clamped, no antialiasing; or, with `align_corners`, the centers of the corner pixels stay where they are.
     """
-    logits = logits.astype(jnp.float32)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     n, h, w, k = logits.shape
     if (h, w) == tuple(size):
         return logits
+    if align_corners:
+        rows, columns = (
+            jnp.asarray(_between_corners(*lengths), logits.dtype)
+            for lengths in ((h, size[0]), (w, size[1]))
+        )
+        highest = jax.lax.Precision.HIGHEST
+        return jnp.einsum("ih,jw,nhwk->nijk", rows, columns, logits, precision=highest)
     return jax.image.resize(logits, (n, *size, k), method="bilinear", antialias=False)
+
+
+def _between_corners(length: int, target: int) -> np.ndarray:
+    """The matrix of linear interpolation from `length` points to `target`, ends on ends."""
+    position = np.arange(target) * ((length - 1) / max(target - 1, 1))
+    distance = np.abs(position[:, None] - np.arange(length))
+    return np.maximum(1 - distance, 0)
 
 
 @jax.named_scope("loss")
 def cross_entropy_map(
-    logits: Float[Array, "n h w k"], labels: Integer[Array, "n height width"], ignore: int = 255
+    logits: Float[Array, "n h w k"],
+    labels: Integer[Array, "n height width"],
+    ignore: int = 255,
+    *,
+    align_corners: bool = False,
 ) -> tuple[Float[Array, "n height width"], Bool[Array, "n height width"]]:
     """Cross entropy of every pixel, with the logits resized to the labels' size first.
 
@@ -43,9 +62,10 @@ def cross_entropy_map(
       logits: unnormalized log-probabilities, at any resolution and in any float type.
       labels: class of every pixel, in [0, k) or `ignore`; see the module's docstring for others.
       ignore: the label of pixels to leave out.
+      align_corners: how logits are resized, see `resize_logits`.
 
     Returns:
-      The loss in float32, 0 where ignored, and a mask that is True where the pixel is valid.
+      The loss in float32 or wider, 0 where ignored, and a mask that is True where the pixel is valid.
 
     Raises:
       ValueError: the two arrays hold different numbers of images.
@@ -57,7 +77,8 @@ def cross_entropy_map(
         )
     labels = labels.astype(jnp.int32)
     valid = labels != ignore
-    resized = resize_logits(logits, (labels.shape[1], labels.shape[2]))
+    size = labels.shape[1], labels.shape[2]
+    resized = resize_logits(logits, size, align_corners=align_corners)
     classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     # A comparison, not a gather: the gradient is then no scatter, and the whole line fuses.
     chosen = labels[..., None] == classes[None, None, None, :]

@@ -1,0 +1,393 @@
+"""DDRNet-23-slim and PIDNet-S against the numbers of their authors' programs."""
+
+import functools
+import json
+import math
+import pathlib
+import zlib
+from collections.abc import Callable
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from golden import assert_within
+
+import segblocks_jax as sb
+from segblocks_jax import nn
+from segblocks_jax.errors import InputError
+from segblocks_jax.interop.torch import torch_arrays
+from segblocks_jax.models import Network, plain, pyramid
+from segblocks_jax.tasks.segmentation.head_losses import ddrnet_loss, pidnet_loss
+from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, task_loss
+
+NAMES = ("ddrnet23_slim", "pidnet_s")
+HEADS = {"ddrnet23_slim": ["main", "extra"], "pidnet_s": ["p", "main", "d"]}
+
+
+@functools.cache
+def folder(shared: pathlib.Path) -> pathlib.Path:
+    found = shared / "golden" / "ddrnet_pidnet"
+    if not found.is_dir():
+        pytest.skip(f"no development data at {found}")
+    return found
+
+
+@functools.cache
+def entries(shared: pathlib.Path, name: str) -> dict[str, dict]:
+    return json.loads((folder(shared) / f"state_dict_{name}.json").read_text())
+
+
+@functools.cache
+def recorded(shared: pathlib.Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(folder(shared) / f"{name}.npz") as file:
+        return dict(file)
+
+
+def case(shared: pathlib.Path, name: str, which: str) -> dict[str, np.ndarray]:
+    z = recorded(shared, name)
+    return {k.removeprefix(f"{which}/"): v for k, v in z.items() if k.startswith(f"{which}/")}
+
+
+def state_dict(shared: pathlib.Path, name: str, evaluation: bool) -> dict[str, np.ndarray]:
+    """The authors' names, in evaluation with the scaled entries, each as the recorded checksum has it."""
+    arrays = {}
+    for key, entry in entries(shared, name).items():
+        array, checksum = golden._weight(key, tuple(entry["shape"])), entry["crc32"]
+        if evaluation and "eval_factor" in entry:
+            z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(entry["shape"])
+            value = 1 + 0.1 * z if key.endswith("weight") else 0.1 * z
+            array = (value * entry["eval_factor"]).astype(np.float32)
+            checksum = entry["crc32_eval_factor"]
+        assert zlib.crc32(array.tobytes()) == checksum, key
+        arrays[key] = array
+    return arrays
+
+
+@functools.cache
+def shapes(name: str, auxiliary: bool = False) -> nnx.Module:
+    """A network without values."""
+    return nnx.eval_shape(lambda: sb.create_model(name, auxiliary=auxiliary, rngs=nnx.Rngs(0)))
+
+
+def blank(name: str, auxiliary: bool = False) -> nnx.Module:
+    """A network of zeros."""
+    graphdef, state = nnx.split(shapes(name, auxiliary))
+    return nnx.merge(graphdef, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state))
+
+
+@functools.cache
+def network(shared: pathlib.Path, name: str, evaluation: bool) -> nnx.Module:
+    """With all heads and the recorded weights."""
+    net = blank(name, auxiliary=True)
+    sb.load_torch_state_dict(net, state_dict(shared, name, evaluation))
+    (net.eval if evaluation else net.train)()
+    return net
+
+
+@functools.cache
+def evaluator(shared: pathlib.Path, name: str) -> Callable:
+    graphdef, state = nnx.split(network(shared, name, True))
+    run = jax.jit(lambda state, x: nnx.merge(graphdef, state).heads(x))
+    return functools.partial(run, state)
+
+
+def image_of(z: dict[str, np.ndarray]) -> jax.Array:
+    image = golden.random_input(z["seed"], z["shape"])
+    assert zlib.crc32(image.tobytes()) == z["input_crc32"]
+    return golden.nhwc(image)
+
+
+# Structure
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_shapes_are_the_authors(shared: pathlib.Path, name: str) -> None:
+    wanted = {
+        key: tuple(entry["shape"])
+        for key, entry in entries(shared, name).items()
+        if not key.endswith("num_batches_tracked")
+    }
+    everywhere = {k for k in wanted if entries(shared, name)[k]["inference"]}
+    for auxiliary, keys in ((True, wanted.keys()), (False, everywhere)):
+        arrays = torch_arrays(blank(name, auxiliary=auxiliary))
+        got = {key.removeprefix("net."): array.shape for key, array in arrays.items()}
+        assert got == {key: wanted[key] for key in keys}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_and_operations(shared: pathlib.Path, name: str) -> None:
+    published = {"ddrnet23_slim": (5_695_987, 36.281), "pidnet_s": (7_625_715, 47.194)}[name]
+    counts = json.loads((folder(shared) / "macs.json").read_text())
+    for auxiliary, kind in ((False, "inference"), (True, "training")):
+        expected = counts[f"{name}_{kind}"]
+        net = shapes(name, auxiliary=auxiliary)
+        parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(net, nnx.Param)))
+        assert parameters == expected["params"]
+        for size in ((1024, 2048), (720, 960), (128, 256)):
+            macs = sb.count_macs(net, (1, *size, 3)).total
+            assert macs == expected[f"1x3x{size[0]}x{size[1]}"]["conv"]
+    net = shapes(name)
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(net, nnx.Param)))
+    macs = sb.count_macs(net, (1, 1024, 2048, 3)).total
+    assert (parameters, round(macs / 1e9, 3)) == published
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_layer_is_this_librarys(name: str) -> None:
+    net = shapes(name)
+    assert isinstance(net, Network)
+    assert not [x for _, x in nnx.iter_graph(net) if isinstance(x, nn.Conv | nn.BatchNorm)]
+    assert net.output_stride == 8
+    graphdef, state = nnx.split(net)
+    image = jax.ShapeDtypeStruct((2, 64, 40, 3), jnp.float32)
+    logits = jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, image)
+    assert logits.shape == (2, 8, 5, 19)
+
+
+def test_the_auxiliary_heads_weights_are_passed_over(shared: pathlib.Path) -> None:
+    state = state_dict(shared, "ddrnet23_slim", False)
+    net = blank("ddrnet23_slim")
+    sb.load_torch_state_dict(net, state)
+    np.testing.assert_array_equal(net.final_layer.conv2.bias, state["final_layer.conv2.bias"])
+    inference = {k: v for k, v in state.items() if not k.startswith("seghead")}
+    with pytest.raises(InputError, match=r"missing: seghead_extra\.bn1\.bias"):
+        sb.load_torch_state_dict(blank("ddrnet23_slim", auxiliary=True), inference)
+    with pytest.raises(InputError, match=r"left over: seghead_p\.bn1\.bias"):
+        sb.load_torch_state_dict(net, state | {"seghead_p.bn1.bias": np.zeros(64)})
+
+
+def test_kernels_start_as_the_authors() -> None:
+    """Variance 2 / (out * kh * kw), biases of the heads as in PyTorch."""
+    net = sb.create_model("ddrnet23_slim", rngs=nnx.Rngs(0))
+    assert np.std(net.layer5.layers[0].conv3.kernel) == pytest.approx(np.sqrt(2 / 512), rel=0.01)
+    assert np.std(net.layer4.layers[0].conv1.kernel) == pytest.approx(
+        np.sqrt(2 / 256 / 9), rel=0.01
+    )
+    bias = np.asarray(net.final_layer.conv2.bias)
+    assert 0.06 < np.abs(bias).max() <= 1 / 8
+
+
+# Evaluation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["A", "B", "C"])
+@pytest.mark.parametrize("name", NAMES)
+def test_logits(shared: pathlib.Path, name: str, which: str) -> None:
+    z = case(shared, name, which)
+    logits = evaluator(shared, name)(image_of(z))
+    assert set(logits) == set(HEADS[name])
+    for head in HEADS[name]:
+        assert_within(logits[head], golden.nhwc(z[f"{head}/logits"]), 1e-4, head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_gives_the_main_logits(shared: pathlib.Path, name: str) -> None:
+    """Without the other heads, and in float32 under bfloat16's tolerance."""
+    z = case(shared, name, "C")
+    image, expected = image_of(z), golden.nhwc(z["main/logits"])
+    net = blank(name)
+    sb.load_torch_state_dict(net, state_dict(shared, name, True))
+    net.eval()
+    graphdef, state = nnx.split(net)
+    run = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+    assert_within(run(state, image), expected, 1e-4)
+    low = run(state, image.astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    difference = np.asarray(low, np.float32) - expected
+    assert 1e-4 < np.sqrt(np.mean(difference**2)) / expected.std() < 0.05
+
+
+# Training
+
+
+@functools.cache
+def trained(shared: pathlib.Path, name: str, which: str, dtype: str) -> tuple:
+    """Losses by name, their gradients by parameter and, of "main", to the input; logits, statistics after."""
+    z = case(shared, name, which)
+    net = nnx.clone(network(shared, name, False))
+    graphdef, params, stats = nnx.split(net, nnx.Param, nnx.BatchStat)
+    with jax.enable_x64(dtype == "float64"):
+        cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(np.asarray(x), dtype))
+        params, stats = cast((params, stats))
+        image = jnp.asarray(np.asarray(image_of(z)), dtype)
+
+        def losses(params: nnx.State, image: jax.Array) -> tuple[dict, tuple]:
+            run = nnx.merge(graphdef, params, stats, copy=True)
+            heads = run.heads(image)
+            return objectives(z, heads), (heads, nnx.state(run, nnx.BatchStat))
+
+        @jax.jit
+        def step(params: nnx.State, image: jax.Array) -> tuple:
+            values, transpose, aux = jax.vjp(losses, params, image, has_aux=True)
+            ones = jax.tree.map(jnp.ones_like, values)
+            gradients = {}
+            for wanted in values:
+                cotangent = {k: v if k == wanted else 0 * v for k, v in ones.items()}
+                gradients[wanted] = transpose(cotangent)
+            return values, gradients, aux
+
+        values, gradients, (heads, after) = jax.device_get(step(params, image))
+    names = functools.partial(golden.variables, net)
+    by_loss = {k: (names(in_params), x) for k, (in_params, x) in gradients.items()}
+    return values, by_loss, heads, names(after)
+
+
+def objectives(z: dict[str, np.ndarray], heads: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    labels = jnp.asarray(z["labels"])
+    found = {}
+    for corners in (True, False):
+        mean = task_loss(*cross_entropy_map(heads["main"], labels, align_corners=corners))
+        found[f"loss_align_corners_{str(corners).lower()}"] = mean
+    if "all_heads/grad_norm_f64" in z:
+        found["all_heads"] = ddrnet_loss(heads, labels)
+    for full in ("full_cfg", "full_hard"):
+        if f"{full}/grad_norm_f64" in z:
+            threshold, keep = z[f"{full}/thres_keep"].tolist()
+            loss = pidnet_loss(
+                heads,
+                labels,
+                jnp.asarray(z["boundary"]),
+                class_weights=z["full_loss_class_weights"].tolist(),
+                threshold=threshold,
+                keep=int(keep),
+            )
+            found[full] = loss.total
+            found |= {f"{full}/{part}": x for part, x in loss._asdict().items() if part != "total"}
+    return found
+
+
+CASES = [(name, which) for name in NAMES for which in ("train_small", "train")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "which"), CASES)
+def test_training_in_float64(shared: pathlib.Path, name: str, which: str) -> None:
+    z = case(shared, name, which)
+    losses, gradients, heads, _ = trained(shared, name, which, "float64")
+    for head in HEADS[name]:
+        # Recorded in float32.
+        assert_within(heads[head], z[f"{head}/logits"].transpose(0, 2, 3, 1), 1e-4, head)
+    check_losses(z, losses, "f64", 1e-8)
+    corners = f"loss_align_corners_{str(bool(z['align_corners'])).lower()}"
+    assert losses[corners] == pytest.approx(float(z["loss_f64"]), rel=1e-10)
+    names = z["param_names"].tolist()
+    for loss, key in ((corners, ""), *((k, f"{k}/") for k in losses if f"{k}/grad_norm_f64" in z)):
+        in_params, _ = gradients[loss]
+        check_norms(names, in_params, z[f"{key}grad_norm_f64"], 1e-6)
+    in_params, in_image = gradients[corners]
+    norm = np.linalg.norm(in_image)
+    assert norm == pytest.approx(float(z["grad_x_norm_f64"]), rel=1e-6)
+    every8 = in_image.transpose(0, 3, 1, 2)[:, :, ::8, ::8]
+    np.testing.assert_allclose(every8, z["grad_x_every8_f64"], atol=1e-6 * np.abs(every8).max())
+    whole = [k.removeprefix("grad_f64/") for k in z if k.startswith("grad_f64/")]
+    assert len(whole) > 15
+    for key in whole:
+        expected = z[f"grad_f64/{key}"]
+        error = np.linalg.norm(in_params[key] - expected)
+        assert error <= 1e-6 * max(np.linalg.norm(expected), 1e-3), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "which"), CASES)
+def test_training_in_float32(shared: pathlib.Path, name: str, which: str) -> None:
+    z = case(shared, name, which)
+    losses, gradients, heads, after = trained(shared, name, which, "float32")
+    for head in HEADS[name]:
+        assert_within(heads[head], golden.nhwc(z[f"{head}/logits"]), 1e-4, head)
+    check_losses(z, losses, "f32", 1e-6)
+    corners = f"loss_align_corners_{str(bool(z['align_corners'])).lower()}"
+    # Rounding flips a few of the ReLUs in `train`, none in `train_small`.
+    tolerance = 1e-4 if which == "train_small" else 1e-2
+    names = z["param_names"].tolist()
+    check_norms(names, gradients[corners][0], z["grad_norm_f64"], tolerance)
+    expected = {k.removeprefix("after/"): v for k, v in z.items() if k.startswith("after/")}
+    assert set(after) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(
+            after[key], value, rtol=1e-5, atol=1e-5 * np.abs(value).max(), err_msg=key
+        )
+
+
+def check_losses(z: dict[str, np.ndarray], got: dict, precision: str, tolerance: float) -> None:
+    for name in ("loss_align_corners_true", "loss_align_corners_false"):
+        assert got[name] == pytest.approx(float(z[f"{name}_{precision}"]), rel=tolerance)
+    if "all_heads" in got:
+        main, extra = z[f"all_heads/loss_main_extra_{precision}"]
+        assert got["all_heads"] == pytest.approx(main + 0.4 * extra, rel=tolerance)
+    for full in ("full_cfg", "full_hard"):
+        if full in got:
+            parts = [full, *(f"{full}/{part}" for part in ("semantic", "boundary", "at_boundary"))]
+            expected = z[f"{full}/loss_total_sem_bd_sb_{precision}"]
+            # One pixel at the threshold: rounding decides.
+            share = 5e-6 if (full, precision) == ("full_hard", "f32") else tolerance
+            np.testing.assert_allclose([got[part] for part in parts], expected, rtol=share)
+
+
+def check_norms(
+    names: list[str], got: dict[str, np.ndarray], expected: np.ndarray, tolerance: float
+) -> None:
+    """Of every parameter; those that are 0 in theory are small against the others."""
+    assert set(names) == set(got)
+    norms = np.array([np.linalg.norm(np.asarray(got[name], np.float64)) for name in names])
+    zero = expected < 1e-9
+    assert norms[zero].max(initial=0) <= 1e-5 * expected.max()
+    error = np.abs(norms[~zero] / expected[~zero] - 1)
+    worst = np.array(names)[~zero][error.argmax()]
+    assert error.max() <= tolerance, f"{worst}: {error.max():.2e}"
+
+
+# What can't be
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "shape", [(1, 12, 16, 3), (1, 16, 4, 3), (1, 16, 16, 4), (16, 16, 3), (0, 8, 8, 3)]
+)
+def test_images_of_other_shapes(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        InputError, match=r"the image is .*, expected \(n, h, w, 3\) with h and w multi"
+    ):
+        shapes(name)(jnp.zeros(shape))
+
+
+def test_blocks_and_probes() -> None:
+    blocks = sb.split(jnp.zeros((1, 64, 64, 3)), np.ones((1, 2, 2), bool))
+    with pytest.raises(InputError, match="DDRNet: got a DualRes, expected an image"):
+        shapes("ddrnet23_slim")(blocks)
+    with pytest.raises(InputError, match="PIDNet: got a Probe, expected an image"):
+        nn.block_multiple(shapes("pidnet_s"))
+
+
+def test_training_takes_two_images() -> None:
+    norm = plain.BatchNorm(3, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"one value a channel \(1, 1, 1, 3\) has no variance"):
+        norm(jnp.zeros((1, 1, 1, 3)))
+    norm.eval()
+    assert norm(jnp.zeros((1, 1, 1, 3))).shape == (1, 1, 1, 3)
+
+
+def test_batch_norm_is_torchs(rng: np.random.Generator) -> None:
+    x = (5 + rng.standard_normal((2, 2, 1, 3))).astype(np.float32)
+    norm = plain.BatchNorm(3, rngs=nnx.Rngs(0))
+    norm.var[...] = jnp.asarray([1.0, 2.0, 3.0])
+    got = norm(jnp.asarray(x))
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(got, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.mean, 0.1 * mean, rtol=1e-5)
+    expected = 0.9 * np.array([1, 2, 3]) + 0.1 * x.reshape(-1, 3).var(0, ddof=1)
+    np.testing.assert_allclose(norm.var, expected, rtol=1e-5)
+
+
+def test_average_pools_count_the_padding(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((1, 5, 4, 2)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    expected = [
+        [padded[:, i : i + 5, j : j + 5].sum((1, 2)) / 25 for j in (0, 2)] for i in (0, 2, 4)
+    ]
+    got = pyramid._average(5, 2, jnp.asarray(x))
+    np.testing.assert_allclose(got, np.moveaxis(np.array(expected), 2, 0), rtol=1e-5, atol=1e-6)
