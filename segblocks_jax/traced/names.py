@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,14 +23,10 @@ class _Named:
     """Contexts in which modules' calls are scopes."""
 
     @contextlib.contextmanager
-    def __call__(self, net: Any) -> Iterator[None]:
-        """Wraps the calls of the modules' classes while it lasts, in all threads; other calls are as before."""
-        if not isinstance(net, nnx.Module):
-            yield
-            return
-        classes = {type(m) for _, m in nnx.iter_modules(net) if "__call__" in dir(type(m))}
+    def __call__(self, classes: Sequence[type]) -> Iterator[None]:
+        """Wraps the calls of modules' classes while it lasts, in all threads; other calls are as before."""
         with _lock:
-            before = {c: c.__dict__["__call__"] for c in classes if "__call__" in c.__dict__}
+            before: dict[Any, Any] = {c: c.__dict__["__call__"] for c in classes if "__call__" in c.__dict__}
             for kind, call in before.items():
                 kind.__call__ = _scoped(call)
             try:
@@ -48,6 +44,13 @@ class _Named:
 
 
 named = _Named()
+
+
+def classes_of(net: Any) -> tuple[type, ...]:
+    """The classes of a module and of those in it."""
+    if not isinstance(net, nnx.Module):
+        return ()
+    return tuple(dict.fromkeys(type(m) for _, m in nnx.iter_modules(net)))
 
 
 def _scoped(call: Any) -> Any:

@@ -16,7 +16,7 @@ from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.nn.regions import BlockOptions
 from segblocks_jax.traced import calls, pixels, shapes, windows  # noqa: F401  They register rules.
-from segblocks_jax.traced.names import named
+from segblocks_jax.traced.names import classes_of, named
 from segblocks_jax.traced.plan import Plan, execute
 from segblocks_jax.traced.runtime import Runtime
 from segblocks_jax.traced.trace import Tracer
@@ -116,7 +116,7 @@ class InBlocks(nnx.Module):
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
         image = jax.ShapeDtypeStruct((geometry.images, *geometry.size, channels), dtype)
         return traced_plan(
-            function, shapes, image, geometry, self.semantics, self.whole_image, self.net
+            function, shapes, image, geometry, self.semantics, self.whole_image, classes_of(self.net)
         )
 
 
@@ -150,10 +150,10 @@ def traced_plan(
     geometry: Geometry,
     options: BlockOptions,
     whole_image: Collection[str] = (),
-    module: Any = None,
+    classes: Sequence[type] = (),
 ) -> Traced:
     """Traces ``function(leaves, image)`` and plans it."""
-    with named(module):
+    with named(classes):
         jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(list(leaves), image)
     tracer = Tracer(geometry, options, whole_image)
     weights: list[Value] = [tracer.weights(x, f"weights {i}") for i, x in enumerate(leaves)]

@@ -90,18 +90,23 @@ def recognize(matrix: Float[np.ndarray, "i o"]) -> Taps | None:
     return None
 
 
+def bilinear(up: int) -> Taps:
+    """Bilinear upsampling: half-pixel centers, clamped at the border."""
+    rows = []
+    for k in range(up):
+        place = (k + 0.5) / up - 0.5
+        row = [0.0, 0.0, 0.0]
+        low = int(np.floor(place))
+        row[low + 1] += 1 - (place - low)
+        row[low + 2] += place - low
+        rows.append(tuple(row))
+    return Taps(tuple(rows), -1, 1, "edge")
+
+
 def _candidates(up: int, down: int) -> Iterable[Taps]:
     yield Taps(((1.0,),) * up, 0, down, "edge")
     if down == 1:
-        rows = []
-        for k in range(up):
-            place = (k + 0.5) / up - 0.5
-            row = [0.0, 0.0, 0.0]
-            low = int(np.floor(place))
-            row[low + 1] += 1 - (place - low)
-            row[low + 2] += place - low
-            rows.append(tuple(row))
-        yield Taps(tuple(rows), -1, 1, "edge")
+        yield bilinear(up)
     else:
         yield Taps((tuple([1 / down] * down),), 0, down, "edge")
 
@@ -127,9 +132,10 @@ def _measured(matrix: np.ndarray, up: int, down: int) -> Iterable[Taps]:
 
 @dataclasses.dataclass(frozen=True)
 class Resizing:
-    """The details of a resizing node: taps along rows and columns; None where they stay."""
+    """The details of a resizing node: taps along rows and columns, None where they stay; each block alone or not."""
 
     taps: tuple[Taps | None, Taps | None]
+    alone: bool = False
 
     @property
     def halo(self) -> int:
@@ -152,7 +158,7 @@ def resized(
         own = sizes.get(axis)
         shape.append(length if own is None else length * own.up // own.down)
     result = Map(tracer.number(), tuple(shape), value.dtype, value.axes, (side[0], side[1]))
-    own_side, rest, details = value.side, value.rest, Resizing(taps)
+    own_side, rest = value.side, value.rest
     padding = tuple(0 if t is None else t.halo for t in taps)
     border = next((t.border for t in taps if t is not None and t.halo), "edge")
     outside = "edge" if border == "edge" or tracer.options.interpolation == "block" else 0.0
@@ -160,6 +166,7 @@ def resized(
         raise NotInBlocks("its borders differ")
     check_halo(tracer.geometry, value.side, padding)
     alone = tracer.options.interpolation == "block" and any(padding)
+    details = Resizing(taps, alone)
 
     def run(runtime: Runtime, pixels: Array) -> Array:
         if not any(padding):

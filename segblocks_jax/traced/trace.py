@@ -98,13 +98,13 @@ class Tracer(Builder):
 
     def captured(self, arrays: Sequence[Any]) -> list[Value]:
         """Arrays that a function closes over: constants if they are known and small, else weights."""
-        return [self._captured(x) for x in arrays]
+        return [self._captured(x, i) for i, x in enumerate(arrays)]
 
-    def _captured(self, array: Any) -> Value:
+    def _captured(self, array: Any, place: int) -> Value:
         known = not isinstance(array, core_jax.Tracer) and jnp.issubdtype(array.dtype, jnp.number)
         if known and array.size <= _SMALL:
             return self.constant(array)
-        value = self.weights(array, f"captured {len(self.constants)}")
+        value = self.weights(array, f"captured {place}")
         self.constants[value.number] = array
         return value
 
@@ -208,7 +208,7 @@ class Tracer(Builder):
         """The equation on combined images, and the warning that says so."""
         name = eqn.primitive.name
         wide = [self.combined(v) for v in values]
-        expected = name in _GLOBAL and sum(isinstance(v, Map) for v in values) > 1
+        expected = name in _GLOBAL and all(isinstance(v, Map) or v.origin == "image" for v in values)
         if not expected:
             self.warn(name, why)
         return self.bound(eqn, wide, local=name in _LOCAL | ELEMENTWISE, why=why)
