@@ -1,4 +1,4 @@
-"""Rules of primitives that hold functions: nested jit, own derivatives, rematerialization, loops over layers."""
+"""Rules of primitives that hold functions: nested jit, rematerialization, branches, loops over layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,14 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from segblocks_jax.traced.plan import Node, execute
 from segblocks_jax.traced.trace import CALLS, Tracer, apart, grouped, rule
 from segblocks_jax.traced.values import Map, Plain, Value
 
 _LONGEST = 128
-_SINGLE = ("pixels", "weights")
 
 
 @rule("jit", "pjit", "closed_call", "core_call", "custom_lin", table=CALLS)
@@ -30,104 +27,6 @@ def remat(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
     options = {k: eqn.params[k] for k in ("policy", "prevent_cse") if k in eqn.params}
     grouped(tracer, "remat", nodes, results, lambda run: jax.checkpoint(run, **options))
     return results
-
-
-@rule("custom_jvp_call", table=CALLS)
-def custom_jvp(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
-    """A function of single pixels keeps its own derivative; any other is derived anew."""
-    jaxpr = eqn.params["call_jaxpr"]
-    nodes, results = apart(tracer, lambda: tracer.closed(jaxpr, values))
-    tangents = None
-    if not tracer.deriving:
-        with tracer.derived():
-            tangents = _tangents(tracer, eqn, values, nodes, results)
-    if tangents is None:
-        tracer.nodes.extend(nodes)
-        return results
-    derived, seeds, primals, outcomes = tangents
-    outs = [r.number for r in results]
-
-    made = _made((*nodes, *derived)) | {s.number for s in seeds if s is not None}
-    read = [i for node in (*nodes, *derived) for i in node.inputs if i not in made]
-    own = [v.number for v, s in zip(values, seeds, strict=True) if s is not None]
-    inputs = tuple(dict.fromkeys((*own, *read)))
-
-    def run(runtime: Any, *arrays: Array) -> Sequence[Array]:
-        def primal(*given: Array) -> list[Array]:
-            env = dict(zip(inputs, given, strict=True))
-            execute(nodes, runtime, env)
-            return [env[i] for i in outs]
-
-        function = jax.custom_jvp(primal)
-
-        def rule_(given: Any, changes: Any) -> Any:
-            env = dict(zip(inputs, given, strict=True))
-            change = dict(zip(inputs, changes, strict=True))
-            for value, seed in zip(values, seeds, strict=True):
-                if seed is not None:
-                    env[seed.number] = change[value.number]
-            execute(derived, runtime, env)
-            out = [env[i.number] for i in primals]
-            tangent = [
-                jnp.zeros_like(x) if t is None else jnp.broadcast_to(env[t.number], x.shape)
-                for x, t in zip(out, outcomes, strict=True)
-            ]
-            return out, tangent
-
-        function.defjvp(rule_)
-        return function(*arrays)
-
-    tracer.add(
-        Node("custom_jvp_call", "pixels", inputs, tuple(outs), run, tracer.where, tuple(values), tuple(results), eqn.params, inner=tuple(nodes))
-    )
-    return results
-
-
-def _made(nodes: Sequence[Node]) -> set[int]:
-    return {i for node in nodes for i in node.outputs}
-
-
-def _tangents(
-    tracer: Tracer, eqn: Any, values: list[Value], nodes: Sequence[Node], results: Sequence[Value]
-) -> Any:
-    """The plan of the derivative, where all of it runs on single pixels."""
-    if not nodes or any(node.how not in _SINGLE for node in nodes) or eqn.params["symbolic_zeros"]:
-        return None
-    if not all(isinstance(r, Map) and r.number in _made(nodes) for r in results):
-        return None
-    count = eqn.params["num_consts"]
-    if any(isinstance(v, Plain) and v.shape for v in values):
-        return None
-    zeros = [not isinstance(v, Map) or not jnp.issubdtype(v.dtype, jnp.inexact) for v in values[count:]]
-    jaxpr, constants, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
-    seeds: list[Value | None] = [None] * count
-    for v, zero in zip(values[count:], zeros, strict=True):
-        assert zero or isinstance(v, Map)
-        seeds.append(None if zero else _like(tracer, v))
-    given = [*values[count:], *(s for s in seeds if s is not None)]
-
-    def plan() -> list[Value]:
-        return tracer.jaxpr(jaxpr, [tracer.constant(c) for c in constants], given)
-
-    derived, made = apart(tracer, plan)
-    if any(node.how not in _SINGLE for node in derived):
-        return None
-    primals, changes = made[: len(results)], iter(made[len(results) :])
-    outcomes = [None if zero else next(changes) for zero in out_zeros]
-    if not all(isinstance(p, Map) for p in primals):
-        return None
-    return derived, seeds, primals, outcomes
-
-
-def _like(tracer: Tracer, value: Any) -> Map:
-    return Map(tracer.number(), value.shape, value.dtype, value.axes, value.side)
-
-
-@rule("custom_vjp_call", "custom_vjp_call_jaxpr", table=CALLS)
-def custom_vjp(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
-    """A function of single pixels keeps its own derivative; any other is derived anew."""
-    jaxpr = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
-    return tracer.closed(jaxpr, values)
 
 
 @rule("cond", table=CALLS)

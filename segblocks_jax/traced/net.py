@@ -1,5 +1,6 @@
 """in_blocks: any network of JAX in blocks, unchanged; its program is traced, and each operation runs in blocks."""
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -14,8 +15,10 @@ from jaxtyping import Array
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
+from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.regions import BlockOptions
-from segblocks_jax.traced import calls, pixels, shapes, windows  # noqa: F401  They register rules.
+from segblocks_jax.nn.scope import full_image_region, is_counting, record, scope
+from segblocks_jax.traced import calls, derivatives, pixels, shapes, windows  # noqa: F401  They register rules.
 from segblocks_jax.traced.names import classes_of, named
 from segblocks_jax.traced.plan import Plan, execute
 from segblocks_jax.traced.runtime import Runtime
@@ -23,6 +26,8 @@ from segblocks_jax.traced.trace import Tracer
 from segblocks_jax.traced.values import Geometry, Map, Plain, Value
 
 _AXES = ("n", "h", "w", "c")
+_SIDE = 1024  # Of the image on which windows are looked for.
+_SIDES = (128, 64, 32)  # Of blocks that operations are counted for.
 
 
 class WholeImageWarning(UserWarning):
@@ -77,8 +82,12 @@ class InBlocks(nnx.Module):
         Raises:
             InputError: `strict`, and something would run on the whole image.
         """
+        if isinstance(x, Probe):
+            return probed(self, x)
         function, leaves = self.functional()
         if not isinstance(x, DualRes):
+            if is_counting():
+                count(self, x)
             out, after = function(leaves, x)
             self.update(leaves, after)
             return out
@@ -226,6 +235,33 @@ def _variable(array: Any) -> nnx.Variable:
     array = jnp.asarray(array)
     kind = nnx.Param if jnp.issubdtype(array.dtype, jnp.inexact) else nnx.Variable
     return kind(array)
+
+
+def probed(net: InBlocks, probe: Probe) -> Probe:
+    """The probe behind a network, with what its windows move by."""
+    side = probe.side
+    for node in net.plan(Geometry(1, 1, 1, (_SIDE, _SIDE), 1), 3, np.dtype("float32")).plan.nodes:
+        maps = [x for x in (*node.operands[:1], *node.results[:1]) if isinstance(x, Map)]
+        if len(maps) < 2:
+            continue
+        before, after = (x.side[0] for x in maps)
+        if node.how == "blocks" or before != after:
+            at = dataclasses.replace(probe, side=probe.side * before / _SIDE)
+            side = at.through(max(1, before // after), max(1, after // before)).side
+    return dataclasses.replace(probe, side=side)
+
+
+def count(net: InBlocks, image: Any) -> None:
+    """Notes the multiply-adds of a network: of its parts, in blocks and on the whole image."""
+    n, h, w, channels = image.shape
+    side = next((s for s in _SIDES if h % s == 0 and w % s == 0), 0)
+    geometry = Geometry(n, h // side, w // side, (side, side), 2) if side else Geometry(n, 1, 1, (h, w), 1)
+    for node in net.plan(geometry, channels, image.dtype).plan.nodes:
+        for own in node.inner or (node,):
+            if own.macs:
+                whole = full_image_region() if own.how == "whole image" else contextlib.nullcontext()
+                with scope(own.where.part.split("/")[0] or "network"), whole:
+                    record(own.macs)
 
 
 def in_blocks(

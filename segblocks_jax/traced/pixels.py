@@ -14,7 +14,7 @@ from jaxtyping import Array
 from segblocks_jax.traced.plan import Builder
 from segblocks_jax.traced.resize import is_resizing, matrix_axis, resample
 from segblocks_jax.traced.runtime import Runtime
-from segblocks_jax.traced.trace import ELEMENTWISE, PLAIN_RULES, Tracer, rule
+from segblocks_jax.traced.trace import ELEMENTWISE, PLAIN_RULES, Tracer, multiply_adds, rule
 from segblocks_jax.traced.values import (
     Map,
     NotInBlocks,
@@ -267,7 +267,7 @@ def dot_general(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value
         out = lax.dot_general(a, b, numbers, precision, wanted)
         return jnp.moveaxis(out, where, 0)
 
-    macs = math.prod(aval.shape) * math.prod(values[0].shape[a] for a in contract[0])
+    macs = multiply_adds(eqn, values)
     return [tracer.mapped("dot_general", run, beside, result, macs=macs, details=numbers)]
 
 

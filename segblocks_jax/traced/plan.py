@@ -288,8 +288,8 @@ class Builder:
                 execute(needed, None, values)
                 return values[value.number]
 
-            with jax.ensure_compile_time_eval():
-                _KNOWN[value.key] = np.asarray(jax.jit(run)())
+            # Compiled ahead of time, so that the trace around it plays no part.
+            _KNOWN[value.key] = np.asarray(jax.jit(run).lower().compile()())
         return _KNOWN[value.key]
 
     def _needed(self, number: int) -> list[Node]:

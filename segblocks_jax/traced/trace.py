@@ -1,6 +1,7 @@
 """Follows a jaxpr, equation by equation, and plans how each runs in blocks."""
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ _LOCAL = {
     "stop_gradient",
 }
 _FRAMES = 40
+_NOT_OWN = ("site-packages", "segblocks_jax/traced/names", "unknown")
 _SMALL = 2**16  # Elements of arrays that are looked at.
 _GLOBAL = {"dot_general"}
 """Functions of the whole image by what they are, if they can't run on pixels: attention."""
@@ -202,6 +204,8 @@ class Tracer(Builder):
             return made if eqn.primitive.multiple_results else [made]
 
         avals = [v.aval for v in eqn.outvars]
+        if any(v.origin == "image" for v in values):
+            about.setdefault("macs", multiply_adds(eqn, values))
         return self.plain(eqn.primitive.name, run, values, avals, params=eqn.params, **about)  # type: ignore[return-value]
 
     def on_whole_image(self, eqn: Any, values: Sequence[Value], why: str) -> Sequence[Value]:
@@ -218,10 +222,25 @@ class Tracer(Builder):
         self.warnings[f"{name} ({self.where.line or 'source unknown'}) runs on the whole image: {why}"] = None
 
 
+def multiply_adds(eqn: Any, values: Sequence[Value]) -> int:
+    """Of a convolution or a product; those with constants, as interpolation is written, are left out."""
+    name, out = eqn.primitive.name, math.prod(eqn.outvars[0].aval.shape)
+    if name == "conv_general_dilated":
+        kernel = values[1].shape
+        features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        return out * math.prod(kernel) // features // math.prod(eqn.params["lhs_dilation"])
+    if name == "dot_general":
+        if any(isinstance(v, Plain) and v.origin == "constant" for v in values):
+            return 0
+        (contract, _), _ = eqn.params["dimension_numbers"]
+        return out * math.prod(values[0].shape[a] for a in contract)
+    return 0
+
+
 def _line(eqn: Any) -> str:
     """The innermost line of the source that is no installed library's."""
     frames = source_info_util.summarize(eqn.source_info, num_frames=_FRAMES).split("\n")[::-1]
-    own = [frame for frame in frames if "site-packages" not in frame and frame != "unknown"]
+    own = [f for f in frames if not any(x in f for x in _NOT_OWN)]
     return (own or frames)[0].replace("unknown", "")
 
 

@@ -15,7 +15,7 @@ from segblocks_jax.blocks import DualRes, block_conv
 from segblocks_jax.ops.image_conv import image_conv
 from segblocks_jax.traced.runtime import Runtime
 from segblocks_jax.traced.shapes import per_image
-from segblocks_jax.traced.trace import PLAIN_RULES, Tracer, rule
+from segblocks_jax.traced.trace import PLAIN_RULES, RULES, Tracer, multiply_adds, rule
 from segblocks_jax.traced.values import Map, NotInBlocks, Plain, Value, check_halo
 
 Pair = tuple[int, int]
@@ -163,7 +163,7 @@ def convolution(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value
         axes[b] = value.axes[a]
     lengths = (tracer.geometry.rows * value.side[0], tracer.geometry.columns * value.side[1])
     sizes = list(zip(lengths, (outs["h"], outs["w"]), strict=True))
-    macs = math.prod(aval.shape) * math.prod(shape[:3])
+    macs = multiply_adds(eqn, values)
     windows = Windows(
         size,
         both(params["window_strides"]),
@@ -172,7 +172,6 @@ def convolution(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value
         groups,
     )
     if lhs_dilation != (1, 1):
-        macs //= math.prod(lhs_dilation)
         return [_transposed(tracer, own, hwio, windows, lhs_dilation, sizes, axes, aval, macs)]
     side = check_windows(tracer, own, windows, sizes)
     result = Map(tracer.number(), aval.shape, aval.dtype, tuple(axes), side)
@@ -417,6 +416,4 @@ def of_image(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
         made = tracer.constant_map(value, tuple(axes))
     if made is None:
         raise NotInBlocks("")
-    from segblocks_jax.traced.trace import RULES
-
     return RULES[eqn.primitive.name](tracer, eqn, [made, *values[1:]])
