@@ -80,7 +80,7 @@ def test_parts_add_up_and_weights_count(rng):
     edges = (labels == 1).astype(jnp.uint8)
     loss = pidnet_loss(heads, labels, edges, keep=100)
     np.testing.assert_allclose(loss.total, loss.semantic + loss.boundary + loss.at_boundary)
-    twice = pidnet_loss(heads, labels, edges, keep=100, class_weights=(2, 2, 2, 2))
+    twice = pidnet_loss(heads, labels, edges, keep=100, class_weights=(2.0, 2.0, 2.0, 2.0))
     np.testing.assert_allclose(twice.semantic, 2 * loss.semantic, rtol=1e-6)
     np.testing.assert_allclose(twice.boundary, loss.boundary)
     nothing = pidnet_loss(heads, jnp.full_like(labels, 255), edges, keep=100)
@@ -95,4 +95,4 @@ def test_what_does_not_fit_is_named(rng):
     with pytest.raises(InputError, match="got the heads main, expected p, main, d; build the net"):
         pidnet_loss({"main": heads["main"]}, labels, labels)
     with pytest.raises(InputError, match="3 class_weights for 4 classes"):
-        pidnet_loss(heads, labels, labels, class_weights=(1, 1, 1))
+        pidnet_loss(heads, labels, labels, class_weights=np.ones(3))

@@ -20,7 +20,7 @@ def conv(x, kernel, stride=1, groups=1, spread=1):
         x,
         kernel,
         (stride, stride),
-        "SAME",
+        "SAME" if spread == 1 else [(1, 1), (1, 1)],
         lhs_dilation=(spread, spread),
         feature_group_count=groups,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -89,7 +89,7 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:  # type: ignore[override]
         """Normalizes every channel. Raises InputError for one value a channel in training."""
         before = self.var[...]
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(np.promote_types(x.dtype, np.float32))
         out = super().__call__(wide).astype(x.dtype)
         if not self.use_running_average:
             devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)

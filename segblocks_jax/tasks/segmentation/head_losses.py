@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from segblocks_jax.errors import InputError
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, resize_logits, task_loss
 
+Weights = Sequence[float] | Float[Array | np.ndarray, "k"]
 _CERTAIN, _AUXILIARY, _BOUNDARY = 0.8, 0.4, 20.0  # PIDNet's constants.
 
 
@@ -100,7 +102,7 @@ def pidnet_loss(
     labels: Integer[Array, "n height width"],
     boundary: Integer[Array, "n height width"],
     *,
-    class_weights: Sequence[float] | None = None,
+    class_weights: Weights | None = None,
     threshold: float = 0.9,
     keep: int = 131072,
 ) -> PIDNetLoss:
@@ -147,10 +149,9 @@ def _heads(name: str, heads: Mapping[str, Array], wanted: Sequence[str]) -> list
     return [heads[head] for head in wanted]
 
 
-def _weights(weights: Sequence[float] | None, classes: int, labels: Array) -> Array:
-    if weights is None:
-        return jnp.ones(labels.shape)
-    if len(weights) != classes:
-        raise InputError(f"pidnet_loss: {len(weights)} class_weights for {classes} classes")
-    table = jnp.zeros(IGNORE + 1).at[:classes].set(jnp.asarray(weights))
+def _weights(weights: Weights | None, classes: int, labels: Array) -> Array:
+    given = jnp.ones(classes) if weights is None else jnp.asarray(weights, float)
+    if given.shape != (classes,):
+        raise InputError(f"pidnet_loss: {given.size} class_weights for {classes} classes")
+    table = jnp.zeros(IGNORE + 1).at[:classes].set(given)
     return table[labels.astype(jnp.int32)]

@@ -25,7 +25,7 @@ def resize_logits(
     `F.interpolate(..., mode="bilinear", align_corners=align_corners)` in PyTorch: half-pixel centers, edges
     clamped, no antialiasing; or, with `align_corners`, the centers of the corner pixels stay where they are.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
     n, h, w, k = logits.shape
     if (h, w) == tuple(size):
         return logits
