@@ -22,5 +22,7 @@ from .systems.segblocks.quantize import quantize as quantize
 from .systems.segblocks.spec import ModelSpec as ModelSpec
 from .systems.segblocks.spec import PolicySpec as PolicySpec
 from .tasks.segmentation.result import Segmentation as Segmentation
+from .traced import in_blocks as in_blocks
+from .traced import report as report
 
 __version__: str

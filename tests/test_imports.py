@@ -8,7 +8,7 @@ import pytest
 import segblocks_jax
 
 ROOT = pathlib.Path(segblocks_jax.__file__).parent
-LAYERS = """ops | blocks | nn | models | adaptive | tasks data interop | training inference | systems
+LAYERS = """ops | blocks | nn | traced | models | adaptive | tasks data interop | training inference | systems
     | analysis | experiments predict"""
 LEVELS = {name: level for level, row in enumerate(LAYERS.split("|")) for name in row.split()}
 SIDEWAYS = {

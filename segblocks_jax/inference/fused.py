@@ -18,10 +18,12 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fusion import Planner
 from segblocks_jax.inference.quantized import Ranges, quantized
 from segblocks_jax.inference.steps import ConvStep, Layout, Pixels, State, Step
+from segblocks_jax.inference.traced import FusedTraced, fuse_traced
 from segblocks_jax.models import Network
 from segblocks_jax.nn.regions import Maps
 from segblocks_jax.nn.scope import Call, record_calls
 from segblocks_jax.ops import extension, no_type_check
+from segblocks_jax.traced import InBlocks
 
 _SIDE = 256  # Of the image that calls are recorded on; its size plays no part in them.
 
@@ -72,11 +74,11 @@ def fuse(
     net: nnx.Module | Network,
     dtype: jax.typing.DTypeLike = "float32",
     ranges: Ranges | None = None,
-) -> FusedNet:
+) -> FusedNet | FusedTraced:
     """Prepares a network for inference: folds its running statistics, packs its kernels.
 
     Args:
-        net: built of the layers in `segblocks_jax.nn`, in evaluation mode; it keeps its weights.
+        net: built of the layers in `segblocks_jax.nn`, or traced (`segblocks_jax.in_blocks`); it keeps its weights.
         dtype: of kernels and activations, "float32" or "bfloat16"; the input must have it.
         ranges: of the convolutions that run in int8, see `segblocks_jax.inference.quantized`; the input is
             float32 all the same.
@@ -85,6 +87,10 @@ def fuse(
         InputError: the network pads blocks otherwise than by BlockPad, or computes features by what is
             no layer; or the ranges are those of another network.
     """
+    if isinstance(net, InBlocks):
+        if ranges is not None:
+            raise InputError("fuse: traced networks don't run in int8; use float32 or bfloat16")
+        return fuse_traced(net, dtype)
     steps = Planner(*_record(net), dtype, ranges or ()).steps()
     return FusedNet(tuple(steps if ranges is None else quantized(steps, ranges)))
 
@@ -96,6 +102,8 @@ def pays(net: nnx.Module | Network) -> bool:
     """
     if jax.default_backend() != "cpu" or extension.resolve() != "ffi":
         return False
+    if isinstance(net, InBlocks):
+        return net.semantics.padding == "block"
     try:
         Planner(*_record(net))
     except InputError:

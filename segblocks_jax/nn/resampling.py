@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from segblocks_jax.blocks import DualRes, block_pad
 from segblocks_jax.errors import InputError
@@ -92,7 +92,7 @@ def upsample2(features: Features, semantics: BlockOptions) -> Features:
         padded = block_pad(features, 1)
         grid = features.grid
         parts = [
-            upsample_bilinear(_clamp_at_image_border(part, cells, grid.mask.shape), 2)[
+            upsample_bilinear(clamp_at_image_border(part, cells, grid.mask.shape), 2)[
                 :, 2:-2, 2:-2
             ]
             for part, cells in ((padded.high, grid.high_cells), (padded.low, grid.low_cells))
@@ -102,24 +102,34 @@ def upsample2(features: Features, semantics: BlockOptions) -> Features:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("grid_shape",))
-def _clamp_at_image_border(padded: Array, cells: Array, grid_shape: tuple[int, ...]) -> Array:
-    # block_pad leaves zeros outside the image; bilinear upsampling repeats the outermost pixels.
+@functools.partial(jax.jit, static_argnames=("grid_shape", "padding"))
+def clamp_at_image_border(
+    padded: Float[Array, "m h w c"],
+    cells: Int[Array, "m"],
+    grid_shape: tuple[int, ...],
+    padding: tuple[int, int] = (1, 1),
+) -> Float[Array, "m h w c"]:
+    """Padded blocks with the image's outermost pixels repeated, where `block_pad` leaves zeros.
+
+    `cells` are the blocks' places in a grid (n, gh, gw); they are padded by (vertical, horizontal) pixels.
+    """
     _, gh, gw = grid_shape
     row, column = cells // gw % gh, cells % gw
-    padded = _repeat_border(padded, 1, row == 0, row == gh - 1)
-    return _repeat_border(padded, 2, column == 0, column == gw - 1)
+    padded = _repeat_border(padded, 1, padding[0], row == 0, row == gh - 1)
+    return _repeat_border(padded, 2, padding[1], column == 0, column == gw - 1)
 
 
-def _repeat_border(padded: Array, axis: int, first: Array, last: Array) -> Array:
-    def line(index: int) -> Array:
-        return lax.slice_in_dim(padded, index, index + 1, axis=axis)
+def _repeat_border(padded: Array, axis: int, padding: int, first: Array, last: Array) -> Array:
+    def lines(start: int, stop: int) -> Array:
+        return lax.slice_in_dim(padded, start, stop, axis=axis)
 
+    if not padding:
+        return padded
     end = padded.shape[axis]
-    start = jnp.where(first[:, None, None, None], line(1), line(0))
-    stop = jnp.where(last[:, None, None, None], line(end - 2), line(end - 1))
-    inner = lax.slice_in_dim(padded, 1, end - 1, axis=axis)
-    return jnp.concatenate([start, inner, stop], axis)
+    before, after = lines(padding, padding + 1), lines(end - padding - 1, end - padding)
+    start = jnp.where(first[:, None, None, None], before, lines(0, padding))
+    stop = jnp.where(last[:, None, None, None], after, lines(end - padding, end))
+    return jnp.concatenate([start, lines(padding, end - padding), stop], axis)
 
 
 def resize_bilinear(

@@ -57,6 +57,11 @@ def counting() -> Iterator[Count]:
         yield count
 
 
+def is_counting() -> bool:
+    """Whether a count is being taken."""
+    return _count.get() is not None
+
+
 def record(macs: int) -> None:
     """Adds multiply-adds to the current part, where a count is being taken."""
     count = _count.get()

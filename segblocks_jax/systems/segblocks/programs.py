@@ -15,6 +15,7 @@ from segblocks_jax.data.normalization import Normalization, normalize
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
 from segblocks_jax.inference.programs import KeyedCache
+from segblocks_jax.inference.traced import FusedTraced
 from segblocks_jax.models import Network
 from segblocks_jax.nn import at_scale
 from segblocks_jax.ops import extension
@@ -171,7 +172,7 @@ class ModelPrograms:
 
     def _net(self, weights: Any) -> Callable[..., Any]:
         state = weights[1]
-        return state if isinstance(state, FusedNet) else nnx.merge(self._graphs[0], state)
+        return state if isinstance(state, FusedNet | FusedTraced) else nnx.merge(self._graphs[0], state)
 
     def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
         image = normalize(images, *self.normalization).astype(self._dtype)

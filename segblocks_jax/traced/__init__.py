@@ -1,0 +1,7 @@
+"""Networks of any library in blocks: their programs are traced and interpreted."""
+
+from segblocks_jax.traced.net import InBlocks as InBlocks
+from segblocks_jax.traced.net import WholeImageWarning as WholeImageWarning
+from segblocks_jax.traced.net import in_blocks as in_blocks
+from segblocks_jax.traced.report import Report as Report
+from segblocks_jax.traced.report import report as report

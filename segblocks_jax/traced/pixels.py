@@ -1,0 +1,310 @@
+"""Rules of operations on single pixels: element by element, and along axes that are none of the image's."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from segblocks_jax.traced.plan import Builder
+from segblocks_jax.traced.resize import is_resizing, matrix_axis, resample
+from segblocks_jax.traced.runtime import Runtime
+from segblocks_jax.traced.trace import ELEMENTWISE, PLAIN_RULES, Tracer, multiply_adds, rule
+from segblocks_jax.traced.values import (
+    Map,
+    NotInBlocks,
+    Plain,
+    Value,
+    broadcast_stored,
+    image_axes,
+    is_spread,
+    same_places,
+)
+
+ELEMENTWISE |= set(
+    "abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp conj convert_element_type copy copy_p cos cosh"
+    " digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma imag integer_pow is_finite le lgamma log"
+    " log1p logistic lt max min mul ne neg nextafter not or pow real reduce_precision regularized_incomplete_beta rem"
+    " round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square"
+    " stop_gradient sub tan tanh xor".split()
+)
+
+
+def operand(
+    tracer: Builder, value: Value, axes: tuple[str, ...], side: tuple[int, int], shape: Sequence[int]
+) -> Value:
+    """A value beside a map of these axes: the array of its `number` then broadcasts against the pixel list."""
+    if isinstance(value, Map) or not value.shape:
+        return value
+    again = ("operand", value.number, axes, side)
+    if again in tracer.converted:
+        return tracer.converted[again]
+    if is_spread(value, axes):
+        sizes = [s if a == "c" else t for s, t, a in zip(value.shape, shape, axes, strict=True)]
+        made: Value = tracer.splitted(dataclasses.replace(value, shape=tuple(sizes)), axes, side)
+    else:
+        made = _repeated(tracer, value, axes, side)
+    tracer.converted[again] = made
+    return made
+
+
+def _repeated(tracer: Builder, value: Plain, axes: tuple[str, ...], side: tuple[int, int]) -> Value:
+    """An array that is the same at all places of an image, as (1 or p, ...)."""
+    images = [i for i in image_axes(axes) if "n" in axes[i]]
+    many = bool(images) and value.stored[images[0]] > 1
+    rest = tuple(s for s, a in zip(value.stored, axes, strict=True) if a == "c")
+    if not many:
+        aval = jax.ShapeDtypeStruct(value.shape, value.dtype)
+        flat = (1, *rest)
+        return tracer.plain(
+            "reshape", lambda x: x.reshape(flat), (value,), aval, flat, params=(axes, flat)
+        )
+    first = images[0]
+
+    def run(runtime: Runtime, x: Array) -> Array:
+        each = jnp.moveaxis(x, first, 0)
+        return runtime.per_pixel(each.reshape(each.shape[0], *rest), side)
+
+    shape = tuple(
+        s if a != "c" else t for s, a, t in zip(value.shape, axes, value.stored, strict=True)
+    )
+    return tracer.mapped(
+        "broadcast", run, (value,), Map(tracer.number(), shape, value.dtype, axes, side)
+    )
+
+
+@rule(*ELEMENTWISE)
+def elementwise(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
+    """Computes on the pixel list."""
+    aval = eqn.outvars[0].aval
+    shape = aval.shape
+    maps = [v.unpadded() for v in values if isinstance(v, Map)]
+    axes = same_places(maps)
+    if len(axes) != len(shape):
+        raise NotInBlocks("its operands have different numbers of axes")
+    side = maps[0].side
+    beside = [operand(tracer, v, axes, side, aval.shape) for v in values]
+    result = Map(tracer.number(), shape, aval.dtype, axes, side)
+    params = eqn.primitive.get_bind_params(eqn.params)
+
+    def run(runtime: Runtime, *arrays: Array) -> Array:
+        wide = jnp.broadcast_shapes(*(x.shape for x in arrays if x.ndim))
+        same = [jnp.broadcast_to(x, wide) if x.ndim else x for x in arrays]
+        return eqn.primitive.bind(*_scalars(eqn, same, wide), **params)
+
+    tracer.mapped(eqn.primitive.name, run, beside, result, details=eqn.params)
+    return [result]
+
+
+def _scalars(eqn: Any, arrays: list[Array], shape: tuple[int, ...]) -> list[Array]:
+    """Scalars stay where the primitive takes them."""
+    if eqn.primitive.name in ("select_n", "clamp"):
+        ends = (0,) if eqn.primitive.name == "select_n" else (0, 2)
+        return [
+            x if i in ends or x.ndim else jnp.broadcast_to(x, shape) for i, x in enumerate(arrays)
+        ]
+    return arrays
+
+
+@rule(*ELEMENTWISE, table=PLAIN_RULES)
+def plain_elementwise(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """Computes on what is stored, without repeating it."""
+    aval = eqn.outvars[0].aval
+    if any(v.shape and len(v.shape) != len(aval.shape) for v in values):
+        raise NotInBlocks("")
+    stored = broadcast_stored([v.stored for v in values])
+    if math.prod(stored) == math.prod(aval.shape):
+        raise NotInBlocks("")
+    params = eqn.primitive.get_bind_params(eqn.params)
+
+    def run(*arrays: Array) -> Array:
+        same = [jnp.broadcast_to(x, stored) if x.ndim else x for x in arrays]
+        return eqn.primitive.bind(*_scalars(eqn, same, stored), **params)
+
+    name = eqn.primitive.name
+    return [tracer.plain(name, run, values, aval, stored, params=eqn.params)]
+
+
+def along_rest(value: Map, axes: Sequence[int], what: str) -> list[int]:
+    """Axes of the pixel list for axes of the array; NotInBlocks if they are the image's."""
+    if any(value.axes[a] != "c" for a in axes):
+        raise NotInBlocks(f"it {what} along the image")
+    return [value.pixel_axis(a) for a in axes]
+
+
+def remapped(
+    tracer: Tracer, eqn: Any, value: Map, params: dict[str, Any], dropped: Sequence[int] = ()
+) -> Sequence[Value]:
+    """The primitive on the pixel list with other parameters."""
+    axes = tuple(a for i, a in enumerate(value.axes) if i not in dropped)
+    results = [
+        Map(tracer.number(), v.aval.shape, v.aval.dtype, axes, value.side) for v in eqn.outvars
+    ]
+    given = eqn.primitive.get_bind_params({**eqn.params, **params})
+    for i, result in enumerate(results):
+
+        def run(runtime: Runtime, pixels: Array, i: int = i) -> Array:
+            made = eqn.primitive.bind(pixels, **given)
+            return made[i] if eqn.primitive.multiple_results else made
+
+        tracer.mapped(eqn.primitive.name, run, (value,), result)
+    return results
+
+
+@rule("argmax", "argmin")
+def arg_extreme(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """Along other axes than the image's."""
+    value = values[0].unpadded()
+    axes = along_rest(value, eqn.params["axes"], "compares")
+    return remapped(tracer, eqn, value, {"axes": tuple(axes)}, eqn.params["axes"])
+
+
+@rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+def cumulative(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """Along other axes than the image's."""
+    value = values[0].unpadded()
+    (axis,) = along_rest(value, [eqn.params["axis"]], "accumulates")
+    return remapped(tracer, eqn, value, {"axis": axis})
+
+
+@rule("rev")
+def reverse(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """Along other axes than the image's."""
+    value = values[0].unpadded()
+    axes = along_rest(value, eqn.params["dimensions"], "turns")
+    return remapped(tracer, eqn, value, {"dimensions": tuple(axes)})
+
+
+@rule("split")
+def split_channels(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """Along other axes than the image's."""
+    value = values[0].unpadded()
+    (axis,) = along_rest(value, [eqn.params["axis"]], "splits")
+    return remapped(tracer, eqn, value, {"axis": axis})
+
+
+@rule("sort")
+def sort(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """Sorts one array along other axes than the image's."""
+    if len(values) > 1:
+        raise NotInBlocks("it sorts several arrays")
+    value = values[0].unpadded()
+    (axis,) = along_rest(value, [eqn.params["dimension"]], "sorts")
+    return remapped(tracer, eqn, value, {"dimension": axis})
+
+
+@rule("top_k")
+def top_k(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """Along the last axis, if that is none of the image's."""
+    value = values[0].unpadded()
+    last = eqn.params.get("axis", -1) % len(value.shape)
+    (axis,) = along_rest(value, [last], "sorts")
+    return remapped(tracer, eqn, value, {"axis": axis} if "axis" in eqn.params else {})
+
+
+@rule("concatenate")
+def concatenate(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
+    """Along other axes than the image's."""
+    maps = [v.unpadded() for v in values if isinstance(v, Map)]
+    axes, side, aval = same_places(maps), maps[0].side, eqn.outvars[0].aval
+    (axis,) = along_rest(maps[0], [eqn.params["dimension"]], "joins pieces")
+    beside = [operand(tracer, v, axes, side, aval.shape) for v in values]
+    sizes = [v.shape[eqn.params["dimension"]] for v in values]
+    result = Map(tracer.number(), aval.shape, aval.dtype, axes, side)
+    rest = result.rest
+
+    def run(runtime: Runtime, *arrays: Array) -> Array:
+        pixels = max(x.shape[0] for x in arrays)
+        wide = []
+        for x, size in zip(arrays, sizes, strict=True):
+            shape = (pixels, *rest)
+            wide.append(jnp.broadcast_to(x, (*shape[:axis], size, *shape[axis + 1 :])))
+        return jnp.concatenate(wide, axis)
+
+    return [tracer.mapped("concatenate", run, beside, result)]
+
+
+@rule("dot_general")
+def dot_general(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
+    """Products of each pixel with an array, or of two maps pixel by pixel."""
+    (contract, batch), aval = eqn.params["dimension_numbers"], eqn.outvars[0].aval
+    if matrix_axis(values, (contract, batch)) is not None:
+        return [resample(tracer, eqn, values)]
+    for i, v in enumerate(values):
+        if isinstance(v, Map):
+            v.unpadded()
+            if any(v.axes[a] != "c" for a in contract[i]):
+                raise NotInBlocks("it sums over the image")
+    left, right = values
+    both = isinstance(left, Map) and isinstance(right, Map)
+    if both:
+        _check_pairs(left, right, batch)  # type: ignore[arg-type]
+    elif any(isinstance(v, Map) and any(v.axes[a] != "c" for a in b) for v, b in zip(values, batch, strict=True)):
+        raise NotInBlocks("it multiplies every place by something else")
+    value = left if isinstance(left, Map) else right
+    assert isinstance(value, Map)
+    beside = [v if isinstance(v, Map) else tracer.full(v) for v in values]
+    free = [
+        [a for a in range(len(v.shape)) if a not in (*c, *b)]
+        for v, c, b in zip(values, contract, batch, strict=True)
+    ]
+    order = [(0, a) for a in batch[0]] + [(i, a) for i in (0, 1) for a in free[i]]
+    sides = [v.axes if isinstance(v, Map) else ("c",) * len(v.shape) for v in values]
+    labels = [sides[i][a] for i, a in order]
+    result = Map(tracer.number(), aval.shape, aval.dtype, tuple(labels), value.side)
+    numbers = _pixel_numbers(values, contract, batch, both)
+    where = 0 if both else len(numbers[1][0]) + (
+        0 if isinstance(left, Map) else len(free[0])
+    )
+    precision, wanted = eqn.params["precision"], eqn.params["preferred_element_type"]
+
+    def run(runtime: Runtime, a: Array, b: Array) -> Array:
+        out = lax.dot_general(a, b, numbers, precision, wanted)
+        return jnp.moveaxis(out, where, 0)
+
+    macs = multiply_adds(eqn, values)
+    return [tracer.mapped("dot_general", run, beside, result, macs=macs, details=numbers)]
+
+
+def _check_pairs(left: Map, right: Map, batch: Any) -> None:
+    pairs = dict(zip(*batch, strict=True))
+    for a, label in enumerate(left.axes):
+        if label != "c" and (a not in pairs or right.axes[pairs[a]] != label):
+            raise NotInBlocks("it multiplies every place by every other")
+    if len(image_axes(right.axes)) != len(image_axes(left.axes)):
+        raise NotInBlocks("it multiplies every place by every other")
+
+
+def _pixel_numbers(values: Sequence[Value], contract: Any, batch: Any, both: bool) -> Any:
+    """Dimension numbers on pixel lists."""
+    new_contract, new_batch = [], []
+    for v, c, b in zip(values, contract, batch, strict=True):
+        if not isinstance(v, Map):
+            new_contract.append(tuple(c))
+            new_batch.append(tuple(b))
+            continue
+        new_contract.append(tuple(v.pixel_axis(a) for a in c))
+        rest = tuple(v.pixel_axis(a) for a in b if v.axes[a] == "c")
+        new_batch.append((0, *rest) if both else rest)
+    return tuple(new_contract), tuple(new_batch)
+
+
+@rule("dot_general", table=PLAIN_RULES)
+def plain_product(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """As it is; notes whether positions stay those of the image."""
+    contract, batch = eqn.params["dimension_numbers"]
+    local = False
+    for i, v in enumerate(values):
+        other = values[1 - i]
+        if v.origin != "image" or other.origin == "image" or any(batch) or len(contract[i]) != 1:
+            continue
+        local = contract[i][0] == len(v.shape) - 1
+        if other.origin == "constant" and len(other.shape) == 2:
+            matrix = np.broadcast_to(tracer.evaluate(other), other.shape)
+            local = local or is_resizing(matrix if contract[1 - i][0] == 0 else matrix.T)
+    return tracer.bound(eqn, [tracer.full(v) for v in values], local=local)

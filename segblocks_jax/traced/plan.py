@@ -1,0 +1,344 @@
+"""The plan of a traced function: its operations in order, each on the pixel list, in blocks or on the whole image."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array
+
+from segblocks_jax.nn.regions import BlockOptions
+from segblocks_jax.traced.runtime import Runtime
+from segblocks_jax.traced.values import (
+    Geometry,
+    Map,
+    Origin,
+    Plain,
+    Value,
+)
+
+How = Literal["pixels", "blocks", "whole image", "weights"]
+Run = Callable[..., Sequence[Array]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Where:
+    """Where an operation stands in the network: `part` by its scopes, `line` of the source."""
+
+    part: str = ""
+    line: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """An operation of a plan.
+
+    Attributes:
+        name: of the operation, such as JAX's primitive.
+        how: it runs.
+        inputs, outputs: numbers of arrays.
+        run: ``run(runtime, *inputs)`` gives the outputs.
+        where: it stands.
+        operands: what the inputs are.
+        results: what the outputs are.
+        details: of windows, see `segblocks_jax.traced.windows`; for those that read the plan.
+        macs: multiply-adds of the dense operation.
+        why: it runs on the whole image.
+        inner: the operations that it consists of.
+    """
+
+    name: str
+    how: How
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    run: Run
+    where: Where = Where()
+    operands: tuple[Value, ...] = ()
+    results: tuple[Value, ...] = ()
+    details: Any = None
+    macs: int = 0
+    why: str = ""
+    inner: tuple["Node", ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What a traced function does in blocks.
+
+    Attributes:
+        nodes: in order.
+        arguments, results: of the function.
+        constants: arrays by number.
+        warnings: a text for every place where it leaves the blocks for a reason of their own.
+    """
+
+    geometry: Geometry
+    nodes: tuple[Node, ...]
+    arguments: tuple[Value, ...]
+    results: tuple[Value, ...]
+    constants: Mapping[int, Any]
+    warnings: tuple[str, ...]
+
+
+def execute(nodes: Iterable[Node], runtime: Any, values: dict[int, Array]) -> None:
+    """Runs nodes in order; `values` has the arrays by number, and gets theirs."""
+    for node in nodes:
+        with jax.named_scope(node.where.part or node.name):
+            made = node.run(runtime, *(values[i] for i in node.inputs))
+        values.update(zip(node.outputs, made, strict=True))
+
+
+class Builder:
+    """Makes the nodes and values of a plan."""
+
+    def __init__(self, geometry: Geometry, options: BlockOptions) -> None:
+        """Of blocks of a geometry."""
+        self.geometry, self.options = geometry, options
+        self.nodes: list[Node] = []
+        self.constants: dict[int, Any] = {}
+        self.makers: dict[int, Node] = {}
+        self.where = Where()
+        self.region: str | None = None
+        self._numbers = 0
+        self.converted: dict[Any, Any] = {}
+
+    def number(self) -> int:
+        """A new one."""
+        self._numbers += 1
+        return self._numbers
+
+    def add(self, node: Node) -> None:
+        """Appends a node."""
+        self.nodes.append(node)
+        self.makers.update((i, node) for i in node.outputs)
+
+    def constant(self, array: Any) -> Plain:
+        """A value that is known."""
+        array = array if isinstance(array, jax.Array) else np.asarray(array)
+        number = self.number()
+        self.constants[number] = array
+        key = _digest("constant", array.dtype, array.shape, np.asarray(array).tobytes())
+        return Plain(number, array.shape, array.dtype, array.shape, "constant", key)
+
+    def weights(self, array: Any, name: str) -> Plain:
+        """An array of the network, of which only shape and dtype are known."""
+        key, shape = _digest("weights", name), tuple(array.shape)
+        return Plain(self.number(), shape, array.dtype, shape, "weights", key)
+
+    def plain(
+        self,
+        name: str,
+        run: Callable[..., Any],
+        inputs: Sequence[Plain],
+        aval: Any,
+        stored: tuple[int, ...] | None = None,
+        *,
+        params: Any = None,
+        how: How | None = None,
+        local: bool = True,
+        **about: Any,
+    ) -> Plain:
+        """A plain array made of others by `run(*inputs)`."""
+        avals, many = (aval, True) if isinstance(aval, list) else ([aval], False)
+        origins = {x.origin for x in inputs}
+        origin: Origin = next((o for o in ("image", "weights") if o in origins), "constant")
+        key = None
+        if origin != "image":
+            key = _digest(name, params, *(x.key for x in inputs), *(x.stored for x in inputs))
+        images = [x for x in inputs if x.origin == "image"]
+        results = tuple(
+            Plain(
+                self.number(),
+                tuple(a.shape),
+                a.dtype,
+                tuple(a.shape) if stored is None else stored,
+                origin,
+                None if key is None else f"{key}.{i}",
+                bool(images) and local and all(x.local for x in images),
+                self.region,
+            )
+            for i, a in enumerate(avals)
+        )
+        node = Node(
+            name,
+            how or ("whole image" if origin == "image" else "weights"),
+            tuple(x.number for x in inputs),
+            tuple(r.number for r in results),
+            lambda runtime, *arrays: run(*arrays) if many else (run(*arrays),),
+            self.where,
+            tuple(inputs),
+            results,
+            **about,
+        )
+        self.add(node)
+        return results if many else results[0]  # type: ignore[return-value]
+
+    def full(self, value: Plain) -> Plain:
+        """The array with all its elements, none repeated."""
+        if value.stored == value.shape:
+            return value
+        shape, again = value.shape, ("full", value.number)
+        if again not in self.converted:
+            self.converted[again] = self.plain(
+                "broadcast",
+                lambda x: jnp.broadcast_to(x, shape),
+                (value,),
+                jax.ShapeDtypeStruct(shape, value.dtype),
+                params=shape,
+            )
+        return self.converted[again]
+
+    def mapped(self, name: str, run: Run, inputs: Sequence[Value], result: Map, **about: Any) -> Map:
+        """Appends the node that makes a map; `run` gets the runtime and the inputs' arrays."""
+        about.setdefault("how", "pixels")
+        self.add(
+            Node(
+                name,
+                inputs=tuple(x.number for x in inputs),
+                outputs=(result.number,),
+                run=lambda runtime, *arrays: (run(runtime, *arrays),),
+                where=self.where,
+                operands=tuple(inputs),
+                results=(result,),
+                **about,
+            )
+        )
+        return result
+
+    def combined(self, value: Value) -> Plain:
+        """A value as the array of the whole image."""
+        if isinstance(value, Plain):
+            return self.full(value)
+        again = ("combined", value.number, value.axes, value.shape)
+        if again in self.converted:
+            return self.converted[again]
+        margins, outside = value.margins, value.outside
+        axes, side, shape = value.axes, value.side, value.shape
+        inner = dataclasses.replace(value, number=value.number)
+
+        def run(runtime: Runtime, pixels: Array) -> Sequence[Array]:
+            image = runtime.combine(pixels, side)
+            around = ((0, 0), *margins, *((0, 0),) * (image.ndim - 3))
+            if any(map(any, margins)):
+                image = jnp.pad(image, around, constant_values=outside)
+            return (arranged(image, axes, shape),)
+
+        result = Plain(
+            self.number(), shape, value.dtype, shape, "image", None, True, self.region
+        )
+        self.add(
+            Node(
+                "combine",
+                "whole image",
+                (value.number,),
+                (result.number,),
+                run,
+                self.where,
+                (inner,),
+                (result,),
+            )
+        )
+        self.converted[again] = result
+        return result
+
+    def splitted(self, value: Plain, axes: tuple[str, ...], side: tuple[int, int]) -> Map:
+        """The map of a plain array that has the image's axes; NotInBlocks where blocks don't fit."""
+        again = ("split", value.number, axes, value.shape)
+        if again in self.converted:
+            return self.converted[again]
+        value = self.full(value)
+        geometry = self.geometry
+        size = geometry.images, geometry.rows * side[0], geometry.columns * side[1]
+        result = Map(self.number(), value.shape, value.dtype, axes, side)
+        made = self.mapped(
+            "split",
+            lambda runtime, x: runtime.split(as_image(x, axes, size), side),
+            (value,),
+            result,
+            how="whole image" if value.origin == "image" else "pixels",
+        )
+        self.converted[again] = made
+        return made
+
+    def reduced(self, name: str, run: Run, value: Map, aval: Any) -> Plain:
+        """A plain array that `run(runtime, pixels)` makes of a map."""
+        shape = tuple(aval.shape)
+        result = Plain(self.number(), shape, aval.dtype, shape, "image")
+        about = (self.where, (value,), (result,))
+        self.add(Node(name, "pixels", (value.number,), (result.number,), run, *about))
+        return result
+
+    def evaluate(self, value: Plain) -> np.ndarray:
+        """A constant's elements, in its stored shape."""
+        assert value.origin == "constant"
+        if value.number in self.constants:
+            return np.asarray(self.constants[value.number])
+        if value.key not in _KNOWN:
+            needed = self._needed(value.number)
+            constants = {
+                i: self.constants[i] for node in needed for i in node.inputs if i in self.constants
+            }
+
+            def run() -> Array:
+                values = dict(constants)
+                execute(needed, None, values)
+                return values[value.number]
+
+            # Compiled ahead of time, so that the trace around it plays no part.
+            _KNOWN[value.key] = np.asarray(jax.jit(run).lower().compile()())
+        return _KNOWN[value.key]
+
+    def _needed(self, number: int) -> list[Node]:
+        found, wanted = [], {number}
+        for node in reversed(self.nodes):
+            if wanted & set(node.outputs):
+                found.append(node)
+                wanted.update(node.inputs)
+        return found[::-1]
+
+
+_KNOWN: dict[str | None, np.ndarray] = {}
+
+
+def _digest(*parts: Any) -> str:
+    text = "|".join(p.hex() if isinstance(p, bytes) else _stable(p) for p in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _stable(part: Any) -> str:
+    if isinstance(part, dict):
+        return str(sorted((k, _stable(v)) for k, v in part.items()))
+    if isinstance(part, core.ClosedJaxpr | core.Jaxpr):
+        return str(part)
+    return str(part)
+
+
+def as_image(array: Array, axes: Sequence[str], size: tuple[int, int, int]) -> Array:
+    """An array with the axes of images of `size` as (n, h, w, ...)."""
+    sizes = dict(zip("nhw", size, strict=True))
+    order: dict[str, list[int]] = {"n": [], "h": [], "w": [], "c": []}
+    shape: list[int] = []
+    for length, axis in zip(array.shape, axes, strict=True):
+        for label in axis:
+            order[label].append(len(shape))
+            shape.append(length if len(axis) == 1 else sizes[label])
+    apart = array.reshape(shape)
+    if not order["n"]:
+        apart, order = apart[None], {k: [i + 1 for i in v] for k, v in order.items()}
+        order["n"] = [0]
+    return apart.transpose([*order["n"], *order["h"], *order["w"], *order["c"]])
+
+
+def arranged(image: Array, axes: Sequence[str], shape: Sequence[int]) -> Array:
+    """The inverse of `as_image`."""
+    places = {"n": 0, "h": 1, "w": 2}
+    rest = iter(range(3, image.ndim))
+    order = [next(rest) if label == "c" else places[label] for axis in axes for label in axis]
+    if len(order) < image.ndim:
+        image, order = image[0], [i - 1 for i in order]
+    return image.transpose(order).reshape(shape)
+
