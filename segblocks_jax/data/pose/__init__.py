@@ -1,0 +1,1 @@
+"""Images of people with their joints: MPII, and procedural stick figures."""

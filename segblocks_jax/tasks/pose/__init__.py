@@ -1,0 +1,1 @@
+"""Poses of people: joints as heat maps, crops, decoding, scores, loss, pictures."""
