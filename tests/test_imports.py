@@ -14,7 +14,10 @@ LEVELS = {name: level for level, row in enumerate(LAYERS.split("|")) for name in
 SIDEWAYS = {
     ("data", "tasks.classification"),
     ("data", "tasks.segmentation"),
+    ("data", "tasks.pose"),
     ("systems.dynconv", "systems.classifier"),
+    ("systems.dynconv_pose", "systems.classifier"),
+    ("systems.dynconv_pose", "systems.dynconv"),
     ("systems.lrnnet", "systems.segblocks"),
     ("systems.ranet", "systems.classifier"),
 }

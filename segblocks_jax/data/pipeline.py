@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from absl import flags
-from jaxtyping import Integer
+from jaxtyping import Shaped
 
 from segblocks_jax.data.datasets import NORMALIZATION
 from segblocks_jax.errors import InputError, extra
@@ -47,7 +47,9 @@ def fill_color(source: Source) -> tuple[int, int, int]:
 
 
 class TrainBatches(Iterator):
-    """Endless training batches {"image": uint8 (n, h, w, 3), "label": (n, ...)}: uint8 of pixels, int32 of images.
+    """Endless training batches {"image": uint8 (n, h, w, 3), "label": (n, ...)}, as the augmentation gives them.
+
+    Labels are uint8 of pixels, int32 of images, float32 of joints.
 
     `get_state` returns a small dict of plain values (store it with the checkpoint); after
     `set_state` with it the same batches follow, whatever the number of workers is then. `close` stops
@@ -62,7 +64,7 @@ class TrainBatches(Iterator):
         # Runs at exit too, while the modules that Grain's own clean-up needs still exist.
         self._stop = weakref.finalize(self, _close, self._running)
 
-    def __next__(self) -> dict[str, Integer[np.ndarray, "n ..."]]:
+    def __next__(self) -> dict[str, Shaped[np.ndarray, "n ..."]]:
         if not self._stop.alive:
             raise InputError("these training batches were closed; make new ones")
         if not self._running:

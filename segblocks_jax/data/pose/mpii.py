@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from segblocks_jax.data.pose.people import Person
 from segblocks_jax.errors import InputError, MissingFileError
 from segblocks_jax.tasks.pose.joints import COUNT
+from segblocks_jax.tasks.pose.person import Person
 
 SPLITS = {"train": "train", "val": "valid"}
 """Names of the files of annotation, by split."""
@@ -36,7 +36,7 @@ def person_of(record: Mapping[str, Any], where: str) -> Person:
         name = record["image"]
         scale = float(record["scale"])
         center, joints, shown = (
-            np.asarray(record[field], np.float64) for field in ("center", "joints", "joints_vis")
+            np.array(record[field], np.float64) for field in ("center", "joints", "joints_vis")
         )
         head = record.get("head")
         head = None if head is None else np.asarray(head, np.float64) - 1

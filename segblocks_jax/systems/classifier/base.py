@@ -18,6 +18,7 @@ from segblocks_jax.data import TrainBatches, images, train_batches
 from segblocks_jax.data.classification.source import ClassSource
 from segblocks_jax.errors import InputError
 from segblocks_jax.interop import check_target, save_model
+from segblocks_jax.structured_config import Config
 from segblocks_jax.systems.classifier import predict, speed
 from segblocks_jax.systems.classifier.config import BaseConfig
 from segblocks_jax.systems.classifier.engine import Engine
@@ -42,7 +43,7 @@ class ImageClassifier(System):
     and its spec's `forward`.
     """
 
-    config_type: ClassVar[type[BaseConfig]] = BaseConfig
+    config_type: ClassVar[type[Config]] = BaseConfig
     main_metric = "top1"
     config: Any
 
@@ -85,12 +86,12 @@ class ImageClassifier(System):
         }
 
     @functools.cached_property
-    def train_source(self) -> ClassSource:
+    def train_source(self) -> Any:
         """What is trained on."""
         return self.config.data.open(self.config.data.train_split)
 
     @functools.cached_property
-    def eval_source(self) -> ClassSource:
+    def eval_source(self) -> Any:
         """What is evaluated on."""
         return self.config.data.open(self.config.data.eval_split)
 
@@ -193,8 +194,12 @@ class ImageClassifier(System):
         return {
             "data": {source.split: {"images": len(source)} for source in sources},
             "parameters": parameters,
-            "per_class": dict(zip(result.class_names, result.accuracy.per_class, strict=True)),
+            "per_class": self.per_class(result),
         }
+
+    def per_class(self, result: Any) -> dict[str, float]:
+        """What `details` tells of each class."""
+        return dict(zip(result.class_names, result.accuracy.per_class, strict=True))
 
     def note(self, metrics: Mapping[str, float]) -> str:
         """The loss and the accuracy on the batch."""

@@ -1,4 +1,4 @@
-"""The training step of systems that classify images: one program, over all devices."""
+"""The training step of systems whose images have a label each: one program, over all devices."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,16 +10,15 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Integer
+from jaxtyping import Array, Shaped
 
 from segblocks_jax.data import Normalization, normalize
 from segblocks_jax.nn import dropout_key, synchronized_batch_norm
-from segblocks_jax.systems.classifier.config import BaseConfig
 from segblocks_jax.training import steps
 from segblocks_jax.training.sharding import AXIS, data_mesh, put_batch, put_on_all
 from segblocks_jax.training.state import TrainState
 
-Batch = Mapping[str, Integer[Array | np.ndarray, "n ..."]]
+Batch = Mapping[str, Shaped[Array | np.ndarray, "n ..."]]
 Loss = Callable[[Any, Array, Array, Array, Array], tuple[Array, steps.Metrics]]
 """``loss(modules, image, label, keys, progress) -> (loss, metrics)``; see `Classifier.loss`."""
 
@@ -36,14 +35,20 @@ class TrainStep:
         self,
         graphdef: nnx.GraphDef,
         optimizer: optax.GradientTransformation,
-        config: BaseConfig,
+        config: Any,
         normalization: Normalization,
         loss: Loss,
         mesh: Mesh | None = None,
         report: steps.Report = lambda line: None,
+        label: jax.ShapeDtypeStruct | None = None,
     ) -> None:
-        """Compiles nothing yet; arguments as of SegBlocks' step, and the `loss` of a part of the batch."""
+        """Compiles nothing yet.
+
+        Arguments are as of SegBlocks' step. The configuration has `optim`, `precision` and `data.crop`, `loss` is that
+        of a part of the batch, `label` the form of an image's; None: a class.
+        """
         self.mesh = mesh or data_mesh()
+        self._label = label or jax.ShapeDtypeStruct((), jnp.int32)
         self._graphdef, self._optimizer, self._config = graphdef, optimizer, config
         self._normalization, self._loss = normalization, loss
         steps.examples_per_part(config.optim, self.mesh)
@@ -79,7 +84,7 @@ class TrainStep:
         count, sharding = self._config.optim.batch_size, NamedSharding(self.mesh, P(AXIS))
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "image": ((count, *self._config.data.crop, 3), jnp.uint8),
-            "label": ((count,), jnp.int32),
+            "label": ((count, *self._label.shape), self._label.dtype),
         }
         batch = {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

@@ -46,23 +46,33 @@ class DynConv(ImageClassifier):
         progress: Float[Array, ""],
     ) -> tuple[Array, Metrics]:
         """Cross-entropy, and the budget loss times its weight; see `budget_terms`."""
-        masks, optim = self.config.masks, self.config.optim
-        noise = image_noise(keys, masks, progress)
-        forward = Pass(noise=noise, temperature=temperature(masks, progress))
+        forward = self.drawn(keys, progress)
         logits = modules.net(image, forward)
-        task = cross_entropy(logits, label, optim.label_smoothing).mean()
+        task = cross_entropy(logits, label, self.config.optim.label_smoothing).mean()
         right = (jnp.argmax(logits, -1) == label).mean(dtype=jnp.float32)
-        metrics: Metrics = {"loss_task": task, "top1": right}
+        return self.within_budget(forward, task, {"loss_task": task, "top1": right}, progress)
+
+    def drawn(self, keys: Array, progress: Float[Array, ""]) -> Pass:
+        """A pass in training, whose decisions are drawn by each image's key; `progress` as for `loss`."""
+        masks = self.config.masks
+        noise = image_noise(keys, masks, progress)
+        return Pass(noise=noise, temperature=temperature(masks, progress))
+
+    def within_budget(
+        self, forward: Pass, task: Array, metrics: Metrics, progress: Float[Array, ""]
+    ) -> tuple[Array, Metrics]:
+        """A task's loss and metrics with those of the budget, for the masks of a pass; see `budget_terms`."""
+        masks = self.config.masks
         if not forward.masks:
             return task, metrics
         cost = Costs.of(forward.blocks)
         budget = budget_terms(forward.masks, *cost, masks.target, progress, axis_name=AXIS)
-        metrics |= {
+        own = {
             "loss_budget_network": budget.network,
             "loss_budget_blocks": budget.block,
             "executed_share": budget.share,
         }
-        return task + masks.weight * budget.loss, metrics
+        return task + masks.weight * budget.loss, metrics | own
 
     def gmacs(self, modules: Any, outputs: Outputs | None = None) -> float:
         """Mean multiply-adds an image, in 10^9: with masks active everywhere, or what was executed for `outputs`."""

@@ -31,14 +31,21 @@ class Person:
     visible: Bool[np.ndarray, "16"]
     head: Float[np.ndarray, "2 2"] | None = None
 
+    def _inside(self, size: tuple[int, int]) -> Bool[np.ndarray, "16"]:
+        height, width = size
+        within = (self.joints >= -0.5) & (self.joints <= [width - 0.5, height - 0.5])
+        return within.all(1)
+
+    def within(self, size: tuple[int, int]) -> "Person":
+        """The same person with joints outside an image of (height, width) taken as invisible."""
+        return dataclasses.replace(self, visible=self.visible & self._inside(size))
+
     def check_inside(self, size: tuple[int, int], where: str) -> None:
         """Raises InputError, which calls the image `where`, unless all visible joints lie in it."""
-        height, width = size
-        inside = ((self.joints >= -0.5) & (self.joints <= [width - 0.5, height - 0.5])).all(1)
-        outside = np.flatnonzero(self.visible & ~inside)
+        outside = np.flatnonzero(self.visible & ~self._inside(size))
         if outside.size:
             places = ", ".join(f"{MPII[i]} at {tuple(self.joints[i].tolist())}" for i in outside)
             raise InputError(
-                f"{where}: of {height} x {width} pixels, has joints outside it: {places} (x, y from 0); correct"
+                f"{where}: of {size[0]} x {size[1]} pixels, has joints outside it: {places} (x, y from 0); correct"
                 " the annotation, mark them as invisible, or set data.outside='hide', which does so"
             )

@@ -1,0 +1,25 @@
+"""A narrow hourglass with masks on procedural stick figures: no download.
+
+    python -m segblocks_jax.experiments.mpii --config=experiments/configs/mpii/quickstart.py --workdir=DIR
+
+Hardware: two CPU cores. Time and result: not measured yet.
+"""
+
+import ml_collections
+
+from segblocks_jax.experiments.defaults import config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """One stack with a quarter of the channels, half of the operations, crops of 128 pixels, 400 steps."""
+    return config(
+        {
+            "system": "dynconv_pose",
+            "name": "figures_quickstart",
+            "data": {"dataset": "figures", "crop": (128, 128), "figures": (1000, 64)},
+            "model": {"width": 0.25, "stacks": 1},
+            "masks": {"target": 0.5},
+            "optim": {"batch_size": 16, "steps": 400, "learning_rate": 2e-3},
+            "loop": {"eval_every": 200, "checkpoint_every": 200, "log_every": 20},
+        }
+    )
