@@ -275,6 +275,5 @@ def test_empty_inputs_do_not_break_a_captured_graph(dtype):
 
     for _ in range(3):
         combined, labels, one = run(jnp.zeros((0, 16, 24, 4), dtype), jnp.zeros(3))
-        assert combined.shape == (0, 16, 24, 16)
-        assert labels.shape == (0, 64, 96)
+        assert combined.size == labels.size == 0
         np.testing.assert_array_equal(np.asarray(one), 1)
