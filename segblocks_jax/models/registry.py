@@ -1,12 +1,14 @@
 """create_model: networks by name."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
 
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import ddrnet, pidnet, swiftnet
+from segblocks_jax.models.factory import create_from_factory, is_factory
 from segblocks_jax.models.network import Network, NetworkEntry
 from segblocks_jax.nn import BlockOptions
 
@@ -50,7 +52,7 @@ def create_model(
     """Builds a network with random weights.
 
     Args:
-        name: one of `MODELS`.
+        name: one of `MODELS`; or "package.module:function", see `segblocks_jax.models.factory`.
         num_classes: of the logits.
         semantics: how it runs in blocks; see `BlockOptions`.
         rngs: the stream `params` initializes the weights.
@@ -68,14 +70,23 @@ def create_model(
         >>> net.num_classes
         11
     """
+    if is_factory(name):
+        _check_neutral(name, {k: v for k, v in options.items() if v is not None})
+        chosen = semantics or BlockOptions()
+        return create_from_factory(name, num_classes, semantics=chosen, rngs=rngs)
     entry = network_entry(name)
     given = {option: value for option, value in options.items() if value is not None}
     for option in given.keys() - set(entry.option_names):
-        value = given.pop(option)
+        _check_neutral(name, {option: given.pop(option)}, entry.option_names)
+    chosen = entry.options(**given)
+    return entry.create(num_classes, chosen, semantics=semantics or BlockOptions(), rngs=rngs)
+
+
+def _check_neutral(name: str, options: dict[str, Any], known: Sequence[str] = ()) -> None:
+    """Raises InputError for options that a network lacks, unless they are the defaults of all."""
+    for option, value in options.items():
         if option not in _NEUTRAL or value != _NEUTRAL[option]:
             raise InputError(
                 f"create_model: {name} has no {option} to choose (got {value}); its options are"
-                f" {', '.join(entry.option_names)}"
+                f" {', '.join(known) or 'those of its factory'}"
             )
-    chosen = entry.options(**given)
-    return entry.create(num_classes, chosen, semantics=semantics or BlockOptions(), rngs=rngs)
