@@ -15,6 +15,7 @@ RUN ?= runs/demo
 ABLATIONS ?= runs/ablations
 BIN = $(VENV)/bin
 NATIVE = $(wildcard xla_ffi/*/*.h xla_ffi/*/*/*.h xla_ffi/*/*.cc xla_ffi/*/*.cu xla_ffi/*/*.cuh)
+PTX = $(wildcard tests/ptx/*.h tests/ptx/*.cc tests/ptx/*.cu)
 
 INSTALLED = $(VENV)/.installed-$(SEGBLOCKS_CUDA)
 # What the demo needs is less, and quicker to install; a complete environment does as well.
@@ -52,7 +53,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(PTX)
 
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict --site-dir build/site
@@ -65,7 +66,7 @@ ablations: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i $(NATIVE)
+	$(BIN)/clang-format -i $(NATIVE) $(PTX)
 
 clean:
 	rm -rf $(VENV) build runs

@@ -204,7 +204,7 @@ ATTRIBUTE_ERRORS = [
     ("groups", 20, "1, or one channel a group"),
     ("activation", 3, "a number in 0 .. 2"),
     ("winograd", 2, "a number in 0 .. 1"),
-    ("winograd", 1, r"shape \(3, 320, 16\)"),
+    ("winograd", 1, r"shape \(3, 720, 16\)"),
     ("window", 0, "a number in 1 .."),
     ("window", 4, "at least 4 x 4"),
     ("block_size", 3, "a multiple of low_factor 2"),
@@ -283,7 +283,7 @@ def test_one_of_two_outputs_is_needed() -> None:
 def test_what_winograd_cannot_do(replaced: dict[str, int], dtype: str) -> None:
     call = Call(
         UNITS
-        | {"rows": ((9, 20), dtype), "weights": ((2, 320, 16), dtype)}
+        | {"rows": ((9, 20), dtype), "weights": ((2, 720, 16), dtype)}
         | dict.fromkeys(("scale", "bias"), ((0,), "float32"))
         | {"residual": ((0, 20), dtype)}
         | dict.fromkeys(("scale2", "bias2"), ((0,), "float32")),
@@ -300,8 +300,8 @@ def test_what_winograd_cannot_do(replaced: dict[str, int], dtype: str) -> None:
 @pytest.mark.parametrize(
     ("dtype", "winograd", "weights", "expected"),
     [
-        ("bfloat16", 1, ((3, 320, 16), "bfloat16"), "dtype F32"),
-        ("bfloat16", 1, ((3, 144, 16, 2), "float32"), r"shape \(3, 320, 16\)"),
+        ("bfloat16", 1, ((3, 720, 16), "bfloat16"), "dtype F32"),
+        ("bfloat16", 1, ((3, 144, 16, 2), "float32"), r"shape \(3, 720, 16\)"),
         ("float32", 0, ((3, 144, 16, 2), "float32"), r"shape \(3, 180, 16\)"),
         ("bfloat16", 0, ((3, 144, 16, 2), "float32"), "dtype BF16 like argument 'rows'"),
         ("bfloat16", 0, ((3, 90, 16, 2), "bfloat16"), r"shape \(3, 96, 16, 2\)"),

@@ -44,7 +44,7 @@ def test_a_schema_has_its_fields():
     """If this fails, count SCHEMA up and add a migration: files of the last version have other fields."""
     fields = "\n".join(sorted(name for name, _, _ in leaves(ExperimentConfig)))
     digest = hashlib.sha256(fields.encode()).hexdigest()[:12]
-    assert {ExperimentConfig.SCHEMA: digest} == {6: "892e2b384a46"}
+    assert {ExperimentConfig.SCHEMA: digest} == {7: "ca9518e8e7c2"}
     assert ExperimentConfig.MIGRATIONS.keys() == {*range(ExperimentConfig.SCHEMA)}
 
 
@@ -117,7 +117,7 @@ def test_policies_of_before_calibration_are_served_as_then(schema, tmp_path):
     assert ExperimentConfig.from_stored(stored).policy.share == "dual"
 
 
-@pytest.mark.parametrize("schema", [-1, 7, "1", None, 1.5])
+@pytest.mark.parametrize("schema", [-1, 8, "1", None, 1.5])
 def test_other_schemas_are_refused(schema):
     stored = {**tiny.config().stored(), "schema": schema}
     for read in (ExperimentConfig.from_stored, ExperimentConfig.from_mapping):
@@ -171,12 +171,12 @@ SPEC = sb.ModelSpec("swiftnet_rn18", 3, policy=sb.PolicySpec(bucket_step=0.25, t
 
 def test_a_saved_model_of_earlier_is_read_as_it_was():
     spec = json.loads(json.dumps(SPEC.to_dict()))
-    assert spec.pop("schema") == 5
+    assert spec.pop("schema") == 6
     del spec["policy"]["features"]
     spec["policy"]["quantise_step"] = spec["policy"].pop("bucket_step")
     for name in ("dilations", "input_scale", "padding", "stride_in", "class_colors"):
         del spec[name]
-    del spec["quantization"], spec["semantics"]["padding"]
+    del spec["quantization"], spec["semantics"]["padding"], spec["semantics"]["image_statistics"]
     before = copy.deepcopy(spec)
     assert sb.ModelSpec.from_mapping(spec) == SPEC
     assert spec == before
@@ -218,6 +218,15 @@ def test_models_of_schema_4_were_not_quantized():
     assert sb.ModelSpec.from_mapping({**spec, "schema": 4}) == SPEC
 
 
+def test_networks_of_earlier_were_this_librarys_and_sums_over_images_by_area():
+    spec = json.loads(json.dumps({**SPEC.to_dict(), "schema": 5}))
+    del spec["semantics"]["image_statistics"]
+    assert sb.ModelSpec.from_mapping(spec) == SPEC
+    stored = json.loads(json.dumps({**tiny.config().stored(), "schema": 6}))
+    del stored["semantics"]["image_statistics"], stored["model"]["factory"]
+    assert ExperimentConfig.from_stored(stored) == tiny.config()
+
+
 def test_a_saved_model_has_all_its_fields_and_a_known_schema():
     for group in (None, "policy", "semantics"):
         spec = SPEC.to_dict()
@@ -225,5 +234,5 @@ def test_a_saved_model_has_all_its_fields_and_a_known_schema():
         part.popitem()
         with pytest.raises(TypeError, match="lacks"):
             sb.ModelSpec.from_mapping(spec)
-    with pytest.raises(ValueError, match="ModelSpec: schema is 6, expected up to 5"):
-        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 6})
+    with pytest.raises(ValueError, match="ModelSpec: schema is 7, expected up to 6"):
+        sb.ModelSpec.from_mapping({**SPEC.to_dict(), "schema": 7})

@@ -1,8 +1,9 @@
 """FusedTraced: a traced network (`segblocks_jax.in_blocks`) for inference, on the kernels of fused networks.
 
-Convolutions take what follows into their epilogues: whatever multiplies and adds per channel, as folded norms do, one
-shortcut, ReLU or ReLU6, and a second, rectified output. What is made of the network's arrays alone, such as packed
-kernels and scales, is computed once; it is known by the expression that makes it, so that it serves images of any size.
+Convolutions take what follows into their epilogues: whatever multiplies and adds per channel, as folded norms do,
+one shortcut, ReLU or ReLU6, and a second, rectified output. What is made of the network's arrays alone, such as
+packed kernels and scales, is computed once. It is known by the expression that makes it, so that it serves images of
+any size.
 """
 
 import dataclasses
@@ -158,7 +159,8 @@ class _Run:
     def _convolve(self, step: ConvPlan) -> None:
         node, windows = step.node, step.node.details
         source, result = node.operands[0], step.result
-        assert isinstance(source, Map) and windows.shift is not None
+        assert isinstance(source, Map)
+        assert windows.shift is not None
         residual = step.residual
         conv = ConvStep(
             self.kernel(step),

@@ -230,7 +230,8 @@ class Fusion:
             return None
         if windows.size[0] > 8 or source.dtype not in _DTYPES:
             return None
-        assert isinstance(source, Map) and isinstance(result, Map)
+        assert isinstance(source, Map)
+        assert isinstance(result, Map)
         self.rectified.add(result.number)
         stride = windows.stride[0]
         arguments = (windows.size[0], stride)
@@ -242,7 +243,8 @@ class Fusion:
     def _upsampling(self, node: Node) -> PatchPlan | None:
         """Doubling by index."""
         source, result = node.operands[0], node.results[0]
-        assert isinstance(source, Map) and isinstance(result, Map)
+        assert isinstance(source, Map)
+        assert isinstance(result, Map)
         if node.details.taps != (bilinear(2), bilinear(2)) or source.dtype not in _DTYPES:
             return None
         border: Border = "block" if node.details.alone else "image"
@@ -289,7 +291,9 @@ def _per_channel(value: Plain, result: Map) -> bool:
     if value.origin == "image":
         return False
     size = count(value.stored)
-    return size == 1 or (size == count(result.rest) and value.stored[-len(result.rest) :] == result.rest)
+    return size == 1 or (
+        size == count(result.rest) and value.stored[-len(result.rest) :] == result.rest
+    )
 
 
 def _zero_first(node: Node, fusion: Fusion) -> bool:

@@ -46,6 +46,7 @@ class DDRNet(nnx.Module):
     """
 
     output_stride = STRIDE
+    whole_image = ("spp",)  # Its pools are wider than blocks.
     torch_names = torch_names(unused=r"seghead_extra\.")
 
     def __init__(

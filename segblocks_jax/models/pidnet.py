@@ -80,6 +80,7 @@ class PIDNet(nnx.Module):
     """
 
     output_stride = STRIDE
+    whole_image = ("spp",)  # Its pools are wider than blocks.
     torch_names = torch_names(unused=r"seghead_[pd]\.")
 
     def __init__(

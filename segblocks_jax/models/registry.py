@@ -1,12 +1,14 @@
 """create_model: networks by name."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
 
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import ddrnet, pidnet, swiftnet
+from segblocks_jax.models.factory import create_from_factory, is_factory
 from segblocks_jax.models.network import Network, NetworkEntry
 from segblocks_jax.nn import BlockOptions
 
@@ -69,7 +71,8 @@ def create_model(
     """Builds a network with random weights.
 
     Args:
-        name: one of `MODELS`, `CLASSIFIERS` or `POSE`.
+        name: one of `MODELS`, `CLASSIFIERS` or `POSE`; or "package.module:function", see
+            `segblocks_jax.models.factory`.
         num_classes: of the logits, or joints; default: as published, 19 for `MODELS`.
         semantics: how it runs in blocks; see `BlockOptions`.
         rngs: the stream `params` initializes the weights; default: that of seed 0.
@@ -89,18 +92,28 @@ def create_model(
         >>> net.num_classes
         11
     """
+    chosen_semantics = semantics or BlockOptions()
+    rngs = rngs or nnx.Rngs(0)
+    if is_factory(name):
+        _check_neutral(name, {k: v for k, v in options.items() if v is not None})
+        classes = 19 if num_classes is None else num_classes
+        return create_from_factory(name, classes, semantics=chosen_semantics, rngs=rngs)
     entry = network_entry(name)
     given = {option: value for option, value in options.items() if value is not None}
     for option in given.keys() - set(entry.option_names):
-        value = given.pop(option)
-        if option not in _NEUTRAL or value != _NEUTRAL[option]:
-            raise InputError(
-                f"create_model: {name} has no {option} to choose (got {value}); its options are"
-                f" {', '.join(entry.option_names)}"
-            )
+        _check_neutral(name, {option: given.pop(option)}, entry.option_names)
     chosen = entry.options(**given)
     if semantics is not None and name not in MODELS:
         raise InputError(f"create_model: {name} doesn't run in blocks; leave semantics away")
     classes = entry.num_classes if num_classes is None else num_classes
-    given = {"semantics": semantics or BlockOptions(), "rngs": rngs or nnx.Rngs(0)}
-    return entry.create(classes, chosen, **given)
+    return entry.create(classes, chosen, semantics=chosen_semantics, rngs=rngs)
+
+
+def _check_neutral(name: str, options: dict[str, Any], known: Sequence[str] = ()) -> None:
+    """Raises InputError for options that a network lacks, unless they are the defaults of all."""
+    for option, value in options.items():
+        if option not in _NEUTRAL or value != _NEUTRAL[option]:
+            raise InputError(
+                f"create_model: {name} has no {option} to choose (got {value}); its options are"
+                f" {', '.join(known) or 'those of its factory'}"
+            )

@@ -218,4 +218,4 @@ class BatchNorm(nnx.Module):
 
 
 def _wide(pixels: Float[Array, "p c"]) -> Float[Array, "p c"]:
-    return pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
+    return pixels if pixels.dtype == jnp.float64 else pixels.astype(jnp.float32)

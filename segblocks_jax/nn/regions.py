@@ -29,9 +29,9 @@ class BlockOptions:
         low_upsampling: of low blocks where blocks are combined, each block alone.
         filling: which low blocks turn high where the number of high blocks is rounded up. "best" takes
             the best-scored ones, without policy gradient; "random" any, with gradient (the authors).
-        image_statistics: of traced networks (`segblocks_jax.in_blocks`), sums over all pixels of an image, as of group
-            norms and global pooling. "area" counts a low block's pixel as often as it has pixels of the image,
-            "pixels" all alike. Means of all images, of batch norm, are `batch_norm`'s.
+        image_statistics: of traced networks (`segblocks_jax.in_blocks`), sums over all pixels of an image, as of
+            group norms and global pooling. "area" counts a low block's pixel as often as it has pixels of the
+            image, "pixels" all alike. Means of all images, of batch norm, are `batch_norm`'s.
         ignored: pixels of the ignored label. "excluded" leaves them out of every mean; "counted" takes
             their loss as 0 and divides by all pixels (the authors).
     """

@@ -92,9 +92,7 @@ def upsample2(features: Features, semantics: BlockOptions) -> Features:
         padded = block_pad(features, 1)
         grid = features.grid
         parts = [
-            upsample_bilinear(clamp_at_image_border(part, cells, grid.mask.shape), 2)[
-                :, 2:-2, 2:-2
-            ]
+            upsample_bilinear(clamp_at_image_border(part, cells, grid.mask.shape), 2)[:, 2:-2, 2:-2]
             for part, cells in ((padded.high, grid.high_cells), (padded.low, grid.low_cells))
         ]
     return dataclasses.replace(

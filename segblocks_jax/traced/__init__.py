@@ -1,5 +1,7 @@
 """Networks of any library in blocks: their programs are traced and interpreted."""
 
+# They register the rules of primitives.
+from segblocks_jax.traced import calls, derivatives, pixels, shapes, windows  # noqa: F401
 from segblocks_jax.traced.net import InBlocks as InBlocks
 from segblocks_jax.traced.net import WholeImageWarning as WholeImageWarning
 from segblocks_jax.traced.net import in_blocks as in_blocks

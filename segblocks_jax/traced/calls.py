@@ -95,4 +95,3 @@ def _whole(tracer: Tracer, eqn: Any, values: Sequence[Value], why: str) -> Seque
     if any(isinstance(v, Map) for v in values):
         return tracer.on_whole_image(eqn, values, why)
     return tracer.bound(eqn, [tracer.full(v) for v in values], local=False)  # type: ignore[arg-type]
-

@@ -132,7 +132,7 @@ def _backward(
     jaxpr, constants = params["fwd_jaxpr_thunk"].call_wrapped(*wanted)
     with tracer.derived():
         ahead, made = apart(tracer, lambda: tracer.jaxpr(jaxpr, tracer.captured(constants), own))
-    _, tree, forwarded = params["out_trees"]()
+    _, _, forwarded = params["out_trees"]()
     own_kept = iter(made[: len(made) - len(results)])
     residuals = [next(own_kept) if f is None else own[f] for f in forwarded]
     outs = made[len(made) - len(results) :]
@@ -144,7 +144,9 @@ def _backward(
         zero.extend(not isinstance(x, jax.Array) for x in found)
         return [x for x in found if isinstance(x, jax.Array)]
 
-    shapes = [[jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group] for group in (residuals, seeds)]
+    shapes = [
+        [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group] for group in (residuals, seeds)
+    ]
     closed = jax.make_jaxpr(behind)(*shapes)
     with tracer.derived():
         after, found = apart(
@@ -185,9 +187,7 @@ def _of_pixels(nodes: Sequence[Node], values: Sequence[Value], results: Sequence
 def _seeds(tracer: Tracer, values: Sequence[Value]) -> list[Map | None]:
     """Stand-ins of the maps' tangents."""
     return [
-        _like(tracer, v)
-        if isinstance(v, Map) and jnp.issubdtype(v.dtype, jnp.inexact)
-        else None
+        _like(tracer, v) if isinstance(v, Map) and jnp.issubdtype(v.dtype, jnp.inexact) else None
         for v in values
     ]
 

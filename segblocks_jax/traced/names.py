@@ -26,7 +26,9 @@ class _Named:
     def __call__(self, classes: Sequence[type]) -> Iterator[None]:
         """Wraps the calls of modules' classes while it lasts, in all threads; other calls are as before."""
         with _lock:
-            before: dict[Any, Any] = {c: c.__dict__["__call__"] for c in classes if "__call__" in c.__dict__}
+            before: dict[Any, Any] = {
+                c: c.__dict__["__call__"] for c in classes if "__call__" in c.__dict__
+            }
             for kind, call in before.items():
                 kind.__call__ = _scoped(call)
             try:

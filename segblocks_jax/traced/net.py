@@ -18,7 +18,6 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.regions import BlockOptions
 from segblocks_jax.nn.scope import full_image_region, is_counting, record, scope
-from segblocks_jax.traced import calls, derivatives, pixels, shapes, windows  # noqa: F401  They register rules.
 from segblocks_jax.traced.names import classes_of, named
 from segblocks_jax.traced.plan import Plan, execute
 from segblocks_jax.traced.runtime import Runtime
@@ -51,6 +50,7 @@ class InBlocks(nnx.Module):
         semantics: how it runs in blocks.
         whole_image: names of parts that run on the whole image.
         strict: whether anything else there is an error.
+        num_classes, output_stride: of a network for segmentation.
     """
 
     def __init__(
@@ -58,13 +58,18 @@ class InBlocks(nnx.Module):
         net: Callable[..., Any],
         options: BlockOptions | None = None,
         *,
-        whole_image: Collection[str] = (),
+        whole_image: Collection[str] | None = None,
         strict: bool = False,
     ) -> None:
         """See `in_blocks`."""
-        self.semantics = options or BlockOptions()
-        self.whole_image = tuple(sorted(whole_image))
+        own = getattr(net, "semantics", None)
+        default = own if isinstance(own, BlockOptions) else BlockOptions()
+        self.semantics = options or default
+        named = getattr(net, "whole_image", ()) if whole_image is None else whole_image
+        self.whole_image = tuple(sorted(named))
         self.strict = strict
+        self.num_classes = getattr(net, "num_classes", 0)
+        self.output_stride = getattr(net, "output_stride", 1)
         if isinstance(net, nnx.Module):
             self.net, self.weights, self.structure = net, None, None
             return
@@ -125,7 +130,13 @@ class InBlocks(nnx.Module):
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
         image = jax.ShapeDtypeStruct((geometry.images, *geometry.size, channels), dtype)
         return traced_plan(
-            function, shapes, image, geometry, self.semantics, self.whole_image, classes_of(self.net)
+            function,
+            shapes,
+            image,
+            geometry,
+            self.semantics,
+            self.whole_image,
+            classes_of(self.net),
         )
 
 
@@ -255,11 +266,15 @@ def count(net: InBlocks, image: Any) -> None:
     """Notes the multiply-adds of a network: of its parts, in blocks and on the whole image."""
     n, h, w, channels = image.shape
     side = next((s for s in _SIDES if h % s == 0 and w % s == 0), 0)
-    geometry = Geometry(n, h // side, w // side, (side, side), 2) if side else Geometry(n, 1, 1, (h, w), 1)
+    geometry = (
+        Geometry(n, h // side, w // side, (side, side), 2) if side else Geometry(n, 1, 1, (h, w), 1)
+    )
     for node in net.plan(geometry, channels, image.dtype).plan.nodes:
         for own in node.inner or (node,):
             if own.macs:
-                whole = full_image_region() if own.how == "whole image" else contextlib.nullcontext()
+                whole = (
+                    full_image_region() if own.how == "whole image" else contextlib.nullcontext()
+                )
                 with scope(own.where.part.split("/")[0] or "network"), whole:
                     record(own.macs)
 
@@ -268,7 +283,7 @@ def in_blocks(
     net: Callable[..., Any],
     options: BlockOptions | None = None,
     *,
-    whole_image: Collection[str] = (),
+    whole_image: Collection[str] | None = None,
     strict: bool = False,
 ) -> InBlocks:
     """Makes a network of any library run in blocks: ``in_blocks(net)(sb.split(image, mask))``.
@@ -286,9 +301,9 @@ def in_blocks(
         net: any function of an image (n, h, w, c) that JAX can trace, to maps of that layout; inside it may have any.
             A module of Flax NNX keeps its running statistics; the arrays of another pytree, such as an Equinox module
             or a `jax.tree_util.Partial`, become parameters; arrays that a function closes over stay as they are.
-        options: see `BlockOptions`.
+        options: see `BlockOptions`; default: the network's attribute `semantics`, if it has one.
         whole_image: names of parts that run on the whole image, without a warning: paths of NNX modules, such as
-            "spp", names of `jax.named_scope`, or of jitted functions.
+            "spp", names of `jax.named_scope`, or of jitted functions. Default: the network's attribute `whole_image`.
         strict: such an operation is an error instead.
 
     Returns:

@@ -26,17 +26,25 @@ from segblocks_jax.traced.values import (
     same_places,
 )
 
-ELEMENTWISE |= set(
-    "abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp conj convert_element_type copy copy_p cos cosh"
-    " digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma imag integer_pow is_finite le lgamma log"
-    " log1p logistic lt max min mul ne neg nextafter not or pow real reduce_precision regularized_incomplete_beta rem"
-    " round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square"
-    " stop_gradient sub tan tanh xor".split()
-)
+# fmt: off
+ELEMENTWISE |= {
+    "abs", "acos", "acosh", "add", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil",
+    "clamp", "conj", "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma", "imag", "integer_pow",
+    "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
+    "nextafter", "not", "or", "pow", "real", "reduce_precision", "regularized_incomplete_beta", "rem",
+    "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign",
+    "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+}
+# fmt: on
 
 
 def operand(
-    tracer: Builder, value: Value, axes: tuple[str, ...], side: tuple[int, int], shape: Sequence[int]
+    tracer: Builder,
+    value: Value,
+    axes: tuple[str, ...],
+    side: tuple[int, int],
+    shape: Sequence[int],
 ) -> Value:
     """A value beside a map of these axes: the array of its `number` then broadcasts against the pixel list."""
     if isinstance(value, Map) or not value.shape:
@@ -244,7 +252,10 @@ def dot_general(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value
     both = isinstance(left, Map) and isinstance(right, Map)
     if both:
         _check_pairs(left, right, batch)  # type: ignore[arg-type]
-    elif any(isinstance(v, Map) and any(v.axes[a] != "c" for a in b) for v, b in zip(values, batch, strict=True)):
+    elif any(
+        isinstance(v, Map) and any(v.axes[a] != "c" for a in b)
+        for v, b in zip(values, batch, strict=True)
+    ):
         raise NotInBlocks("it multiplies every place by something else")
     value = left if isinstance(left, Map) else right
     assert isinstance(value, Map)
@@ -258,9 +269,7 @@ def dot_general(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value
     labels = [sides[i][a] for i, a in order]
     result = Map(tracer.number(), aval.shape, aval.dtype, tuple(labels), value.side)
     numbers = _pixel_numbers(values, contract, batch, both)
-    where = 0 if both else len(numbers[1][0]) + (
-        0 if isinstance(left, Map) else len(free[0])
-    )
+    where = 0 if both else len(numbers[1][0]) + (0 if isinstance(left, Map) else len(free[0]))
     precision, wanted = eqn.params["precision"], eqn.params["preferred_element_type"]
 
     def run(runtime: Runtime, a: Array, b: Array) -> Array:

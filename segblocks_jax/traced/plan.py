@@ -192,7 +192,9 @@ class Builder:
             )
         return self.converted[again]
 
-    def mapped(self, name: str, run: Run, inputs: Sequence[Value], result: Map, **about: Any) -> Map:
+    def mapped(
+        self, name: str, run: Run, inputs: Sequence[Value], result: Map, **about: Any
+    ) -> Map:
         """Appends the node that makes a map; `run` gets the runtime and the inputs' arrays."""
         about.setdefault("how", "pixels")
         self.add(
@@ -227,9 +229,7 @@ class Builder:
                 image = jnp.pad(image, around, constant_values=outside)
             return (arranged(image, axes, shape),)
 
-        result = Plain(
-            self.number(), shape, value.dtype, shape, "image", None, True, self.region
-        )
+        result = Plain(self.number(), shape, value.dtype, shape, "image", None, True, self.region)
         self.add(
             Node(
                 "combine",
@@ -341,4 +341,3 @@ def arranged(image: Array, axes: Sequence[str], shape: Sequence[int]) -> Array:
     if len(order) < image.ndim:
         image, order = image[0], [i - 1 for i in order]
     return image.transpose(order).reshape(shape)
-

@@ -140,6 +140,4 @@ def _row(node: Node, geometry: Geometry) -> Row:
         stride = details.stride[0] if size is not None else 1
         smallest = stride * geometry.low_factor * geometry.side[0] // source.side[0]
     where = node.where
-    return Row(
-        where.part, name, _RUNS[node.how], node.macs, halo, smallest, where.line, node.why
-    )
+    return Row(where.part, name, _RUNS[node.how], node.macs, halo, smallest, where.line, node.why)

@@ -143,9 +143,7 @@ class Resizing:
         return max(t.halo for t in self.taps if t is not None)
 
 
-def resized(
-    tracer: Builder, value: Map, taps: tuple[Taps | None, Taps | None], name: str
-) -> Map:
+def resized(tracer: Builder, value: Map, taps: tuple[Taps | None, Taps | None], name: str) -> Map:
     """A map with rows and columns resized."""
     side, sizes = [], dict(zip("hw", taps, strict=True))
     for length, own in zip(value.side, taps, strict=True):
@@ -190,15 +188,15 @@ def resized(
     return tracer.mapped(name, run, (value,), result, how=how, details=details)
 
 
-def _applied(
-    part: Array, taps: tuple[Taps | None, Taps | None], padding: Sequence[int]
-) -> Array:
+def _applied(part: Array, taps: tuple[Taps | None, Taps | None], padding: Sequence[int]) -> Array:
     for axis, (own, p) in enumerate(zip(taps, padding, strict=True)):
         part = part if own is None else own.apply(part, axis + 1, p)
     return part
 
 
-def sampled(tracer: Builder, value: Map, axis: int, picks: Sequence[int] | range | np.ndarray) -> Map:
+def sampled(
+    tracer: Builder, value: Map, axis: int, picks: Sequence[int] | range | np.ndarray
+) -> Map:
     """The rows or columns of a map at constant places, where that is resizing by a whole factor."""
     if value.axes[axis] not in ("h", "w"):
         raise NotInBlocks("it takes pixels by their place")
@@ -251,9 +249,7 @@ def resample(tracer: Builder, eqn: Any, values: Sequence[Any]) -> Map:
     return dataclasses.replace(value, shape=shape, axes=axes)
 
 
-def _twice(
-    tracer: Builder, value: Map, taps: tuple[Taps | None, Taps | None]
-) -> Map | None:
+def _twice(tracer: Builder, value: Map, taps: tuple[Taps | None, Taps | None]) -> Map | None:
     """The rows' resizing with the columns' in one, where the node before is the other."""
     before = tracer.makers.get(value.number)
     if before is None or not isinstance(before.details, Resizing):
@@ -266,7 +262,10 @@ def _twice(
     assert isinstance(source, Map)
     # The axes may have been exchanged in between.
     shape = tuple(
-        {"h": source.side[0] * tracer.geometry.rows, "w": source.side[1] * tracer.geometry.columns}.get(a, s)
+        {
+            "h": source.side[0] * tracer.geometry.rows,
+            "w": source.side[1] * tracer.geometry.columns,
+        }.get(a, s)
         for s, a in zip(value.shape, value.axes, strict=True)
     )
     arranged = dataclasses.replace(source, shape=shape, axes=value.axes)
@@ -284,4 +283,3 @@ def is_resizing(matrix: Float[np.ndarray, "i o"]) -> bool:
     places = (np.abs(matrix) * centers).sum(0) / np.abs(matrix).sum(0)
     wanted = (np.arange(outputs) + 0.5) * length / outputs
     return bool(np.abs(places - wanted).max() <= max(1.0, length / outputs))
-

@@ -68,9 +68,7 @@ class Runtime:
         """An array with an entry for each image, repeated for its pixels."""
         parts = []
         sides = (side, self.low(side))
-        for cells, (h, w) in zip(
-            (self.grid.high_cells, self.grid.low_cells), sides, strict=True
-        ):
+        for cells, (h, w) in zip((self.grid.high_cells, self.grid.low_cells), sides, strict=True):
             own = values[self.image_of(cells)][:, None, None]
             parts.append(jnp.broadcast_to(own, (cells.shape[0], h, w, *values.shape[1:])))
         return self.join(*parts)

@@ -39,9 +39,12 @@ def squeeze(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
     """Drops axes of size 1."""
     dropped = eqn.params["dimensions"]
     value = values[0]
-    return _reshaped(tracer, value, eqn.outvars[0].aval.shape, tuple(
-        a for i, a in enumerate(value.axes) if i not in dropped
-    ))
+    return _reshaped(
+        tracer,
+        value,
+        eqn.outvars[0].aval.shape,
+        tuple(a for i, a in enumerate(value.axes) if i not in dropped),
+    )
 
 
 def _reshaped(
@@ -51,9 +54,7 @@ def _reshaped(
         raise NotInBlocks("it drops an axis of the image")
     result = dataclasses.replace(value, number=tracer.number(), shape=shape, axes=axes)
     rest = result.rest
-    return [
-        tracer.mapped("reshape", lambda _, x: x.reshape(x.shape[0], *rest), (value,), result)
-    ]
+    return [tracer.mapped("reshape", lambda _, x: x.reshape(x.shape[0], *rest), (value,), result)]
 
 
 @rule("reshape")
@@ -114,7 +115,9 @@ def plain_reshape(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value
     """Reshapes what is stored, where only axes of size 1 come or go."""
     value, aval = values[0], eqn.outvars[0].aval
     kept = [(s, t) for s, t in zip(value.shape, value.stored, strict=True) if s > 1]
-    if [s for s, _ in kept] != [s for s in aval.shape if s > 1] or eqn.params.get("dimensions") and eqn.primitive.name == "reshape":
+    if [s for s, _ in kept] != [s for s in aval.shape if s > 1] or (
+        eqn.params.get("dimensions") and eqn.primitive.name == "reshape"
+    ):
         raise NotInBlocks("")
     sizes = iter(kept)
     stored = tuple(next(sizes)[1] if s > 1 else s for s in aval.shape)
@@ -221,7 +224,10 @@ def gather(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
         and numbers.collapsed_slice_dims == (axis,)
         and not numbers.operand_batching_dims
         and len(indices.shape) == 2
-        and all(s == (1 if i == axis else n) for i, (s, n) in enumerate(zip(sizes, value.shape, strict=True)))
+        and all(
+            s == (1 if i == axis else n)
+            for i, (s, n) in enumerate(zip(sizes, value.shape, strict=True))
+        )
         and tuple(numbers.offset_dims) == tuple(i for i in range(len(value.shape)) if i != axis)
     )
     if not simple or indices.origin != "constant":
@@ -233,9 +239,7 @@ def gather(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
         return [sampled(tracer, value, axis, picks)]
     place = value.pixel_axis(axis)
     result = dataclasses.replace(value, number=tracer.number(), shape=eqn.outvars[0].aval.shape)
-    return [
-        tracer.mapped("take", lambda _, x: jnp.take(x, picks, place), (value,), result)
-    ]
+    return [tracer.mapped("take", lambda _, x: jnp.take(x, picks, place), (value,), result)]
 
 
 REDUCTIONS = {
@@ -266,7 +270,9 @@ def reduce(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
     aval = eqn.outvars[0].aval
     kept = [a for i, a in enumerate(value.axes) if i not in axes]
     return [
-        per_image(tracer, name, value, [value.pixel_axis(a) for a in inner], "n" in labels, kept, aval)
+        per_image(
+            tracer, name, value, [value.pixel_axis(a) for a in inner], "n" in labels, kept, aval
+        )
     ]
 
 
@@ -301,9 +307,7 @@ def per_image(
             return (pixels.sum(0) * (total / max(pixels.shape[0], 1)),)
         grid = runtime.grid
         parts = [
-            function(part, axis=(1, 2))
-            for part in runtime.parts(pixels, side)
-            if part.shape[0]
+            function(part, axis=(1, 2)) for part in runtime.parts(pixels, side) if part.shape[0]
         ]
         if name == "reduce_sum" and grid.num_low and not equal:
             parts[-1] = parts[-1] * grid.low_factor**2

@@ -8,8 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import core as core_jax
-from jax.extend import core
-from jax.extend import source_info_util
+from jax.extend import core, source_info_util
 from jaxtyping import Array
 
 from segblocks_jax.nn.regions import BlockOptions
@@ -68,7 +67,9 @@ class Tracer(Builder):
         self.deriving = False
         self._scopes: tuple[str, ...] = ()
 
-    def jaxpr(self, jaxpr: Any, constants: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
+    def jaxpr(
+        self, jaxpr: Any, constants: Sequence[Value], arguments: Sequence[Value]
+    ) -> list[Value]:
         """The results of a jaxpr."""
         values: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
@@ -212,14 +213,18 @@ class Tracer(Builder):
         """The equation on combined images, and the warning that says so."""
         name = eqn.primitive.name
         wide = [self.combined(v) for v in values]
-        expected = name in _GLOBAL and all(isinstance(v, Map) or v.origin == "image" for v in values)
+        expected = name in _GLOBAL and all(
+            isinstance(v, Map) or v.origin == "image" for v in values
+        )
         if not expected:
             self.warn(name, why)
         return self.bound(eqn, wide, local=name in _LOCAL | ELEMENTWISE, why=why)
 
     def warn(self, name: str, why: str) -> None:
         """Notes that an operation leaves the blocks."""
-        self.warnings[f"{name} ({self.where.line or 'source unknown'}) runs on the whole image: {why}"] = None
+        self.warnings[
+            f"{name} ({self.where.line or 'source unknown'}) runs on the whole image: {why}"
+        ] = None
 
 
 def multiply_adds(eqn: Any, values: Sequence[Value]) -> int:
@@ -281,6 +286,13 @@ def grouped(
 
     hows = [node.how for node in nodes if node.how != "weights"]
     tracer.add(
-        Node(name, hows[0] if hows else "weights", inputs, outputs, run, tracer.where, inner=tuple(nodes))
+        Node(
+            name,
+            hows[0] if hows else "weights",
+            inputs,
+            outputs,
+            run,
+            tracer.where,
+            inner=tuple(nodes),
+        )
     )
-

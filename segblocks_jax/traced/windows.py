@@ -75,7 +75,9 @@ class Windows:
         return equal and self.shift is not None and self.stride[0] >= 1
 
 
-def check_windows(tracer: Tracer, value: Map, windows: Windows, sizes: Sequence[tuple[int, int]]) -> Pair:
+def check_windows(
+    tracer: Tracer, value: Map, windows: Windows, sizes: Sequence[tuple[int, int]]
+) -> Pair:
     """The sides of blocks behind the windows; `sizes` are (inputs, outputs) along each axis."""
     factor = tracer.geometry.low_factor
     sides = []
@@ -125,7 +127,12 @@ def convolution(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value
     params, aval = eqn.params, eqn.outvars[0].aval
     spec, out_spec = params["dimension_numbers"].lhs_spec, params["dimension_numbers"].out_spec
     labels = [value.axes[a] for a in spec]
-    if len(spec) != 4 or sorted(labels[2:]) != ["h", "w"] or labels[1] != "c" or labels[0] not in "nc":
+    if (
+        len(spec) != 4
+        or sorted(labels[2:]) != ["h", "w"]
+        or labels[1] != "c"
+        or labels[0] not in "nc"
+    ):
         raise NotInBlocks("it is no convolution over rows and columns")
     if params["batch_group_count"] != 1:
         raise NotInBlocks("it has groups of images")
@@ -179,12 +186,23 @@ def convolution(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value
 
 
 def convolved(
-    tracer: Tracer, value: Map, kernel: Plain, windows: Windows, result: Map, macs: int, **changes: Any
+    tracer: Tracer,
+    value: Map,
+    kernel: Plain,
+    windows: Windows,
+    result: Map,
+    macs: int,
+    **changes: Any,
 ) -> Map:
     """Appends a convolution."""
     own, options = value.side, tracer.options
     windows = dataclasses.replace(windows, kernel=kernel.number)
-    stride, dilation, groups, shift = windows.stride, windows.dilation, windows.groups, windows.shift
+    stride, dilation, groups, shift = (
+        windows.stride,
+        windows.dilation,
+        windows.groups,
+        windows.shift,
+    )
     dtype = result.dtype
     flat = len(result.rest)
     if windows.plain:
@@ -257,7 +275,9 @@ def _transposed(
         zero = jnp.zeros((1, *weights.shape[1:]), weights.dtype)
         rows = jnp.concatenate([weights, zero])[np.array(taps_y)]  # (up, taps, kw, c, k)
         zero = jnp.zeros((*rows.shape[:2], 1, *rows.shape[3:]), rows.dtype)
-        both = jnp.concatenate([rows, zero], 2)[:, :, np.array(taps_x)]  # (up, taps, up, taps, c, k)
+        both = jnp.concatenate([rows, zero], 2)[
+            :, :, np.array(taps_x)
+        ]  # (up, taps, up, taps, c, k)
         both = both.reshape(*both.shape[:5], groups, features // groups)
         # Channels of a group stay together: (taps, taps, c, group, up, up, k / group).
         return both.transpose(1, 3, 4, 5, 0, 2, 6).reshape(shape)

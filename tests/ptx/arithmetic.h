@@ -96,9 +96,9 @@ inline void put(D& to, T value) {
 template <typename T>
 using Unsigned = std::make_unsigned_t<T>;
 template <typename T>
-using Wide = std::conditional_t<
-    sizeof(T) == 2, std::conditional_t<std::is_signed_v<T>, int32_t, uint32_t>,
-    std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>;
+using Wide =
+    std::conditional_t<sizeof(T) == 2, std::conditional_t<std::is_signed_v<T>, int32_t, uint32_t>,
+                       std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>;
 template <typename T>
 using Twice = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
 
@@ -114,16 +114,16 @@ inline T by_float(const F& function, Ts... values) {
   }
 }
 
-#define SEGBLOCKS_PTX_BINARY(name, op)                                               \
-  template <typename T>                                                              \
-  inline T name(T a, T b) {                                                          \
-    if constexpr (std::is_integral_v<T>) {                                           \
+#define SEGBLOCKS_PTX_BINARY(name, op)                                                   \
+  template <typename T>                                                                  \
+  inline T name(T a, T b) {                                                              \
+    if constexpr (std::is_integral_v<T>) {                                               \
       return static_cast<T>(static_cast<Unsigned<T>>(a) op static_cast<Unsigned<T>>(b)); \
-    } else if constexpr (std::is_floating_point_v<T>) {                              \
-      return a op b;                                                                 \
-    } else {                                                                         \
-      return by_float<T>([](float x, float y) { return x op y; }, a, b);             \
-    }                                                                                \
+    } else if constexpr (std::is_floating_point_v<T>) {                                  \
+      return a op b;                                                                     \
+    } else {                                                                             \
+      return by_float<T>([](float x, float y) { return x op y; }, a, b);                 \
+    }                                                                                    \
   }
 SEGBLOCKS_PTX_BINARY(add, +)
 SEGBLOCKS_PTX_BINARY(sub, -)
@@ -136,11 +136,9 @@ inline T fma(T a, T b, T c) {
     return std::fma(a, b, c);
   } else {
     // Exact products and one rounding: double holds them.
-    return by_float<T>(
-        [](float x, float y, float z) {
-          return static_cast<float>(static_cast<double>(x) * y + z);
-        },
-        a, b, c);
+    return by_float<T>([](float x, float y,
+                          float z) { return static_cast<float>(static_cast<double>(x) * y + z); },
+                       a, b, c);
   }
 }
 template <typename T>
@@ -340,7 +338,8 @@ enum class Round { kNone, kNearest, kZero, kDown, kUp };
 template <typename To, Round kRound, typename From>
 inline To cvt(From value) {
   if constexpr (kIsReal<From> && std::is_integral_v<To>) {
-    const double real = static_cast<double>(static_cast<std::conditional_t<kIsSmall<From>, float, From>>(value));
+    const double real =
+        static_cast<double>(static_cast<std::conditional_t<kIsSmall<From>, float, From>>(value));
     if (real != real) return 0;
     const double whole = kRound == Round::kNearest ? std::nearbyint(real)
                          : kRound == Round::kDown  ? std::floor(real)

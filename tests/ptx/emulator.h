@@ -90,10 +90,10 @@ struct Warp {
   Memory* memory = nullptr;
   int index = 0;
   int lanes = 0;
-  int step = 0;           // The present one.
-  uint32_t mask = 0;      // Its lanes.
-  uint32_t order = 0;     // Lane i of the order is i ^ order.
-  int barrier = -1;       // That it waits at,
+  int step = 0;             // The present one.
+  uint32_t mask = 0;        // Its lanes.
+  uint32_t order = 0;       // Lane i of the order is i ^ order.
+  int barrier = -1;         // That it waits at,
   int barrier_threads = 0;  // and how many threads meet there; 0: all.
   std::vector<Thread> threads;
   std::vector<uint64_t> registers;
@@ -148,7 +148,7 @@ struct Registrar {
 struct Settings {
   uint32_t seed = 0;  // Of the order of blocks, warps and lanes, and of copies early and late.
   int processors = 132;
-  std::string skip;  // Kernels of this operation don't run; their results are poison.
+  std::string skip;        // Kernels of this operation don't run; their results are poison.
   bool truncating = true;  // Tensor cores cut off what is too small beside the largest addend.
 };
 Settings& settings();

@@ -77,7 +77,9 @@ __global__ void copy_goes_on(const float* in, float* out) {
   out[threadIdx.x] = in[threadIdx.x];
 }
 
-__global__ void out_of_bounds(const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x + 1]; }
+__global__ void out_of_bounds(const float* in, float* out) {
+  out[threadIdx.x] = in[threadIdx.x + 1];
+}
 
 __global__ void out_of_shared_memory(const float* in, float* out) {
   extern __shared__ float dynamic[];
@@ -90,7 +92,9 @@ __global__ void misaligned(const float* in, float* out) {
   out[threadIdx.x] = two.x + two.y;
 }
 
-__global__ void written_twice(const float* in, float* out) { out[threadIdx.x / 2] = in[threadIdx.x]; }
+__global__ void written_twice(const float* in, float* out) {
+  out[threadIdx.x / 2] = in[threadIdx.x];
+}
 
 __global__ void reads_results(const float* in, float* out) {
   volatile float* result = out;

@@ -24,7 +24,8 @@ void add_exactly(const float (&a)[kRows][kDepth], const float (&b)[kDepth][kColu
                  float (&sums)[kRows][kColumns]) {
   for (int row = 0; row < kRows; ++row) {
     for (int k = 0; k < kDepth; ++k) {
-      for (int column = 0; column < kColumns; ++column) sums[row][column] += a[row][k] * b[k][column];
+      for (int column = 0; column < kColumns; ++column)
+        sums[row][column] += a[row][k] * b[k][column];
     }
   }
 }
@@ -102,8 +103,8 @@ void multiply(const Lanes* a, const Lanes* b, const Lanes* c, Lanes* d, bool f16
   }
 }
 
-// ldmatrix: lane 8 m + r gives the address of row r of matrix m; lane l gets the two elements 2 (l %
-// 4) of row l / 4, or of the column where transposed.
+// ldmatrix: lane 8 m + r gives the address of row r of matrix m; lane l gets the two elements 2 (l
+// % 4) of row l / 4, or of the column where transposed.
 void load_matrices(Warp& warp, const Lanes& addresses, int count, bool transposed, Lanes* results) {
   for (int matrix = 0; matrix < count; ++matrix) {
     uint16_t elements[8][8];

@@ -92,8 +92,8 @@ void Memory::check_shared(uint32_t address, size_t bytes, bool store, int thread
     if (!before(cell.writer, cell.write_clock, thread)) race("writes it", cell.writer);
     if (store) {
       for (int i = 0; i < 2; ++i) {
-        const bool others = i == 0 && cell.many && cell.readers[0] / kLanes == warp &&
-                            cell.read_clocks[0] == clock;
+        const bool others =
+            i == 0 && cell.many && cell.readers[0] / kLanes == warp && cell.read_clocks[0] == clock;
         if (others || !before(cell.readers[i], cell.read_clocks[i], thread)) {
           race("reads it", cell.readers[i]);
         }
@@ -139,8 +139,9 @@ void Memory::check_global(uintptr_t address, size_t bytes, Access kind, int thre
   if (kind == Access::kAtomic) return;
   const uint64_t me = (static_cast<uint64_t>(kernels_) << kThreadBits) + block_ * 1024 + thread + 1;
   const int64_t first = static_cast<int64_t>(address - buffer.begin) / buffer.element_bytes;
-  const int64_t end = static_cast<int64_t>(address - buffer.begin + bytes + buffer.element_bytes - 1) /
-                      buffer.element_bytes;
+  const int64_t end =
+      static_cast<int64_t>(address - buffer.begin + bytes + buffer.element_bytes - 1) /
+      buffer.element_bytes;
   for (int64_t i = first; i < end; ++i) {
     uint64_t& writer = buffer.writers[i];
     const auto where = [&] { return buffer.name + "[" + std::to_string(i) + "]"; };

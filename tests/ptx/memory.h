@@ -1,5 +1,5 @@
-// The memory of a call, and who touched it: every access is checked for its place, its alignment and
-// its order to others.
+// The memory of a call, and who touched it: every access is checked for its place, its alignment
+// and its order to others.
 
 #ifndef SEGBLOCKS_PTX_MEMORY_H_
 #define SEGBLOCKS_PTX_MEMORY_H_

@@ -3,14 +3,13 @@
 // Every call declares its buffers, so that each access can be checked.
 
 #include <cuda_runtime_api.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <exception>
 #include <initializer_list>
 #include <mutex>
 #include <string>
-
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
 
 #include "bindings/registrations.h"
 #include "cuda/kernels.h"
@@ -22,9 +21,7 @@ namespace {
 
 class Buffers {
  public:
-  explicit Buffers(const char* operation) : memory_(operation) {
-    ptx::current_memory() = &memory_;
-  }
+  explicit Buffers(const char* operation) : memory_(operation) { ptx::current_memory() = &memory_; }
   ~Buffers() { ptx::current_memory() = nullptr; }
 
   void operand(const char* name, const void* begin, int64_t count, int64_t bytes) {
@@ -116,9 +113,9 @@ int64_t declare_rows(Buffers& buffers, const Call& call) {
 void declare(Buffers& buffers, const IndexedConvCall& call) {
   const int64_t size = declare_rows(buffers, call);
   const int64_t outputs = max_output_rows(call) * call.features;
-  const int64_t weights = call.depthwise ? call.taps() * call.features
-                                         : call.panels() * call.taps() * call.input.channels *
-                                               IndexedConvCall::kPanel;
+  const int64_t weights =
+      call.depthwise ? call.taps() * call.features
+                     : call.panels() * call.taps() * call.input.channels * IndexedConvCall::kPanel;
   buffers.operand("weights", call.weights, weights, size);
   for (const float* vector : {call.scale, call.bias, call.scale2, call.bias2}) {
     buffers.operand("scale or bias", vector, call.features, 4);
@@ -229,11 +226,15 @@ PYBIND11_MODULE(_ffi_ptx, module) {
   module.def("counts", &bindings::counts, "Returns what each kernel has executed.");
   module.def("reset", [] { ptx::counts().clear(); }, "Sets all counts to zero.");
   module.def("configure", &bindings::configure, pybind11::arg("seed") = 0,
-             pybind11::arg("processors") = 132, pybind11::arg("skip") = "", pybind11::arg("truncating") = true);
+             pybind11::arg("processors") = 132, pybind11::arg("skip") = "",
+             pybind11::arg("truncating") = true);
   module.def("run", &bindings::run, "Runs a kernel of faults.cu on `in` and `out`.");
-  module.def("kernels", [] {
-    std::vector<std::string> names;
-    for (const auto& [name, kernel] : ptx::kernels()) names.push_back(name);
-    return names;
-  }, "Returns the names of all kernels in PTX.");
+  module.def(
+      "kernels",
+      [] {
+        std::vector<std::string> names;
+        for (const auto& [name, kernel] : ptx::kernels()) names.push_back(name);
+        return names;
+      },
+      "Returns the names of all kernels in PTX.");
 }

@@ -17,7 +17,7 @@ namespace {
 using segblocks::ptx::Dim3;
 using segblocks::ptx::Kernel;
 
-constexpr int kMaxSharedBytes = 232448;    // Of a block, on sm_90; 166912 on sm_80.
+constexpr int kMaxSharedBytes = 232448;  // Of a block, on sm_90; 166912 on sm_80.
 constexpr int kProcessorBytes = 233472;
 constexpr int kProcessorThreads = 2048;
 constexpr int kDefaultSharedBytes = 48 << 10;
@@ -55,9 +55,8 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments, si
   if (kernel == segblocks::ptx::kernels().end()) return keep(cudaErrorNoKernelImageForDevice);
   const uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
   const bool fits = grid.x >= 1 && grid.y >= 1 && grid.z >= 1 && threads >= 1 &&
-                    grid.x <= 2147483647u && grid.y <= 65535 && grid.z <= 65535 &&
-                    block.z <= 64 && threads <= 1024 &&
-                    threads <= static_cast<uint64_t>(kernel->second.max_threads);
+                    grid.x <= 2147483647u && grid.y <= 65535 && grid.z <= 65535 && block.z <= 64 &&
+                    threads <= 1024 && threads <= static_cast<uint64_t>(kernel->second.max_threads);
   if (!fits) return keep(cudaErrorInvalidConfiguration);
   if (bytes + kernel->second.shared_bytes > static_cast<size_t>(found->second.max_dynamic_bytes)) {
     return keep(cudaErrorInvalidValue);
@@ -152,7 +151,8 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, 
                                                                    int threads, size_t bytes,
                                                                    unsigned) {
   if (!stubs().contains(stub)) return keep(cudaErrorInvalidDeviceFunction);
-  *blocks = std::min(kProcessorThreads / threads, kProcessorBytes / (static_cast<int>(bytes) + 1024));
+  *blocks =
+      std::min(kProcessorThreads / threads, kProcessorBytes / (static_cast<int>(bytes) + 1024));
   return cudaSuccess;
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* stub,

@@ -1,6 +1,7 @@
 """The computation budget: how far a batch's masks are from the share of operations that they may execute."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -58,9 +59,13 @@ def bounds(target: float | int, progress: float | int | Scalar) -> tuple[Scalar,
     With ``p = cos(min(progress / 0.33, 1) * pi / 2) ** 2`` they are ``p * target`` and ``1 - p * (1 - target)``: the
     target at the start, 0 and 1 after a third of the training.
     """
-    angle = jnp.clip(jnp.asarray(progress) / _ANNEALED, 0, 1) * (jnp.pi / 2)
-    p = jnp.square(jnp.cos(angle))
+    p = _annealing(progress)
     return p * target, 1 - p * (1 - target)
+
+
+def _annealing(progress: float | int | Scalar) -> Scalar:
+    angle = jnp.clip(jnp.asarray(progress) / _ANNEALED, 0, 1) * (jnp.pi / 2)
+    return jnp.square(jnp.cos(angle))
 
 
 def budget_loss(
@@ -117,24 +122,33 @@ def budget_terms(
             f"budget: {lengths[0]} masks, and {', '.join(map(str, lengths[1:]))} values of macs_per_position,"
             " dilated_macs_per_position and dilate_strides; expected one of each for every block"
         )
-    shares, totals = [], []
-    for i, (mask, macs, dilated_macs, stride) in enumerate(zip(masks, *given, strict=True)):
+    excesses, totals = [], []
+    for i, (mask, macs, dilated_macs, stride) in enumerate(
+        zip(masks, *given, strict=True)
+    ):
         if mask.ndim != 3 or not mask.size:
             raise InputError(f"budget: mask {i} has shape {mask.shape}; expected (n, h, w)")
         mask = jnp.asarray(mask)
         number = mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(jnp.float32)
         dilated = dilate(jax.lax.stop_gradient(number), stride).astype(number.dtype)
-        parts = int(macs) * mask.size, int(dilated_macs) * dilated.size
-        total = sum(parts)
-        # Means rather than sums: as shares they are exact where counts of operations aren't.
-        shares.append(parts[0] / total * number.mean() + parts[1] / total * dilated.mean())
+        total = int(macs) * number.size + int(dilated_macs) * dilated.size
+        parts = (int(macs) / total, number), (int(dilated_macs) / total, dilated)
+        excesses.append(sum(weight * _above(x, target) for weight, x in parts))
         totals.append(total)
-    executed = jnp.stack(shares)
+    excess = jnp.stack(excesses)
     if axis_name is not None:
-        executed = jax.lax.pmean(executed, axis_name)
-    weights = jnp.asarray([total / sum(totals) for total in totals], executed.dtype)
-    share = jnp.sum(executed * weights)
-    lower, upper = (x.astype(executed.dtype) for x in bounds(target, progress))
-    over, under = jax.nn.relu(executed - upper), jax.nn.relu(lower - executed)
+        excess = jax.lax.pmean(excess, axis_name)
+    weights = jnp.asarray([total / sum(totals) for total in totals], excess.dtype)
+    whole = jnp.sum(excess * weights)
+    p = _annealing(progress).astype(excess.dtype)
+    over = jax.nn.relu(excess - (1 - p) * (1 - target))
+    under = jax.nn.relu(-excess - (1 - p) * target)
     block = jnp.mean(jnp.square(over) + jnp.square(under))
-    return Budget(jnp.square(share - target), block, share, executed, (lower, upper))
+    lower, upper = bounds(target, progress)
+    return Budget(jnp.square(whole), block, whole + target, excess + target, (lower, upper))
+
+
+def _above(mask: Float[Array, "n h w"], target: float) -> Scalar:
+    """How many more pixels are active than the target share: exact up to one rounding, where shares would cancel."""
+    wanted = target * mask.size
+    return (mask.sum() - math.floor(wanted)) - (wanted - math.floor(wanted))

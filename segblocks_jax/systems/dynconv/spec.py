@@ -1,8 +1,6 @@
 """ModelSpec: what builds and serves a classifier with masks, stored beside its weights."""
 
 import dataclasses
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -13,21 +11,24 @@ from segblocks_jax import models
 from segblocks_jax.ops import extension
 from segblocks_jax.systems.classifier.prediction import Prediction
 from segblocks_jax.systems.classifier.spec import BaseSpec
+from segblocks_jax.systems.dynconv.config import ModelConfig
 from segblocks_jax.systems.dynconv.execution import Pass
 from segblocks_jax.systems.dynconv.run import Costs, image_shares
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec(BaseSpec):
-    """Of a network of `create_model`; `options` are its own."""
+    """Of a network of `create_model`; `width` and `masked` are its options, see `ModelConfig`."""
 
     system: ClassVar[str] = "dynconv"
 
-    options: Mapping[str, Any] = MappingProxyType({})
+    width: float | None = None
+    masked: bool = True
 
     def build(self, rngs: nnx.Rngs) -> nnx.Dict:
         """Builds ``{"net"}`` with random weights; raises as `create_model`."""
-        net = models.create_model(self.name, self.num_classes, rngs=rngs, **self.options)
+        options = ModelConfig(self.name, self.width, self.masked).options
+        net = models.create_model(self.name, self.num_classes, rngs=rngs, **options)
         return nnx.Dict(net=net)
 
     def forward(self, modules: Any, image: Float[Array, "n h w 3"]) -> Prediction:
@@ -42,7 +43,3 @@ class ModelSpec(BaseSpec):
             return Prediction(logits, (), {"executed_share": jnp.ones(image.shape[0], jnp.float32)})
         shares, share = image_shares(forward.masks, Costs.of(forward.blocks))
         return Prediction(logits, (), {"executed_share": share, "block_shares": shares})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, for JSON."""
-        return dataclasses.asdict(dataclasses.replace(self, options=dict(self.options)))

@@ -35,7 +35,8 @@ class DynConv(ImageClassifier):
     @property
     def spec(self) -> ModelSpec:
         """Of the network."""
-        return ModelSpec(**self.spec_fields(), options=self.config.model.options)
+        model = self.config.model
+        return ModelSpec(**self.spec_fields(), width=model.width, masked=model.masked)
 
     def loss(
         self,

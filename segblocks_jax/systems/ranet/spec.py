@@ -26,7 +26,7 @@ class ModelSpec(BaseSpec):
 
     system: ClassVar[str] = "ranet"
 
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     fits: tuple[Fit, ...] = ()
     weights: str | None = None
 

@@ -1,5 +1,6 @@
 """RANet as the training loop and entry points know it."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -11,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from segblocks_jax.data import images
-from segblocks_jax.systems.classifier import predict
+from segblocks_jax.data.classification.source import ClassSource
+from segblocks_jax.systems.classifier.base import ImageClassifier
 from segblocks_jax.systems.classifier.evaluation import Evaluation, Outputs, summarize
-from segblocks_jax.systems.classifier.system import ImageClassifier
 from segblocks_jax.systems.ranet import speed
 from segblocks_jax.systems.ranet.config import ExperimentConfig
 from segblocks_jax.systems.ranet.engine import Engine
 from segblocks_jax.systems.ranet.fits import Fit, fingerprint, fit_all, most_accurate
 from segblocks_jax.systems.ranet.loss import exit_losses
 from segblocks_jax.systems.ranet.operations import cumulative_macs
+from segblocks_jax.systems.ranet.settings import Mode
 from segblocks_jax.systems.ranet.spec import ModelSpec
 from segblocks_jax.systems.ranet.thresholds import budgeted
 from segblocks_jax.training.steps import Metrics
@@ -31,6 +32,7 @@ class RANetSystem(ImageClassifier):
     """Classification with early exits: all are trained together, thresholds are fitted on held-out images."""
 
     config_type = ExperimentConfig
+    default_mode: str | None = None  # Of engines; None: their own.
 
     def __init__(self, config: ExperimentConfig, **options: Any) -> None:
         """Opens no data yet; `options` as for `ImageClassifier`."""
@@ -80,6 +82,12 @@ class RANetSystem(ImageClassifier):
         self._weights = fingerprint(modules.net)
         return _to_stored(self._fits)
 
+    def outputs(self, modules: Any, source: ClassSource, **options: Any) -> Outputs:
+        """What the modules say of all images of a source, of all exits; arguments as of `ImageClassifier.outputs`."""
+        plain = copy.copy(self)
+        plain._fits, plain._weights = (), None  # With every other spec a program would be compiled.
+        return super(RANetSystem, plain).outputs(modules, source, **options)
+
     def evaluate(self, modules: Any, *, on_batch: OnBatch | None = None) -> Evaluation:
         """Accuracies of all exits; of leaving early, see `leaving`, at the most accurate fit."""
         outputs = self.outputs(modules, self.eval_source, keep_logits=True, on_batch=on_batch)
@@ -113,7 +121,7 @@ class RANetSystem(ImageClassifier):
 
     def engine(self, modules: Any, **options: Any) -> Engine:
         """An engine from which confident images leave early; `options` as for `Engine`."""
-        return Engine(modules, self.spec, **options)
+        return Engine(modules, self.spec, **{"mode": self.default_mode, **options})
 
     def predict(
         self,
@@ -121,17 +129,16 @@ class RANetSystem(ImageClassifier):
         source: str,
         output: Path,
         *,
-        settings: Mapping[str, Any],
         mode: str = "exact",
-        batch_size: int = 1,
-        max_pixels: int = images.MAX_PIXELS,
-        **others: Any,
+        **options: Any,
     ) -> int:
-        """Classifies files; `mode` is the engine's, "exact" its default."""
-        chosen = None if mode == "exact" else mode
-        options = {"batch_size": batch_size, "max_pixels": max_pixels}
-        makers = (lambda modules: self.engine(modules, mode=chosen)), self.draw
-        return predict.predict_inputs(load, makers, self.classes, source, output, **options)
+        """Classifies files; `mode` is the engine's, "exact" its default. Else as `ImageClassifier.predict`."""
+        if mode == "exact":
+            return super().predict(load, source, output, **options)
+        Mode.parse(mode)  # Before anything is loaded.
+        leaving = copy.copy(self)
+        leaving.default_mode = mode
+        return leaving.predict(load, source, output, **options)
 
     def speed(self, size: tuple[int, int] | None = None) -> tuple[dict[str, Any], str]:
         """Times leaving early beside all exits, with random weights."""

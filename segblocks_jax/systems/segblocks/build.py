@@ -26,7 +26,7 @@ def model_spec(config: ExperimentConfig, num_classes: int) -> ModelSpec:
         names = ("name", "block_size", "target", "bucket_step", "low_factor", "features")
         policy = PolicySpec(**{name: getattr(config.policy, name) for name in names})
     return ModelSpec(
-        name=model.name,
+        name=model.factory or model.name,
         num_classes=num_classes,
         width=model.width,
         features=model.features,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import InputError
 from segblocks_jax.interop import PRETRAINED, WEIGHT_SUFFIXES
-from segblocks_jax.models import MODELS, network_entry
+from segblocks_jax.models import MODELS, is_factory, network_entry
 from segblocks_jax.models.resnet import STRIDE_IN
 from segblocks_jax.nn import BlockOptions, scaled_multiple
 from segblocks_jax.nn.layers import PADDINGS
@@ -42,6 +42,8 @@ class ModelConfig:
 
     Attributes:
         name: one of `segblocks_jax.models.MODELS`.
+        factory: "package.module:function" that creates the network in place of `name`, see docs/own_network.md; the
+            other options of networks stay as they are.
         width: channels of the backbone's first stage, of LRNNet's second; 64 as published.
         features: channels of the decoder; None: as published.
         dilations: of LRNNet's third stage, one per block; None: as in docs/lrnnet.md.
@@ -62,6 +64,9 @@ class ModelConfig:
     """
 
     name: str = field("swiftnet_rn18", one_of(MODELS))
+    factory: str | None = field(
+        None, Range("None or 'package.module:function'", lambda x: x is None or is_factory(x))
+    )
     width: int = field(64, _CHANNELS)
     features: int | None = field(None, _CHANNELS)
     dilations: tuple[int, ...] | None = None
@@ -101,6 +106,11 @@ class ModelConfig:
         check(
             self.init_from is not None or not self.init_policy,
             "model.init_policy is True without model.init_from; say whose policy it is",
+        )
+        check(
+            self.factory is None or weights is None,
+            f"model.pretrained is {weights!r} beside model.factory {self.factory!r}; load weights in the factory, or"
+            " start from a run or a saved model by model.init_from",
         )
         network = PRETRAINED[weights].network if weights in PRETRAINED else self.name
         check(
@@ -207,7 +217,7 @@ class ExperimentConfig(Config):
             blocks and decoder steps, and computes the others again: less memory, more time.
     """
 
-    SCHEMA = 6
+    SCHEMA = 7
     MIGRATIONS: ClassVar = dict(enumerate(migrations.STEPS))
     RENAMED = migrations.RENAMED
 

@@ -89,7 +89,12 @@ def from_5(fields: Fields) -> Fields:
     return {"policy.features": 64} | fields
 
 
-STEPS = (from_0, from_1, from_2, from_3, from_4, from_5)
+def from_6(fields: Fields) -> Fields:
+    """A configuration of schema 6: networks were this library's alone."""
+    return {"model.factory": None, "semantics.image_statistics": "area"} | fields
+
+
+STEPS = (from_0, from_1, from_2, from_3, from_4, from_5, from_6)
 """By the schema of what they take; each gives that of the next."""
 
 
@@ -132,3 +137,9 @@ def spec_from_3(spec: Mapping[str, Any]) -> dict[str, Any]:
 def spec_from_4(spec: Mapping[str, Any]) -> dict[str, Any]:
     """`ModelSpec.to_dict` of schema 4: no model was quantized."""
     return {"quantization": None, **spec}
+
+
+def spec_from_5(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelSpec.to_dict` of schema 5: networks were this library's alone."""
+    semantics = {"image_statistics": "area", **spec.get("semantics", {})}
+    return {**spec, "semantics": semantics}

@@ -172,7 +172,11 @@ class ModelPrograms:
 
     def _net(self, weights: Any) -> Callable[..., Any]:
         state = weights[1]
-        return state if isinstance(state, FusedNet | FusedTraced) else nnx.merge(self._graphs[0], state)
+        return (
+            state
+            if isinstance(state, FusedNet | FusedTraced)
+            else nnx.merge(self._graphs[0], state)
+        )
 
     def _dense(self, weights: Any, images: Images, *, output: Output) -> Array:
         image = normalize(images, *self.normalization).astype(self._dtype)

@@ -17,11 +17,14 @@ from segblocks_jax.systems.segblocks.migrations import (
     spec_from_2,
     spec_from_3,
     spec_from_4,
+    spec_from_5,
 )
+from segblocks_jax.traced import InBlocks
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of the names below in files; `migrations` has the earlier ones."""
-_MIGRATIONS = {0: spec_from_0, 1: spec_from_1, 2: spec_from_2, 3: spec_from_3, 4: spec_from_4}
+_STEPS = (spec_from_0, spec_from_1, spec_from_2, spec_from_3, spec_from_4, spec_from_5)
+_MIGRATIONS = dict(enumerate(_STEPS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class ModelSpec:
     """A network, perhaps with a policy, and the data that it is for.
 
     Attributes:
-        name: one of `models.MODELS`.
+        name: one of `models.MODELS`; or "package.module:function", which creates the network.
         num_classes: of the logits.
         width, features, dilations, padding, stride_in: see `create_model`.
         semantics: how the network runs in blocks.
@@ -122,6 +125,8 @@ class ModelSpec:
         net = models.create_model(self.name, self.num_classes, dropout=dropout, rngs=rngs, **given)
         if self.policy is None:
             return nnx.Dict(net=net)
+        if self.name in models.PLAIN:
+            net = InBlocks(net, self.semantics)
         self.check_blocks(net)
         given = {name: getattr(self.policy, name) for name in ("block_size", "target", "threshold")}
         given["features"] = self.policy.features if "features" in self.policy.kind.options else None

@@ -13,7 +13,7 @@ def cross_entropy(
     With smoothing s, the target is ``(1 - s) * one_hot(label) + s / k`` (Szegedy et al., arXiv 1512.00567), as
     PyTorch's `label_smoothing`.
     """
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    log_probabilities = jax.nn.log_softmax(logits.astype(wide))
+    wide = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+    log_probabilities = jax.nn.log_softmax(wide)
     right = jnp.take_along_axis(log_probabilities, labels[:, None], 1)[:, 0]
     return -((1 - smoothing) * right + smoothing * log_probabilities.mean(1))
