@@ -11,12 +11,12 @@ from segblocks_jax.experiments.defaults import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """One stack with a quarter of the channels, half of the operations, crops of 128 pixels, 400 steps."""
+    """One stack with a quarter of the channels, half of the operations, crops of 64 pixels, 400 steps."""
     return config(
         {
             "system": "dynconv_pose",
             "name": "figures_quickstart",
-            "data": {"dataset": "figures", "crop": (128, 128), "figures": (1000, 64)},
+            "data": {"crop": (64, 64), "sigma": 1, "figures": (1000, 100), "figure_size": (96, 96)},
             "model": {"width": 0.25, "stacks": 1},
             "masks": {"target": 0.5},
             "optim": {"batch_size": 16, "steps": 400, "learning_rate": 2e-3},

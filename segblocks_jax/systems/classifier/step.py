@@ -44,8 +44,8 @@ class TrainStep:
     ) -> None:
         """Compiles nothing yet.
 
-        Arguments are as of SegBlocks' step. The configuration has `optim`, `precision` and `data.crop`, `loss` is that
-        of a part of the batch, `label` the form of an image's; None: a class.
+        Arguments are as of SegBlocks' step. The configuration has `optim`, `precision` and `data.crop`, `loss` is
+        that of a part of the batch, `label` the form of an image's; None: a class.
         """
         self.mesh = mesh or data_mesh()
         self._label = label or jax.ShapeDtypeStruct((), jnp.int32)

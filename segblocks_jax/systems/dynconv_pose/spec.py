@@ -39,7 +39,11 @@ class ModelSpec(BaseSpec):
 
     def build(self, rngs: nnx.Rngs) -> nnx.Dict:
         """Builds ``{"net"}`` with random weights; raises as `create_model`."""
-        options: dict[str, Any] = {"width": self.width, "stacks": self.stacks, "masked": self.masked}
+        options: dict[str, Any] = {
+            "width": self.width,
+            "stacks": self.stacks,
+            "masked": self.masked,
+        }
         return nnx.Dict(net=models.create_model(self.name, self.num_classes, rngs=rngs, **options))
 
     def forward(self, modules: Any, image: Float[Array, "n h w 3"]) -> Prediction:
