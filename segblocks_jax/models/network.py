@@ -41,7 +41,7 @@ class NetworkEntry:
     """
 
     options: type[Any]
-    create: Callable[..., Network]
+    create: Callable[..., Any]
 
     @property
     def option_names(self) -> tuple[str, ...]:

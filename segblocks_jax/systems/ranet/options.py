@@ -62,10 +62,10 @@ class RANetOptions:
         for name in ("reduction", "compress"):
             value = getattr(self, name)
             _check(0 < value < 1, f"{name} is {value}; expected a share between 0 and 1")
-        least = min(self.growth * factor for factor in self.growth_factors[1:] or (math.inf,))
+        added = min((self.growth * factor for factor in self.growth_factors[1:]), default=math.inf)
         _check(
-            least * self.compress >= 1,
-            f"growth is {self.growth}, so that a layer adds {least} channels, of which compress, {self.compress},"
+            added * self.compress >= 1,
+            f"growth is {self.growth}, so that a layer adds {added} channels, of which compress, {self.compress},"
             " leaves none to the sub-network below; expected a larger growth",
         )
 
