@@ -1,4 +1,4 @@
-"""SwiftNet-RN18 and RN50 in PyTorch, in inference, with this library's weights: what `engine.py` compares with."""
+"""SwiftNets in PyTorch, in inference, with this library's weights: what `engine.py` compares with."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch_efficientnet import EfficientNet
 
 
 class Unit(nn.Module):
@@ -69,19 +70,12 @@ class Bottleneck(nn.Module):
         return F.relu(shortcut + self.bn3(self.conv3(inner)))
 
 
-BACKBONES: dict[str, tuple[type[Block] | type[Bottleneck], tuple[int, ...]]] = {
-    "swiftnet_rn18": (Block, (2, 2, 2, 2)),
-    "swiftnet_rn50": (Bottleneck, (3, 4, 6, 3)),
-}
-"""Kind and numbers of the residual blocks."""
-
-
-class Backbone(nn.Module):
+class ResNet(nn.Module):
     """A ResNet's features at 1/4 .. 1/32."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, kind: type[Block] | type[Bottleneck], counts: tuple[int, ...]) -> None:
         super().__init__()
-        kind, counts = BACKBONES[model]
+        self.features = tuple(channels * kind.expansion for channels in (64, 128, 256, 512))
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
@@ -138,16 +132,24 @@ class Step(nn.Module):
         return self.blend_conv(F.interpolate(x, skip.shape[2:], mode="bilinear") + skip)
 
 
+BACKBONES: dict[str, tuple[Callable[[], ResNet | EfficientNet], int]] = {
+    "swiftnet_rn18": (lambda: ResNet(Block, (2, 2, 2, 2)), 128),
+    "swiftnet_rn50": (lambda: ResNet(Bottleneck, (3, 4, 6, 3)), 128),
+    "swiftnet_efflite1": (EfficientNet, 48),
+}
+"""Backbones, and the channels of their decoders."""
+
+
 class SwiftNet(nn.Module):
     """The network, its parameters named as in the published checkpoints."""
 
-    def __init__(self, model: str, num_classes: int, features: int = 128) -> None:
+    def __init__(self, model: str, num_classes: int) -> None:
         super().__init__()
-        self.backbone = Backbone(model)
-        expansion = BACKBONES[model][0].expansion
-        self.spp = nn.ModuleDict({"spp": Pyramid(512 * expansion, features)})
-        steps = [Step(features, skip * expansion) for skip in (256, 128, 64)]
-        self.upsample = nn.ModuleList(steps)
+        create, features = BACKBONES[model]
+        self.backbone = create()
+        *skips, deepest = self.backbone.features
+        self.spp = nn.ModuleDict({"spp": Pyramid(deepest, features)})
+        self.upsample = nn.ModuleList(Step(features, skip) for skip in reversed(skips))
         self.logits = Unit(features, num_classes, 1, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
