@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
 
 import segblocks_jax as sb
+from segblocks_jax.analysis.early_exits import Figures, examples, measure, write_report
 from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.ranet.config import ExperimentConfig
 from segblocks_jax.systems.ranet.engine import Engine
@@ -115,3 +117,38 @@ def test_predict_takes_an_engine_mode(tmp_path: pathlib.Path) -> None:
     assert system.engine(modules).settings.mode.kind == "all"
     assert system.engine(modules, mode="exit=1").settings.mode.value == 1
     assert dataclasses.asdict(system.spec)["options"]["channels"] == 4
+
+
+@pytest.mark.slow
+def test_the_report_of_a_run(tmp_path: pathlib.Path) -> None:
+    loop.train(RANetSystem(config()), tmp_path / "run")
+    page = write_report(tmp_path / "run")
+    text = page.read_text()
+    for part in ("exit 2", "Where images leave", "disk, easy", "checker, hard", "q = 1.95"):
+        assert part in text
+    assert not re.search(r'(src|href)="http', text)
+    written = json.loads((tmp_path / "run" / "early_exits.json").read_text())
+    assert len(written["budgeted"]) == 39
+    assert written["step"] == 4
+    assert written["macs"] == RANetSystem(config()).macs.tolist()
+    system = RANetSystem(config())
+    modules, _, _ = load_modules(system, tmp_path / "run")
+    found = measure(system, modules)
+    assert found.anytime == pytest.approx(written["anytime"])
+    for row in written["budgeted"]:
+        low, high = sorted(found.anytime)
+        assert low <= row["mixed"] <= high
+        assert sum(row["shares"]) == pytest.approx(1)
+    easy, hard = (examples(found, 3, hard=hard) for hard in (False, True))
+    assert easy
+    assert found.taken[easy[0]] <= found.taken[hard[0]]
+    assert set(found.labels[easy + hard]) == {3}
+
+
+def test_easy_images_left_early_and_surely() -> None:
+    taken, confidence = np.array([1, 0, 0, 1, 0]), np.array([0.9, 0.5, 0.8, 0.2, 0.99])
+    labels = np.array([0, 0, 0, 0, 1])
+    found = Figures(np.array([1, 2]), [50.0, 60.0], [], taken, confidence, labels)
+    assert examples(found, 0, hard=False) == [2, 1, 0, 3]
+    assert examples(found, 0, hard=True) == [3, 0, 1, 2]
+    assert examples(found, 2, hard=True) == []

@@ -77,7 +77,7 @@ _LFS_POINTER = b"version https://git-lfs"
 def serialize(
     function: Callable[..., Any],
     leaves: Sequence[jax.Array],
-    arguments: Sequence[jax.ShapeDtypeStruct],
+    arguments: Sequence[Any],
     platforms: Sequence[str],
 ) -> tuple[bytes, set[str]]:
     """A program of weights and arguments as bytes, and the names of this package's handlers it calls."""

@@ -42,7 +42,7 @@ class NetworkEntry:
     """
 
     options: type[Any]
-    create: Callable[..., Network]
+    create: Callable[..., Any]
     num_classes: int = 19
 
     @property

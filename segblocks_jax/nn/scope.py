@@ -62,8 +62,8 @@ def is_counting() -> bool:
     return _count.get() is not None
 
 
-def record(macs: int) -> None:
-    """Adds multiply-adds to the current part, where a count is being taken."""
+def record(macs: Any) -> None:
+    """Adds multiply-adds, symbolic where shapes are, to the current part, where a count is being taken."""
     count = _count.get()
     if count is not None:
         parts = count.on_full_image if _whole.get() else count.in_blocks

@@ -11,7 +11,7 @@ from segblocks_jax.experiments.defaults import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Two sub-networks with three exits, 300 steps."""
+    """Three sub-networks with four exits, 300 steps."""
     return config(
         {
             "system": "ranet",
@@ -19,9 +19,9 @@ def get_config() -> ml_collections.ConfigDict:
             "data": {"dataset": "shapes", "holdout": 400},
             "model": {
                 "name": "ranet_cifar_lg",
-                "scales": (1, 2),
-                "growth_factors": (2, 1),
-                "bottleneck_factors": (2, 1),
+                "scales": (1, 2, 3),
+                "growth_factors": (2, 1, 1),
+                "bottleneck_factors": (2, 1, 1),
                 "channels": 8,
                 "block_step": 1,
             },

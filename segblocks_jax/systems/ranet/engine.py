@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from flax import nnx
 
@@ -15,7 +15,7 @@ from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.systems.ranet.exported import export_stages
 from segblocks_jax.systems.ranet.network import RANet
 from segblocks_jax.systems.ranet.operations import cumulative_macs
-from segblocks_jax.systems.ranet.programs import EXECUTIONS, Execution, StagePrograms
+from segblocks_jax.systems.ranet.programs import EXECUTIONS, StagePrograms
 from segblocks_jax.systems.ranet.serving import Server
 from segblocks_jax.systems.ranet.settings import Mode, Settings
 from segblocks_jax.systems.ranet.spec import ModelSpec
@@ -82,9 +82,8 @@ class Engine(Server):
             max_count=max_count,
             bucket_step=bucket_step,
         )
-        chosen = cast(Execution | None, execution)
         self.spec = spec
-        self.programs = StagePrograms(net, spec.crop, Normalization(spec.mean, spec.std), chosen)
+        self.programs = StagePrograms(net, spec.crop, Normalization(spec.mean, spec.std), execution)
         super().__init__(self.programs, settings)
 
     @classmethod

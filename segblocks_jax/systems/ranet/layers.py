@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,10 @@ def relu(x: Image) -> Image:
 def concatenate(*images: Image) -> Image:
     """Along the channels."""
     return nn.pointwise(lambda *pixels: jnp.concatenate(pixels, -1), *images)
+
+
+def _size(x: Image) -> tuple[int, int]:
+    return x.shape[1], x.shape[2]
 
 
 def _first(x: Image, channels: int) -> Image:
@@ -94,8 +99,11 @@ class Layer(nnx.Module):
     def __call__(self, x: Image, below: Image | None) -> Image:
         """``concat[resize(x), resize(lower(below)), own(x)]``, at the size of `own`'s result."""
         own = self.own(x)
-        parts = [x, own] if self.lower is None else [x, self.lower(below), own]
-        return concatenate(*(nn.resize_aligned(part, own.shape[1:3]) for part in parts))
+        parts = [x, own]
+        if self.lower is not None:
+            assert below is not None
+            parts.insert(1, self.lower(below))
+        return concatenate(*(nn.resize_aligned(part, _size(own)) for part in parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +140,7 @@ class Block(nnx.Module):
     def __init__(self, size: BlockSize, below: BlockSize | None, *, rngs: nnx.Rngs) -> None:
         """`below` makes it a fusion block."""
         self.below = below
-        self.layers = nnx.List([])
+        self.layers: Any = nnx.List([])
         for i, width in enumerate(size.widths[:-1]):
             lower, added = None, size.growth
             if below is not None:
@@ -168,7 +176,7 @@ class Block(nnx.Module):
             x = layer(x, given)
         kept = (x,) if before.shape[1:3] == x.shape[1:3] else (before, x)
         if self.last is not None:
-            given = nn.resize_aligned(self.last(below[-1]), x.shape[1:3])
+            given = nn.resize_aligned(self.last(below[-1]), _size(x))
             x = concatenate(x, given)
         return (x if self.transition is None else self.transition(x)), kept
 

@@ -137,13 +137,13 @@ class RANet(nnx.Module):
         rngs = ManyKeys(rngs)
         widths = [options.channels * factor for factor in options.growth_factors]
         self.base = nnx.List(_base(options, widths, rngs))
-        self.flows = nnx.List([])
+        self.flows: Any = nnx.List([])
         below: list[BlockSize] = []
         for i, width in enumerate(widths):
             blocks, below = _flow(options, i, width, below, rngs)
             self.flows.append(nnx.List(blocks))
         self.stages = _stages(options)
-        self.exits = nnx.List([])
+        self.exits: Any = nnx.List([])
         for stage in self.stages:
             features = self.flows[stage.flow][stage.stop - 1].features
             inner = _EXIT_WIDTH if options.stem == "cifar" else features

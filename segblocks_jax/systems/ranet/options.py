@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from typing import Literal, get_args
 
 from segblocks_jax.errors import InputError
 
-StepMode = Literal["even", "lg"]
-Stem = Literal["cifar", "imagenet"]
+_STEP_MODES = ("even", "lg")
+_STEMS = ("cifar", "imagenet")
 _SMALLEST, _LARGEST = 5, 12  # Sides of maps that an exit makes one position of.
 _LEAST = {"channels": 1, "growth": 1, "blocks": 1, "block_step": 1, "step": 2}
 
@@ -41,10 +40,10 @@ class RANetOptions:
     blocks: int = 2
     block_step: int = 2
     step: int = 4
-    step_mode: StepMode = "even"
+    step_mode: str = "even"
     reduction: float = 0.5
     compress: float = 0.25
-    stem: Stem = "cifar"
+    stem: str = "cifar"
 
     def __post_init__(self) -> None:
         for name in ("scales", "growth_factors", "bottleneck_factors"):
@@ -56,16 +55,16 @@ class RANetOptions:
                 getattr(self, name) >= least,
                 f"{name} is {getattr(self, name)}; expected at least {least}",
             )
-        for name, known in (("step_mode", get_args(StepMode)), ("stem", get_args(Stem))):
+        for name, known in (("step_mode", _STEP_MODES), ("stem", _STEMS)):
             value = getattr(self, name)
             _check(value in known, f"{name} is {value!r}; expected one of {known}")
         for name in ("reduction", "compress"):
             value = getattr(self, name)
             _check(0 < value < 1, f"{name} is {value}; expected a share between 0 and 1")
-        least = min(self.growth * factor for factor in self.growth_factors[1:] or (math.inf,))
+        added = min((self.growth * factor for factor in self.growth_factors[1:]), default=math.inf)
         _check(
-            least * self.compress >= 1,
-            f"growth is {self.growth}, so that a layer adds {least} channels, of which compress, {self.compress},"
+            added * self.compress >= 1,
+            f"growth is {self.growth}, so that a layer adds {added} channels, of which compress, {self.compress},"
             " leaves none to the sub-network below; expected a larger growth",
         )
 
@@ -141,7 +140,7 @@ class CifarLgOptions(RANetOptions):
     growth_factors: tuple[int, ...] = (4, 2, 1)
     bottleneck_factors: tuple[int, ...] = (4, 2, 1)
     step: int = 2
-    step_mode: StepMode = "lg"
+    step_mode: str = "lg"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +153,7 @@ class ImageNetOptions(RANetOptions):
     channels: int = 64
     growth: int = 16
     step: int = 8
-    stem: Stem = "imagenet"
+    stem: str = "imagenet"
 
 
 @dataclasses.dataclass(frozen=True)

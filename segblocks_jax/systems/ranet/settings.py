@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -17,7 +17,8 @@ from segblocks_jax.tasks.classification.result import Classification
 _MODES = "'accurate', 'all', 'exit=K', 'q=Q', 'budget=M' (10^6 operations an image) or 'latency=MS'"
 
 
-class Program(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Program:
     """A program.
 
     Attributes:
@@ -76,8 +77,10 @@ class Mode:
             Mode(kind='budget', value=20000000.0)
         """
         kind, _, value = str(text).partition("=")
-        if text in ("accurate", "all"):
-            return cls(text)
+        if text == "accurate":
+            return cls("accurate")
+        if text == "all":
+            return cls("all")
         try:
             number = float(value.removesuffix("ms") if kind == "latency" else value)
         except ValueError:

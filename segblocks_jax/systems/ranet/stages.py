@@ -109,8 +109,8 @@ class FusedStages:
 
     def run(self, number: int, weights: Any, carried: Carried) -> tuple[Logits, Carried]:
         """See `Stages`."""
-        count, cache = carried[0].shape[0], {}
-        state: State | None = None
+        count, state = carried[0].shape[0], None
+        cache: dict[Any, Any] = {}
         for which, image in zip(self._carried[number], carried, strict=True):
             pixels = image.reshape(-1, image.shape[-1])
             layout = Layout(count, self._sides[which], cache)
