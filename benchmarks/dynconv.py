@@ -32,7 +32,9 @@ from segblocks_jax.systems.dynconv.blocks import (
 )
 from segblocks_jax.training.provenance import commit, device_name
 
-_DENSITIES = flags.DEFINE_list("densities", ["1", "0.5", "0.25", "0.125"], "Shares of active pixels.")
+_DENSITIES = flags.DEFINE_list(
+    "densities", ["1", "0.5", "0.25", "0.125"], "Shares of active pixels."
+)
 _BATCHES = flags.DEFINE_list("batches", ["1", "8"], "Numbers of images.")
 _NAMES = flags.DEFINE_list("names", [], "Networks and blocks; all without.")
 _LAYOUTS = flags.DEFINE_list("layouts", ["smooth"], "Of masks: smooth, random.")
@@ -46,8 +48,14 @@ NETWORKS = {
 BLOCKS: dict[str, tuple[Callable[..., MaskedBlock], tuple[int, int, int]]] = {
     "basic block": (lambda m: BasicBlock(64, 64, 1, mask=m, rngs=nnx.Rngs(0)), (56, 56, 64)),
     "bottleneck": (lambda m: Bottleneck(256, 64, 1, mask=m, rngs=nnx.Rngs(0)), (56, 56, 256)),
-    "bottleneck, deep": (lambda m: Bottleneck(1024, 256, 1, mask=m, rngs=nnx.Rngs(0)), (14, 14, 1024)),
-    "inverted residual": (lambda m: InvertedResidual(96, 96, mask=m, rngs=nnx.Rngs(0)), (64, 64, 96)),
+    "bottleneck, deep": (
+        lambda m: Bottleneck(1024, 256, 1, mask=m, rngs=nnx.Rngs(0)),
+        (14, 14, 1024),
+    ),
+    "inverted residual": (
+        lambda m: InvertedResidual(96, 96, mask=m, rngs=nnx.Rngs(0)),
+        (64, 64, 96),
+    ),
 }
 
 

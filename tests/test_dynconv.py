@@ -14,7 +14,7 @@ from flax import nnx
 import segblocks_jax as sb
 from segblocks_jax.errors import InputError
 from segblocks_jax.ops import extension
-from segblocks_jax.ops.mask_patches import Sites, pixel_numbers
+from segblocks_jax.ops.mask_patches import Sites
 from segblocks_jax.ops.patches import Taps
 from segblocks_jax.systems import dynconv
 from segblocks_jax.systems.dynconv.blocks import (
@@ -163,11 +163,18 @@ def test_masked_evaluation_against_plain_layers(kind: str, rng: np.random.Genera
     chain = x
     for item in net.layers():
         chain = item.norm(item.conv(chain))
-        chain = {"relu": jax.nn.relu, "relu6": jax.nn.relu6, "none": lambda a: a}[item.activation](chain)
+        chain = {"relu": jax.nn.relu, "relu6": jax.nn.relu6, "none": lambda a: a}[item.activation](
+            chain
+        )
     expected = shortcut + jnp.asarray(mask, jnp.float32)[..., None] * chain
     if not kind.startswith("inverted"):
         expected = jax.nn.relu(expected)
-    for sparse, implementation in ((True, "ffi"), (True, "xla"), (False, None), (True, "reference")):
+    for sparse, implementation in (
+        (True, "ffi"),
+        (True, "xla"),
+        (False, None),
+        (True, "reference"),
+    ):
         got = runner(kind, sparse, implementation)(x, jnp.asarray(mask))
         golden.assert_within(got, expected, 1e-5, f"{sparse} {implementation}")
 

@@ -134,7 +134,9 @@ def test_budget_loss(shared: pathlib.Path, kind: str) -> None:
     rows = zip(z["settings"], z["columns_loss_network_block_upper_lower_perc"], strict=True)
     for j, ((epoch, epochs, target, temperature), row) in enumerate(rows):
 
-        def loss(logits: list[jax.Array], temperature=temperature, target=target, progress=epoch / epochs):
+        def loss(
+            logits: list[jax.Array], temperature=temperature, target=target, progress=epoch / epochs
+        ):
             masks = [
                 dynconv.gumbel_sigmoid(x, a, b, temperature)
                 for x, a, b in zip(logits, u1, u2, strict=True)
@@ -421,9 +423,7 @@ def test_training(shared: pathlib.Path, case: str, dtype: str) -> None:
             net = nnx.merge(graphdef, params, rest, copy=True)
             out = net(images, forward)
             task = pose_loss(z, out) if pose else cross_entropy(out, z["labels"])
-            budget = dynconv.budget_terms(
-                forward.masks, *cost, target, epoch / epochs
-            )
+            budget = dynconv.budget_terms(forward.masks, *cost, target, epoch / epochs)
             stats = nnx.state(net, nnx.BatchStat)
             return task + weight * budget.loss, (task, budget, forward.masks, out, stats)
 

@@ -19,7 +19,10 @@ MODELS = tuple(_NETWORKS)
 """Names of the networks that give maps, and run in blocks."""
 _RESNETS = "resnet8", "resnet14", "resnet20", "resnet26", "resnet32", "resnet50", "resnet101"
 _CLASSIFIERS: dict[str, NetworkEntry | str] = {
-    **{f"dynconv_{name}": f"segblocks_jax.systems.dynconv.resnet:{name.upper()}" for name in _RESNETS},
+    **{
+        f"dynconv_{name}": f"segblocks_jax.systems.dynconv.resnet:{name.upper()}"
+        for name in _RESNETS
+    },
     "dynconv_mobilenetv2": "segblocks_jax.systems.dynconv.mobilenet_v2:NETWORK",
 }
 CLASSIFIERS = tuple(_CLASSIFIERS)

@@ -42,5 +42,5 @@ small_uniform = functools.partial(_kernel, _uniform, 1.0)
 
 
 def fan_out_normal(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Normal with variance 2 / fan-out, the product of all sizes but the last but one: ``(key, shape, dtype) -> kernel``."""
+    """Normal with variance 2 / fan-out, of all sizes but the one before the last: ``(key, shape, dtype) -> kernel``."""
     return he_normal(key, shape, dtype) * math.sqrt(shape[-2] / shape[-1])

@@ -25,7 +25,9 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         """Draws the kernel from `kernel_init`; biases start at 0."""
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features), jnp.float32))
+        self.kernel = nnx.Param(
+            kernel_init(rngs.params(), (in_features, out_features), jnp.float32)
+        )
         self.bias = nnx.Param(jnp.zeros(out_features, jnp.float32))
 
     @recordable

@@ -79,7 +79,9 @@ def draw(
     widest = max(row.shape[1] for row in rows)
     sheet = np.concatenate([np.pad(r, ((0, 0), (0, widest - r.shape[1]), (0, 0))) for r in rows])
     shares = computation(masks, cost, large.shape[:2])
-    heat = side_by_side([large, heat_map(large, shares)], ["image", f"executed {shares.mean():.0%}"])
+    heat = side_by_side(
+        [large, heat_map(large, shares)], ["image", f"executed {shares.mean():.0%}"]
+    )
     return {"masks": sheet, "computation": heat}
 
 

@@ -21,7 +21,9 @@ EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 Masks = list[Bool[Array, "n _h _w"]]
 
 
-def run(net: Any, images: Shaped[Array | np.ndarray, "..."], *, execution: Execution = "dense") -> tuple[Any, Masks]:
+def run(
+    net: Any, images: Shaped[Array | np.ndarray, "..."], *, execution: Execution = "dense"
+) -> tuple[Any, Masks]:
     """Evaluates a network.
 
     Args:
