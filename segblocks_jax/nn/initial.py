@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 _PIECE = 2**14
@@ -42,5 +43,22 @@ small_uniform = functools.partial(_kernel, _uniform, 1.0)
 
 
 def fan_out_normal(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Normal with variance 2 / fan-out, of all sizes but the one before the last: ``(key, shape, dtype) -> kernel``."""
+    """Normal with variance 2 / fan-out, the product of all sizes but the last but one; arguments as `he_normal`."""
     return he_normal(key, shape, dtype) * math.sqrt(shape[-2] / shape[-1])
+
+
+class ManyKeys(nnx.Rngs):
+    """A stream `params` of keys that follow from one key of another's.
+
+    Flax counts keys in an array. Where it is traced, as for shapes alone, building a network of hundreds of layers
+    takes time that is quadratic in them.
+    """
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        """Takes one key."""
+        self.key, self.number = rngs.params(), 0
+
+    def params(self) -> Array:
+        """The next key."""
+        self.number += 1
+        return jax.random.fold_in(self.key, self.number)

@@ -127,7 +127,7 @@ def synchronized_batch_norm(axis_name: str | None) -> contextlib.AbstractContext
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalization over all pixels of a batch; statistics and arithmetic in float32 or wider.
+    """Batch normalization over all pixels of a batch; in float32, or the wider type of its input.
 
     In training, ``running = (1 - momentum) * running + momentum * batch``, with the unbiased variance
     (PyTorch's convention). `BlockOptions.batch_norm` says what "batch" is for blocks,
