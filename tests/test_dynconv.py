@@ -14,7 +14,7 @@ from flax import nnx
 import segblocks_jax as sb
 from segblocks_jax.errors import InputError
 from segblocks_jax.ops import extension
-from segblocks_jax.ops.mask_patches import Sites, pixel_numbers
+from segblocks_jax.ops.mask_patches import Sites
 from segblocks_jax.ops.patches import Taps
 from segblocks_jax.systems import dynconv
 from segblocks_jax.systems.dynconv.blocks import (

@@ -399,9 +399,9 @@ def test_training(shared: pathlib.Path, case: str, dtype: str) -> None:
     """Masks, losses, running statistics, and the norms of all gradients; these in float64 alone."""
     z = below(shared, "dynconv_nets", case)
     pose = case.startswith("hourglass")
+    net = with_biases(build(case.partition("/")[0]), z)
+    net.train()
     with jax.enable_x64(dtype == "float64"):
-        net = with_biases(build(case.partition("/")[0]), z)
-        net.train()
         graphdef, *states = nnx.split(net, nnx.Param, ...)
         params, rest = jax.tree.map(
             lambda x: x.astype(dtype) if x.dtype == "float32" else x, tuple(states)

@@ -1,4 +1,4 @@
-"""Gradients for discrete decisions: REINFORCE, supervision by what each is worth, straight-through with Gumbel noise."""
+"""Gradients for discrete decisions: REINFORCE, supervision by what each is worth, straight-through."""
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,8 @@ def gumbel_sigmoid(
 
     Args:
         logits: the larger, the likelier is 1.
-        u1, u2: uniform in [0, 1); None, both: no noise.
+        u1: uniform in [0, 1), of the logits' shape; None: no noise.
+        u2: the same, independent of u1.
         temperature: above 0; the lower, the steeper y.
 
     Raises:

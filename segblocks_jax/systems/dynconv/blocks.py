@@ -1,7 +1,7 @@
 """Residual blocks that compute where a mask says so: BasicBlock, Bottleneck, InvertedResidual.
 
-Each is a shortcut and a chain of convolutions. The first one is needed at the dilated mask's pixels, the others at the
-mask's; so all three kinds run by the same few lines, dense or sparse (`execution`).
+Each is a shortcut and a chain of convolutions. The first one is needed at the dilated mask's pixels, the others at
+the mask's; so all three kinds run by the same few lines, dense or sparse (`execution`).
 """
 
 import functools
@@ -47,7 +47,7 @@ class MaskedBlock(nnx.Module):
 
     def __call__(self, x: Image, run: Pass) -> Image:
         """(n, h, w, c) -> (n, h / stride, w / stride, k)."""
-        shortcut = x if self.downsample is None else layer(Layer(*self.downsample), x, run)
+        shortcut = x if self.downsample is None else layer(Layer.of(self.downsample), x, run)
         if self.masker is None:
             return dense(self.layers(), x, run, shortcut, self.activation, winograd=True)
         mask = run.decide(self.masker, x, self)
@@ -142,7 +142,7 @@ class Bottleneck(MaskedBlock):
 
 
 class InvertedResidual(MaskedBlock):
-    """1x1 expansion, 3x3 depthwise, linear 1x1; only where stride is 1 and widths are equal has it shortcut and mask."""
+    """1x1 expansion, 3x3 depthwise, linear 1x1; with a shortcut, and a mask, only where the shape stays."""
 
     activation = "none"
     dilate_stride = 1
@@ -174,7 +174,7 @@ class InvertedResidual(MaskedBlock):
 
     def layers(self) -> tuple[Layer, ...]:
         """The chain."""
-        first = ()
+        first: tuple[Layer, ...] = ()
         if self.expand_conv is not None:
             first = (Layer(self.expand_conv, self.bn0, "relu6"),)
         depthwise = Layer(self.depthwise_conv, self.bn1, "relu6")

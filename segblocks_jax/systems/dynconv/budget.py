@@ -123,9 +123,7 @@ def budget_terms(
             " dilated_macs_per_position and dilate_strides; expected one of each for every block"
         )
     excesses, totals = [], []
-    for i, (mask, macs, dilated_macs, stride) in enumerate(
-        zip(masks, *given, strict=True)
-    ):
+    for i, (mask, macs, dilated_macs, stride) in enumerate(zip(masks, *given, strict=True)):
         if mask.ndim != 3 or not mask.size:
             raise InputError(f"budget: mask {i} has shape {mask.shape}; expected (n, h, w)")
         mask = jnp.asarray(mask)

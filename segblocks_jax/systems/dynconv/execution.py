@@ -37,6 +37,12 @@ class Layer:
     norm: nn.BatchNorm | None = None
     activation: Activation = "none"
 
+    @classmethod
+    def of(cls, pair: Any, activation: Activation = "none") -> "Layer":
+        """A layer of a list of convolution and norm."""
+        conv, norm = pair
+        return cls(conv, norm, activation)
+
     @property
     def taps(self) -> Taps:
         """Of the convolution."""
@@ -158,7 +164,7 @@ def sparse(
     dilate_stride: int,
     run: Pass,
 ) -> Float[Array, "n ho wo k"]:
-    """A chain of layers at a mask's active pixels: the first layer at those of the dilated mask, which the second reads.
+    """A chain of layers at a mask's active pixels; the first one at the dilated mask's, which the second reads.
 
     All layers after the second are 1x1. Pixels that aren't active hold any value.
     """

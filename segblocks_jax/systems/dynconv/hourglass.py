@@ -1,4 +1,4 @@
-"""The stacked hourglass of inverted residuals that finds joints (Newell et al., arXiv 1603.06937; MobileNetV2's blocks)."""
+"""The stacked hourglass that finds joints (Newell et al., arXiv 1603.06937), of MobileNetV2's blocks."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.systems.dynconv.blocks import Image, InvertedResidual, conv, norm
 from segblocks_jax.systems.dynconv.execution import Layer, Pass, layer
+from segblocks_jax.systems.dynconv.masks import MaskKind
 
 STACKS = 4
 LEVELS = 4
@@ -67,10 +68,7 @@ class Hourglass(nnx.Module):
         (aside,), (down,), (up,), *innermost = self.hg[level]
         beside = aside(x, run)
         low = down(nn.max_pool(x, 2, 2, 0), run)
-        if innermost:
-            low = innermost[0][0](low, run)
-        else:
-            low = self._level(level - 1, low, run)
+        low = innermost[0][0](low, run) if innermost else self._level(level - 1, low, run)
         return beside + _twice(up(low, run))
 
 
@@ -81,7 +79,7 @@ def _twice(x: Image) -> Image:
 
 
 def _one(in_features: int, features: int, mask: bool, rngs: nnx.Rngs) -> nnx.List:
-    kind = "pointwise" if mask else None
+    kind: MaskKind | None = "pointwise" if mask else None
     return nnx.List([InvertedResidual(in_features, features, mask=kind, rngs=rngs)])
 
 
@@ -151,7 +149,7 @@ class StackedHourglass(nnx.Module):
         for i, hourglass in enumerate(self.hg):
             with nn.scope(f"stack{i}"):
                 y = self.res[i][0](hourglass(x, run), run)
-                y = layer(Layer(*self.fc[i], "relu"), y, run)
+                y = layer(Layer.of(self.fc[i], "relu"), y, run)
                 heatmap = layer(Layer(self.score[i]), y, run)
                 heatmaps.append(heatmap)
                 if i < len(self.fc_):

@@ -11,6 +11,7 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.systems.dynconv.blocks import Image, InvertedResidual, conv, norm
 from segblocks_jax.systems.dynconv.execution import Layer, Pass, layer
+from segblocks_jax.systems.dynconv.masks import MaskKind
 from segblocks_jax.systems.dynconv.resnet import NAMES
 
 # Blocks, stride, expansion and channels by stage: table 2 of the paper.
@@ -83,13 +84,14 @@ class MaskedMobileNetV2(nnx.Module):
         if options.width <= 0:
             raise InputError(f"dynconv_mobilenetv2: width is {options.width}; expected above 0")
         self.num_classes, self.semantics = num_classes, semantics
-        kind = "squeeze" if options.masked else None
+        kind: MaskKind | None = "squeeze" if options.masked else None
         before = stem = _scaled(_STEM, options.width)
         self.stem = nnx.List([conv(3, stem, 3, stride=2, rngs=rngs), norm(stem)])
-        self.blocks = nnx.List()
+        self.blocks: nnx.List = nnx.List()
         outputs = []
         for count, stride, expansion, channels in _STAGES:
-            after, stage = _scaled(channels, options.width), nnx.List()
+            after = _scaled(channels, options.width)
+            stage: nnx.List = nnx.List()
             for j in range(count):
                 sizes = before, after, 1 if j else stride, expansion
                 stage.append(InvertedResidual(*sizes, mask=kind, rngs=rngs))
@@ -105,7 +107,7 @@ class MaskedMobileNetV2(nnx.Module):
         """Normalized images -> features at strides 4, 8, 16 and 32."""
         run = run or Pass()
         with nn.scope("stem"):
-            x = layer(Layer(*self.stem, "relu6"), x, run)
+            x = layer(Layer.of(self.stem, "relu6"), x, run)
         outputs = []
         for i, stage in enumerate(self.blocks):
             with nn.scope(f"stage{i + 1}"):
@@ -120,7 +122,7 @@ class MaskedMobileNetV2(nnx.Module):
         run = run or Pass()
         x = self.stages(x, run)[-1]
         with nn.scope("head"):
-            x = layer(Layer(*self.head, "relu6"), x, run)
+            x = layer(Layer.of(self.head, "relu6"), x, run)
         with nn.scope("fc"):
             return self.classifier(x.mean((1, 2)))
 

@@ -1,4 +1,4 @@
-"""ResNets whose every residual block has a mask: those of CIFAR (6n + 2 layers), and ResNet-50 and 101 of ImageNet."""
+"""ResNets whose every residual block has a mask: CIFAR's of 6n + 2 layers, ImageNet's of 50 and 101."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.systems.dynconv.blocks import BasicBlock, Bottleneck, Image, conv, norm
 from segblocks_jax.systems.dynconv.execution import Layer, Pass, layer
+from segblocks_jax.systems.dynconv.masks import MaskKind
 
 NAMES = ((r"\bmasker\.", "masker.maskconv."),)
 """What mask units are called in checkpoints of the published code."""
@@ -77,10 +78,11 @@ class MaskedResNet(nnx.Module):
         self.imagenet = imagenet
         features = options.width
         for i, depth in enumerate(depths):
-            width, stage = options.width * 2**i, nnx.List()
+            width = options.width * 2**i
+            stage: nnx.List = nnx.List()
             for j in range(depth):
                 stride = 2 if i and not j else 1
-                kind = "squeeze" if options.masked else None
+                kind: MaskKind | None = "squeeze" if options.masked else None
                 stage.append(block(features, width, stride, mask=kind, rngs=rngs))
                 features = width * block.expansion
             setattr(self, f"layer{i + 1}", stage)
