@@ -33,7 +33,7 @@ _LOCAL = {
     "stop_gradient",
 }
 _FRAMES = 40
-_NOT_OWN = ("site-packages", "segblocks_jax/traced/names", "unknown")
+_NOT_OWN = ("site-packages", "segblocks_jax/traced/", "unknown")
 _SMALL = 2**16  # Elements of arrays that are looked at.
 _GLOBAL = {"dot_general"}
 """Functions of the whole image by what they are, if they can't run on pixels: attention."""
@@ -207,7 +207,7 @@ class Tracer(Builder):
         avals = [v.aval for v in eqn.outvars]
         if any(v.origin == "image" for v in values):
             about.setdefault("macs", multiply_adds(eqn, values))
-        return self.plain(eqn.primitive.name, run, values, avals, params=eqn.params, **about)  # type: ignore[return-value]
+        return self.plains(eqn.primitive.name, run, values, avals, params=eqn.params, **about)
 
     def on_whole_image(self, eqn: Any, values: Sequence[Value], why: str) -> Sequence[Value]:
         """The equation on combined images, and the warning that says so."""

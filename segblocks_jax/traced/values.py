@@ -3,9 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
-
-import numpy as np
+from typing import Any, Literal
 
 Origin = Literal["constant", "weights", "image"]
 """What an array depends on: nothing, the network's arrays, or the image."""
@@ -64,7 +62,7 @@ class Plain:
 
     number: int
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: Any
     stored: tuple[int, ...]
     origin: Origin
     key: str | None = None
@@ -87,7 +85,7 @@ class Map:
 
     number: int
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: Any
     axes: tuple[str, ...]
     side: tuple[int, int]
     margins: Margins = NO_MARGINS
