@@ -64,7 +64,9 @@ def runs_of(net: Any, image: jax.Array) -> tuple[dict[Any, Callable[[], Any]], d
     runs: dict[Any, Callable[[], Any]] = {"dense": lambda: dense(fused, image)}
     if _XLA.value:
         graph, state = nnx.split(net.net)
-        plain = jax.jit(lambda state, image: upsample_argmax(nnx.merge(graph, state)(image), stride))
+        plain = jax.jit(
+            lambda state, image: upsample_argmax(nnx.merge(graph, state)(image), stride)
+        )
         runs["dense_xla"] = lambda: plain(state, image)
     shape = (n, h // _BLOCK.value, w // _BLOCK.value)
     scores = jnp.asarray(np.random.default_rng(0).random(shape, np.float32))

@@ -59,7 +59,7 @@ def averaged(image):
     return image.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-@pytest.mark.family("linen U-Net", "ConvNeXt")
+@pytest.mark.family("ConvNeXt")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_high_is_dense_and_all_low_dense_of_the_averaged_image(name):
     net = NETWORKS[name]()
@@ -121,9 +121,7 @@ def test_a_swiftnet_of_flax_is_this_librarys_on_mixed_grids():
 
 @pytest.mark.slow
 def test_training_updates_running_statistics_as_this_librarys_layers_do():
-    own, plain = swiftnets()
     blocks = sb.split(IMAGE, MIXED)
-    traced = sb.in_blocks(plain.backbone.layer1, strict=True)
     net = nets.BasicBlock(3, 4, 2, rngs=nnx.Rngs(0))
     net.train()
     traced = sb.in_blocks(net, strict=True)
@@ -135,6 +133,7 @@ def test_training_updates_running_statistics_as_this_librarys_layers_do():
     assert made.pixels.shape == (first.shape[0], 4)
 
 
+@pytest.mark.slow
 def test_gradients_reach_modules_and_pytrees():
     blocks = sb.split(IMAGE, MIXED)
     for net in (nets.ConvNeXt(rngs=nnx.Rngs(0)), nets.linen_unet()):
@@ -159,7 +158,7 @@ def test_gradients_reach_modules_and_pytrees():
         np.testing.assert_allclose(total, (ends[0] - ends[1]) / (2 * step), rtol=2e-2, atol=1e-4)
 
 
-@pytest.mark.family("ConvNeXt", "MobileNetV3")
+@pytest.mark.family("ConvNeXt")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_fused_network_differs_by_rounding_only(name):
     net = sb.in_blocks(NETWORKS[name]())
@@ -222,6 +221,7 @@ def spec_of():
     return sb.ModelSpec(PLACE, 5, policy=policy, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
+@pytest.mark.slow
 def test_a_network_by_its_factory_is_saved_served_and_exported(tmp_path):
     spec = spec_of()
     system = spec.build(nnx.Rngs(0))
