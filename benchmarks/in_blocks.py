@@ -3,9 +3,9 @@
     python benchmarks/in_blocks.py --output=benchmarks/results/in_blocks_cpu.json
 
 For each network: `dense_xla`, the network as it is, jitted; `dense`, the same on the kernels that run blocks; and
-shares f of high blocks, at random places. All run from a normalized image in device memory to a label map there, split
-and combine included, no policy. `of_operation_ratio` is the time ratio to `dense` over the ratio of multiply-adds. The
-seconds from a network to its first labels, tracing and compiling, are of the first call of each.
+shares f of high blocks, at random places. All run from a normalized image in device memory to a label map there,
+split and combine included, no policy. `of_operation_ratio` is the time ratio to `dense` over the ratio of
+multiply-adds. The seconds from a network to its first labels, tracing and compiling, are of the first call of each.
 """
 
 import functools

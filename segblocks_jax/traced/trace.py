@@ -1,6 +1,7 @@
 """Follows a jaxpr, equation by equation, and plans how each runs in blocks."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -172,7 +173,8 @@ class Tracer(Builder):
     def _left_region(self, value: Value) -> Value:
         """A value; as a map, where it comes out of a named region and is one."""
         if isinstance(value, Plain) and value.region is not None:
-            return self.as_map(value) or value
+            # Its positions are the image's, since it is a part of the network in one piece.
+            return self.as_map(dataclasses.replace(value, local=True)) or value
         return value
 
     def as_map(self, value: Plain, axes: tuple[str, ...] = ("n", "h", "w", "c")) -> Map | None:

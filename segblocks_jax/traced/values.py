@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 Origin = Literal["constant", "weights", "image"]
 """What an array depends on: nothing, the network's arrays, or the image."""
@@ -96,9 +96,9 @@ class Map:
         """Sizes of the axes of each pixel."""
         return tuple(s for s, a in zip(self.shape, self.axes, strict=True) if a == "c")
 
-    def pixel_axis(self, axis: int) -> int:
+    def pixel_axis(self, axis: SupportsIndex) -> int:
         """The axis of the pixel list that holds axis `axis`, which is none of the image's."""
-        return 1 + sum(a == "c" for a in self.axes[:axis])
+        return 1 + sum(a == "c" for a in self.axes[: int(axis)])
 
     def unpadded(self) -> "Map":
         """Itself; NotInBlocks where it has margins."""
