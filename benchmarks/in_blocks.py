@@ -3,9 +3,9 @@
     python benchmarks/in_blocks.py --output=benchmarks/results/in_blocks_cpu.json
 
 For each network: `dense_xla`, the network as it is, jitted; `dense`, the same on the kernels that run blocks; and
-shares f of high blocks, at random places. All run from a normalized image in device memory to a label map there, split
-and combine included, no policy. `of_operation_ratio` is the time ratio to `dense` over the ratio of multiply-adds. The
-seconds from a network to its first labels, tracing and compiling, are of the first call of each.
+shares f of high blocks, at random places. All run from a normalized image in device memory to a label map there,
+split and combine included, no policy. `of_operation_ratio` is the time ratio to `dense` over the ratio of
+multiply-adds. The seconds from a network to its first labels, tracing and compiling, are of the first call of each.
 """
 
 import functools
@@ -64,7 +64,9 @@ def runs_of(net: Any, image: jax.Array) -> tuple[dict[Any, Callable[[], Any]], d
     runs: dict[Any, Callable[[], Any]] = {"dense": lambda: dense(fused, image)}
     if _XLA.value:
         graph, state = nnx.split(net.net)
-        plain = jax.jit(lambda state, image: upsample_argmax(nnx.merge(graph, state)(image), stride))
+        plain = jax.jit(
+            lambda state, image: upsample_argmax(nnx.merge(graph, state)(image), stride)
+        )
         runs["dense_xla"] = lambda: plain(state, image)
     shape = (n, h // _BLOCK.value, w // _BLOCK.value)
     scores = jnp.asarray(np.random.default_rng(0).random(shape, np.float32))

@@ -54,6 +54,23 @@ def transposed(x, size, stride=2, padding="SAME"):
     )
 
 
+def rows_only(x):
+    kernel = weights(3, 3, x.shape[3], 3)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def pooled(x, window, stride, padding="VALID"):
+    """Means over windows, of the pixels in the image."""
+
+    def sums(x):
+        whole = (1, *window, 1), (1, *stride, 1)
+        return jax.lax.reduce_window(x, jnp.float32(0), jax.lax.add, *whole, padding)
+
+    return sums(x) / sums(jnp.ones((1, *x.shape[1:3], 1)))
+
+
 def squeeze_excite(x):
     gate = jax.nn.sigmoid(x.mean((1, 2), keepdims=True) @ weights(3, 3))
     return x * gate
@@ -114,9 +131,7 @@ IN_BLOCKS = {
     "dilated": lambda x: conv(x, weights(3, 3, 3, 4), rhs_dilation=(3, 3)),
     "1x3": lambda x: conv(x, weights(1, 3, 3, 4)),
     "depthwise": lambda x: conv(x, weights(5, 5, 1, 6), 2, feature_group_count=3),
-    "rows and columns apart": lambda x: jax.lax.conv_general_dilated(
-        x, weights(3, 3, 3, 4), (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    ),
+    "rows and columns apart": lambda x: rows_only(rows_only(x).swapaxes(1, 2)).swapaxes(1, 2),
     "channels first": nchw,
     "single images": single_images,
     "pad, then VALID": lambda x: conv(
@@ -135,13 +150,11 @@ IN_BLOCKS = {
     "group norm": lambda x: nnx.GroupNorm(3, num_groups=3, rngs=nnx.Rngs(0))(x),
     "squeeze and excite": squeeze_excite,
     "maximum of the image": lambda x: x - x.max((1, 2), keepdims=True),
-    "pool over the image": lambda x: x + nnx.avg_pool(x, x.shape[1:3]),
+    "pool over the image": lambda x: x + pooled(x, x.shape[1:3], (1, 1)),
     "max pool": lambda x: nnx.max_pool(x, (3, 3), (2, 2), "SAME"),
     "padded max pool": padded_pool,
-    "average pool": lambda x: nnx.avg_pool(x, (2, 2), (2, 2)),
-    "average pool without padding": lambda x: nnx.avg_pool(
-        x, (3, 3), padding="SAME", count_include_pad=False
-    ),
+    "average pool": lambda x: pooled(x, (2, 2), (2, 2)),
+    "average pool without padding": lambda x: pooled(x, (3, 3), (1, 1), "SAME"),
     "bilinear": lambda x: up(x, "bilinear"),
     "bilinear by 4": lambda x: up(x, "bilinear", 4),
     "bicubic": lambda x: up(x, "bicubic"),
@@ -162,9 +175,9 @@ IN_BLOCKS = {
     "channels shuffled": lambda x: jnp.take(x, np.array([2, 0, 1]), axis=-1),
     "sorted channels": lambda x: jnp.sort(x, -1),
     "padded channels": lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (1, 2))),
-    "list of positions": lambda x: jax.nn.relu(x.reshape(x.shape[0], -1, 3) @ weights(3, 5)).reshape(
-        *x.shape[:3], 5
-    ),
+    "list of positions": lambda x: jax.nn.relu(
+        x.reshape(x.shape[0], -1, 3) @ weights(3, 5)
+    ).reshape(*x.shape[:3], 5),
     "gate of pixels": attention_gate,
     "jit, remat, scan": jax.jit(jax.checkpoint(scanned)),
     "static cond": lambda x: jax.lax.cond(np.bool_(True), jnp.sin, jnp.cos, x),
@@ -195,7 +208,9 @@ def check_uniform(function, image=IMAGE, grid=GRID, tolerance=2e-6, run=jax.jit)
         assert error < tolerance
 
 
-@pytest.mark.family("3x3", "stride 2, SAME", "bilinear", "max pool", "squeeze and excite", "transposed 4x4")
+@pytest.mark.family(
+    "3x3", "stride 2, SAME", "bilinear", "max pool", "squeeze and excite", "transposed 4x4"
+)
 @pytest.mark.parametrize("name", IN_BLOCKS)
 def test_operations_in_blocks(name):
     with warnings.catch_warnings():
@@ -231,7 +246,7 @@ ON_WHOLE_IMAGE = {
     "flip": lambda x: x[:, :, ::-1],
     "stride 3": lambda x: conv(x[:, :30, :48], weights(3, 3, 3, 4), 3, "VALID"),
     "stride that no block has": lambda x: conv(x, weights(16, 16, 3, 4), 16, "VALID"),
-    "pool of stride 16": lambda x: nnx.avg_pool(x, (16, 16), (16, 16)),
+    "pool of stride 16": lambda x: pooled(x, (16, 16), (16, 16)),
     "VALID": lambda x: conv(x, weights(3, 3, 3, 4), 1, "VALID"),
     "running sum over columns": lambda x: jnp.cumsum(x, 2),
     "running maximum": lambda x: jax.lax.cummax(x, 1),
@@ -255,7 +270,6 @@ ON_WHOLE_IMAGE = {
     "flattened": lambda x: x.reshape(x.shape[0], -1) @ weights(32 * 48 * 3, 2),
     "argmax over the image": lambda x: x.reshape(x.shape[0], -1, 3).argmax(1).astype(jnp.float32),
 }
-SHAPES = {"learned mixing": "nkwc"}
 
 
 @pytest.mark.family("fft", "crop", "VALID", "gather by content", "flattened")
@@ -263,16 +277,15 @@ SHAPES = {"learned mixing": "nkwc"}
 def test_what_cannot_run_in_blocks_runs_on_the_whole_image_or_says_why_not(name):
     function = ON_WHOLE_IMAGE[name]
     expected = function(IMAGE)
-    net = sb.in_blocks(function)
-    for grid in (np.ones(GRID, bool),):
-        blocks = sb.split(IMAGE, grid)
-        with pytest.warns(WholeImageWarning, match=r"test_in_blocks\.py:\d+.* runs on the whole image: "):
-            made = jax.jit(net)(blocks)
-        if isinstance(made, sb.DualRes):
-            made = sb.combine(made)
-        assert made.shape == expected.shape
-        error = jnp.abs(made - expected).max() / jnp.abs(expected).max()
-        assert error < 2e-6
+    blocks = sb.split(IMAGE, np.ones(GRID, bool))
+    with pytest.warns(
+        WholeImageWarning, match=r"test_in_blocks\.py:\d+.* runs on the whole image: "
+    ):
+        made = jax.jit(sb.in_blocks(function))(blocks)
+    if isinstance(made, sb.DualRes):
+        made = sb.combine(made)
+    assert made.shape == expected.shape
+    assert jnp.abs(made - expected).max() / jnp.abs(expected).max() < 2e-6
     with pytest.raises(InputError, match=r"strict, and .*whole image: "):
         sb.in_blocks(function, strict=True)(blocks)
 
@@ -301,6 +314,7 @@ def test_what_comes_after_the_whole_image_is_in_blocks_again():
     np.testing.assert_allclose(made.pixels, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_windows_and_resizing_are_those_of_the_layers_on_mixed_grids():
     blocks = sb.split(IMAGE, MIXED)
 
@@ -358,7 +372,9 @@ def straight_through(x):
     return jnp.round(x)
 
 
-straight_through.defvjp(lambda x: (jnp.round(x), x), lambda x, g: (g * (jnp.abs(x) < 1),))
+straight_through.defvjp(
+    lambda x: (jnp.round(x), x), lambda x, g: (jnp.where(jnp.abs(x) < 1, g, 0.0),)
+)
 
 
 @jax.custom_vjp
@@ -379,7 +395,7 @@ scaled_tangent.defjvp(lambda p, t: (jnp.round(p[0]), 3 * t[0]))
 
 @pytest.mark.parametrize("function", [straight_through, scaled_tangent, jax.nn.relu])
 def test_functions_of_pixels_keep_their_own_derivative(function):
-    blocks = sb.split(IMAGE * (jnp.abs(IMAGE) > 0.3), MIXED)
+    blocks = sb.split(jnp.where(jnp.abs(IMAGE) > 0.3, IMAGE, 0.0), MIXED)
     net = sb.in_blocks(lambda x: 2 * function(x))
 
     def loss(run, pixels):
@@ -392,7 +408,7 @@ def test_functions_of_pixels_keep_their_own_derivative(function):
 
 def test_another_own_derivative_is_refused():
     blocks = sb.split(IMAGE, MIXED)
-    net = sb.in_blocks(blurred)
+    net = sb.in_blocks(lambda x: blurred(x))
     net(blocks)
     with pytest.raises(InputError, match=r"test_in_blocks.*derivative of its own"):
         jax.grad(lambda p: net(dataclasses.replace(blocks, pixels=p)).pixels.sum())(blocks.pixels)
@@ -412,10 +428,11 @@ def test_gradients_by_finite_differences():
         net = sb.in_blocks(lambda x: function(kernel, x))
         return jnp.sin(net(dataclasses.replace(blocks, pixels=pixels)).pixels).sum()
 
-    kernel, step = weights(3, 3, 3, 4), 1e-2
+    kernel, step = weights(3, 3, 3, 4), 3e-3
     gradient = jax.grad(loss)(kernel, blocks.pixels)
     numeric = (
-        loss(kernel + step * direction, blocks.pixels) - loss(kernel - step * direction, blocks.pixels)
+        loss(kernel + step * direction, blocks.pixels)
+        - loss(kernel - step * direction, blocks.pixels)
     ) / (2 * step)
     np.testing.assert_allclose((gradient * direction).sum(), numeric, rtol=5e-3)
     to_pixels = jax.grad(loss, 1)(kernel, blocks.pixels)
@@ -462,7 +479,12 @@ def test_the_report_says_how_each_operation_runs():
     report = sb.report(function, (1, 64, 128, 3), block_size=32)
     rows = {row.operation: row for row in report.rows}
     window = rows["conv_general_dilated 3 x 3 / 2"]
-    assert (window.part, window.runs, window.halo, window.smallest_block) == ("stem", "in blocks", 1, 4)
+    assert (window.part, window.runs, window.halo, window.smallest_block) == (
+        "stem",
+        "in blocks",
+        1,
+        4,
+    )
     assert window.macs == report.macs == 32 * 64 * 8 * 27
     assert rows["max"].runs == "on pixels"
     moved = next(row for row in report.rows if row.why)

@@ -10,7 +10,14 @@ from flax import linen, nnx
 
 def conv(features_in, features, size, stride=1, *, rngs, **options):
     return nnx.Conv(
-        features_in, features, (size, size), stride, padding=size // 2, use_bias=False, rngs=rngs, **options
+        features_in,
+        features,
+        (size, size),
+        stride,
+        padding=size // 2,
+        use_bias=False,
+        rngs=rngs,
+        **options,
     )
 
 
@@ -35,10 +42,10 @@ class BasicBlock(nnx.Module):
         self.bn1 = norm(features, rngs=rngs)
         self.conv2 = conv(features, features, 3, rngs=rngs)
         self.bn2 = norm(features, rngs=rngs)
-        self.downsample = None
-        if stride > 1 or features_in != features:
-            projection = conv(features_in, features, 1, stride, rngs=rngs)
-            self.downsample = nnx.List([projection, norm(features, rngs=rngs)])
+        projected = stride > 1 or features_in != features
+        projection = conv(features_in, features, 1, stride, rngs=rngs) if projected else None
+        parts = nnx.List([projection, norm(features, rngs=rngs)]) if projected else None
+        self.downsample = parts
 
     def __call__(self, x):
         shortcut = x
@@ -56,7 +63,9 @@ class Backbone(nnx.Module):
         for i in range(4):
             after = width * 2**i
             first = BasicBlock(before, after, 1 if i == 0 else 2, rngs=rngs)
-            setattr(self, f"layer{i + 1}", nnx.List([first, BasicBlock(after, after, 1, rngs=rngs)]))
+            setattr(
+                self, f"layer{i + 1}", nnx.List([first, BasicBlock(after, after, 1, rngs=rngs)])
+            )
             before = after
 
     def __call__(self, x):
@@ -92,7 +101,11 @@ class PyramidPooling(nnx.Module):
         for rows, level in zip((8, 4, 2), self.levels, strict=True):
             columns = max(1, round(rows * w / h))
             pooled = jnp.einsum(
-                "hi,wj,nhwc->nijc", window_means(h, rows), window_means(w, columns), x, precision="highest"
+                "hi,wj,nhwc->nijc",
+                window_means(h, rows),
+                window_means(w, columns),
+                x,
+                precision="highest",
             )
             pooled = level(pooled)
             parts.append(jax.image.resize(pooled, (n, h, w, pooled.shape[3]), "bilinear"))

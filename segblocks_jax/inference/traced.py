@@ -102,7 +102,7 @@ class _Run:
         self.traced, self.plan, self.prepared, self.dtype = traced, plan, prepared, dtype
         self.fusion = Fusion(plan)
         self.runtime, self.layout = runtime, layout
-        self.arrays: dict[int, Any] = dict(plan.constants)
+        self.arrays: dict[int, Any] = {i: jnp.asarray(x) for i, x in plan.constants.items()}
         for value, array in zip(plan.arguments[:-1], leaves, strict=True):
             self.arrays[value.number] = array
 

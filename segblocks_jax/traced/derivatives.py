@@ -109,13 +109,13 @@ class _Backward:
         self.constants = constants
         self.behind, self.saved, self.seeds, self.grads = behind, saved, seeds, grads
 
-    def forward(self, runtime: Any, env: dict[int, Array]) -> Any:
+    def forward(self, runtime: Any, env: dict[int, Any]) -> Any:
         """The outputs, and what the backward pass needs."""
         env = {**self.constants, **env}
         execute(self.ahead, runtime, env)
         return [env[v.number] for v in self.outs], {i: env[i] for i in self.saved if i in env}
 
-    def back(self, runtime: Any, saved: dict[int, Array], cotangents: Any) -> dict[int, Array]:
+    def back(self, runtime: Any, saved: dict[int, Any], cotangents: Any) -> dict[int, Any]:
         """Cotangents by the inputs' numbers."""
         env = {**self.constants, **saved}
         env.update(zip((s.number for s in self.seeds), cotangents, strict=True))
@@ -168,7 +168,7 @@ def _backward(
     inside = {i for node in after for i in node.outputs} | {s.number for s in seeds}
     saved = {i for node in after for i in node.inputs} | {g.number for g in grads.values()}
     read = {i for node in (*ahead, *after) for i in node.inputs}
-    constants = {i: tracer.constants[i] for i in read & tracer.constants.keys()}
+    constants = {i: jnp.asarray(tracer.constants[i]) for i in read & tracer.constants.keys()}
     kept = sorted(saved - inside - constants.keys())
     return _Backward((ahead, outs), after, kept, seeds, grads, constants)
 

@@ -149,14 +149,14 @@ class Traced:
 
     def run(self, runtime: Runtime, leaves: Sequence[Array], pixels: Array) -> list[Any]:
         """The results of the function: blocks, and arrays where they are no maps."""
-        values: dict[int, Any] = dict(self.plan.constants)
+        values: dict[int, Any] = {i: jnp.asarray(x) for i, x in self.plan.constants.items()}
         for value, array in zip(self.plan.arguments, (*leaves, pixels), strict=True):
             values[value.number] = array
         execute(self.plan.nodes, runtime, values)
         return [_result(runtime, v, values) for v in self.plan.results]
 
 
-def _result(runtime: Runtime, value: Value, values: dict[int, Array]) -> Any:
+def _result(runtime: Runtime, value: Value, values: dict[int, Any]) -> Any:
     array = values[value.number]
     if isinstance(value, Map):
         return DualRes(array, runtime.grid)
@@ -198,6 +198,9 @@ def _final(tracer: Tracer, value: Value) -> Value:
     if isinstance(value, Plain):
         return tracer.as_map(value) or value
     if any(map(any, value.margins)):
+        return tracer.combined(value)
+    if value.side[0] != value.side[1]:
+        tracer.warn("the result", f"its blocks have {value.side} pixels, which are no squares")
         return tracer.combined(value)
     axes = tuple(value.axes)
     if axes != _AXES:

@@ -142,7 +142,7 @@ def along_rest(value: Map, axes: Sequence[int], what: str) -> list[int]:
     """Axes of the pixel list for axes of the array; NotInBlocks if they are the image's."""
     if any(value.axes[a] != "c" for a in axes):
         raise NotInBlocks(f"it {what} along the image")
-    return [value.pixel_axis(a) for a in axes]
+    return [value.pixel_axis(int(a)) for a in axes]
 
 
 def remapped(

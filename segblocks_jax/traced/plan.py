@@ -22,7 +22,8 @@ from segblocks_jax.traced.values import (
 )
 
 How = Literal["pixels", "blocks", "whole image", "weights"]
-Run = Callable[..., Sequence[Array]]
+Run = Callable[..., Any]
+_ORIGINS: tuple[Origin, ...] = ("image", "weights", "constant")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def execute(nodes: Iterable[Node], runtime: Any, values: dict[int, Array]) -> None:
+def execute(nodes: Iterable[Node], runtime: Any, values: dict[int, Any]) -> None:
     """Runs nodes in order; `values` has the arrays by number, and gets theirs."""
     for node in nodes:
         with jax.named_scope(node.where.part or node.name):
@@ -138,19 +139,31 @@ class Builder:
         stored: tuple[int, ...] | None = None,
         *,
         params: Any = None,
-        how: How | None = None,
+    ) -> Plain:
+        """A plain array made of others by `run(*inputs)`, whose positions stay those of the image."""
+        made = self.plains(name, lambda *x: (run(*x),), inputs, [aval], stored, params=params)
+        return made[0]
+
+    def plains(
+        self,
+        name: str,
+        run: Callable[..., Any],
+        inputs: Sequence[Plain],
+        avals: Sequence[Any],
+        stored: tuple[int, ...] | None = None,
+        *,
+        params: Any = None,
         local: bool = True,
         **about: Any,
-    ) -> Plain:
-        """A plain array made of others by `run(*inputs)`."""
-        avals, many = (aval, True) if isinstance(aval, list) else ([aval], False)
+    ) -> list[Plain]:
+        """Plain arrays made of others; `local`: positions stay those of the image."""
         origins = {x.origin for x in inputs}
-        origin: Origin = next((o for o in ("image", "weights") if o in origins), "constant")
+        origin: Origin = next((o for o in _ORIGINS if o in origins), "constant")
         key = None
         if origin != "image":
             key = _digest(name, params, *(x.key for x in inputs), *(x.stored for x in inputs))
         images = [x for x in inputs if x.origin == "image"]
-        results = tuple(
+        results = [
             Plain(
                 self.number(),
                 tuple(a.shape),
@@ -162,20 +175,21 @@ class Builder:
                 self.region,
             )
             for i, a in enumerate(avals)
+        ]
+        self.add(
+            Node(
+                name,
+                "whole image" if origin == "image" else "weights",
+                tuple(x.number for x in inputs),
+                tuple(r.number for r in results),
+                lambda runtime, *arrays: run(*arrays),
+                self.where,
+                tuple(inputs),
+                tuple(results),
+                **about,
+            )
         )
-        node = Node(
-            name,
-            how or ("whole image" if origin == "image" else "weights"),
-            tuple(x.number for x in inputs),
-            tuple(r.number for r in results),
-            lambda runtime, *arrays: run(*arrays) if many else (run(*arrays),),
-            self.where,
-            tuple(inputs),
-            results,
-            **about,
-        )
-        self.add(node)
-        return results if many else results[0]  # type: ignore[return-value]
+        return results
 
     def full(self, value: Plain) -> Plain:
         """The array with all its elements, none repeated."""
@@ -280,16 +294,19 @@ class Builder:
         if value.key not in _KNOWN:
             needed = self._needed(value.number)
             constants = {
-                i: self.constants[i] for node in needed for i in node.inputs if i in self.constants
+                i: np.asarray(self.constants[i])
+                for node in needed
+                for i in node.inputs
+                if i in self.constants
             }
 
-            def run() -> Array:
-                values = dict(constants)
+            def run(values: dict[int, Any]) -> Array:
+                values = dict(values)
                 execute(needed, None, values)
                 return values[value.number]
 
-            # Compiled ahead of time, so that the trace around it plays no part.
-            _KNOWN[value.key] = np.asarray(jax.jit(run).lower().compile()())
+            # Compiled ahead of time, so that a trace around it plays no part.
+            _KNOWN[value.key] = np.asarray(jax.jit(run).lower(constants).compile()(constants))
         return _KNOWN[value.key]
 
     def _needed(self, number: int) -> list[Node]:

@@ -100,7 +100,7 @@ class Runtime:
         high, low = cells[self.grid.high_cells], cells[self.grid.low_cells]
         if jnp.issubdtype(flat.dtype, jnp.inexact):
             m, lh, lw = low.shape[0], *self.low(side)
-            low = low.reshape(m, lh, factor, lw, factor, -1).mean((2, 4))
+            low = low.reshape(m, lh, factor, lw, factor, low.shape[3]).mean((2, 4))
         else:
             low = low[:, ::factor, ::factor]
         return self.join(high, low).reshape(-1, *rest)
@@ -139,11 +139,11 @@ class Runtime:
         if outside == "edge":
             return clamp_at_image_border(part, cells, self.grid.mask.shape, padding)
         _, rows, columns = self.grid.mask.shape
-        inside = jnp.ones((), bool)
+        inside = jnp.ones((1, 1, 1), bool)
         places = ((cells // columns % rows, rows), (cells % columns, columns))
         for axis, (place, number) in enumerate(places):
             size = part.shape[1 + axis]
-            at = jnp.arange(size)
+            at = jnp.arange(size)[None]
             p = padding[axis]
             near = ((at >= p) | (place[:, None] > 0)) & (
                 (at < size - p) | (place[:, None] < number - 1)
@@ -170,7 +170,8 @@ class Runtime:
         windows = [self._cut(image, grid.high_cells, side, padding)]
         m, lh, lw = high.shape[0], *self.low(side)
         if grid.num_low:
-            averaged = high.reshape(m, lh, factor, lw, factor, -1).mean((2, 4)).astype(high.dtype)
+            averaged = high.reshape(m, lh, factor, lw, factor, high.shape[3]).mean((2, 4))
+            averaged = averaged.astype(high.dtype)
             image = self._paste(averaged, low, grid.slots)
             windows.append(self._cut(image, grid.low_cells, (lh, lw), padding))
         else:

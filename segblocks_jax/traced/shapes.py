@@ -317,7 +317,10 @@ def per_image(
             each = each * _share(runtime, side, each)
         if batch:
             return (function(each, axis=0),)
-        return (jnp.moveaxis(each, 0, first[0]) if first else each[0],)
+        if not first:
+            return (each[0],)
+        # Of an array that is the same for all images.
+        return (jnp.moveaxis(each[: aval.shape[first[0]]], 0, first[0]),)
 
     return tracer.reduced(name, run, value, aval)
 

@@ -1,6 +1,7 @@
 """Follows a jaxpr, equation by equation, and plans how each runs in blocks."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ _LOCAL = {
     "stop_gradient",
 }
 _FRAMES = 40
-_NOT_OWN = ("site-packages", "segblocks_jax/traced/names", "unknown")
+_NOT_OWN = ("site-packages", "segblocks_jax/traced/", "unknown")
 _SMALL = 2**16  # Elements of arrays that are looked at.
 _GLOBAL = {"dot_general"}
 """Functions of the whole image by what they are, if they can't run on pixels: attention."""
@@ -172,7 +173,8 @@ class Tracer(Builder):
     def _left_region(self, value: Value) -> Value:
         """A value; as a map, where it comes out of a named region and is one."""
         if isinstance(value, Plain) and value.region is not None:
-            return self.as_map(value) or value
+            # Its positions are the image's, since it is a part of the network in one piece.
+            return self.as_map(dataclasses.replace(value, local=True)) or value
         return value
 
     def as_map(self, value: Plain, axes: tuple[str, ...] = ("n", "h", "w", "c")) -> Map | None:
@@ -207,7 +209,7 @@ class Tracer(Builder):
         avals = [v.aval for v in eqn.outvars]
         if any(v.origin == "image" for v in values):
             about.setdefault("macs", multiply_adds(eqn, values))
-        return self.plain(eqn.primitive.name, run, values, avals, params=eqn.params, **about)  # type: ignore[return-value]
+        return self.plains(eqn.primitive.name, run, values, avals, params=eqn.params, **about)
 
     def on_whole_image(self, eqn: Any, values: Sequence[Value], why: str) -> Sequence[Value]:
         """The equation on combined images, and the warning that says so."""

@@ -3,9 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
-
-import numpy as np
+from typing import Any, Literal, SupportsIndex
 
 Origin = Literal["constant", "weights", "image"]
 """What an array depends on: nothing, the network's arrays, or the image."""
@@ -64,7 +62,7 @@ class Plain:
 
     number: int
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: Any
     stored: tuple[int, ...]
     origin: Origin
     key: str | None = None
@@ -87,7 +85,7 @@ class Map:
 
     number: int
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: Any
     axes: tuple[str, ...]
     side: tuple[int, int]
     margins: Margins = NO_MARGINS
@@ -98,9 +96,9 @@ class Map:
         """Sizes of the axes of each pixel."""
         return tuple(s for s, a in zip(self.shape, self.axes, strict=True) if a == "c")
 
-    def pixel_axis(self, axis: int) -> int:
+    def pixel_axis(self, axis: SupportsIndex) -> int:
         """The axis of the pixel list that holds axis `axis`, which is none of the image's."""
-        return 1 + sum(a == "c" for a in self.axes[:axis])
+        return 1 + sum(a == "c" for a in self.axes[: int(axis)])
 
     def unpadded(self) -> "Map":
         """Itself; NotInBlocks where it has margins."""

@@ -328,6 +328,7 @@ def _phases(taps: int, before: int, up: int) -> tuple[int, list[list[int]]]:
 
 
 _OUTSIDE = {"reduce_window_max": -math.inf, "reduce_window_min": math.inf, "reduce_window_sum": 0.0}
+_NAMES = {"add": "reduce_window_sum", "max": "reduce_window_max", "min": "reduce_window_min"}
 _FUNCTIONS: dict[str, Any] = {
     "reduce_window_max": lax.max,
     "reduce_window_min": lax.min,
@@ -343,8 +344,23 @@ _WHOLE = {
 @rule(*_OUTSIDE)
 def reduce_window(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
     """Maxima, minima or sums over windows; a window over the whole image is a function of it."""
+    return _reduced(tracer, eqn, values, eqn.primitive.name)
+
+
+@rule("reduce_window")
+def any_window(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
+    """The same, where JAX did not see what it is."""
+    body = eqn.params["jaxpr"].eqns if len(values) == 2 else ()
+    name = _NAMES.get(body[0].primitive.name, "") if len(body) == 1 else ""
+    first = values[-1]
+    known = isinstance(first, Plain) and first.origin == "constant"
+    if name not in _OUTSIDE or not known or tracer.evaluate(first).item() != _OUTSIDE[name]:
+        raise NotInBlocks("its windows have a function of their own")
+    return _reduced(tracer, eqn, values, name)
+
+
+def _reduced(tracer: Tracer, eqn: Any, values: list[Any], name: str) -> Sequence[Value]:
     value, params, aval = values[0], eqn.params, eqn.outvars[0].aval
-    name = eqn.primitive.name
     spatial = [i for i, a in enumerate(value.axes) if a in ("h", "w")]
     if len(spatial) != 2 or any(b != 1 for b in params["base_dilation"]):
         raise NotInBlocks("its windows spread over other axes, or over pixels set apart")
@@ -415,7 +431,7 @@ def _pooled(part: Array, windows: Windows, function: Any) -> Array:
     return part
 
 
-@rule("conv_general_dilated", *_OUTSIDE, table=PLAIN_RULES)
+@rule("conv_general_dilated", "reduce_window", *_OUTSIDE, table=PLAIN_RULES)
 def of_image(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
     """In blocks again where the array is an image's and blocks fit; of equal pixels, such as counts, too."""
     value = values[0]
