@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 
 from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.data import TrainBatches, images, train_batches
-from segblocks_jax.data.classification.source import ClassSource
 from segblocks_jax.errors import InputError
 from segblocks_jax.interop import check_target, save_model
 from segblocks_jax.structured_config import Config
@@ -24,7 +23,6 @@ from segblocks_jax.systems.classifier.config import BaseConfig
 from segblocks_jax.systems.classifier.engine import Engine
 from segblocks_jax.systems.classifier.evaluation import (
     Evaluation,
-    Outputs,
     Predictor,
     predict_all,
     summarize,
@@ -154,25 +152,14 @@ class ImageClassifier(System):
         )
 
     def outputs(
-        self,
-        modules: Any,
-        source: ClassSource,
-        *,
-        keep_logits: bool = False,
-        on_batch: OnBatch | None = None,
-    ) -> Outputs:
-        """What the modules say of all images of a source; see `predict_all`."""
+        self, modules: Any, source: Any, *, on_batch: OnBatch | None = None, **options: Any
+    ) -> Any:
+        """What the modules say of all images of a source; `options` as for `predict_all`."""
         predictor = Predictor(modules, self.spec, self.config.precision)
-        return predict_all(
-            predictor,
-            source,
-            self.config.data.eval_crop(),
-            self.config.loop.eval_batch_size,
-            keep_logits=keep_logits,
-            on_batch=on_batch,
-        )
+        given = source, self.config.data.eval_crop(), self.config.loop.eval_batch_size
+        return predict_all(predictor, *given, on_batch=on_batch, **options)
 
-    def gmacs(self, modules: Any, outputs: Outputs | None = None) -> float:
+    def gmacs(self, modules: Any, outputs: Any = None) -> float:
         """Mean multiply-adds an image, in 10^9: of the network, or what it executed for `outputs`."""
         return count_macs(modules.net, (1, *self.config.data.crop, 3)).total / 1e9
 

@@ -16,6 +16,7 @@ from segblocks_jax.structured_config import (
 )
 from segblocks_jax.systems.classifier.config import BaseConfig
 
+TARGET = Range("a share above 0, up to 1", lambda x: 0 < x <= 1)
 NETWORKS = tuple(name for name in CLASSIFIERS if name.startswith("dynconv_"))
 
 
@@ -63,7 +64,7 @@ class MaskConfig:
         temperature_milestones: when the temperature changes.
     """
 
-    target: float = field(0.5, Range("a share above 0, up to 1", lambda x: 0 < x <= 1))
+    target: float = field(0.5, TARGET)
     weight: float = field(10.0, NOT_NEGATIVE)
     noise_until: float = field(0.8, SHARE)
     temperature: tuple[float, ...] = field((1.0,), POSITIVE)

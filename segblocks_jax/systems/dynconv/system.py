@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.data import normalize
 from segblocks_jax.systems.classifier import predict
-from segblocks_jax.systems.classifier.evaluation import Evaluation, Outputs, summarize
+from segblocks_jax.systems.classifier.evaluation import Evaluation, summarize
 from segblocks_jax.systems.classifier.system import ImageClassifier
 from segblocks_jax.systems.dynconv import pictures
 from segblocks_jax.systems.dynconv.budget import budget_terms
@@ -75,7 +75,7 @@ class DynConv(ImageClassifier):
         }
         return task + masks.weight * budget.loss, metrics | own
 
-    def gmacs(self, modules: Any, outputs: Outputs | None = None) -> float:
+    def gmacs(self, modules: Any, outputs: Any = None) -> float:
         """Mean multiply-adds an image, in 10^9: with masks active everywhere, or what was executed for `outputs`."""
         shape = (1, *self.config.data.crop, 3)
         every = count_macs(modules.net, shape).total
@@ -105,16 +105,20 @@ class DynConv(ImageClassifier):
         executed = "" if share is None else f", executed {share:.1%}"
         return super().note(metrics) + executed
 
+    def cut(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ch cw 3"]:
+        """What the network sees of an image in prediction."""
+        crop: CenterCrop = self.config.data.eval_crop()
+        return crop(image)[0]
+
     def draw(self, modules: Any) -> predict.Draw | None:
         """Pictures of each block's mask over the image, and of the computation at each pixel."""
         if not self.config.model.masked:
             return None
-        crop: CenterCrop = self.config.data.eval_crop()
         normalization = self.config.data.normalization
         cost, _ = costs(modules.net, (1, *self.config.data.crop, 3))
 
         def draw(image: UInt8[np.ndarray, "h w 3"]) -> Mapping[str, UInt8[np.ndarray, "_ _ 3"]]:
-            cut, _ = crop(image)
+            cut = self.cut(image)
             pixels = normalize(jnp.asarray(cut[None]), *normalization)
             _, masks = run(modules.net, pixels)
             return pictures.draw(cut, jax.tree.map(np.asarray, masks), cost)

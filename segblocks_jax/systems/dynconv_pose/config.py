@@ -6,7 +6,9 @@ from typing import ClassVar
 from segblocks_jax.data.pose.config import PoseDataConfig
 from segblocks_jax.structured_config import (
     COUNT,
+    NOT_NEGATIVE,
     POSITIVE,
+    SHARE,
     Config,
     Range,
     check,
@@ -14,7 +16,7 @@ from segblocks_jax.structured_config import (
     field,
     one_of,
 )
-from segblocks_jax.systems.dynconv.config import MaskConfig
+from segblocks_jax.systems.dynconv.config import TARGET, MaskConfig
 from segblocks_jax.systems.dynconv.hourglass import MULTIPLE
 from segblocks_jax.training.config import LoopConfig, StagedOptimConfig
 
@@ -43,6 +45,25 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PoseMaskConfig(MaskConfig):
+    """`MaskConfig` with the published target and weight."""
+
+    target: float = field(0.125, TARGET)
+    weight: float = field(0.01, NOT_NEGATIVE)
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseOptimConfig(StagedOptimConfig):
+    """`StagedOptimConfig` with the published recipe."""
+
+    batch_size: int = field(6, COUNT)
+    learning_rate: float = field(2.5e-4, POSITIVE)
+    weight_decay: float = field(0.0, NOT_NEGATIVE)
+    optimizer: str = field("adam", one_of(("sgd", "adam")))
+    milestones: tuple[float, ...] = field((0.59, 0.89), SHARE)
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig(Config):
     """Everything that defines a run; the defaults are the published recipe, in steps of 6 people.
 
@@ -59,18 +80,8 @@ class ExperimentConfig(Config):
     precision: str = field("float32", one_of(("float32", "bfloat16")))
     data: PoseDataConfig = dataclasses.field(default_factory=PoseDataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    masks: MaskConfig = dataclasses.field(
-        default_factory=lambda: MaskConfig(target=0.125, weight=0.01)
-    )
-    optim: StagedOptimConfig = dataclasses.field(
-        default_factory=lambda: StagedOptimConfig(
-            batch_size=6,
-            learning_rate=2.5e-4,
-            weight_decay=0.0,
-            optimizer="adam",
-            milestones=(0.59, 0.89),
-        )
-    )
+    masks: PoseMaskConfig = dataclasses.field(default_factory=PoseMaskConfig)
+    optim: PoseOptimConfig = dataclasses.field(default_factory=PoseOptimConfig)
     loop: LoopConfig = dataclasses.field(default_factory=lambda: LoopConfig(eval_batch_size=32))
 
     def __post_init__(self) -> None:

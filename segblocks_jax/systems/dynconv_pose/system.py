@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,19 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
+from segblocks_jax.data import images
 from segblocks_jax.data.pose.source import PoseSource
+from segblocks_jax.errors import InputError
 from segblocks_jax.systems.classifier.evaluation import Predictor
 from segblocks_jax.systems.classifier.step import TrainStep
 from segblocks_jax.systems.dynconv.system import DynConv
+from segblocks_jax.systems.dynconv_pose import predict
 from segblocks_jax.systems.dynconv_pose.config import ExperimentConfig
+from segblocks_jax.systems.dynconv_pose.engine import Engine
 from segblocks_jax.systems.dynconv_pose.evaluation import Evaluation, Outputs, predict_all
 from segblocks_jax.systems.dynconv_pose.spec import ModelSpec
 from segblocks_jax.tasks.pose import joints
+from segblocks_jax.tasks.pose.augmentation import PersonCrop
 from segblocks_jax.tasks.pose.heatmaps import targets
 from segblocks_jax.tasks.pose.losses import heatmap_loss
 from segblocks_jax.tasks.pose.metrics import accuracy
+from segblocks_jax.tasks.pose.person import Person
 from segblocks_jax.training.steps import Metrics, Report
 from segblocks_jax.training.system import OnBatch
 
@@ -86,7 +93,7 @@ class DynConvPose(DynConv):
         return self.within_budget(forward, task, {"loss_task": task, "accuracy": right}, progress)
 
     def outputs(
-        self, modules: Any, source: PoseSource, *, on_batch: OnBatch | None = None, **_: Any
+        self, modules: Any, source: PoseSource, *, on_batch: OnBatch | None = None, **options: Any
     ) -> Outputs:
         """What the modules find of all people of a source; see `predict_all`."""
         data = self.config.data
@@ -97,6 +104,7 @@ class DynConvPose(DynConv):
             self.config.loop.eval_batch_size,
             sigma=data.sigma,
             on_batch=on_batch,
+            **options,
         )
 
     def evaluate(self, modules: Any, *, on_batch: OnBatch | None = None) -> Evaluation:
@@ -117,6 +125,34 @@ class DynConvPose(DynConv):
         """The loss, the accuracy on the batch, and the share of operations."""
         right = metrics.get("accuracy")
         return super().note(metrics) + ("" if right is None else f", accuracy {right:.1%}")
+
+    def engine(self, modules: Any, **options: Any) -> Engine:
+        """An engine at the configuration's precision; `options` as for `Engine`."""
+        return Engine(modules, self.spec, dtype=self.config.precision, **options)
+
+    def cut(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ch cw 3"]:
+        """The whole image, in the network's size."""
+        crop: PersonCrop = self.config.data.eval_crop()
+        return crop(image, Person.frame((image.shape[0], image.shape[1]), crop.size))[0]
+
+    def predict(
+        self,
+        load: Callable[[], Any],
+        source: str,
+        output: Path,
+        *,
+        max_pixels: int = images.MAX_PIXELS,
+        **others: Any,
+    ) -> int:
+        """Finds joints in files; see `predict.predict_inputs`. Pictures are taken one by one."""
+        defaults = {"mode": "exact", "shapes": (), "side_by_side": False, "batch_size": 1}
+        more = [name for name, value in others.items() if value != defaults.get(name, value)]
+        if more:
+            raise InputError(
+                f"--mode=predict: {self.model} has no {' and no '.join(more)} to choose"
+            )
+        makers = self.engine, self.draw
+        return predict.predict_inputs(load, *makers, source, output, max_pixels=max_pixels)
 
     def speed(self, size: tuple[int, int] | None = None) -> tuple[dict[str, Any], str]:
         """Times one pass of the network with random weights, without a flip test."""

@@ -15,10 +15,10 @@ Affine = Float[np.ndarray, "2 3"]
 
 def person_affine(
     center: Num[np.ndarray, "2"],
-    scale: float,
+    scale: float | int,
     size: tuple[int, int],
     *,
-    degrees: float = 0.0,
+    degrees: float | int = 0.0,
     inverse: bool = False,
 ) -> Affine:
     """The map from an image to the crop around a person, in float64.

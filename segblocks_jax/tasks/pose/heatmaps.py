@@ -23,7 +23,7 @@ def targets(
     visible: Num[Array | np.ndarray, "n joints"] | Bool[Array | np.ndarray, "n joints"],
     image_size: tuple[int, int],
     size: tuple[int, int],
-    sigma: int = 2,
+    sigma: float | int = 2,
 ) -> tuple[Maps, Float[Array | np.ndarray, "n joints"]]:
     """The heat maps that a network is to give, and the weight of each.
 

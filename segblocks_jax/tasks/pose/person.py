@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from segblocks_jax.errors import InputError
 from segblocks_jax.ops import no_type_check
+from segblocks_jax.tasks.pose.affine import UNIT
 from segblocks_jax.tasks.pose.joints import MPII
 
 
@@ -49,3 +50,11 @@ class Person:
                 f"{where}: of {size[0]} x {size[1]} pixels, has joints outside it: {places} (x, y from 0); correct"
                 " the annotation, mark them as invisible, or set data.outside='hide', which does so"
             )
+
+    @classmethod
+    def frame(cls, size: tuple[int, int], crop: tuple[int, int]) -> "Person":
+        """A whole image of (height, width) as if it were a person, for crops of another size; without joints."""
+        (height, width), count = size, len(MPII)
+        scale = max(width, height * crop[1] / crop[0]) / UNIT
+        nothing = np.zeros((count, 2)), np.zeros(count, bool)
+        return cls("", np.array([width / 2, height / 2]), scale, *nothing)
