@@ -34,6 +34,7 @@ SEGBLOCKS_HD bool reaches_one_cell(const IndexTableLayout& layout) {
 struct Neighbor {
   int32_t first;  // The index at the cell's first pixel, or that of its first halo; -1: there is none.
   bool same;      // The cell has the unit's resolution.
+  bool borrows;   // It may read halos of the unit, if that is high.
 };
 constexpr int kNeighbors = 9;
 
@@ -62,22 +63,21 @@ class TableUnit {
     last_x_ = own || (edge && cell_x_ == blocks.grid_width - 1) ? end : end + padding;
   }
 
+  // Zones are the cells row by row.
   __device__ Neighbor neighbor(int zone) const {
-    int32_t slot;
-    if (!slot_of(zone, &slot)) return {-1, false};
     const IndexTableLayout& layout = tables_.call.layout;
     const BlockLayout& blocks = layout.blocks;
-    if (!blocks.has_slot(slot)) return {-1, false};
+    const int32_t y = cell_y_ + zone / 3 - 1;
+    const int32_t x = cell_x_ + zone % 3 - 1;
+    if (!some_ || y < 0 || x < 0 || y >= blocks.grid_height || x >= blocks.grid_width) {
+      return {-1, false, false};
+    }
+    const int64_t slot = tables_.call.slots[blocks.index({image_, y, x})];
+    if (!blocks.has_slot(slot)) return {-1, false, slot >= 0};
     const bool same = blocks.is_high(slot) == high_;
     const int64_t first = high_ || same ? blocks.pixel(slot, 0, 0)
                                         : blocks.num_pixels() + slot * layout.ring();
-    return {static_cast<int32_t>(first), same};
-  }
-
-  // Whether the cell of a zone may read halos of this unit, which is high.
-  __device__ bool borrows(int zone) const {
-    int32_t slot;
-    return slot_of(zone, &slot) && !tables_.call.layout.blocks.is_high(slot);
+    return {static_cast<int32_t>(first), same, !blocks.is_high(slot)};
   }
 
   // An entry of the patch, given all neighbors, row by row.
@@ -113,15 +113,6 @@ class TableUnit {
   }
 
  private:
-  __device__ bool slot_of(int zone, int32_t* slot) const {
-    const BlockLayout& blocks = tables_.call.layout.blocks;
-    const int32_t y = cell_y_ + zone / 3 - 1;
-    const int32_t x = cell_x_ + zone % 3 - 1;
-    if (!some_ || y < 0 || x < 0 || y >= blocks.grid_height || x >= blocks.grid_width) return false;
-    *slot = tables_.call.slots[blocks.index({image_, y, x})];
-    return true;
-  }
-
   const IndexTables& tables_;
   bool high_;
   bool some_ = false;
