@@ -74,14 +74,16 @@ __global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
   const auto first_logit = [&](int32_t row) {
     return ((static_cast<int64_t>(image) * height + row_of(row)) * width + left) * classes;
   };
+  // Where rows begin in chunks: the lower bits of a product are those of its factors.
+  const uint32_t first_row = static_cast<uint32_t>(image) * static_cast<uint32_t>(height);
   const auto pixel = [&](int32_t row, int32_t column) {
-    const int64_t first = first_logit(row);
     const int32_t at = column_of(column) * classes;
     if constexpr (kStaged) {
-      const auto offset = static_cast<int32_t>(first * sizeof(T) % kChunk);
+      const uint32_t first = ((first_row + row_of(row)) * width + left) * classes;
+      const uint32_t offset = first * static_cast<uint32_t>(sizeof(T)) % kChunk;
       return reinterpret_cast<const T*>(shared + row * shared_row + offset) + at;
     } else {
-      return static_cast<const T*>(call.logits) + first + at;
+      return static_cast<const T*>(call.logits) + first_logit(row) + at;
     }
   };
 
