@@ -54,10 +54,10 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t launch(cudaStream_t stream, const IndexTablesCall& call) {
   constexpr int64_t kMaxInGrid = 65535;
-  constexpr int64_t kEntries = 8;  // Of a thread: what finding the neighbors costs is shared.
+  constexpr int64_t kEntries = 32;  // Of a thread: what finding the neighbors costs is shared.
   const IndexTableLayout& layout = call.layout;
   const int64_t entries = layout.patch_area(layout.blocks.num_high > 0);
-  const int64_t threads = std::clamp<int64_t>((entries + 63) / 64 * 32, 32, kThreads);
+  const int64_t threads = std::clamp<int64_t>((entries + 255) / 256 * 32, 32, kThreads);
   const int64_t parts = (entries + kEntries * threads - 1) / (kEntries * threads);
   const dim3 grid(static_cast<unsigned>(std::clamp<int64_t>(parts, 1, kMaxInGrid)),
                   static_cast<unsigned>(std::min(layout.blocks.cells(), kMaxInGrid)));
