@@ -138,7 +138,7 @@ void find_unit(const segblocks::IndexTablesCall& call, bool high, int32_t unit) 
     cuda::Neighbor neighbors[cuda::kNeighbors];
     for (int zone = 0; zone < cuda::kNeighbors; ++zone) {
       neighbors[zone] = own.neighbor(zone);
-      lends = lends || own.borrows(zone);
+      lends = lends || neighbors[zone].borrows;
     }
     for (int32_t i = 0; i < area; ++i) table[i] = own.find(neighbors, i);
   } else {

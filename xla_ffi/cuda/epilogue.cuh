@@ -94,17 +94,19 @@ class Finish {
     for (int k = 0; k < kWidth; ++k) values[k] = sums[k] * scale_[k] + bias_[k];
     if (epilogue_.residual != nullptr) {
       float residual[kWidth];
-      to_floats(load<T, kWidth>(epilogue_.residual + first), residual);
+      load_floats_of(epilogue_.residual + first, residual);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) values[k] += residual[k];
     }
     activate(epilogue_.activation, values);
-    if (epilogue_.out != nullptr) store(epilogue_.out + first, from_floats<T>(values));
+    if (epilogue_.out != nullptr) {
+      store_packed<kWidth>(epilogue_.out + first, from_floats<T>(values));
+    }
     if (epilogue_.out2 == nullptr) return;
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) values[k] = values[k] * scale2_[k] + bias2_[k];
     activate(Activation::kRelu, values);
-    store(epilogue_.out2 + first, from_floats<T>(values));
+    store_packed<kWidth>(epilogue_.out2 + first, from_floats<T>(values));
   }
 
  private:

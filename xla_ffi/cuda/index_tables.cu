@@ -14,10 +14,7 @@ namespace {
 template <bool kOneCell>
 __global__ void __launch_bounds__(kThreads)
     index_tables_kernel(const __grid_constant__ IndexTables tables) {
-  __shared__ struct {
-    Neighbor neighbors[kNeighbors];
-    int32_t borrowers;
-  } around;
+  __shared__ Neighbor neighbors[kNeighbors];
   const IndexTablesCall& call = tables.call;
   const IndexTableLayout& layout = call.layout;
   const auto num_high = static_cast<int32_t>(layout.blocks.num_high);
@@ -30,19 +27,16 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t unit = high ? index : index - num_high;
     const auto area = static_cast<int32_t>(layout.patch_area(high));
     int32_t* table = (high ? call.high : call.low) + static_cast<int64_t>(unit) * area;
-    bool lends;
+    bool lends = false;
     if constexpr (kOneCell) {
       const TableUnit own(tables, high, unit);
       const auto zone = static_cast<int>(threadIdx.x);
       __syncthreads();  // Behind the last unit's reads.
-      if (zone == 0) around.borrowers = 0;
-      if (zone < kNeighbors) around.neighbors[zone] = own.neighbor(zone);
+      if (zone < kNeighbors) neighbors[zone] = own.neighbor(zone);
       __syncthreads();
-      if (zone < kNeighbors && own.borrows(zone)) atomicAdd(&around.borrowers, 1);
-      __syncthreads();
-      lends = around.borrowers > 0;
+      for (int i = 0; high && i < kNeighbors; ++i) lends = lends || neighbors[i].borrows;
       for (int32_t entry = first; entry < area; entry += step) {
-        table[entry] = own.find(around.neighbors, entry);
+        table[entry] = own.find(neighbors, entry);
       }
     } else {
       lends = high && lends_far(call, unit);
@@ -60,10 +54,10 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t launch(cudaStream_t stream, const IndexTablesCall& call) {
   constexpr int64_t kMaxInGrid = 65535;
-  constexpr int64_t kEntries = 8;  // Of a thread: what finding the neighbors costs is shared.
+  constexpr int64_t kEntries = 32;  // Of a thread: what finding the neighbors costs is shared.
   const IndexTableLayout& layout = call.layout;
   const int64_t entries = layout.patch_area(layout.blocks.num_high > 0);
-  const int64_t threads = std::clamp<int64_t>((entries + 63) / 64 * 32, 32, kThreads);
+  const int64_t threads = std::clamp<int64_t>((entries + 255) / 256 * 32, 32, kThreads);
   const int64_t parts = (entries + kEntries * threads - 1) / (kEntries * threads);
   const dim3 grid(static_cast<unsigned>(std::clamp<int64_t>(parts, 1, kMaxInGrid)),
                   static_cast<unsigned>(std::min(layout.blocks.cells(), kMaxInGrid)));

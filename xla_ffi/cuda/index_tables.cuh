@@ -12,28 +12,56 @@
 
 namespace segblocks::cuda {
 
+// A call, and what all threads need of it in 32 bits.
 struct IndexTables {
   IndexTablesCall call;
-  Divisor high_side;  // Of patches.
-  Divisor low_side;
+  int32_t cells;
+  int32_t num_high;
+  int32_t grid_height;
+  int32_t padding;
+  int32_t low_side;
+  int32_t high_area;  // Pixels of a block.
+  int32_t low_area;
+  int32_t high_pixels;  // Of all high blocks.
+  int32_t pixels;
+  int32_t ring;
+  Divisor cells_down;
+  Divisor cells_across;
+  Divisor high_patch;  // Sides of patches.
+  Divisor low_patch;
   Divisor factor;
 };
 
 inline IndexTables index_tables(const IndexTablesCall& call) {
   const IndexTableLayout& layout = call.layout;
-  return {call, Divisor(layout.patch_side(true)), Divisor(layout.patch_side(false)),
-          Divisor(layout.blocks.factor)};
+  const BlockLayout& blocks = layout.blocks;
+  const auto small = [](int64_t value) { return static_cast<int32_t>(value); };
+  return {call,
+          small(blocks.cells()),
+          small(blocks.num_high),
+          small(blocks.grid_height),
+          small(layout.padding),
+          small(blocks.low_block()),
+          small(blocks.area(true)),
+          small(blocks.area(false)),
+          small(blocks.num_high * blocks.area(true)),
+          small(blocks.num_pixels()),
+          small(layout.ring()),
+          Divisor(blocks.grid_height),
+          Divisor(blocks.grid_width),
+          Divisor(layout.patch_side(true)),
+          Divisor(layout.patch_side(false)),
+          Divisor(blocks.factor)};
 }
 
 // Whether patches reach no farther than the cells around their own.
-SEGBLOCKS_HD bool reaches_one_cell(const IndexTableLayout& layout) {
-  return layout.halo_reach() == 1;
-}
+inline bool reaches_one_cell(const IndexTableLayout& layout) { return layout.halo_reach() == 1; }
 
 // One of the 3 x 3 cells around a unit, and its own.
-struct Neighbor {
+struct alignas(8) Neighbor {
   int32_t first;  // The index at the cell's first pixel, or that of its first halo; -1: there is none.
   bool same;      // The cell has the unit's resolution.
+  bool borrows;   // It may read halos of the unit, if that is high.
 };
 constexpr int kNeighbors = 9;
 
@@ -42,86 +70,58 @@ class TableUnit {
  public:
   __device__ TableUnit(const IndexTables& tables, bool high, int32_t unit)
       : tables_(tables), high_(high) {
-    const IndexTableLayout& layout = tables.call.layout;
-    const BlockLayout& blocks = layout.blocks;
-    side_ = static_cast<int32_t>(blocks.side(high));
+    side_ = high ? static_cast<int32_t>(tables.call.layout.blocks.block) : tables.low_side;
     const int32_t index = (high ? tables.call.high_cells : tables.call.low_cells)[unit];
-    if (index < 0 || index >= blocks.cells()) return;
-    some_ = blocks.has_slot(tables.call.slots[index]);
-    cell_x_ = index % static_cast<int32_t>(blocks.grid_width);
-    cell_y_ = index / static_cast<int32_t>(blocks.grid_width);
-    image_ = cell_y_ / static_cast<int32_t>(blocks.grid_height);
-    cell_y_ -= image_ * static_cast<int32_t>(blocks.grid_height);
-    const bool own = layout.border == Border::kBlock;
-    const bool edge = layout.border == Border::kImage;
-    const auto padding = static_cast<int32_t>(layout.padding);
+    if (index < 0 || index >= tables.cells) return;
+    const int32_t slot = tables.call.slots[index];
+    some_ = slot >= 0 && slot < tables.cells;
+    image_ = tables.cells_down.divide(tables.cells_across.divide(index, &cell_x_), &cell_y_);
+    const Border border = tables.call.layout.border;
+    const bool own = border == Border::kBlock;
+    const bool edge = border == Border::kImage;
     const int32_t end = side_ - 1;
-    first_y_ = own || (edge && cell_y_ == 0) ? 0 : -padding;
-    first_x_ = own || (edge && cell_x_ == 0) ? 0 : -padding;
-    last_y_ = own || (edge && cell_y_ == blocks.grid_height - 1) ? end : end + padding;
-    last_x_ = own || (edge && cell_x_ == blocks.grid_width - 1) ? end : end + padding;
+    first_y_ = own || (edge && cell_y_ == 0) ? 0 : -tables.padding;
+    first_x_ = own || (edge && cell_x_ == 0) ? 0 : -tables.padding;
+    const bool bottom = edge && cell_y_ == tables.grid_height - 1;
+    const bool right = edge && cell_x_ == tables.cells_across.value() - 1;
+    last_y_ = own || bottom ? end : end + tables.padding;
+    last_x_ = own || right ? end : end + tables.padding;
   }
 
+  // Zones are the cells row by row.
   __device__ Neighbor neighbor(int zone) const {
-    int32_t slot;
-    if (!slot_of(zone, &slot)) return {-1, false};
-    const IndexTableLayout& layout = tables_.call.layout;
-    const BlockLayout& blocks = layout.blocks;
-    if (!blocks.has_slot(slot)) return {-1, false};
-    const bool same = blocks.is_high(slot) == high_;
-    const int64_t first = high_ || same ? blocks.pixel(slot, 0, 0)
-                                        : blocks.num_pixels() + slot * layout.ring();
-    return {static_cast<int32_t>(first), same};
-  }
-
-  // Whether the cell of a zone may read halos of this unit, which is high.
-  __device__ bool borrows(int zone) const {
-    int32_t slot;
-    return slot_of(zone, &slot) && !tables_.call.layout.blocks.is_high(slot);
+    const IndexTables& t = tables_;
+    const int32_t y = cell_y_ + zone / 3 - 1;
+    const int32_t x = cell_x_ + zone % 3 - 1;
+    const int32_t across = t.cells_across.value();
+    if (!some_ || y < 0 || x < 0 || y >= t.grid_height || x >= across) return {-1, false, false};
+    const int32_t slot = t.call.slots[(image_ * t.grid_height + y) * across + x];
+    if (slot < 0 || slot >= t.cells) return {-1, false, slot >= 0};
+    const bool is_high = slot < t.num_high;
+    int32_t first = is_high ? slot * t.high_area : t.high_pixels + (slot - t.num_high) * t.low_area;
+    if (is_high && !high_) first = t.pixels + slot * t.ring;
+    return {first, is_high == high_, !is_high};
   }
 
   // An entry of the patch, given all neighbors, row by row.
   __device__ int32_t find(const Neighbor* neighbors, int32_t entry) const {
-    const IndexTableLayout& layout = tables_.call.layout;
-    const auto padding = static_cast<int32_t>(layout.padding);
     int32_t x;
-    int32_t y = (high_ ? tables_.high_side : tables_.low_side).divide(entry, &x) - padding;
-    x -= padding;
+    int32_t y = (high_ ? tables_.high_patch : tables_.low_patch).divide(entry, &x) - tables_.padding;
+    x -= tables_.padding;
     y = y < first_y_ ? first_y_ : y > last_y_ ? last_y_ : y;
     x = x < first_x_ ? first_x_ : x > last_x_ ? last_x_ : x;
-    int zone = 4;
-    if (y < 0) {
-      y += side_;
-      zone -= 3;
-    } else if (y >= side_) {
-      y -= side_;
-      zone += 3;
-    }
-    if (x < 0) {
-      x += side_;
-      zone -= 1;
-    } else if (x >= side_) {
-      x -= side_;
-      zone += 1;
-    }
-    const Neighbor neighbor = neighbors[zone];
+    const int32_t zone_y = (y >= 0 ? 1 : 0) + (y >= side_ ? 1 : 0);
+    const int32_t zone_x = (x >= 0 ? 1 : 0) + (x >= side_ ? 1 : 0);
+    y -= (zone_y - 1) * side_;
+    x -= (zone_x - 1) * side_;
+    const Neighbor neighbor = neighbors[zone_y * 3 + zone_x];
     if (neighbor.first < 0) return -1;
     if (neighbor.same) return neighbor.first + y * side_ + x;
-    if (!high_) return neighbor.first + layout.ring_position(y, x);
-    const auto pitch = static_cast<int32_t>(layout.blocks.low_block());
-    return neighbor.first + tables_.factor.divide(y) * pitch + tables_.factor.divide(x);
+    if (!high_) return neighbor.first + tables_.call.layout.ring_position(y, x);
+    return neighbor.first + tables_.factor.divide(y) * tables_.low_side + tables_.factor.divide(x);
   }
 
  private:
-  __device__ bool slot_of(int zone, int32_t* slot) const {
-    const BlockLayout& blocks = tables_.call.layout.blocks;
-    const int32_t y = cell_y_ + zone / 3 - 1;
-    const int32_t x = cell_x_ + zone % 3 - 1;
-    if (!some_ || y < 0 || x < 0 || y >= blocks.grid_height || x >= blocks.grid_width) return false;
-    *slot = tables_.call.slots[blocks.index({image_, y, x})];
-    return true;
-  }
-
   const IndexTables& tables_;
   bool high_;
   bool some_ = false;

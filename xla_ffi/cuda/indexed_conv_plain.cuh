@@ -138,15 +138,14 @@ __device__ void convolve_depthwise(const PlainConvolution<T>& call, const LiveRo
   TapWalk walk{};
   while (walk.tap < call.taps) {
     float weights[kWidth];
-    to_floats(load<T, kWidth>(call.weights + static_cast<int64_t>(walk.tap) * call.input.channels +
-                              channel),
-              weights);
+    load_floats_of(
+        call.weights + static_cast<int64_t>(walk.tap) * call.input.channels + channel, weights);
 #pragma unroll
     for (int i = 0; i < kDepthwiseRows; ++i) {
       const int32_t index = call.tables.index(origins[i], walk.in_high, walk.in_low);
       if (!call.input.has(index)) continue;
       float values[kWidth];
-      to_floats(load<T, kWidth>(call.input.row(index) + channel), values);
+      load_floats_of(call.input.row(index) + channel, values);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) sums[i][k] += values[k] * weights[k];
     }

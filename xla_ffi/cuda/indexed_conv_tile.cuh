@@ -209,21 +209,28 @@ class RowLoad {
   }
 
   __device__ void find(const Walk& walk, int32_t (&indices)[kMine]) const {
-    const bool some = walk.tap < taps_;
+    if (walk.tap < taps_) {
 #pragma unroll
-    for (int i = 0; i < kMine; ++i) indices[i] = some ? walk.indices[origins_[i * kStep]] : -1;
+      for (int i = 0; i < kMine; ++i) indices[i] = walk.indices[origins_[i * kStep]];
+    } else {
+#pragma unroll
+      for (int i = 0; i < kMine; ++i) indices[i] = -1;
+    }
   }
 
   __device__ void copy(typename Tile::Element* to, int32_t channel,
                        const int32_t (&indices)[kMine]) const {
-    RowList<__nv_bfloat16> from = input_;
-    from.rows += channel;
-    from.halos += channel;
+    // In bytes a row's place is one product and sum. An address that is not read may be any.
+    constexpr int32_t kBytes = sizeof(__nv_bfloat16);
+    const int64_t within = int64_t{channel} * kBytes;
+    const int32_t pitch = input_.channels * kBytes;
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
-      // An address that is not read may be any.
+      const auto* first = reinterpret_cast<const char*>(
+          indices[i] < input_.num_rows ? input_.rows : input_.halos);
       Machine::template copy_row<Tile::kVector>(to + typename Tile::Rows{}(i * kStep, 0, 0),
-                                                from.row(indices[i]), from.has(indices[i]));
+                                                first + (int64_t{indices[i]} * pitch + within),
+                                                input_.has(indices[i]));
     }
   }
 

@@ -26,18 +26,22 @@ template <typename T, int kWidth, int kWindow = 0>
 __device__ void pool(const MaxPool<T>& call, const LiveRows& live, int32_t row, int32_t channel) {
   int32_t pitch;
   const int32_t* indices = call.tables.window(call.tables.origin(live, row), &pitch);
-  Vector<T, kWidth> best;
+  float lowest[kWidth];
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) from_float(-INFINITY, &best.values[k]);
+  for (int k = 0; k < kWidth; ++k) lowest[k] = -INFINITY;
+  auto best = from_floats<T>(lowest);
   const int32_t window = kWindow > 0 ? kWindow : call.window;
 #pragma unroll
   for (int32_t y = 0; y < window; ++y, indices += pitch) {
 #pragma unroll
     for (int32_t x = 0; x < window; ++x) {
-      best = larger(best, load_row<T, kWidth>(call.input, indices[x], channel));
+      const auto row = load_row<T, kWidth>(call.input, indices[x], channel);
+      for (size_t k = 0; k < sizeof(best.values) / sizeof(best.values[0]); ++k) {
+        best.values[k] = larger(best.values[k], row.values[k]);
+      }
     }
   }
-  store(call.out + static_cast<int64_t>(row) * call.input.channels + channel, best);
+  store_packed<kWidth>(call.out + static_cast<int64_t>(row) * call.input.channels + channel, best);
 }
 
 }  // namespace segblocks::cuda

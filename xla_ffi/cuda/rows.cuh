@@ -35,10 +35,11 @@ __device__ void average(const HaloRows<T>& call, int32_t halo, int32_t channel) 
 
 // kWidth channels of a row; zeros where there is none.
 template <typename T, int kWidth>
-__device__ inline Vector<T, kWidth> load_row(const RowList<T>& input, int32_t index,
+__device__ inline Packed<T, kWidth> load_row(const RowList<T>& input, int32_t index,
                                              int32_t channel) {
-  if (!input.has(index)) return {};
-  return load<T, kWidth>(input.row(index) + channel);
+  Packed<T, kWidth> row{};
+  if (input.has(index)) row = load_packed<T, kWidth>(input.row(index) + channel);
+  return row;
 }
 
 }  // namespace segblocks::cuda

@@ -78,9 +78,9 @@ __device__ inline void widen(const RowList<T>& input, const int32_t* indices, in
   float left[kWidth];
   float center[kWidth];
   float right[kWidth];
-  to_floats(load_row<T, kWidth>(input, indices[0], channel), left);
-  to_floats(load_row<T, kWidth>(input, indices[1], channel), center);
-  to_floats(load_row<T, kWidth>(input, indices[2], channel), right);
+  to_floats<T>(load_row<T, kWidth>(input, indices[0], channel), left);
+  to_floats<T>(load_row<T, kWidth>(input, indices[1], channel), center);
+  to_floats<T>(load_row<T, kWidth>(input, indices[2], channel), right);
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) {
     pair[0][k] = 3.0f * center[k] + left[k];

@@ -11,6 +11,7 @@ namespace segblocks::cuda {
 namespace {
 
 constexpr int kChunk = 16;        // Bytes.
+constexpr uint32_t kAllLanes = 0xffffffff;
 constexpr float kLarge = 1e30f;  // Differences of logits below are finite.
 
 // Bytes of a row of a tile's pixels in shared memory: it begins as its global address does.
@@ -51,10 +52,8 @@ __global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
   extern __shared__ __align__(16) char shared[];
   __shared__ uint8_t best_classes[(Tile::kMaxDown + 1) * Tile::kPixels];
   __shared__ uint8_t mixed[Tile::kMaxDown * Tile::kAcross];  // Corners between different classes.
-  __shared__ struct {
-    int32_t mixed;
-    int32_t large;
-  } count;
+  __shared__ uint32_t mixed_lanes[Tile::kMaxDown];
+  __shared__ int32_t large_lines[Tile::kMaxDown];
 
   const auto height = static_cast<int32_t>(call.height);
   const auto width = static_cast<int32_t>(call.width);
@@ -75,27 +74,26 @@ __global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
   const auto first_logit = [&](int32_t row) {
     return ((static_cast<int64_t>(image) * height + row_of(row)) * width + left) * classes;
   };
+  // Where rows begin in chunks: the lower bits of a product are those of its factors.
+  const uint32_t first_row = static_cast<uint32_t>(image) * static_cast<uint32_t>(height);
   const auto pixel = [&](int32_t row, int32_t column) {
-    const int64_t first = first_logit(row);
     const int32_t at = column_of(column) * classes;
     if constexpr (kStaged) {
-      const auto offset = static_cast<int32_t>(first * sizeof(T) % kChunk);
+      const uint32_t first = ((first_row + row_of(row)) * width + left) * classes;
+      const uint32_t offset = first * static_cast<uint32_t>(sizeof(T)) % kChunk;
       return reinterpret_cast<const T*>(shared + row * shared_row + offset) + at;
     } else {
-      return static_cast<const T*>(call.logits) + first + at;
+      return static_cast<const T*>(call.logits) + first_logit(row) + at;
     }
   };
 
-  if (lane == 0 && line == 0) {
-    count.mixed = 0;
-    count.large = 0;
-  }
   if constexpr (kStaged) {
     for (int32_t row = line; row <= down; row += down) {
       stage<T>(call, first_logit(row), (right - left + 1) * classes, shared + row * shared_row);
     }
   }
   __syncthreads();
+  bool large = false;
   if constexpr (kBestBetween<T>) {
     for (int32_t i = line * Tile::kAcross + lane; i < (down + 1) * Tile::kPixels;
          i += down * Tile::kAcross) {
@@ -103,13 +101,17 @@ __global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
       const int32_t row = i / Tile::kPixels;
       best_classes[i] =
           static_cast<uint8_t>(best_class(pixel(row, i % Tile::kPixels), classes, &best));
-      if (best > kLarge) atomicAdd(&count.large, 1);
+      large = large || best > kLarge;
     }
   }
+  // A warp is a line of the tile.
+  large = __any_sync(kAllLanes, large);
+  if (lane == 0) large_lines[line] = large;
   __syncthreads();
 
   const int32_t y = first_y + line;
   const int32_t x = first_x + lane;
+  bool between = false;  // Different classes.
   if (y <= height && x <= width) {
     const uint8_t* above = best_classes + line * Tile::kPixels + lane;
     const uint8_t* below = above + Tile::kPixels;
@@ -123,13 +125,26 @@ __global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
         put_labels<kFactor>(call, image, y, x, phase, labels);
       }
     } else {
-      mixed[atomicAdd(&count.mixed, 1)] = static_cast<uint8_t>(line * Tile::kAcross + lane);
+      between = true;
     }
   }
+  const uint32_t lanes = __ballot_sync(kAllLanes, between);
+  if (lane == 0) mixed_lanes[line] = lanes;
+  __syncthreads();
+  int32_t before = __popc(lanes & ((1u << lane) - 1));
+  int32_t all = 0;
+  large = false;
+  for (int32_t i = 0; i < down; ++i) {
+    const int32_t count = __popc(mixed_lanes[i]);
+    before += i < line ? count : 0;
+    all += count;
+    large = large || large_lines[i] != 0;
+  }
+  if (between) mixed[before] = static_cast<uint8_t>(line * Tile::kAcross + lane);
   __syncthreads();
 
   constexpr int kParts = kFactor / kRows;
-  const int32_t items = count.mixed * kParts;
+  const int32_t items = all * kParts;
   for (int32_t item = line * Tile::kAcross + lane; item < items; item += down * Tile::kAcross) {
     const int32_t place = mixed[item / kParts];
     const int32_t row = place / Tile::kAcross;
@@ -138,7 +153,7 @@ __global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
     const Corner<T> corner{pixel(row, column), pixel(row, column + 1), pixel(row + 1, column),
                            pixel(row + 1, column + 1)};
     LabelRow<kFactor> labels[kRows];
-    if (!kBestBetween<T> || count.large > 0) {
+    if (!kBestBetween<T> || large) {
       find_labels<T, kFactor, true>(corner, classes, first_phase, labels);
     } else {
       find_labels<T, kFactor, false>(corner, classes, first_phase, labels);

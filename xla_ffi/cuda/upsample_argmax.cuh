@@ -55,6 +55,7 @@ __device__ void find_labels(const Corner<T>& corner, int32_t classes, int first_
       label[row][p] = 0;
     }
   }
+#pragma unroll 2
   for (int32_t k = 0; k < classes; ++k) {
     const float above_before = to_float(corner.above_before[k]);
     const float above_behind = to_float(corner.above_behind[k]);
@@ -87,6 +88,7 @@ template <typename T>
 __device__ int32_t best_class(const T* logits, int32_t classes, float* best) {
   int32_t label = 0;
   *best = -INFINITY;
+#pragma unroll 4
   for (int32_t k = 0; k < classes; ++k) {
     const float value = to_float(logits[k]);
     if (value > *best) {

@@ -40,32 +40,51 @@ __device__ inline void store(T* to, const Vector<T, kWidth>& vector) {
   *reinterpret_cast<Vector<T, kWidth>*>(to) = vector;
 }
 
+// A vector in registers: bfloat16 in words of two.
 template <typename T, int kWidth>
-__device__ inline void to_floats(const Vector<T, kWidth>& vector, float (&values)[kWidth]) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16> && kWidth % 2 == 0) {
-    // A bfloat16 is the upper half of its float32.
-    uint32_t words[kWidth / 2];
-    std::memcpy(words, &vector, sizeof(words));
+constexpr bool kInPairs = std::is_same_v<T, __nv_bfloat16> && kWidth % 2 == 0;
+template <typename T, int kWidth>
+using Packed = std::conditional_t<kInPairs<T, kWidth>, Vector<uint32_t, (kWidth + 1) / 2>,
+                                  Vector<T, kWidth>>;
+
+template <typename T, int kWidth>
+__device__ inline Packed<T, kWidth> load_packed(const T* from) {
+  return *reinterpret_cast<const Packed<T, kWidth>*>(from);
+}
+
+template <int kWidth, typename T>
+__device__ inline void store_packed(T* to, const Packed<T, kWidth>& vector) {
+  *reinterpret_cast<Packed<T, kWidth>*>(to) = vector;
+}
+
+template <typename T, int kWidth>
+__device__ inline void to_floats(const Packed<T, kWidth>& vector, float (&values)[kWidth]) {
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      const uint32_t bits = k % 2 == 0 ? words[k / 2] << 16 : words[k / 2] & 0xffff0000u;
+  for (int k = 0; k < kWidth; ++k) {
+    if constexpr (kInPairs<T, kWidth>) {
+      // A bfloat16 is the upper half of its float32.
+      const uint32_t word = vector.values[k / 2];
+      const uint32_t bits = k % 2 == 0 ? word << 16 : word & 0xffff0000u;
       std::memcpy(&values[k], &bits, sizeof(bits));
+    } else {
+      values[k] = to_float(vector.values[k]);
     }
-  } else {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) values[k] = to_float(vector.values[k]);
   }
 }
 
 template <typename T, int kWidth>
-__device__ inline Vector<T, kWidth> from_floats(const float (&values)[kWidth]) {
-  Vector<T, kWidth> vector;
-  if constexpr (std::is_same_v<T, __nv_bfloat16> && kWidth % 2 == 0) {
+__device__ inline void load_floats_of(const T* from, float (&values)[kWidth]) {
+  to_floats<T>(load_packed<T, kWidth>(from), values);
+}
+
+template <typename T, int kWidth>
+__device__ inline Packed<T, kWidth> from_floats(const float (&values)[kWidth]) {
+  Packed<T, kWidth> vector;
+  if constexpr (kInPairs<T, kWidth>) {
 #pragma unroll
     for (int k = 0; k < kWidth; k += 2) {
       const __nv_bfloat162 pair = __floats2bfloat162_rn(values[k], values[k + 1]);
-      vector.values[k] = pair.x;
-      vector.values[k + 1] = pair.y;
+      std::memcpy(&vector.values[k / 2], &pair, sizeof(pair));
     }
   } else {
 #pragma unroll
@@ -79,24 +98,15 @@ __device__ inline float larger(float a, float b) { return b > a || b != b ? b : 
 __device__ inline __nv_bfloat16 larger(__nv_bfloat16 a, __nv_bfloat16 b) {
   return __hmax_nan(a, b);
 }
-
-template <typename T, int kWidth>
-__device__ inline Vector<T, kWidth> larger(const Vector<T, kWidth>& a,
-                                           const Vector<T, kWidth>& b) {
-  Vector<T, kWidth> result;
-  if constexpr (std::is_same_v<T, __nv_bfloat16> && kWidth % 2 == 0) {
-#pragma unroll
-    for (int k = 0; k < kWidth; k += 2) {
-      const __nv_bfloat162 pair = __hmax2_nan(__nv_bfloat162(a.values[k], a.values[k + 1]),
-                                              __nv_bfloat162(b.values[k], b.values[k + 1]));
-      result.values[k] = pair.x;
-      result.values[k + 1] = pair.y;
-    }
-  } else {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) result.values[k] = larger(a.values[k], b.values[k]);
-  }
-  return result;
+// Of two bfloat16 each.
+__device__ inline uint32_t larger(uint32_t a, uint32_t b) {
+  __nv_bfloat162 pairs[2];
+  std::memcpy(&pairs[0], &a, sizeof(a));
+  std::memcpy(&pairs[1], &b, sizeof(b));
+  const __nv_bfloat162 pair = __hmax2_nan(pairs[0], pairs[1]);
+  uint32_t word;
+  std::memcpy(&word, &pair, sizeof(pair));
+  return word;
 }
 
 // Weighted sums of vectors in float32, rounded once.
@@ -106,7 +116,7 @@ struct VectorSum {
 
   __device__ void add(const T* from, float weight) {
     float values[kWidth];
-    to_floats(load<T, kWidth>(from), values);
+    load_floats_of(from, values);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) sums[k] += weight * values[k];
   }
@@ -115,7 +125,7 @@ struct VectorSum {
     float values[kWidth];
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) values[k] = scale * sums[k];
-    store(to, from_floats<T>(values));
+    store_packed<kWidth>(to, from_floats<T>(values));
   }
 };
 

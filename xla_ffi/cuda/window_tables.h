@@ -176,6 +176,7 @@ bool fits_int32(const Call& call) {
 inline bool fits_int32(const IndexedConvCall& call) {
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max() - (1 << 20);
   return fits_int32<IndexedConvCall>(call) && call.features <= kMax &&
+         call.input.channels <= kMax / 2 &&
          call.window.area() <= kMax / (call.input.channels > 0 ? call.input.channels : 1);
 }
 
