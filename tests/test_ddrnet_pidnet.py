@@ -459,7 +459,8 @@ def test_a_static_training_step_is_that_of_one_device(name: str) -> None:
     assert loss == pytest.approx(loss_of_4, rel=1e-4)
     assert loss < 10
     for one, four in zip(jax.tree.leaves(stats), jax.tree.leaves(stats_of_4), strict=True):
-        np.testing.assert_allclose(one, four, rtol=1e-3, atol=1e-3 * np.abs(one).max())
+        # Some means are 0 but for rounding.
+        np.testing.assert_allclose(one, four, rtol=1e-3, atol=1e-5 + 1e-3 * np.abs(one).max())
 
 
 @pytest.mark.slow
