@@ -106,6 +106,7 @@ def image_of(z: dict[str, np.ndarray]) -> jax.Array:
 # Structure
 
 
+@pytest.mark.family("ddrnet23_slim")
 @pytest.mark.parametrize("name", NAMES)
 def test_names_and_shapes_are_the_authors(shared: pathlib.Path, name: str) -> None:
     wanted = {
@@ -120,6 +121,7 @@ def test_names_and_shapes_are_the_authors(shared: pathlib.Path, name: str) -> No
         assert got == {key: wanted[key] for key in keys}
 
 
+@pytest.mark.family("ddrnet23_slim")
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_and_operations(shared: pathlib.Path, name: str) -> None:
     published = {"ddrnet23_slim": (5_695_987, 36.281), "pidnet_s": (7_625_715, 47.194)}[name]
@@ -138,6 +140,7 @@ def test_parameters_and_operations(shared: pathlib.Path, name: str) -> None:
     assert (parameters, round(macs / 1e9, 3)) == published
 
 
+@pytest.mark.family("ddrnet23_slim")
 @pytest.mark.parametrize("name", NAMES)
 def test_no_layer_is_this_librarys(name: str) -> None:
     net = shapes(name)
@@ -162,6 +165,7 @@ def test_the_auxiliary_heads_weights_are_passed_over(shared: pathlib.Path) -> No
         sb.load_torch_state_dict(net, state | {"seghead_p.bn1.bias": np.zeros(64)})
 
 
+@pytest.mark.slow
 def test_kernels_start_as_the_authors() -> None:
     """Variance 2 / (out * kh * kw), biases of the heads as in PyTorch."""
     net = sb.create_model("ddrnet23_slim", rngs=nnx.Rngs(0))
@@ -251,22 +255,26 @@ def trained(shared: pathlib.Path, name: str, which: str, dtype: str) -> tuple:
         params, stats = cast((params, stats))
         image = jnp.asarray(np.asarray(image_of(z)), dtype)
 
-        def losses(params: nnx.State, image: jax.Array) -> tuple[dict, tuple]:
-            run = nnx.merge(graphdef, params, stats, copy=True)
-            heads = run.heads(image)
-            return objectives(z, heads), (heads, nnx.state(run, nnx.BatchStat))
+        wanted = [corners, *(k.split("/")[0] for k in z if k.endswith("/grad_norm_f64"))]
 
         @jax.jit
-        def step(params: nnx.State, image: jax.Array) -> tuple:
-            values, transpose, aux = jax.vjp(losses, params, image, has_aux=True)
-            ones = jax.tree.map(jnp.ones_like, values)
-            gradients = {}
-            for wanted in [corners, *(k for k in values if f"{k}/grad_norm_f64" in z)]:
-                cotangent = {k: v if k == wanted else 0 * v for k, v in ones.items()}
-                gradients[wanted] = transpose(cotangent)
-            return values, gradients, aux
+        def step(params: nnx.State, image: jax.Array, shares: list, maps: dict) -> tuple:
+            def loss(params: nnx.State, image: jax.Array) -> tuple[jax.Array, tuple]:
+                run = nnx.merge(graphdef, params, stats, copy=True)
+                heads = run.heads(image)
+                values = objectives(z, maps, heads)
+                total = sum(share * values[k] for share, k in zip(shares, wanted, strict=True))
+                return total, (values, heads, nnx.state(run, nnx.BatchStat))
 
-        values, gradients, (heads, after) = jax.device_get(step(params, image))
+            return jax.grad(loss, (0, 1), has_aux=True)(params, image)
+
+        maps = {k: jnp.asarray(z[k]) for k in ("labels", "boundary") if k in z}
+        gradients = {}
+        for one in wanted:
+            shares = [float(k == one) for k in wanted]
+            gradients[one], (values, heads, after) = jax.device_get(
+                step(params, image, shares, maps)
+            )
     names = functools.partial(golden.variables, net)
     by_loss = {k: (names(in_params), x) for k, (in_params, x) in gradients.items()}
     return values, by_loss, heads, names(after)
@@ -277,8 +285,11 @@ def authors_resizing(z: dict[str, np.ndarray]) -> str:
     return f"loss_align_corners_{str(bool(z['align_corners'])).lower()}"
 
 
-def objectives(z: dict[str, np.ndarray], heads: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    labels = jnp.asarray(z["labels"])
+def objectives(
+    z: dict[str, np.ndarray], maps: dict[str, jax.Array], heads: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """The losses that are recorded for a case; `maps` are its labels and boundaries."""
+    labels = maps["labels"]
     found = {}
     for corners in (True, False):
         mean = task_loss(*cross_entropy_map(heads["main"], labels, align_corners=corners))
@@ -291,7 +302,7 @@ def objectives(z: dict[str, np.ndarray], heads: dict[str, jax.Array]) -> dict[st
             loss = pidnet_loss(
                 heads,
                 labels,
-                jnp.asarray(z["boundary"]),
+                maps["boundary"],
                 class_weights=z["full_loss_class_weights"].tolist(),
                 threshold=threshold,
                 keep=int(keep),
@@ -316,8 +327,8 @@ def test_training_in_float64(shared: pathlib.Path, name: str, which: str) -> Non
     corners = authors_resizing(z)
     assert losses[corners] == pytest.approx(float(z["loss_f64"]), rel=1e-10)
     names = z["param_names"].tolist()
-    for loss, key in ((corners, ""), *((k, f"{k}/") for k in losses if f"{k}/grad_norm_f64" in z)):
-        in_params, _ = gradients[loss]
+    for loss, (in_params, _) in gradients.items():
+        key = "" if loss == corners else f"{loss}/"
         check_norms(names, in_params, z[f"{key}grad_norm_f64"], 1e-6)
     in_params, in_image = gradients[corners]
     norm = np.linalg.norm(in_image)
@@ -361,8 +372,8 @@ def check_losses(z: dict[str, np.ndarray], got: dict, precision: str, tolerance:
         if full in got:
             parts = [full, *(f"{full}/{part}" for part in ("semantic", "boundary", "at_boundary"))]
             expected = z[f"{full}/loss_total_sem_bd_sb_{precision}"]
-            # One pixel at the threshold: rounding decides.
-            share = 5e-6 if (full, precision) == ("full_hard", "f32") else tolerance
+            # One pixel at the threshold: rounding decides. The authors' shares of edges are float32.
+            share = 5e-6 if (full, precision) == ("full_hard", "f32") else max(tolerance, 1e-7)
             np.testing.assert_allclose([got[part] for part in parts], expected, rtol=share)
 
 
@@ -448,7 +459,8 @@ def test_a_static_training_step_is_that_of_one_device(name: str) -> None:
     assert loss == pytest.approx(loss_of_4, rel=1e-4)
     assert loss < 10
     for one, four in zip(jax.tree.leaves(stats), jax.tree.leaves(stats_of_4), strict=True):
-        np.testing.assert_allclose(one, four, rtol=1e-3, atol=1e-3 * np.abs(one).max())
+        # Some means are 0 but for rounding.
+        np.testing.assert_allclose(one, four, rtol=1e-3, atol=1e-5 + 1e-3 * np.abs(one).max())
 
 
 @pytest.mark.slow
@@ -460,4 +472,4 @@ def test_the_engine_serves_it(rng: np.random.Generator) -> None:
     system.eval()
     image = jnp.asarray((pixels / 255 - 0.5) / 0.25, jnp.float32)
     logits = resize_logits(system.net(image), (64, 96))
-    assert np.mean(result.labels == np.argmax(logits, -1)) > 0.999
+    assert np.mean(np.asarray(result.labels) == np.asarray(jnp.argmax(logits, -1))) > 0.999

@@ -6,7 +6,7 @@ in blocks.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,10 +73,10 @@ def _uniform(bound: float, key: Array, shape: tuple[int, ...], dtype: Any) -> Ar
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _as_input(arrays: Sequence[Array | None], **_: Any) -> list[Array | None]:
-    (image, *parameters) = arrays
-    assert image is not None
-    return [image, *(None if x is None else x.astype(image.dtype) for x in parameters)]
+def _as_input(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
+    """The parameters behind an image in its dtype, where Flax would promote the image to theirs."""
+    image, *parameters = arrays
+    return image, *(None if x is None else x.astype(image.dtype) for x in parameters)
 
 
 class BatchNorm(nnx.BatchNorm):
