@@ -108,7 +108,8 @@ class PyramidPooling(nnx.Module):
                 precision="highest",
             )
             pooled = level(pooled)
-            parts.append(jax.image.resize(pooled, (n, h, w, pooled.shape[3]), "bilinear"))
+            shape = (n, h, w, pooled.shape[3])
+            parts.append(jax.image.resize(pooled, shape, "bilinear", antialias=False))
         return self.fuse(jnp.concatenate(parts, -1))
 
 

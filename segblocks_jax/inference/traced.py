@@ -19,14 +19,16 @@ from jaxtyping import Array
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.steps import ConvStep, Layout, PatchStep, State
-from segblocks_jax.inference.traced_fusion import ConvPlan, Fusion, PatchPlan
+from segblocks_jax.inference.traced_fusion import Fusion
+from segblocks_jax.inference.traced_steps import ConvPlan, PatchPlan
 from segblocks_jax.nn.regions import BlockOptions, Maps
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.packed_kernel import pack_kernel, pairs_pay, winograd_stride
 from segblocks_jax.traced.names import classes_of
-from segblocks_jax.traced.net import InBlocks, Traced, report_warnings, traced_plan
+from segblocks_jax.traced.net import InBlocks
 from segblocks_jax.traced.plan import Node
 from segblocks_jax.traced.runtime import Runtime, dense_runtime
+from segblocks_jax.traced.tracing import Traced, report_warnings, traced_plan
 from segblocks_jax.traced.values import Geometry, Map, Plain, count
 
 _SIDE = 256  # Of the image that kernels are prepared with.
@@ -69,7 +71,7 @@ class FusedTraced:
         if isinstance(x, DualRes):
             n, rows, columns = x.grid.mask.shape
             side = (x.block_size, x.block_size)
-            geometry = Geometry(n, rows, columns, side, x.grid.low_factor)
+            geometry: Geometry = Geometry(n, rows, columns, side, x.grid.low_factor)
             image = jax.ShapeDtypeStruct((n, *geometry.size, x.pixels.shape[1]), x.pixels.dtype)
             runtime, pixels = Runtime(x.grid, recipe.options), x.pixels
             layout = Layout(x.grid, (side[0],))

@@ -2,79 +2,24 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from segblocks_jax.ops.indexed_conv import Activation
+from segblocks_jax.inference.traced_steps import ConvPlan, PatchPlan, Step
 from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.patches import Border
 from segblocks_jax.ops.upsample2 import indexed_upsample2
-from segblocks_jax.traced.plan import Node, Plan, Where
-from segblocks_jax.traced.resize import Resizing, bilinear
+from segblocks_jax.traced.plan import Node, Plan
+from segblocks_jax.traced.resize import Resizing
+from segblocks_jax.traced.taps import bilinear
 from segblocks_jax.traced.values import Map, Plain, count
 from segblocks_jax.traced.windows import Windows
 
 _AFFINE = ("add", "sub", "mul", "div")
 _DTYPES = ("float32", "bfloat16")
-
-
-@dataclasses.dataclass(eq=False)
-class ConvPlan:
-    """A convolution and what its epilogue takes.
-
-    Attributes:
-        node: the convolution.
-        result: what the last taken operation makes.
-        affine: (operation, operand, whether the operand comes first) per channel.
-        residual: a map that is added.
-        activation: after that.
-        second: number of the rectified output beside `output`, if there is one.
-        keep: whether `output` is used.
-    """
-
-    node: Node
-    result: Map
-    affine: list[tuple[str, Plain, bool]] = dataclasses.field(default_factory=list)
-    residual: Map | None = None
-    activation: Activation = "none"
-    second: int | None = None
-    keep: bool = True
-
-    @property
-    def output(self) -> int:
-        """Number of the output."""
-        return self.result.number
-
-    @property
-    def where(self) -> Where:
-        """Its place."""
-        return self.node.where
-
-
-@dataclasses.dataclass(eq=False)
-class PatchPlan:
-    """A function of windows by index; see `segblocks_jax.inference.steps.PatchStep`."""
-
-    where: Where
-    source: Map
-    result: Map
-    function: Callable[..., Any]
-    arguments: tuple[int, ...]
-    padding: int
-    border: Border
-    size: tuple[int, int]
-    residual: Map | None = None
-
-    @property
-    def output(self) -> int:
-        """Number of the output."""
-        return self.result.number
-
-
-Step = ConvPlan | PatchPlan | Node
 
 
 class Fusion:
@@ -277,7 +222,11 @@ def _flat(nodes: Iterable[Node]) -> Iterator[Node]:
 
 def _by_index(node: Node) -> bool:
     """Whether `indexed_conv` has a convolution."""
-    windows, source, kernel, result = node.details, *node.operands, node.results[0]
+    windows: Any = node.details
+    source: Any
+    kernel: Any
+    result: Any
+    source, kernel, result = *node.operands, node.results[0]
     if not windows.plain or source.dtype not in _DTYPES or result.dtype != source.dtype:
         return False
     if kernel.origin == "image":

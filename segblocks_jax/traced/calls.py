@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segblocks_jax.traced.trace import CALLS, Tracer, apart, grouped, rule
+from segblocks_jax.traced.groups import apart, grouped
+from segblocks_jax.traced.trace import CALLS, Tracer, rule
 from segblocks_jax.traced.values import Map, Plain, Value
 
 _LONGEST = 128

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from segblocks_jax.errors import InputError
+from segblocks_jax.traced.groups import apart
 from segblocks_jax.traced.plan import Node, execute
-from segblocks_jax.traced.trace import CALLS, Tracer, apart, rule
+from segblocks_jax.traced.trace import CALLS, Tracer, rule
 from segblocks_jax.traced.values import Map, Plain, Value
 
 _SINGLE = ("pixels", "weights")

@@ -1,9 +1,7 @@
 """in_blocks: any network of JAX in blocks, unchanged; its program is traced, and each operation runs in blocks."""
 
-import contextlib
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -11,26 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
 
 from segblocks_jax.blocks import DualRes
-from segblocks_jax.errors import InputError
 from segblocks_jax.nn.block_size import Probe
 from segblocks_jax.nn.regions import BlockOptions
-from segblocks_jax.nn.scope import full_image_region, is_counting, record, scope
+from segblocks_jax.nn.scope import is_counting
+from segblocks_jax.traced.following import count, probed
 from segblocks_jax.traced.names import classes_of, named
-from segblocks_jax.traced.plan import Plan, execute
 from segblocks_jax.traced.runtime import Runtime
-from segblocks_jax.traced.trace import Tracer
-from segblocks_jax.traced.values import Geometry, Map, Plain, Value
-
-_AXES = ("n", "h", "w", "c")
-_SIDE = 1024  # Of the image on which windows are looked for.
-_SIDES = (128, 64, 32)  # Of blocks that operations are counted for.
-
-
-class WholeImageWarning(UserWarning):
-    """An operation of a network runs on the whole image, since it can't run in blocks."""
+from segblocks_jax.traced.tracing import report_warnings, traced_plan
+from segblocks_jax.traced.values import Geometry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +58,9 @@ class InBlocks(nnx.Module):
         self.strict = strict
         self.num_classes = getattr(net, "num_classes", 0)
         self.output_stride = getattr(net, "output_stride", 1)
-        if isinstance(net, nnx.Module):
-            self.net, self.weights, self.structure = net, None, None
-            return
-        self.net: Any = None
-        leaves, tree = jax.tree.flatten(net)
+        module = isinstance(net, nnx.Module)
+        self.net: Any = net if module else None
+        leaves, tree = jax.tree.flatten(None if module else net)
         arrays = [isinstance(x, jax.Array | np.ndarray) for x in leaves]
         others = tuple(None if a else x for x, a in zip(leaves, arrays, strict=True))
         kinds = [x for x, a in zip(leaves, arrays, strict=True) if a]
@@ -140,98 +126,6 @@ class InBlocks(nnx.Module):
         )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Traced:
-    """A plan and the structure of its results."""
-
-    plan: Plan
-    tree: Any
-
-    def run(self, runtime: Runtime, leaves: Sequence[Array], pixels: Array) -> list[Any]:
-        """The results of the function: blocks, and arrays where they are no maps."""
-        values: dict[int, Any] = {i: jnp.asarray(x) for i, x in self.plan.constants.items()}
-        for value, array in zip(self.plan.arguments, (*leaves, pixels), strict=True):
-            values[value.number] = array
-        execute(self.plan.nodes, runtime, values)
-        return [_result(runtime, v, values) for v in self.plan.results]
-
-
-def _result(runtime: Runtime, value: Value, values: dict[int, Any]) -> Any:
-    array = values[value.number]
-    if isinstance(value, Map):
-        return DualRes(array, runtime.grid)
-    return array if value.stored == value.shape else jnp.broadcast_to(array, value.shape)
-
-
-def traced_plan(
-    function: Callable[..., Any],
-    leaves: Sequence[Any],
-    image: Any,
-    geometry: Geometry,
-    options: BlockOptions,
-    whole_image: Collection[str] = (),
-    classes: Sequence[type] = (),
-) -> Traced:
-    """Traces ``function(leaves, image)`` and plans it."""
-    with named(classes):
-        jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(list(leaves), image)
-    tracer = Tracer(geometry, options, whole_image)
-    weights: list[Value] = [tracer.weights(x, f"weights {i}") for i, x in enumerate(leaves)]
-    start = Map(tracer.number(), image.shape, image.dtype, _AXES, geometry.side)
-    arguments: list[Value] = [*weights, start]
-    results = tracer.jaxpr(jaxpr.jaxpr, tracer.captured(jaxpr.consts), arguments)
-    out_leaves = len(jax.tree.leaves(shape[0]))
-    final = [_final(tracer, v) if i < out_leaves else v for i, v in enumerate(results)]
-    plan = Plan(
-        geometry,
-        _needed(tracer.nodes, final),
-        tuple(arguments),
-        tuple(final),
-        tracer.constants,
-        tuple(tracer.warnings),
-    )
-    return Traced(plan, jax.tree.structure(shape))
-
-
-def _final(tracer: Tracer, value: Value) -> Value:
-    """A result: a map of (n, h, w, c), or an array."""
-    if isinstance(value, Plain):
-        return tracer.as_map(value) or value
-    if any(map(any, value.margins)):
-        return tracer.combined(value)
-    if value.side[0] != value.side[1]:
-        tracer.warn("the result", f"its blocks have {value.side} pixels, which are no squares")
-        return tracer.combined(value)
-    axes = tuple(value.axes)
-    if axes != _AXES:
-        raise InputError(
-            f"in_blocks: a result has the axes ({', '.join(axes)}) of images, rows, columns and others; blocks are"
-            " (n, h, w, c): transpose it, or give it one axis of channels behind the image's"
-        )
-    return value
-
-
-def _needed(nodes: Sequence[Any], results: Sequence[Value]) -> tuple[Any, ...]:
-    """The nodes that results depend on."""
-    wanted, kept = {v.number for v in results}, []
-    for node in reversed(nodes):
-        if wanted & set(node.outputs):
-            kept.append(node)
-            wanted.update(node.inputs)
-    return tuple(kept[::-1])
-
-
-def report_warnings(plan: Plan, strict: bool) -> None:
-    """Warns of what runs on the whole image; an InputError if `strict`."""
-    if strict and plan.warnings:
-        raise InputError(
-            "in_blocks: strict, and " + "; ".join(plan.warnings) + ". Change it, name its part in"
-            " `whole_image`, or leave strict away"
-        )
-    for text in plan.warnings:
-        warnings.warn(text, WholeImageWarning, stacklevel=3)
-
-
 def _call_module(graph: Any, tree: Any, leaves: Sequence[Any], image: Any) -> Any:
     net = nnx.merge(graph, jax.tree.unflatten(tree, list(leaves)))
     with named.within(net):
@@ -249,37 +143,6 @@ def _variable(array: Any) -> nnx.Variable:
     array = jnp.asarray(array)
     kind = nnx.Param if jnp.issubdtype(array.dtype, jnp.inexact) else nnx.Variable
     return kind(array)
-
-
-def probed(net: InBlocks, probe: Probe) -> Probe:
-    """The probe behind a network, with what its windows move by."""
-    side = probe.side
-    for node in net.plan(Geometry(1, 1, 1, (_SIDE, _SIDE), 1), 3, np.dtype("float32")).plan.nodes:
-        maps = [x for x in (*node.operands[:1], *node.results[:1]) if isinstance(x, Map)]
-        if len(maps) < 2:
-            continue
-        before, after = (x.side[0] for x in maps)
-        if node.how == "blocks" or before != after:
-            at = dataclasses.replace(probe, side=probe.side * before / _SIDE)
-            side = at.through(max(1, before // after), max(1, after // before)).side
-    return dataclasses.replace(probe, side=side)
-
-
-def count(net: InBlocks, image: Any) -> None:
-    """Notes the multiply-adds of a network: of its parts, in blocks and on the whole image."""
-    n, h, w, channels = image.shape
-    side = next((s for s in _SIDES if h % s == 0 and w % s == 0), 0)
-    geometry = (
-        Geometry(n, h // side, w // side, (side, side), 2) if side else Geometry(n, 1, 1, (h, w), 1)
-    )
-    for node in net.plan(geometry, channels, image.dtype).plan.nodes:
-        for own in node.inner or (node,):
-            if own.macs:
-                whole = (
-                    full_image_region() if own.how == "whole image" else contextlib.nullcontext()
-                )
-                with scope(own.where.part.split("/")[0] or "network"), whole:
-                    record(own.macs)
 
 
 def in_blocks(

@@ -13,7 +13,8 @@ from jax.extend import core, source_info_util
 from jaxtyping import Array
 
 from segblocks_jax.nn.regions import BlockOptions
-from segblocks_jax.traced.plan import Builder, Node, Where, execute
+from segblocks_jax.traced.builder import Builder
+from segblocks_jax.traced.plan import Where
 from segblocks_jax.traced.values import Geometry, Map, NotInBlocks, Plain, Value, is_spread
 
 Rule = Callable[["Tracer", Any, list[Value]], Sequence[Value]]
@@ -75,9 +76,10 @@ class Tracer(Builder):
         values: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
 
-        def read(atom: Any) -> Value:
+        def read(atom: Any) -> Any:
             if isinstance(atom, core.Literal):
-                return self.constant(np.asarray(atom.val, atom.aval.dtype))
+                aval: Any = atom.aval
+                return self.constant(np.asarray(atom.val, aval.dtype))
             return values[atom]
 
         for eqn in jaxpr.eqns:
@@ -249,52 +251,3 @@ def _line(eqn: Any) -> str:
     frames = source_info_util.summarize(eqn.source_info, num_frames=_FRAMES).split("\n")[::-1]
     own = [f for f in frames if not any(x in f for x in _NOT_OWN)]
     return (own or frames)[0].replace("unknown", "")
-
-
-def inlined(tracer: Tracer, jaxpr: Any, values: list[Value]) -> Sequence[Value]:
-    """The results of a jaxpr whose operations stand among the others."""
-    return tracer.closed(jaxpr, values)
-
-
-def apart(tracer: Tracer, run: Callable[[], list[Value]]) -> tuple[list[Node], list[Value]]:
-    """The nodes and results of what `run` plans, taken out of the plan."""
-    start, converted = len(tracer.nodes), dict(tracer.converted)
-    results = run()
-    nodes = tracer.nodes[start:]
-    del tracer.nodes[start:]
-    tracer.converted = converted
-    return nodes, results
-
-
-def grouped(
-    tracer: Tracer,
-    name: str,
-    nodes: Sequence[Node],
-    results: Sequence[Value],
-    wrap: Callable[[Callable[..., Any]], Callable[..., Any]],
-) -> None:
-    """Appends one node that runs `nodes` within `wrap`."""
-    made = {i for node in nodes for i in node.outputs}
-    inputs = tuple(dict.fromkeys(i for node in nodes for i in node.inputs if i not in made))
-    outputs = tuple(dict.fromkeys(r.number for r in results if r.number in made))
-
-    def run(runtime: Any, *arrays: Array) -> Sequence[Array]:
-        def inside(*given: Array) -> Sequence[Array]:
-            env = dict(zip(inputs, given, strict=True))
-            execute(nodes, runtime, env)
-            return [env[i] for i in outputs]
-
-        return wrap(inside)(*arrays)
-
-    hows = [node.how for node in nodes if node.how != "weights"]
-    tracer.add(
-        Node(
-            name,
-            hows[0] if hows else "weights",
-            inputs,
-            outputs,
-            run,
-            tracer.where,
-            inner=tuple(nodes),
-        )
-    )

@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from segblocks_jax.blocks import BlockGrid, split
 from segblocks_jax.data.normalization import normalize
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference.fused import fuse
+from segblocks_jax.inference.fused import FusedNet, fuse
 from segblocks_jax.inference.ranges import measure
 from segblocks_jax.inference.server import check_images
 from segblocks_jax.models import Network
@@ -53,7 +53,10 @@ def quantize(
         check_images(np.asarray(image)[None])
     engine = Engine(model, dataclasses.replace(spec, quantization=None))
     net = model.net if isinstance(model, nnx.Dict) else model
-    ranges = measure(fuse(net), _inputs(engine, images))
+    fused = fuse(net)
+    if not isinstance(fused, FusedNet):
+        raise InputError("quantize: traced networks (sb.in_blocks) don't run in int8")
+    ranges = measure(fused, _inputs(engine, images))
     if unknown := [name for name in keep if not any(_within(layer, name) for layer in ranges)]:
         raise InputError(f"quantize: keep has {unknown}; expected some of {sorted(ranges)}")
     chosen = {k: v for k, v in ranges.items() if not any(_within(k, name) for name in keep)}
