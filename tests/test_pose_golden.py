@@ -120,7 +120,7 @@ def test_accuracy_in_training(shared, case, space):
     both = below(shared, "decode")["heatmaps"], z["target_heatmaps"]
     found = accuracy(*(SPACES[space](last(x)) for x in both))
     np.testing.assert_allclose([found.mean, *found.joints], z["acc"], atol=1e-6)
-    np.testing.assert_allclose([found.mean, found.count], z["avg_cnt"], atol=1e-6)
+    np.testing.assert_allclose([found.mean, found.number], z["avg_cnt"], atol=1e-6)
 
 
 def test_loss(shared):

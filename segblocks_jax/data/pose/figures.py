@@ -69,7 +69,7 @@ def draw(
     corner = np.maximum(corner, 0.04 * np.array([width, height]))
     joints = corner + factor * (joints - low)
     head, neck = (joints[MPII.index(part)] for part in ("head", "neck"))
-    half = np.linalg.norm(head - neck) / 2
+    half = float(np.linalg.norm(head - neck) / 2)
     box = np.stack([(head + neck) / 2 - half, (head + neck) / 2 + half])
     person = Person(
         name,

@@ -53,7 +53,7 @@ def person_of(record: Mapping[str, Any], where: str) -> Person:
     numbers = (
         center,
         joints[shown > 0],
-        np.float64(scale),
+        np.asarray(scale),
         shown,
         *([] if head is None else [head]),
     )

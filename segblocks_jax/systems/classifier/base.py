@@ -22,7 +22,6 @@ from segblocks_jax.systems.classifier import predict, speed
 from segblocks_jax.systems.classifier.config import BaseConfig
 from segblocks_jax.systems.classifier.engine import Engine
 from segblocks_jax.systems.classifier.evaluation import (
-    Evaluation,
     Predictor,
     predict_all,
     summarize,
@@ -163,7 +162,7 @@ class ImageClassifier(System):
         """Mean multiply-adds an image, in 10^9: of the network, or what it executed for `outputs`."""
         return count_macs(modules.net, (1, *self.config.data.crop, 3)).total / 1e9
 
-    def evaluate(self, modules: Any, *, on_batch: OnBatch | None = None) -> Evaluation:
+    def evaluate(self, modules: Any, *, on_batch: OnBatch | None = None) -> Any:
         """Accuracies on the evaluation data."""
         outputs = self.outputs(modules, self.eval_source, on_batch=on_batch)
         return summarize(outputs, self.gmacs(modules, outputs), self.classes)

@@ -1,7 +1,7 @@
 """DynConv's classifiers as the training loop and entry points know them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,10 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from segblocks_jax.adaptive.cost import count_macs
 from segblocks_jax.data import normalize
+from segblocks_jax.structured_config import Config
 from segblocks_jax.systems.classifier import predict
-from segblocks_jax.systems.classifier.evaluation import Evaluation, summarize
+from segblocks_jax.systems.classifier.evaluation import summarize
+from segblocks_jax.systems.classifier.spec import BaseSpec
 from segblocks_jax.systems.classifier.system import ImageClassifier
 from segblocks_jax.systems.dynconv import pictures
 from segblocks_jax.systems.dynconv.budget import budget_terms
@@ -30,10 +32,10 @@ from segblocks_jax.training.system import OnBatch
 class DynConv(ImageClassifier):
     """Classification by residual networks that compute where their masks say so, within a budget."""
 
-    config_type = ExperimentConfig
+    config_type: ClassVar[type[Config]] = ExperimentConfig
 
     @property
-    def spec(self) -> ModelSpec:
+    def spec(self) -> BaseSpec:
         """Of the network."""
         model = self.config.model
         return ModelSpec(**self.spec_fields(), width=model.width, masked=model.masked)
@@ -85,7 +87,7 @@ class DynConv(ImageClassifier):
         left_out = 1 - float(np.mean(outputs.values["executed_share"]))
         return (every - left_out * cost.total(shapes)) / 1e9
 
-    def evaluate(self, modules: Any, *, on_batch: OnBatch | None = None) -> Evaluation:
+    def evaluate(self, modules: Any, *, on_batch: OnBatch | None = None) -> Any:
         """Accuracies and executed operations, also as shares of each block's."""
         outputs = self.outputs(modules, self.eval_source, on_batch=on_batch)
         found = outputs.values.get("block_shares", np.zeros((0, 1)))

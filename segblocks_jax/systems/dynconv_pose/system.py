@@ -47,7 +47,8 @@ class DynConvPose(DynConv):
         return ModelSpec(
             self.model,
             joints.COUNT,
-            *data.normalization,
+            data.normalization.mean,
+            data.normalization.std,
             crop=data.crop,
             dataset=data.dataset,
             class_names=self.classes,
@@ -88,8 +89,9 @@ class DynConvPose(DynConv):
         heatmaps = modules.net(image, forward)
         size = heatmaps[0].shape[1:3]
         target, weight = targets(label[..., :2], label[..., 2], data.crop, size, data.sigma)
+        target, weight = jnp.asarray(target), jnp.asarray(weight)
         task = jnp.stack([heatmap_loss(x, target, weight) for x in heatmaps]).sum()
-        right = accuracy(heatmaps[-1].astype(jnp.float32), target).mean
+        right = jnp.asarray(accuracy(heatmaps[-1].astype(jnp.float32), target).mean)
         return self.within_budget(forward, task, {"loss_task": task, "accuracy": right}, progress)
 
     def outputs(

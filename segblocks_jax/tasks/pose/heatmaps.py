@@ -90,8 +90,8 @@ def decode(
         scales: of the people, as for `person_affine`.
         refine: whether maxima move.
     """
-    points, most = peaks(heatmaps)
-    points = points.astype(np.float64)
+    places, most = map(np.asarray, peaks(heatmaps))
+    points = places.astype(np.float64)
     if refine:
         points += _REFINEMENT * _slopes(heatmaps, points)
     size = heatmaps.shape[1:3]

@@ -90,12 +90,12 @@ class Accuracy(NamedTuple):
     Attributes:
         mean: over the joints that are there; 0 without any.
         joints: of each joint; -1 for those that are in no image.
-        count: of joints that are there.
+        number: of joints that are there.
     """
 
     mean: Float[Array | np.ndarray, ""] | np.floating
     joints: Float[Array | np.ndarray, "joints"]
-    count: Int[Array | np.ndarray, ""] | np.integer
+    number: Int[Array | np.ndarray, ""] | np.integer
 
 
 def accuracy(heatmaps: Maps, target: Maps) -> Accuracy:

@@ -35,7 +35,7 @@ class Person:
     def _inside(self, size: tuple[int, int]) -> Bool[np.ndarray, "16"]:
         height, width = size
         within = (self.joints >= -0.5) & (self.joints <= [width - 0.5, height - 0.5])
-        return within.all(1)
+        return np.asarray(within.all(1))
 
     def within(self, size: tuple[int, int]) -> "Person":
         """The same person with joints outside an image of (height, width) taken as invisible."""
