@@ -1,6 +1,7 @@
 # make demo   builds the package for CPUs, shows a model that ships on new street scenes and trains its policy on
 # make test   builds the package for CPUs and runs the fast tests, about 10 minutes on two cores
 # make test-full  the rest of the tests, also the native ones and the compilation for CUDA
+# make test-ptx   all tests of the CUDA kernels, emulated in three orders of threads: hours
 # make check  formatters, linter, types
 # make docs   the documentation, as a site; any warning is an error
 # make ablations  all sweeps on the built-in street scenes, their tables and the report
@@ -24,7 +25,7 @@ INSTALL = $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --upgrade pip 
 	&& $(BIN)/pip install --quiet --editable
 PYTEST = SEGBLOCKS_REQUIRE_EXT=1 $(BIN)/pytest -n 2
 
-.PHONY: demo test test-full check docs ablations format clean
+.PHONY: demo test test-full test-ptx check docs ablations format clean
 
 $(VENV)/.installed-%: pyproject.toml CMakeLists.txt $(NATIVE)
 	export SEGBLOCKS_CUDA=$* && $(INSTALL) '.[dev]'
@@ -48,6 +49,10 @@ test: $(INSTALLED)
 test-full: $(INSTALLED)
 	$(CUTLASS)
 	$(PYTEST) -m slow --durations=30
+
+test-ptx: $(INSTALLED)
+	$(CUTLASS)
+	SEGBLOCKS_REQUIRE_PTX=1 SEGBLOCKS_PTX_SEEDS=3 $(BIN)/pytest tests/test_ptx.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -10,8 +10,8 @@ from segblocks_jax.models.network import NetworkEntry as NetworkEntry
 from segblocks_jax.models.network import TorchNames as TorchNames
 from segblocks_jax.models.registry import CLASSIFIERS as CLASSIFIERS
 from segblocks_jax.models.registry import MODELS as MODELS
-from segblocks_jax.models.registry import POSE as POSE
 from segblocks_jax.models.registry import PLAIN as PLAIN
+from segblocks_jax.models.registry import POSE as POSE
 from segblocks_jax.models.registry import create_model as create_model
 from segblocks_jax.models.registry import network_entry as network_entry
 from segblocks_jax.models.resnet import ResNet as ResNet
