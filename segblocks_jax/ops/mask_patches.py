@@ -37,8 +37,8 @@ class Sites:
         number = jnp.cumsum(flat, dtype=jnp.int32)
         rows = jnp.where(flat, number - 1, -1)
         total = flat.size
-        places = jnp.where(flat, rows, total)
         every = jnp.arange(total, dtype=jnp.int32)
+        places = jnp.where(flat, rows, total + every)
         pixels = jnp.zeros(total, jnp.int32).at[places].set(every, mode="drop", unique_indices=True)
         return cls(pixels, rows.reshape(mask.shape), jnp.sum(flat, dtype=jnp.int32))
 

@@ -64,7 +64,7 @@ def bounds(target: float | int, progress: float | int | Scalar) -> tuple[Scalar,
 
 
 def _annealing(progress: float | int | Scalar) -> Scalar:
-    angle = jnp.clip(jnp.asarray(progress) / _ANNEALED, 0, 1) * (jnp.pi / 2)
+    angle = jnp.clip(jnp.asarray(progress, jnp.result_type(float)) / _ANNEALED, 0, 1) * (jnp.pi / 2)
     return jnp.square(jnp.cos(angle))
 
 
@@ -127,7 +127,7 @@ def budget_terms(
         if mask.ndim != 3 or not mask.size:
             raise InputError(f"budget: mask {i} has shape {mask.shape}; expected (n, h, w)")
         mask = jnp.asarray(mask)
-        number = mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(jnp.float32)
+        number = mask if mask.dtype == jnp.float64 else mask.astype(jnp.float32)
         dilated = dilate(jax.lax.stop_gradient(number), stride).astype(number.dtype)
         total = int(macs) * number.size + int(dilated_macs) * dilated.size
         parts = (int(macs) / total, number), (int(dilated_macs) / total, dilated)

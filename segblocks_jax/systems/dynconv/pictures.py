@@ -40,7 +40,7 @@ def computation(
 
 
 def heat_map(
-    image: UInt8[np.ndarray, "h w 3"], shares: Float[np.ndarray, "h w"], alpha: float = 0.7
+    image: UInt8[np.ndarray, "h w 3"], shares: Float[np.ndarray, "sh sw"], alpha: float = 0.7
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Lays shares from 0 (violet) to 1 (yellow) over a gray image.
 
