@@ -129,7 +129,7 @@ class Tile:
     latency: float  # Clocks of a stage that nothing else covers.
 
 
-TILES = (Tile(128, 380, 1500, 2, 360), Tile(64, 270, 900, 3, 330))
+TILES = (Tile(128, 433, 2100, 2, 360), Tile(64, 335, 1200, 3, 330))
 
 
 def convolution(layer: Layer, high: float, low: float, machine: Machine) -> float:
@@ -221,7 +221,9 @@ def report(counts: dict, machine: Machine, cudnn: Library) -> Iterator[dict]:
         for share in (1.0, 0.4, 0.2):
             high = round(BLOCKS * share) * images
             low = BLOCKS * images - high
-            convolutions = sum(layer.times * convolution(layer, high, low, machine) for layer in LAYERS)
+            convolutions = sum(
+                layer.times * convolution(layer, high, low, machine) for layer in LAYERS
+            )
             parts = dict(around(counts, share, images, machine))
             total = convolutions + sum(parts.values())
             yield {
