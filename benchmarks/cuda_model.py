@@ -1,10 +1,10 @@
-"""Time of a frame on an H100 or H200, modelled from counted instructions, bytes and tiles. Nothing here was measured on a GPU.
+"""Time of a frame on an H100 or H200, modelled from counted instructions, bytes and tiles. Not measured on a GPU.
 
     python benchmarks/cuda_model.py --output=benchmarks/results/cuda_model.json
 
-SwiftNet RN18 at 1024 x 2048 in bfloat16: the fused network in blocks against a dense network on cuDNN. Instructions are
-those of benchmarks/results/cuda_instructions.json; `Machine` and `Library` say what else is assumed. Ratios hang most on
-`Machine.tensor` (how near mma.sync comes to the peak), `Machine.issue`, and `Library.efficiency`.
+SwiftNet RN18 at 1024 x 2048 in bfloat16: the fused network in blocks against a dense network on cuDNN. Instructions
+are those of benchmarks/results/cuda_instructions.json; `Machine` and `Library` say what is assumed. Ratios hang most
+on `Machine.tensor` (how near mma.sync comes to the peak), `Machine.issue`, and `Library.efficiency`.
 """
 
 import dataclasses
@@ -89,6 +89,7 @@ class Layer:
 
     @property
     def terms(self) -> int:
+        """Of each sum."""
         return self.channels * self.window**2
 
     def rows(self, high: float, low: float) -> float:
@@ -129,7 +130,7 @@ class Tile:
     latency: float  # Clocks of a stage that nothing else covers.
 
 
-TILES = (Tile(128, 380, 1500, 2, 360), Tile(64, 270, 900, 3, 330))
+TILES = (Tile(128, 433, 2100, 2, 360), Tile(64, 335, 1200, 3, 330))
 
 
 def convolution(layer: Layer, high: float, low: float, machine: Machine) -> float:
@@ -154,10 +155,8 @@ def convolution(layer: Layer, high: float, low: float, machine: Machine) -> floa
     alone = max(stage, products + tile.latency) * stages + rest + 1500
     waves = math.ceil(tiles / machine.processors)
     busy = stages * stage + rest
-    if waves > tile.resident:
-        clocks = (tiles / machine.processors + 0.3) * busy
-    else:
-        clocks = waves * busy
+    many = waves > tile.resident
+    clocks = busy * (tiles / machine.processors + 0.3 if many else waves)
     return max(clocks, alone) / machine.clock + machine.launch
 
 
@@ -221,7 +220,9 @@ def report(counts: dict, machine: Machine, cudnn: Library) -> Iterator[dict]:
         for share in (1.0, 0.4, 0.2):
             high = round(BLOCKS * share) * images
             low = BLOCKS * images - high
-            convolutions = sum(layer.times * convolution(layer, high, low, machine) for layer in LAYERS)
+            convolutions = sum(
+                layer.times * convolution(layer, high, low, machine) for layer in LAYERS
+            )
             parts = dict(around(counts, share, images, machine))
             total = convolutions + sum(parts.values())
             yield {

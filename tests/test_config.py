@@ -13,7 +13,7 @@ from flax import nnx
 from segblocks_jax import BlockOptions, create_model, split
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import UserError
-from segblocks_jax.experiments import camvid, cifar, cityscapes, custom, imagenet, mapillary
+from segblocks_jax.experiments import camvid, cifar, cityscapes, custom, imagenet, mapillary, mpii
 from segblocks_jax.experiments.run import read_system
 from segblocks_jax.structured_config import ConfigError, leaves, nested
 from segblocks_jax.systems.lrnnet.network import DILATIONS
@@ -32,6 +32,7 @@ ENTRY_POINTS = {
     "custom": custom,
     "imagenet": imagenet,
     "mapillary": mapillary,
+    "mpii": mpii,
 }
 
 

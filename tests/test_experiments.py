@@ -25,6 +25,7 @@ from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
 from segblocks_jax.systems.segblocks import evaluation, policies, resolution_gain
+from segblocks_jax.systems.segblocks import log_pictures
 from segblocks_jax.systems.segblocks import system as system_module
 from segblocks_jax.systems.segblocks.build import create_system, open_source
 from segblocks_jax.systems.segblocks.engine import Engine
@@ -160,7 +161,7 @@ def test_padding_counts_in_operations_and_not_in_shares(sources, monkeypatch):
 def test_only_a_learned_policys_scores_are_shown_as_probabilities(sources, monkeypatch, tmp_path):
     shown = []
     monkeypatch.setattr(
-        system_module.pictures, "panels", lambda *given: shown.append(given[4]) or {"a": given[0]}
+        log_pictures.pictures, "panels", lambda *given: shown.append(given[4]) or {"a": given[0]}
     )
     image, size = np.zeros((1, 64, 64, 3), np.uint8), (64, 64)
     batch = EvalBatch(image, np.zeros((1, *size), np.uint8), ("x",), (size,))

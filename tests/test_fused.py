@@ -139,6 +139,23 @@ def test_equals_the_network_on_images_and_on_blocks(name):
         np.testing.assert_allclose(got, expected, atol=2e-5 * np.std(expected))
 
 
+def test_few_channels_are_filled_up_on_gpus(monkeypatch):
+    """The zeros change nothing."""
+    net = randomized(NETWORKS["swiftnet_rn18"](rngs=nnx.Rngs(0)))
+    image = jax.random.normal(jax.random.key(1), (1, 128, 128, 3), jnp.bfloat16)
+    for_handlers = "segblocks_jax.ops.packed_kernel._for_handlers"
+    monkeypatch.setattr(for_handlers, lambda platform="cpu": False)
+    expected = jax.jit(fuse(net, "bfloat16"))(image)
+    monkeypatch.setattr(for_handlers, lambda platform="cpu": platform == "gpu")
+    fused = fuse(net, "bfloat16")
+    assert fused.steps[0].kernel.channels == 8
+    np.testing.assert_allclose(
+        jax.jit(fused)(image).astype(np.float32),
+        expected.astype(np.float32),
+        atol=2**-6 * np.std(expected.astype(np.float32)),
+    )
+
+
 def test_convolutions_of_a_resnet_take_everything_around_them():
     net = sb.create_model("swiftnet_rn18", 5, width=8, features=12, rngs=nnx.Rngs(0))
     fused = fuse(net)

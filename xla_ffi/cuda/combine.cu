@@ -46,20 +46,35 @@ __device__ void enlarge(const Combine<T>& call, const T* from, int32_t first, in
   const NextTaps columns = next_taps(call, x);
   const int32_t pitch = blocks.low_block * blocks.channels;
   from += columns.first * blocks.channels;
-#pragma unroll 2
-  for (int32_t y = first; y < first + kRows && y < blocks.block; ++y, to += blocks.image_row) {
-    const NextTaps rows = next_taps(call, y);
-    const T* row = from + rows.first * pitch;
+  // A row of low pixels, enlarged along x.
+  const auto widened = [&](int32_t row) {
     VectorSum<T, kWidth> sum;
-    sum.add(row, rows.first_weight * columns.first_weight);
-    if (columns.second_weight != 0.0f) {
-      sum.add(row + blocks.channels, rows.first_weight * columns.second_weight);
+    const T* pixel = from + row * pitch;
+    sum.add(pixel, columns.first_weight);
+    if (columns.second_weight != 0.0f) sum.add(pixel + blocks.channels, columns.second_weight);
+    return sum;
+  };
+  VectorSum<T, kWidth> above;
+  VectorSum<T, kWidth> below;
+  int32_t above_row = -1;
+  int32_t below_row = -1;
+  const int32_t end = min(first + kRows, blocks.block);
+  for (int32_t y = first; y < end; ++y, to += blocks.image_row) {
+    const NextTaps rows = next_taps(call, y);
+    if (above_row != rows.first) {
+      above = below_row == rows.first ? below : widened(rows.first);
+      above_row = rows.first;
     }
+    VectorSum<T, kWidth> sum;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum.sums[k] = rows.first_weight * above.sums[k];
     if (rows.second_weight != 0.0f) {
-      sum.add(row + pitch, rows.second_weight * columns.first_weight);
-      if (columns.second_weight != 0.0f) {
-        sum.add(row + pitch + blocks.channels, rows.second_weight * columns.second_weight);
+      if (below_row != rows.first + 1) {
+        below_row = rows.first + 1;
+        below = widened(below_row);
       }
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) sum.sums[k] += rows.second_weight * below.sums[k];
     }
     sum.write(call.resampling.scale, to);
   }

@@ -35,7 +35,17 @@ __global__ void __launch_bounds__(kThreads)
       if (zone < kNeighbors) neighbors[zone] = own.neighbor(zone);
       __syncthreads();
       for (int i = 0; high && i < kNeighbors; ++i) lends = lends || neighbors[i].borrows;
-      for (int32_t entry = first; entry < area; entry += step) {
+      const Neighbor center = neighbors[kNeighbors / 2];
+      const bool fast = center.first >= 0 && center.same;
+      if (fast) {
+        const int32_t groups = own.num_groups();
+        for (int32_t group = first; group < groups; group += step) {
+          own.write_group(center.first, group, table);
+        }
+      }
+      const int32_t others = fast ? own.frame() : area;
+      for (int32_t i = first; i < others; i += step) {
+        const int32_t entry = fast ? own.in_frame(i) : i;
         table[entry] = own.find(neighbors, entry);
       }
     } else {

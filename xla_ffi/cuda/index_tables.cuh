@@ -30,7 +30,11 @@ struct IndexTables {
   Divisor high_patch;  // Sides of patches.
   Divisor low_patch;
   Divisor factor;
+  Divisor both_paddings;
+  Divisor high_groups;  // Of kGroup entries in a row of a block.
+  Divisor low_groups;
 };
+constexpr int kGroup = 4;
 
 inline IndexTables index_tables(const IndexTablesCall& call) {
   const IndexTableLayout& layout = call.layout;
@@ -51,7 +55,10 @@ inline IndexTables index_tables(const IndexTablesCall& call) {
           Divisor(blocks.grid_width),
           Divisor(layout.patch_side(true)),
           Divisor(layout.patch_side(false)),
-          Divisor(blocks.factor)};
+          Divisor(blocks.factor),
+          Divisor(2 * layout.padding),
+          Divisor((blocks.block + kGroup - 1) / kGroup),
+          Divisor((blocks.low_block() + kGroup - 1) / kGroup)};
 }
 
 // Whether patches reach no farther than the cells around their own.
@@ -106,7 +113,7 @@ class TableUnit {
   // An entry of the patch, given all neighbors, row by row.
   __device__ int32_t find(const Neighbor* neighbors, int32_t entry) const {
     int32_t x;
-    int32_t y = (high_ ? tables_.high_patch : tables_.low_patch).divide(entry, &x) - tables_.padding;
+    int32_t y = patch().divide(entry, &x) - tables_.padding;
     x -= tables_.padding;
     y = y < first_y_ ? first_y_ : y > last_y_ ? last_y_ : y;
     x = x < first_x_ ? first_x_ : x > last_x_ ? last_x_ : x;
@@ -121,7 +128,40 @@ class TableUnit {
     return neighbor.first + tables_.factor.divide(y) * tables_.low_side + tables_.factor.divide(x);
   }
 
+  // The entries that lie outside of the unit's own cell, and the f-th of them.
+  __device__ int32_t frame() const { return patch().value() * patch().value() - side_ * side_; }
+  __device__ int32_t in_frame(int32_t f) const {
+    const int32_t above = tables_.padding * patch().value();
+    if (f < above) return f;
+    const int32_t beside = f - above;
+    if (beside >= side_ * 2 * tables_.padding) return f + side_ * side_;
+    int32_t column;
+    const int32_t row = tables_.both_paddings.divide(beside, &column);
+    return above + row * patch().value() + (column < tables_.padding ? column : column + side_);
+  }
+
+  // Groups of entries of the own cell, whose pixels follow each other; writes one of them.
+  __device__ int32_t num_groups() const { return groups().value() * side_; }
+  __device__ void write_group(int32_t first, int32_t group, int32_t* table) const {
+    int32_t x;
+    const int32_t y = groups().divide(group, &x);
+    x *= kGroup;
+    int32_t* to = table + (y + tables_.padding) * patch().value() + tables_.padding + x;
+    first += y * side_ + x;
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      if (x + i < side_) to[i] = first + i;
+    }
+  }
+
  private:
+  __device__ const Divisor& patch() const {
+    return high_ ? tables_.high_patch : tables_.low_patch;
+  }
+  __device__ const Divisor& groups() const {
+    return high_ ? tables_.high_groups : tables_.low_groups;
+  }
+
   const IndexTables& tables_;
   bool high_;
   bool some_ = false;

@@ -145,7 +145,7 @@ __device__ void convolve_depthwise(const PlainConvolution<T>& call, const LiveRo
       const int32_t index = call.tables.index(origins[i], walk.in_high, walk.in_low);
       if (!call.input.has(index)) continue;
       float values[kWidth];
-      load_floats_of(call.input.row(index) + channel, values);
+      load_floats_of(call.input.at(index, channel), values);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) sums[i][k] += values[k] * weights[k];
     }

@@ -220,16 +220,11 @@ class RowLoad {
 
   __device__ void copy(typename Tile::Element* to, int32_t channel,
                        const int32_t (&indices)[kMine]) const {
-    // In bytes a row's place is one product and sum. An address that is not read may be any.
-    constexpr int32_t kBytes = sizeof(__nv_bfloat16);
-    const int64_t within = int64_t{channel} * kBytes;
-    const int32_t pitch = input_.channels * kBytes;
 #pragma unroll
     for (int i = 0; i < kMine; ++i) {
-      const auto* first = reinterpret_cast<const char*>(
-          indices[i] < input_.num_rows ? input_.rows : input_.halos);
+      // An address that is not read may be any.
       Machine::template copy_row<Tile::kVector>(to + typename Tile::Rows{}(i * kStep, 0, 0),
-                                                first + (int64_t{indices[i]} * pitch + within),
+                                                input_.at(indices[i], channel),
                                                 input_.has(indices[i]));
     }
   }

@@ -38,7 +38,7 @@ template <typename T, int kWidth>
 __device__ inline Packed<T, kWidth> load_row(const RowList<T>& input, int32_t index,
                                              int32_t channel) {
   Packed<T, kWidth> row{};
-  if (input.has(index)) row = load_packed<T, kWidth>(input.row(index) + channel);
+  if (input.has(index)) row = load_packed<T, kWidth>(input.at(index, channel));
   return row;
 }
 

@@ -126,9 +126,16 @@ struct RowList {
   int32_t channels;
 
   SEGBLOCKS_HD bool has(int32_t index) const { return static_cast<uint32_t>(index) < num_indices; }
+  // Channel `channel` of row `index`; in bytes its place is one product and sum.
+  SEGBLOCKS_HD const T* at(int32_t index, int32_t channel) const {
+    constexpr int32_t kBytes = sizeof(T);
+    const auto* first = reinterpret_cast<const char*>(index < num_rows ? rows : halos);
+    const int64_t place = int64_t{index} * (channels * kBytes) + int64_t{channel} * kBytes;
+    return reinterpret_cast<const T*>(first + place);
+  }
   // Of an index that the list has.
   SEGBLOCKS_HD const T* row(int32_t index) const {
-    return (index < num_rows ? rows : halos) + static_cast<int64_t>(index) * channels;
+    return at(index, 0);
   }
 };
 
@@ -170,13 +177,12 @@ bool fits_int32(const Call& call) {
   const Units& units = call.units;
   return units.high.capacity * units.high.area() <= kMax &&
          units.low.capacity * units.low.area() <= kMax && max_output_rows(call) <= kMax &&
-         call.input.channels <= kMax && call.input.num_halos <= kMax;
+         call.input.channels <= kMax / 4 && call.input.num_halos <= kMax;
 }
 // Whose sums have few enough terms, too.
 inline bool fits_int32(const IndexedConvCall& call) {
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max() - (1 << 20);
   return fits_int32<IndexedConvCall>(call) && call.features <= kMax &&
-         call.input.channels <= kMax / 2 &&
          call.window.area() <= kMax / (call.input.channels > 0 ? call.input.channels : 1);
 }
 
