@@ -24,8 +24,7 @@ from segblocks_jax.data import NORMALIZATION, TABLES
 from segblocks_jax.data.evaluation import EvalBatch
 from segblocks_jax.experiments import commands
 from segblocks_jax.experiments import run as run_module
-from segblocks_jax.systems.segblocks import evaluation, policies, resolution_gain
-from segblocks_jax.systems.segblocks import log_pictures
+from segblocks_jax.systems.segblocks import evaluation, log_pictures, policies, resolution_gain
 from segblocks_jax.systems.segblocks import system as system_module
 from segblocks_jax.systems.segblocks.build import create_system, open_source
 from segblocks_jax.systems.segblocks.engine import Engine

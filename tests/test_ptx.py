@@ -64,7 +64,7 @@ def test_a_case_of_every_kernel(handlers: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", (1, 2))
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_case_of_every_kernel_in_other_orders(seed: int, handlers: pathlib.Path) -> None:
     """Other orders of threads, on many multiprocessors and on few."""
     assert f"{len(CASES)} passed" in run_gpu_tests(handlers, seed, *CASES)

@@ -110,24 +110,23 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t launch(cudaStream_t stream, const CombineCall& call) {
   const BlockLayout& layout = call.layout;
-  return with_runs(
-      call.element, layout, call.image, call.pixels, [&](auto vector, auto runs) {
-        using V = decltype(vector);
-        using T = typename V::Element;
-        constexpr int kRun = decltype(runs)::width;
-        const Combine<T> combine{grid_blocks(layout, call.slots, V::width, kRun),
-                                 call.resampling,
-                                 Divisor(layout.factor),
-                                 Divisor(2 * layout.factor),
-                                 1.0f / static_cast<float>(2 * layout.factor),
-                                 static_cast<const T*>(call.pixels),
-                                 static_cast<T*>(call.image)};
-        const int64_t high = layout.area(true) * layout.channels / kRun;
-        const int64_t low = layout.area(true) * layout.channels / V::width / 2;
-        const LaunchShape shape = blocks_shape(layout, std::max(high, low));
-        combine_kernel<T, V::width, kRun><<<shape.grid, shape.threads, 0, stream>>>(combine);
-        return cudaGetLastError();
-      });
+  return with_runs(call.element, layout, call.image, call.pixels, [&](auto vector, auto runs) {
+    using V = decltype(vector);
+    using T = typename V::Element;
+    constexpr int kRun = decltype(runs)::width;
+    const Combine<T> combine{grid_blocks(layout, call.slots, V::width, kRun),
+                             call.resampling,
+                             Divisor(layout.factor),
+                             Divisor(2 * layout.factor),
+                             1.0f / static_cast<float>(2 * layout.factor),
+                             static_cast<const T*>(call.pixels),
+                             static_cast<T*>(call.image)};
+    const int64_t high = layout.area(true) * layout.channels / kRun;
+    const int64_t low = layout.area(true) * layout.channels / V::width / 2;
+    const LaunchShape shape = blocks_shape(layout, std::max(high, low));
+    combine_kernel<T, V::width, kRun><<<shape.grid, shape.threads, 0, stream>>>(combine);
+    return cudaGetLastError();
+  });
 }
 
 }  // namespace segblocks::cuda

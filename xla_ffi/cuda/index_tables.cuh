@@ -66,9 +66,10 @@ inline bool reaches_one_cell(const IndexTableLayout& layout) { return layout.hal
 
 // One of the 3 x 3 cells around a unit, and its own.
 struct alignas(8) Neighbor {
-  int32_t first;  // The index at the cell's first pixel, or that of its first halo; -1: there is none.
-  bool same;      // The cell has the unit's resolution.
-  bool borrows;   // It may read halos of the unit, if that is high.
+  int32_t
+      first;  // The index at the cell's first pixel, or that of its first halo; -1: there is none.
+  bool same;  // The cell has the unit's resolution.
+  bool borrows;  // It may read halos of the unit, if that is high.
 };
 constexpr int kNeighbors = 9;
 
@@ -155,9 +156,7 @@ class TableUnit {
   }
 
  private:
-  __device__ const Divisor& patch() const {
-    return high_ ? tables_.high_patch : tables_.low_patch;
-  }
+  __device__ const Divisor& patch() const { return high_ ? tables_.high_patch : tables_.low_patch; }
   __device__ const Divisor& groups() const {
     return high_ ? tables_.high_groups : tables_.low_groups;
   }

@@ -138,8 +138,8 @@ __device__ void convolve_depthwise(const PlainConvolution<T>& call, const LiveRo
   TapWalk walk{};
   while (walk.tap < call.taps) {
     float weights[kWidth];
-    load_floats_of(
-        call.weights + static_cast<int64_t>(walk.tap) * call.input.channels + channel, weights);
+    load_floats_of(call.weights + static_cast<int64_t>(walk.tap) * call.input.channels + channel,
+                   weights);
 #pragma unroll
     for (int i = 0; i < kDepthwiseRows; ++i) {
       const int32_t index = call.tables.index(origins[i], walk.in_high, walk.in_low);

@@ -31,8 +31,8 @@ cudaError_t launch(cudaStream_t stream, const MaxPoolCall& call) {
         const LaunchShape shape = item_shape(max_output_rows(call), call.input.channels, V::width);
         const MaxPool<T> pool{window_tables(call), row_list<T>(call.input),
                               static_cast<int32_t>(call.window.height), static_cast<T*>(call.out)};
-        const auto kernel = pool.window == 3 ? max_pool_kernel<T, V::width, 3>
-                                             : max_pool_kernel<T, V::width, 0>;
+        const auto kernel =
+            pool.window == 3 ? max_pool_kernel<T, V::width, 3> : max_pool_kernel<T, V::width, 0>;
         kernel<<<shape.grid, shape.threads, 0, stream>>>(pool);
         return cudaGetLastError();
       });

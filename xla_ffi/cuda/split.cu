@@ -71,19 +71,18 @@ __global__ void __launch_bounds__(kThreads) split_kernel(const __grid_constant__
 
 cudaError_t launch(cudaStream_t stream, const SplitCall& call) {
   const BlockLayout& layout = call.layout;
-  return with_runs(
-      call.element, layout, call.image, call.pixels, [&](auto vector, auto runs) {
-        using V = decltype(vector);
-        using T = typename V::Element;
-        constexpr int kRun = decltype(runs)::width;
-        const Split<T> split{grid_blocks(layout, call.slots, V::width, kRun), call.resampling,
-                             static_cast<const T*>(call.image), static_cast<T*>(call.pixels)};
-        const int64_t items = std::max(layout.area(true) * layout.channels / kRun,
-                                       layout.area(false) * layout.channels / V::width);
-        const LaunchShape shape = blocks_shape(layout, items);
-        split_kernel<T, V::width, kRun><<<shape.grid, shape.threads, 0, stream>>>(split);
-        return cudaGetLastError();
-      });
+  return with_runs(call.element, layout, call.image, call.pixels, [&](auto vector, auto runs) {
+    using V = decltype(vector);
+    using T = typename V::Element;
+    constexpr int kRun = decltype(runs)::width;
+    const Split<T> split{grid_blocks(layout, call.slots, V::width, kRun), call.resampling,
+                         static_cast<const T*>(call.image), static_cast<T*>(call.pixels)};
+    const int64_t items = std::max(layout.area(true) * layout.channels / kRun,
+                                   layout.area(false) * layout.channels / V::width);
+    const LaunchShape shape = blocks_shape(layout, items);
+    split_kernel<T, V::width, kRun><<<shape.grid, shape.threads, 0, stream>>>(split);
+    return cudaGetLastError();
+  });
 }
 
 }  // namespace segblocks::cuda

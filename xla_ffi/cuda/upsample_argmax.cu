@@ -10,7 +10,7 @@
 namespace segblocks::cuda {
 namespace {
 
-constexpr int kChunk = 16;        // Bytes.
+constexpr int kChunk = 16;  // Bytes.
 constexpr uint32_t kAllLanes = 0xffffffff;
 constexpr float kLarge = 1e30f;  // Differences of logits below are finite.
 
@@ -179,8 +179,8 @@ cudaError_t launch_tiles(cudaStream_t stream, const UpsampleArgmaxCall& call) {
   const dim3 threads(LabelTile::kAcross, static_cast<unsigned>(kDown));
   const bool aligned = reinterpret_cast<uintptr_t>(call.logits) % kChunk == 0;
   const bool staged = aligned && (kDown + 1) * row <= kMaxShared;
-  const auto kernel = staged ? upsample_argmax_kernel<T, kFactor, true>
-                             : upsample_argmax_kernel<T, kFactor, false>;
+  const auto kernel =
+      staged ? upsample_argmax_kernel<T, kFactor, true> : upsample_argmax_kernel<T, kFactor, false>;
   kernel<<<grid, threads, staged ? (kDown + 1) * row : 0, stream>>>(call,
                                                                     static_cast<int32_t>(row));
   return cudaGetLastError();

@@ -36,8 +36,8 @@ constexpr int kLabelRows = kFactor == 8 ? 2 : kFactor;
 template <int kFactor>
 using LabelRow = Vector<uint8_t, kFactor>;
 
-// Finds labels of phases first_phase .. first_phase+kLabelRows-1. kLarge: logits may be infinite, or
-// so large that differences are.
+// Finds labels of phases first_phase .. first_phase+kLabelRows-1. kLarge: logits may be infinite,
+// or so large that differences are.
 template <typename T, int kFactor, bool kLarge>
 __device__ void find_labels(const Corner<T>& corner, int32_t classes, int first_phase,
                             LabelRow<kFactor> (&labels)[kLabelRows<kFactor>]) {

@@ -44,8 +44,8 @@ __device__ inline void store(T* to, const Vector<T, kWidth>& vector) {
 template <typename T, int kWidth>
 constexpr bool kInPairs = std::is_same_v<T, __nv_bfloat16> && kWidth % 2 == 0;
 template <typename T, int kWidth>
-using Packed = std::conditional_t<kInPairs<T, kWidth>, Vector<uint32_t, (kWidth + 1) / 2>,
-                                  Vector<T, kWidth>>;
+using Packed =
+    std::conditional_t<kInPairs<T, kWidth>, Vector<uint32_t, (kWidth + 1) / 2>, Vector<T, kWidth>>;
 
 template <typename T, int kWidth>
 __device__ inline Packed<T, kWidth> load_packed(const T* from) {

@@ -134,9 +134,7 @@ struct RowList {
     return reinterpret_cast<const T*>(first + place);
   }
   // Of an index that the list has.
-  SEGBLOCKS_HD const T* row(int32_t index) const {
-    return at(index, 0);
-  }
+  SEGBLOCKS_HD const T* row(int32_t index) const { return at(index, 0); }
 };
 
 template <typename T>
