@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import pathlib
 import zlib
 from collections.abc import Callable
@@ -312,7 +313,13 @@ def objectives(
     return found
 
 
-CASES = [(name, which) for name in NAMES for which in ("train_small", "train")]
+_long = pytest.mark.skipif(
+    "SEGBLOCKS_LONG" not in os.environ, reason="takes minutes: set SEGBLOCKS_LONG=1"
+)
+CASES = [
+    *((name, "train_small") for name in NAMES),
+    *(pytest.param(name, "train", marks=_long) for name in NAMES),
+]
 
 
 @pytest.mark.slow
