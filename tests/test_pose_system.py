@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,9 @@ def test_crops_that_the_network_refuses():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "SEGBLOCKS_LONG" not in os.environ, reason="takes minutes: set SEGBLOCKS_LONG=1"
+)
 def test_training_export_serving_and_prediction(tmp_path):
     system = system_of(TINY)
     assert commands.train(system, tmp_path / "run") == 0
@@ -100,6 +104,9 @@ def test_training_export_serving_and_prediction(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "SEGBLOCKS_LONG" not in os.environ, reason="takes minutes: set SEGBLOCKS_LONG=1"
+)
 def test_the_loss_is_of_all_stacks_and_the_budget():
     system = system_of(TINY)
     modules = system.build()
