@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -120,6 +121,8 @@ def test_operations_and_parameters_up_to_each_exit(shared: pathlib.Path, case: s
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_losses_gradients_and_statistics_in_float64(shared: pathlib.Path, name: str) -> None:
+    if name != "cifar_lg" and "SEGBLOCKS_LONG" not in os.environ:
+        pytest.skip("takes minutes: set SEGBLOCKS_LONG=1")
     prefix = f"{name}/train/"
     recorded = golden.load(shared, f"{FOLDER}/ranet_nets")
     z = {k.removeprefix(prefix): v for k, v in recorded.items() if k.startswith(prefix)}
