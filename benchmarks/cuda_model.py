@@ -121,7 +121,7 @@ LAYERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """128 rows by `columns`; a warp's machine instructions for a stage of 64 terms (counted), for the rest (a guess)."""
+    """128 rows by `columns`; machine instructions of a warp: of a stage of 64 terms (counted), all others (a guess)."""
 
     columns: int
     stage: float
