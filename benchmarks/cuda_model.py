@@ -121,7 +121,7 @@ LAYERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """128 rows by `columns`; machine instructions of a warp: of a stage of 64 terms (counted), all others (a guess)."""
+    """128 rows by `columns`; machine instructions of a warp: a stage of 64 terms (counted), all else (a guess)."""
 
     columns: int
     stage: float
