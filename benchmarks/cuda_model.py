@@ -121,7 +121,7 @@ LAYERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """128 rows by `columns`; instructions of a warp, in PTX, of a stage of 64 terms and of all else a tile takes."""
+    """128 rows by `columns`; machine instructions of a warp: a stage of 64 terms (counted), all else (a guess)."""
 
     columns: int
     stage: float
@@ -130,7 +130,7 @@ class Tile:
     latency: float  # Clocks of a stage that nothing else covers.
 
 
-TILES = (Tile(128, 433, 2100, 2, 360), Tile(64, 335, 1200, 3, 330))
+TILES = (Tile(128, 362, 2400, 2, 360), Tile(64, 292, 1400, 3, 330))
 
 
 def convolution(layer: Layer, high: float, low: float, machine: Machine) -> float:
@@ -148,10 +148,10 @@ def convolution(layer: Layer, high: float, low: float, machine: Machine) -> floa
         products,
         ((128 + tile.columns) * 64 * 2 + 128 * 64 * 4 + tile.columns * 64 * 4) / machine.shared,
         reads / cache,
-        tile.stage * 4 * machine.machine_code / machine.issue,
+        tile.stage * 4 / machine.issue,
     )
     written = 128 * tile.columns * 2 * (2 if layer.residual else 1) / cache
-    rest = max(tile.rest * 4 * machine.machine_code / machine.issue, written)
+    rest = max(tile.rest * 4 / machine.issue, written)
     alone = max(stage, products + tile.latency) * stages + rest + 1500
     waves = math.ceil(tiles / machine.processors)
     busy = stages * stage + rest

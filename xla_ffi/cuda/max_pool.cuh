@@ -36,6 +36,7 @@ __device__ void pool(const MaxPool<T>& call, const LiveRows& live, int32_t row, 
 #pragma unroll
     for (int32_t x = 0; x < window; ++x) {
       const auto row = load_row<T, kWidth>(call.input, indices[x], channel);
+#pragma unroll
       for (size_t k = 0; k < sizeof(best.values) / sizeof(best.values[0]); ++k) {
         best.values[k] = larger(best.values[k], row.values[k]);
       }

@@ -101,8 +101,8 @@ __device__ inline __nv_bfloat16 larger(__nv_bfloat16 a, __nv_bfloat16 b) {
 // Of two bfloat16 each.
 __device__ inline uint32_t larger(uint32_t a, uint32_t b) {
   __nv_bfloat162 pairs[2];
-  std::memcpy(&pairs[0], &a, sizeof(a));
-  std::memcpy(&pairs[1], &b, sizeof(b));
+  std::memcpy(static_cast<void*>(&pairs[0]), &a, sizeof(a));
+  std::memcpy(static_cast<void*>(&pairs[1]), &b, sizeof(b));
   const __nv_bfloat162 pair = __hmax2_nan(pairs[0], pairs[1]);
   uint32_t word;
   std::memcpy(&word, &pair, sizeof(pair));
