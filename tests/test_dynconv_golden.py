@@ -235,6 +235,7 @@ FULL = {
 }
 
 
+@pytest.mark.family("resnet8_32x32", "resnet50_224x224")
 @pytest.mark.parametrize("case", FULL)
 def test_parameters_and_operations(shared: pathlib.Path, case: str) -> None:
     recorded = json.loads((shared / "golden" / FOLDER / "macs.json").read_text())
