@@ -139,6 +139,19 @@ void expect_close(T got, double expected, double scale, const std::string& what)
   expect(error <= rounding + 1e-5 * scale, what);
 }
 
+// The sum of products, and of their magnitudes.
+__attribute__((no_sanitize("address", "undefined"))) std::pair<double, double> products(
+    const double* values, int64_t step, const double* weights, int64_t count) {
+  double sum = 0.0;
+  double scale = 0.0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double product = values[i * step] * weights[i];
+    sum += product;
+    scale += std::abs(product);
+  }
+  return {sum, scale};
+}
+
 struct ConvCase {
   int64_t channels;
   int64_t features;
@@ -253,25 +266,33 @@ void check_conv(const TileKernels& kernels, const ConvCase& c, int variant) {
     Threads threads;
     expect(!run(threads, kernels, call).found(), what + " has no problem");
   }
+  // In double, each weight and each value of a window once: the sums below are most of this
+  // program's time.
+  const int64_t depth = c.depthwise ? 1 : c.channels;
+  std::vector<double> terms(c.features * taps * depth);
+  for (int64_t k = 0; k < c.features; ++k) {
+    for (int64_t i = 0; i < taps * depth; ++i) {
+      const int64_t panel = k / IndexedConvCall::kPanel;
+      const int64_t at = c.depthwise ? i * c.channels + k
+                                     : (panel * taps * depth + i) * IndexedConvCall::kPanel +
+                                           k % IndexedConvCall::kPanel;
+      terms[k * taps * depth + i] = to_float(weights[at]);
+    }
+  }
+  std::vector<double> values(taps * c.channels);
+  const std::string what_second = what + ", second output";
   for_each_output(call, [&](const UnitPatches& patches, const int32_t* patch, int64_t row,
                             int64_t y, int64_t x) {
+    for (int64_t t = 0; t < taps; ++t) {
+      const int32_t index = patch[(y * c.stride + t / c.kw * c.dilation) * patches.width +
+                                  x * c.stride + t % c.kw * c.dilation];
+      for (int64_t d = 0; d < c.channels; ++d) values[t * c.channels + d] = in.value(index, d);
+    }
     for (int64_t k = 0; k < c.features; ++k) {
-      double sum = 0.0;
-      double scale = 1.0;
-      for (int64_t t = 0; t < taps; ++t) {
-        const int32_t index = patch[(y * c.stride + t / c.kw * c.dilation) * patches.width +
-                                    x * c.stride + t % c.kw * c.dilation];
-        for (int64_t d = c.depthwise ? k : 0; d < (c.depthwise ? k + 1 : c.channels); ++d) {
-          const int64_t panel = k / IndexedConvCall::kPanel;
-          const int64_t at = c.depthwise ? t * c.channels + k
-                                         : (panel * taps * c.channels + t * c.channels + d) *
-                                                   IndexedConvCall::kPanel +
-                                               k % IndexedConvCall::kPanel;
-          const double product = in.value(index, d) * to_float(weights[at]);
-          sum += product;
-          scale += std::abs(product);
-        }
-      }
+      const double* weight = terms.data() + k * taps * depth;
+      const double* value = values.data() + (c.depthwise ? k : 0);
+      auto [sum, scale] = products(value, c.depthwise ? c.channels : 1, weight, taps * depth);
+      scale += 1.0;
       if (call.scale != nullptr) sum *= call.scale[k];
       if (call.bias != nullptr) sum += call.bias[k];
       if (call.residual != nullptr) sum += to_float(residual[row * c.features + k]);
@@ -280,7 +301,7 @@ void check_conv(const TileKernels& kernels, const ConvCase& c, int variant) {
       if (call.out != nullptr) expect_close(out[row * c.features + k], sum, scale, what);
       if (call.out2 == nullptr) continue;
       const double second = std::max(sum * call.scale2[k] + call.bias2[k], 0.0);
-      expect_close(out2[row * c.features + k], second, 2 * scale, what + ", second output");
+      expect_close(out2[row * c.features + k], second, 2 * scale, what_second);
     }
   });
 }
@@ -291,6 +312,7 @@ void check_max_pool(const TileKernels& kernels, int64_t channels) {
   MaxPoolCall call{in.input, in.units, {3, 3, 2}, nullptr};
   std::vector<T> out(max_output_rows(call) * channels);
   call.out = out.data();
+  const std::string what = std::string(kernels.name) + " max pool";
   {
     Threads threads;
     expect(!run(threads, kernels, call).found(), "max pool has no problem");
@@ -302,7 +324,7 @@ void check_max_pool(const TileKernels& kernels, int64_t channels) {
       for (int64_t t = 0; t < 9; ++t) {
         best = std::max(best, in.value(patch[(2 * y + t / 3) * patches.width + 2 * x + t % 3], k));
       }
-      expect_close(out[row * channels + k], best, 1.0, std::string(kernels.name) + " max pool");
+      expect_close(out[row * channels + k], best, 1.0, what);
     }
   });
 }
@@ -321,6 +343,7 @@ void check_upsample2(const TileKernels& kernels, int64_t channels, bool residual
   if (residual) call.residual = residuals.data();
   if (second) call.scale2 = vectors.data();
   if (second) call.bias2 = vectors.data() + channels;
+  const std::string what = std::string(kernels.name) + " upsample";
   {
     Threads threads;
     expect(!run(threads, kernels, call).found(), "upsample has no problem");
@@ -340,7 +363,7 @@ void check_upsample2(const TileKernels& kernels, int64_t channels, bool residual
                      16;
       if (residual) value += to_float(residuals[row * channels + k]);
       if (second) value = std::max(value * call.scale2[k] + call.bias2[k], 0.0);
-      expect_close(out[row * channels + k], value, 4.0, std::string(kernels.name) + " upsample");
+      expect_close(out[row * channels + k], value, 4.0, what);
     }
   });
 }
