@@ -7,7 +7,7 @@ from segblocks_jax.systems.dynconv.budget import budget_terms as budget_terms
 from segblocks_jax.systems.dynconv.engine import Engine as Engine
 from segblocks_jax.systems.dynconv.execution import Pass as Pass
 from segblocks_jax.systems.dynconv.masks import MaskUnit as MaskUnit
-from segblocks_jax.systems.dynconv.masks import dilate as dilate
+from segblocks_jax.ops.mask_patches import dilate as dilate
 from segblocks_jax.systems.dynconv.run import Costs as Costs
 from segblocks_jax.systems.dynconv.run import costs as costs
 from segblocks_jax.systems.dynconv.run import prepare as prepare

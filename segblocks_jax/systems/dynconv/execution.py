@@ -6,6 +6,7 @@ the last bit.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,10 +19,10 @@ from segblocks_jax import nn
 from segblocks_jax.adaptive.estimators import gumbel_sigmoid
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.indexed_conv import Activation, Epilogue, indexed_conv
-from segblocks_jax.ops.mask_patches import Sites, pixel_numbers
+from segblocks_jax.ops.mask_tables import PaddedWindow, mask_add, mask_tables
 from segblocks_jax.ops.packed_kernel import PackedKernel, pack_kernel, winograd_stride
 from segblocks_jax.ops.patches import IndexPatches, Taps, image_patches, list_patches
-from segblocks_jax.systems.dynconv.masks import MaskUnit, dilate
+from segblocks_jax.systems.dynconv.masks import MaskUnit
 
 Image = Float[Array, "n _h _w _c"]
 Rows = Float[Array, "_p _c"]
@@ -44,10 +45,10 @@ class Layer:
         return cls(conv, norm, activation)
 
     @property
-    def taps(self) -> Taps:
+    def window(self) -> PaddedWindow:
         """Of the convolution."""
         kh, kw = self.conv.kernel.shape[:2]
-        return Taps((kh, kw), self.conv.stride, self.conv.dilation)
+        return PaddedWindow(Taps((kh, kw), self.conv.stride, self.conv.dilation), self.conv.padding)
 
 
 @jax.tree_util.register_dataclass
@@ -76,6 +77,11 @@ class PackedLayer:
         shift = norm.bias[...] - norm.mean[...] * scale
         return cls(packed, scale, shift if bias is None else shift + bias * scale)
 
+    @classmethod
+    def of_unit(cls, unit: MaskUnit, dtype: jax.typing.DTypeLike = "float32") -> "PackedLayer":
+        """Packs what a mask unit multiplies each pixel by."""
+        return cls(pack_kernel(unit.kernel().astype(dtype)[None, None]), None, None)
+
 
 class Pass:
     """One forward pass: how masks are decided and executed, and afterwards what they were.
@@ -103,13 +109,14 @@ class Pass:
         self.masks: list[Shaped[Array, "n h w"]] = []
         self.logits: list[Float[Array, "n h w"]] = []
         self.blocks: list[Any] = []
-        self.layers: list[tuple[Layer, bool]] = []
+        self.packers: list[Callable[[], PackedLayer]] = []
         self._noise, self._temperature = noise, temperature
         self._prepared: Iterator[PackedLayer] | None = None if prepared is None else iter(prepared)
 
     def decide(self, unit: MaskUnit, x: Image, block: nnx.Module) -> Shaped[Array, "n h w"]:
         """A block's mask."""
-        logits = unit(x)
+        by_index = self.by_index and unit.fc is not None
+        logits = self._products_by_index(unit, x) if by_index else unit(x)
         if unit.deterministic:
             mask: Array = logits >= 0
         else:
@@ -122,10 +129,22 @@ class Pass:
 
     def packed(self, layer: Layer, x: Array, winograd: bool = False) -> PackedLayer:
         """A layer in evaluation, for pixels x; `winograd` if it may be transformed where it is prepared."""
-        self.layers.append((layer, winograd))
+        self.packers.append(functools.partial(PackedLayer.of, layer, winograd))
         if self._prepared is not None:
             return next(self._prepared)
         return PackedLayer.of(layer, dtype=x.dtype)
+
+    def _products_by_index(self, unit: MaskUnit, x: Image) -> Float[Array, "n h w"]:
+        """A mask unit whose products are a 1x1 convolution."""
+        self.packers.append(functools.partial(PackedLayer.of_unit, unit))
+        if self._prepared is not None:
+            packed = next(self._prepared)
+        else:
+            packed = PackedLayer.of_unit(unit, x.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        products, _ = indexed_conv(rows, list_patches(rows.shape[0]), packed.kernel)
+        assert products is not None
+        return unit.logits(products.reshape(*x.shape[:3], -1))
 
 
 def layer(item: Layer, x: Image, run: Pass) -> Image:
@@ -161,25 +180,28 @@ def sparse(
     layers: Sequence[Layer],
     x: Image,
     mask: Bool[Array, "n ho wo"],
-    dilate_stride: int,
+    dilation_stride: int,
     run: Pass,
+    shortcut: Image,
+    activation: Activation,
+    *,
+    activated: bool = False,
 ) -> Float[Array, "n ho wo k"]:
-    """A chain of layers at a mask's active pixels; the first one at the dilated mask's, which the second reads.
+    """A chain of layers at a mask's active pixels, added to `shortcut`; `activation` follows at all pixels.
 
-    All layers after the second are 1x1. Pixels that aren't active hold any value.
+    The first layer is computed at the dilated mask's pixels, which the second reads; all after the second are 1x1.
+    `activated`: the shortcut has been before.
     """
     n, h, w, channels = x.shape
     first, second, *rest = layers
-    height, width = _output_size(first, (h, w))
-    dilated = Sites.of(dilate(mask, dilate_stride)[:, :height, :width])
-    sites = Sites.of(mask)
-    patches = dilated.patches(pixel_numbers((n, h, w)), first.taps, first.conv.padding)
-    rows = _by_index(x.reshape(-1, channels), patches, first, run)
-    patches = sites.patches(dilated.rows, second.taps, second.conv.padding)
-    rows = _by_index(rows, patches, second, run)
+    tables = mask_tables(mask, dilation_stride, (h, w), first.window, second.window)
+    rows = _by_index(x.reshape(-1, channels), tables.first, first, run)
+    rows = _by_index(rows, tables.second, second, run)
     for item in rest:
-        rows = _by_index(rows, sites.in_order(), item, run)
-    return rows[jnp.maximum(sites.rows, 0)]
+        rows = _by_index(rows, tables.in_order(), item, run)
+    pixels = shortcut.reshape(-1, shortcut.shape[-1])
+    out = mask_add(pixels, rows, tables, activation, rest=not activated)
+    return out.reshape(shortcut.shape)
 
 
 def _by_index(rows: Rows, patches: IndexPatches, item: Layer, run: Pass) -> Rows:
@@ -200,8 +222,8 @@ def _dense_by_index(
 ) -> Image:
     n, h, w, channels = x.shape
     conv = item.conv
-    height, width = _output_size(item, (h, w))
-    pointwise = item.taps == Taps((1, 1), 1, 1) and conv.padding == (0, 0)
+    height, width = item.window.output_size((h, w))
+    pointwise = item.window == PaddedWindow(Taps((1, 1), 1, 1), (0, 0))
     patches = list_patches(n * h * w) if pointwise else image_patches((n, h, w), conv.padding)
     residual = None if shortcut is None else shortcut.reshape(n * height * width, -1)
     out, _ = indexed_conv(
@@ -217,15 +239,6 @@ def _dense_by_index(
 
 def _epilogue(packed: PackedLayer, activation: Activation, residual: Rows | None) -> Epilogue:
     return Epilogue(packed.scale, packed.bias, residual, activation=activation)
-
-
-def _output_size(item: Layer, size: tuple[int, int]) -> tuple[int, int]:
-    taps, padding = item.taps, item.conv.padding
-    height, width = (
-        (side + 2 * p - extent) // taps.stride + 1
-        for side, p, extent in zip(size, padding, taps.extent, strict=True)
-    )
-    return height, width
 
 
 _ACTIVATIONS: dict[Activation, Callable[[Image], Image]] = {

@@ -84,6 +84,7 @@ class MaskedResNet(nnx.Module):
                 stride = 2 if i and not j else 1
                 kind: MaskKind | None = "squeeze" if options.masked else None
                 stage.append(block(features, width, stride, mask=kind, rngs=rngs))
+                stage[-1].activated = True
                 features = width * block.expansion
             setattr(self, f"layer{i + 1}", stage)
         self.stages = len(depths)
