@@ -72,6 +72,19 @@ def test_crops_that_the_network_refuses():
         system_of(TINY | {"data": {"crop": (96, 96)}})
 
 
+def test_pictures_are_in_rgb_whatever_the_network_sees():
+    """A red image stays red in the first panel of the heat map, left of the computation."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = 200
+    for bgr in (False, True):
+        system = system_of(TINY | {"data": TINY["data"] | {"bgr": bgr}})
+        assert system.cut(image)[32, 32].tolist() == ([0, 0, 200] if bgr else [200, 0, 0])
+        np.testing.assert_array_equal(system.shown(system.cut(image))[32, 32], [200, 0, 0])
+        drawn = system.draw(system.build())(image)
+        red, _, blue = drawn["computation"][-40, 40]
+        assert red > 150 > blue
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     "SEGBLOCKS_LONG" not in os.environ, reason="takes minutes: set SEGBLOCKS_LONG=1"

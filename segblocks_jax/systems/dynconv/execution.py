@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
 
@@ -137,10 +136,11 @@ class Pass:
     def _products_by_index(self, unit: MaskUnit, x: Image) -> Float[Array, "n h w"]:
         """A mask unit whose products are a 1x1 convolution."""
         self.packers.append(functools.partial(PackedLayer.of_unit, unit))
-        if self._prepared is not None:
-            packed = next(self._prepared)
-        else:
-            packed = PackedLayer.of_unit(unit, x.dtype)
+        packed = (
+            next(self._prepared)
+            if self._prepared is not None
+            else PackedLayer.of_unit(unit, x.dtype)
+        )
         rows = x.reshape(-1, x.shape[-1])
         products, _ = indexed_conv(rows, list_patches(rows.shape[0]), packed.kernel)
         assert products is not None
@@ -192,7 +192,7 @@ def sparse(
     The first layer is computed at the dilated mask's pixels, which the second reads; all after the second are 1x1.
     `activated`: the shortcut has been before.
     """
-    n, h, w, channels = x.shape
+    _n, h, w, channels = x.shape
     first, second, *rest = layers
     tables = mask_tables(mask, dilation_stride, (h, w), first.window, second.window)
     rows = _by_index(x.reshape(-1, channels), tables.first, first, run)
