@@ -1,7 +1,8 @@
 """MPII Human Pose from its images and its annotation: as JSON, the form that pose estimation shares, or its own file.
 
-A record of the JSON is ``{"image", "center", "scale", "joints", "joints_vis"}``, points counted from 1, the scale of the person's
-height in units of 200 pixels. Boxes of heads are in `gt_SPLIT.mat`, or in the records as ``"head"``, two corners.
+A record of the JSON is ``{"image", "center", "scale", "joints", "joints_vis"}``, points counted from 1, the scale of
+the person's height in units of 200 pixels. Boxes of heads are in `gt_SPLIT.mat`, or in the records as ``"head"``, two
+corners.
 """
 
 import dataclasses
