@@ -2,9 +2,9 @@
 
     python benchmarks/dynconv.py --output=benchmarks/results/dynconv_cpu.json
 
-Networks, and four blocks of each kind in a row. Masks are given, smooth ones as trained masks are, or of single random
-pixels; the mask units run all the same. A row has the share of operations that is executed, and `efficiency`: how many
-times faster than dense on the same kernels, over how many times fewer operations.
+Networks, and four blocks of each kind in a row. Masks are given, smooth ones as trained masks are, or of single
+random pixels; the mask units run all the same. A row has the share of operations that is executed, and `efficiency`:
+how many times faster than dense on the same kernels, over how many times fewer operations.
 """
 
 import functools
@@ -51,7 +51,7 @@ Build = Callable[[MaskKind | None], MaskedBlock]
 BLOCKS: dict[str, tuple[Build, tuple[int, int, int]]] = {
     "basic block": (lambda m: BasicBlock(64, 64, 1, mask=m, rngs=nnx.Rngs(0)), (56, 56, 64)),
     "bottleneck": (lambda m: Bottleneck(256, 64, 1, mask=m, rngs=nnx.Rngs(0)), (56, 56, 256)),
-    "bottleneck, deep": (
+    "deep bottleneck": (
         lambda m: Bottleneck(1024, 256, 1, mask=m, rngs=nnx.Rngs(0)),
         (14, 14, 1024),
     ),

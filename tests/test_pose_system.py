@@ -25,7 +25,7 @@ from segblocks_jax.training.sharding import AXIS
 TINY = {
     "system": "dynconv_pose",
     "data": {"crop": (64, 64), "figures": (6, 5), "figure_size": (64, 48), "sigma": 1},
-    "model": {"width": 1 / 24, "stacks": 2},
+    "model": {"width": 1 / 24, "stacks": 1},
     "optim": {"batch_size": 4, "steps": 2, "learning_rate": 1e-3},
     "loop": {"eval_batch_size": 4, "eval_every": 2, "checkpoint_every": 2},
 }
