@@ -17,7 +17,8 @@ from segblocks_jax import nn
 from segblocks_jax.errors import InputError
 from segblocks_jax.nn.initial import he_normal_out
 from segblocks_jax.ops.indexed_conv import Activation
-from segblocks_jax.systems.dynconv.execution import Layer, Pass, dense, layer, sparse
+from segblocks_jax.systems.dynconv.execution import Pass, dense, layer, sparse
+from segblocks_jax.systems.dynconv.layers import Layer
 from segblocks_jax.systems.dynconv.masks import MaskKind, MaskUnit
 
 MOMENTUM = 0.1

@@ -5,7 +5,6 @@ epilogue. A pixel's sums don't depend on which other pixels are computed, so den
 the last bit.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,72 +13,17 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
 
-from segblocks_jax import nn
 from segblocks_jax.adaptive.estimators import gumbel_sigmoid
-from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.indexed_conv import Activation, Epilogue, indexed_conv
 from segblocks_jax.ops.mask_tables import PaddedWindow, mask_add, mask_tables
-from segblocks_jax.ops.packed_kernel import PackedKernel, pack_kernel, winograd_stride
 from segblocks_jax.ops.patches import IndexPatches, Taps, image_patches, list_patches
+from segblocks_jax.systems.dynconv.layers import Layer, PackedLayer
 from segblocks_jax.systems.dynconv.masks import MaskUnit
 
 Image = Float[Array, "n _h _w _c"]
 Rows = Float[Array, "_p _c"]
 Noise = Callable[[int, tuple[int, ...]], tuple[Array, Array]]
 """Uniform numbers u1 and u2 in [0, 1) for the mask unit of a number, of its logits' shape."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """A convolution, a norm and an activation."""
-
-    conv: nn.Conv
-    norm: nn.BatchNorm | None = None
-    activation: Activation = "none"
-
-    @classmethod
-    def of(cls, pair: Any, activation: Activation = "none") -> "Layer":
-        """A layer of a list of convolution and norm."""
-        conv, norm = pair
-        return cls(conv, norm, activation)
-
-    @property
-    def window(self) -> PaddedWindow:
-        """Of the convolution."""
-        kh, kw = self.conv.kernel.shape[:2]
-        return PaddedWindow(Taps((kh, kw), self.conv.stride, self.conv.dilation), self.conv.padding)
-
-
-@jax.tree_util.register_dataclass
-@no_type_check
-@dataclasses.dataclass(frozen=True, eq=False)
-class PackedLayer:
-    """A layer in evaluation: its kernel as `indexed_conv` reads it, its bias and norm as an epilogue's."""
-
-    kernel: PackedKernel
-    scale: Float[Array, "k"] | None
-    bias: Float[Array, "k"] | None
-
-    @classmethod
-    def of(
-        cls, layer: Layer, winograd: bool = False, dtype: jax.typing.DTypeLike = "float32"
-    ) -> "PackedLayer":
-        """Packs a layer for images of a dtype; `winograd` where the transform pays."""
-        conv, norm = layer.conv, layer.norm
-        kernel = conv.kernel[...].astype(dtype)
-        stride = winograd_stride(kernel, conv.stride, conv.groups) if winograd else 0
-        packed = pack_kernel(kernel, conv.groups, winograd=stride)
-        bias = None if conv.bias is None else conv.bias[...]
-        if norm is None:
-            return cls(packed, None, bias)
-        scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.eps)
-        shift = norm.bias[...] - norm.mean[...] * scale
-        return cls(packed, scale, shift if bias is None else shift + bias * scale)
-
-    @classmethod
-    def of_unit(cls, unit: MaskUnit, dtype: jax.typing.DTypeLike = "float32") -> "PackedLayer":
-        """Packs what a mask unit multiplies each pixel by."""
-        return cls(pack_kernel(unit.kernel().astype(dtype)[None, None]), None, None)
 
 
 class Pass:

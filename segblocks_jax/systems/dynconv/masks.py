@@ -1,5 +1,6 @@
 """Mask units, which say where a residual block computes."""
 
+import math
 from typing import Literal, get_args
 
 import jax
@@ -62,11 +63,13 @@ class MaskUnit(nnx.Module):
         return taps if self.fc is None else jnp.concatenate([taps, self.fc.kernel[...]], 1)
 
     def logits(self, products: Float[Array, "n h w t"]) -> Float[Array, "n ho wo"]:
-        """What the unit gives for an input of whose pixels these are the products with `kernel`."""
+        """What the unit gives for an input of whose pixels these are the products with `kernel`; more are ignored."""
+        taps = math.prod(self.conv.kernel.shape[:2])
+        logits = self._shifted(products[..., :taps])
         if self.fc is None:
-            return self._shifted(products)
-        linear = products[..., -1].mean((1, 2)) + self.fc.bias[...].astype(products.dtype)
-        return self._shifted(products[..., :-1]) + linear[:, None, None]
+            return logits
+        linear = products[..., taps].mean((1, 2)) + self.fc.bias[...].astype(products.dtype)
+        return logits + linear[:, None, None]
 
     def _taps(self, dtype: jax.typing.DTypeLike) -> Float[Array, "c t"]:
         kernel = self.conv.kernel[...].astype(dtype)

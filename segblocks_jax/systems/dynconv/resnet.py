@@ -11,7 +11,8 @@ from segblocks_jax import nn
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.systems.dynconv.blocks import BasicBlock, Bottleneck, Image, conv, norm
-from segblocks_jax.systems.dynconv.execution import Layer, Pass, layer
+from segblocks_jax.systems.dynconv.execution import Pass, layer
+from segblocks_jax.systems.dynconv.layers import Layer
 from segblocks_jax.systems.dynconv.masks import MaskKind
 
 NAMES = ((r"\bmasker\.", "masker.maskconv."),)

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Shaped
 from segblocks_jax.errors import InputError
 from segblocks_jax.ops.mask_patches import dilate
 from segblocks_jax.systems.dynconv.blocks import MaskedBlock
-from segblocks_jax.systems.dynconv.execution import PackedLayer, Pass
+from segblocks_jax.systems.dynconv.execution import Pass
+from segblocks_jax.systems.dynconv.layers import PackedLayer
 
 Execution = Literal["dense", "sparse"]
 EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
