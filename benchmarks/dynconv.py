@@ -189,6 +189,7 @@ def rows(name: str, batch: int) -> Iterator[dict[str, Any]]:
             "batch": batch,
             "layout": layout,
             "density": density,
+            "rounds": _ROUNDS.value,
             "executed_share": share,
             "executed_share_of_blocks": conditional,
             "dense_seconds": times["dense"],
@@ -216,7 +217,7 @@ def main(_: list[str]) -> None:
                     flush=True,
                 )
     report = {"rows": found, "device": device_name(), "jax": jax.__version__, "commit": commit()}
-    report["timer"] = f"median of {_ROUNDS.value} interleaved runs, float32, results on the device"
+    report["timer"] = "medians of interleaved rounds, float32, results on the device"
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
 
