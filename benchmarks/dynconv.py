@@ -2,9 +2,9 @@
 
     python benchmarks/dynconv.py --output=benchmarks/results/dynconv_cpu.json
 
-Masks are given, smooth ones as trained masks are, or of single random pixels; the mask units run all the same. A row
-has the share of operations that is executed, and `efficiency`: how many times faster than dense on the same kernels,
-over how many times fewer operations.
+Networks, and four blocks of each kind in a row. Masks are given, smooth ones as trained masks are, or of single
+random pixels; the mask units run all the same. A row has the share of operations that is executed, and `efficiency`:
+how many times faster than dense on the same kernels, over how many times fewer operations.
 """
 
 import functools
@@ -30,6 +30,7 @@ from segblocks_jax.systems.dynconv.blocks import (
     InvertedResidual,
     MaskedBlock,
 )
+from segblocks_jax.systems.dynconv.masks import MaskKind
 from segblocks_jax.training.provenance import commit, device_name
 
 _DENSITIES = flags.DEFINE_list(
@@ -45,10 +46,12 @@ NETWORKS = {
     "hourglass": ("dynconv_hourglass", (256, 256)),
     "resnet50": ("dynconv_resnet50", (224, 224)),
 }
-BLOCKS: dict[str, tuple[Callable[..., MaskedBlock], tuple[int, int, int]]] = {
+IN_A_ROW = 4
+Build = Callable[[MaskKind | None], MaskedBlock]
+BLOCKS: dict[str, tuple[Build, tuple[int, int, int]]] = {
     "basic block": (lambda m: BasicBlock(64, 64, 1, mask=m, rngs=nnx.Rngs(0)), (56, 56, 64)),
     "bottleneck": (lambda m: Bottleneck(256, 64, 1, mask=m, rngs=nnx.Rngs(0)), (56, 56, 256)),
-    "bottleneck, deep": (
+    "deep bottleneck": (
         lambda m: Bottleneck(1024, 256, 1, mask=m, rngs=nnx.Rngs(0)),
         (14, 14, 1024),
     ),
@@ -57,6 +60,21 @@ BLOCKS: dict[str, tuple[Callable[..., MaskedBlock], tuple[int, int, int]]] = {
         (64, 64, 96),
     ),
 }
+
+
+class Row(nnx.Module):
+    """Blocks in a row, as networks have them: what one gives the next may overwrite."""
+
+    def __init__(self, build: Build, kind: MaskKind | None) -> None:
+        self.blocks = nnx.List([build(kind) for _ in range(IN_A_ROW)])
+        for block in self.blocks[1:]:
+            block.activated = True
+
+    def __call__(self, x: jax.Array, run: dynconv.Pass) -> jax.Array:
+        """(n, h, w, c) -> the same shape."""
+        for block in self.blocks:
+            x = block(x, run)
+        return x
 
 
 class Given(dynconv.Pass):
@@ -92,7 +110,7 @@ def smooth_masks(shapes: list[tuple[int, ...]], density: float, layout: str) -> 
 
 
 class Case:
-    """A network or a block in evaluation, masked and unmasked, with the three ways to run it."""
+    """A network or blocks in evaluation, masked and unmasked, with the three ways to run them."""
 
     def __init__(self, name: str, batch: int) -> None:
         if name in NETWORKS:
@@ -101,8 +119,8 @@ class Case:
             self.shape = (batch, *size, 3)
         else:
             build, size = BLOCKS[name]
-            kind = "pointwise" if name.startswith("inverted") else "squeeze"
-            self.masked, self.plain = build(kind), build(None)
+            kind: MaskKind = "pointwise" if name.startswith("inverted") else "squeeze"
+            self.masked, self.plain = Row(build, kind), Row(build, None)
             self.shape = (batch, *size)
         for net in (self.masked, self.plain):
             net.eval()
@@ -171,6 +189,7 @@ def rows(name: str, batch: int) -> Iterator[dict[str, Any]]:
             "batch": batch,
             "layout": layout,
             "density": density,
+            "rounds": _ROUNDS.value,
             "executed_share": share,
             "executed_share_of_blocks": conditional,
             "dense_seconds": times["dense"],
@@ -198,7 +217,7 @@ def main(_: list[str]) -> None:
                     flush=True,
                 )
     report = {"rows": found, "device": device_name(), "jax": jax.__version__, "commit": commit()}
-    report["timer"] = f"median of {_ROUNDS.value} interleaved runs, float32, results on the device"
+    report["timer"] = "medians of interleaved rounds, float32, results on the device"
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
 

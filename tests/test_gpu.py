@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_indexed_handlers as handlers
+import test_mask_tables as masks
 from flax import nnx
 from indexed_oracles import Units
 
@@ -156,6 +157,23 @@ def test_indexed_upsample2(channels, extras, dtype, rng):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_index_tables(share, block, factor, padding, border, rng):
     handlers.test_index_tables(share, block, factor, padding, border, rng)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("density", masks.DENSITIES)
+@pytest.mark.parametrize("name", masks.CASES)
+def test_mask_tables(name, density, rng):
+    masks.check_tables(name, density, rng, ("ffi",))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("density", masks.DENSITIES)
+@pytest.mark.parametrize("rest", [False, True])
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mask_add(dtype, activation, rest, density, rng):
+    for channels in (3, 64):
+        masks.check_add(dtype, activation, rest, channels, density, rng, ("ffi",))
 
 
 @pytest.mark.usefixtures("compiled")

@@ -411,6 +411,79 @@ def test_configurations_that_cannot_run(fields, text):
         PoseDataConfig(**fields)
 
 
+def structs(*rows):
+    """An array of structs, as MATLAB has it."""
+    array = np.empty(len(rows), [(name, object) for name in rows[0]])
+    for i, row in enumerate(rows):
+        array[i] = tuple(row.values())
+    return array
+
+
+def own_annotation(file, images=18, training=17):
+    """Two people in each training image, one of whom has no joints; other images have none at all."""
+
+    def person(i, joints):
+        points = [{"x": 10.0 + j, "y": 20.0 + i, "id": j, "is_visible": 1} for j in joints]
+        return {
+            **{"x1": 30.0, "y1": 31.0, "x2": 40.0, "y2": 45.0, "scale": 0.5 + i},
+            "objpos": structs({"x": 50.0 + i, "y": 60.0}),
+            "annopoints": structs({"point": structs(*points)}) if points else np.zeros((0, 0)),
+        }
+
+    people = [structs(person(i, (0, 9, 15)), person(i, ())) for i in range(training)]
+    people += [np.zeros((0, 0))] * (images - training)
+    annolist = structs(
+        *({"image": structs({"name": f"{i}.jpg"}), "annorect": p} for i, p in enumerate(people))
+    )
+    shown = np.array([[1] * training + [0] * (images - training)])
+    scipy.io.savemat(file, {"RELEASE": structs({"annolist": annolist, "img_train": shown})})
+
+
+def test_mpiis_own_annotation(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(17):
+        Image.new("RGB", (64, 48)).save(tmp_path / "images" / f"{i}.jpg")
+    own_annotation(tmp_path / "mpii_human_pose_v1_u12_1.mat")
+    train, val = (open_people("mpii", tmp_path, split) for split in ("train", "val"))
+    assert [item.image for item in val.items.people] == ["7.jpg", "15.jpg"]
+    assert len(train) == 15
+    person = val[0]["label"]
+    assert person.visible.nonzero()[0].tolist() == [0, 9, 15]
+    np.testing.assert_allclose(person.joints[9], [18, 26])
+    np.testing.assert_allclose(person.center, [56, 59 + 15 * 7.5])
+    assert person.scale == 7.5 * 1.25
+    np.testing.assert_allclose(person.head, [[29, 30], [39, 44]])
+    val.check_heads()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"damaged", "holds no RELEASE with annolist and img_train .*copy it again"),
+        ({"other": 1}, "holds no RELEASE"),
+        ({"training": 16}, "has 18 images and 16 marks of img_train"),
+        ({"training": 0}, "has no people with joints for train"),
+    ],
+)
+def test_mpiis_own_annotation_damaged(tmp_path, content, text):
+    (tmp_path / "images").mkdir()
+    file = tmp_path / "mpii_human_pose_v1_u12_1.mat"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif "training" in content:
+        own_annotation(file)
+        release = scipy.io.loadmat(file, struct_as_record=True)["RELEASE"]
+        if content["training"]:
+            release["img_train"][0, 0] = release["img_train"][0, 0][:, : content["training"]]
+        else:
+            release["img_train"][0, 0][:] = 0
+        scipy.io.savemat(file, {"RELEASE": release})
+    else:
+        scipy.io.savemat(file, content)
+    with pytest.raises(InputError, match=text):
+        open_people("mpii", tmp_path)
+
+
 def test_real_people(shared, tmp_path):
     """Photographs with annotated joints in MPII's layout; where joints aren't seen they are zeros."""
     folder = shared / "data" / "pose"

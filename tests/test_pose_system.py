@@ -25,7 +25,7 @@ from segblocks_jax.training.sharding import AXIS
 TINY = {
     "system": "dynconv_pose",
     "data": {"crop": (64, 64), "figures": (6, 5), "figure_size": (64, 48), "sigma": 1},
-    "model": {"width": 1 / 24, "stacks": 2},
+    "model": {"width": 1 / 24, "stacks": 1},
     "optim": {"batch_size": 4, "steps": 2, "learning_rate": 1e-3},
     "loop": {"eval_batch_size": 4, "eval_every": 2, "checkpoint_every": 2},
 }
@@ -70,6 +70,19 @@ def test_the_right_heat_maps_score_fully(monkeypatch):
 def test_crops_that_the_network_refuses():
     with pytest.raises(ConfigError, match=r"data.crop is \(96, 96\); dynconv_hourglass takes"):
         system_of(TINY | {"data": {"crop": (96, 96)}})
+
+
+def test_pictures_are_in_rgb_whatever_the_network_sees():
+    """A red image stays red in the first panel of the heat map, left of the computation."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = 200
+    for bgr in (False, True):
+        system = system_of(TINY | {"data": TINY["data"] | {"bgr": bgr}})
+        assert system.cut(image)[32, 32].tolist() == ([0, 0, 200] if bgr else [200, 0, 0])
+        np.testing.assert_array_equal(system.shown(system.cut(image))[32, 32], [200, 0, 0])
+        drawn = system.draw(system.build())(image)
+        red, _, blue = drawn["computation"][-40, 40]
+        assert red > 150 > blue
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ TARGETS = (
     "segblocks_indexed_max_pool",
     "segblocks_indexed_upsample2",
     "segblocks_upsample_argmax",
+    "segblocks_mask_tables",
+    "segblocks_mask_add",
 )
 """Names of all FFI targets. All platforms have them but for `CPU_TARGETS`.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,13 @@ def call(
     target: str,
     arrays: Sequence[Shaped[Array, "..."]],
     results: Sequence[tuple[Shape, jax.typing.DTypeLike]],
+    in_place: Mapping[int, int] | None = None,
     **attributes: int | bool,
 ) -> tuple[Shaped[Array, "..."], ...]:
     """Runs a handler, one of `extension.TARGETS`, on arrays; under `jax.vmap` once per element.
 
-    `results` has shape and dtype of each result. Integer attributes arrive as int64.
+    `results` has shape and dtype of each result; `in_place` says which array's memory a result has, by their
+    numbers {array: result}. Integer attributes arrive as int64.
     """
     extension.available()
     arrays = vary_alike(*arrays)
@@ -49,7 +51,10 @@ def call(
     )
     types = tuple(result_type(shape, dtype) for shape, dtype in results)
     values = {k: v if isinstance(v, bool) else np.int64(v) for k, v in attributes.items()}
-    return tuple(jax.ffi.ffi_call(target, types, vmap_method="sequential")(*arrays, **values))
+    run = jax.ffi.ffi_call(
+        target, types, vmap_method="sequential", input_output_aliases=dict(in_place or {})
+    )
+    return tuple(run(*arrays, **values))
 
 
 def vary_alike(*arrays: Shaped[Array, "..."]) -> tuple[Shaped[Array, "..."], ...]:

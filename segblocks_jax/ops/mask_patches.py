@@ -1,17 +1,50 @@
 """Sites: the active pixels of a mask as a list and its inverse, and the patches of a convolution at those alone.
 
-All is built on the device, of arrays as long as the mask has pixels; how many entries count is an array as well, so
-that one executable serves every mask.
+`segblocks_jax.ops.mask_tables` makes the same by a compiled handler.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Array, Bool, Int, Shaped
 
+from segblocks_jax.errors import InputError
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.patches import IndexPatches, Taps
+
+
+def dilate(mask: Shaped[Array | np.ndarray, "..."], stride: int = 1) -> Bool[Array, "n sh sw"]:
+    """The pixels that 3x3 windows around a mask's active pixels read.
+
+    Active pixel (i, j) activates ``stride * i + a, stride * j + b`` for a and b in -1, 0, 1, within a mask `stride`
+    times as large. No gradient flows through it.
+
+    Args:
+        mask: bool, or numbers, active where above 0.5.
+        stride: of the convolution from the dilated mask's pixels to the mask's.
+
+    Raises:
+        InputError: the mask has no three axes, or the stride is below 1.
+    """
+    mask = jnp.asarray(mask)
+    if mask.ndim != 3:
+        raise InputError(f"dilate: mask has shape {mask.shape}; expected (n, h, w)")
+    if stride < 1:
+        raise InputError(f"dilate: stride is {stride}; expected at least 1")
+    active = mask if mask.dtype == bool else mask > jnp.asarray(0.5, mask.dtype)
+    between = (0, stride - 1, stride - 1)
+    active = jax.lax.pad(active, jnp.bool_(False), [(0, 0, 0), between, between])
+    for axis in (1, 2):
+        side = active.shape[axis]
+        around = [(1, 1) if i == axis else (0, 0) for i in range(3)]
+        padded = jnp.pad(active, around)
+        first, middle, last = (
+            jax.lax.slice_in_dim(padded, i, i + side, axis=axis) for i in range(3)
+        )
+        active = first | middle | last
+    return active
 
 
 @jax.tree_util.register_dataclass
@@ -50,7 +83,7 @@ class Sites:
     def in_order(self) -> IndexPatches:
         """Every site's own row: for a 1x1 convolution of the sites' list."""
         every = jnp.arange(self.pixels.size, dtype=jnp.int32)
-        return _single(every[:, None, None], self.counts)
+        return single_units(every[:, None, None], self.counts)
 
     def patches(
         self, source: Int[Array, "n sh sw"], window: Taps, padding: tuple[int, int]
@@ -76,7 +109,7 @@ class Sites:
         dx = jnp.arange(window.size[1], dtype=jnp.int32) * window.dilation
         offsets = dy[:, None] * pw + dx[None]
         places = first[:, None, None] + offsets[None]
-        return _single(padded.reshape(-1)[places], self.counts)
+        return single_units(padded.reshape(-1)[places], self.counts)
 
 
 def pixel_numbers(shape: tuple[int, int, int]) -> Int[Array, "n h w"]:
@@ -85,7 +118,8 @@ def pixel_numbers(shape: tuple[int, int, int]) -> Int[Array, "n h w"]:
     return jnp.arange(n * h * w, dtype=jnp.int32).reshape(shape)
 
 
-def _single(high: Int[Array, "p kh kw"], counts: Int[Array, "2"]) -> IndexPatches:
+def single_units(high: Int[Array, "p kh kw"], counts: Int[Array, "2"]) -> IndexPatches:
+    """Patches of one size only."""
     _, kh, kw = high.shape
     low, means = jnp.zeros((0, kh, kw), jnp.int32), jnp.zeros((0, 1), jnp.int32)
     return IndexPatches(high, low, means, counts)

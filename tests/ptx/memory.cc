@@ -30,6 +30,13 @@ void Memory::add_buffer(const char* name, const void* begin, int64_t bytes, int6
   buffers_.push_back(std::move(buffer));
 }
 
+void Memory::add_buffer_in_place(const char* name, const void* begin, int64_t bytes,
+                                 int64_t element_bytes) {
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  buffers_.push_back({name, address, address + bytes, element_bytes,
+                      std::vector<uint64_t>(bytes / element_bytes, kGiven)});
+}
+
 void Memory::start_kernel(const std::string& name, const std::vector<char>& params) {
   kernel_ = name;
   params_ = params;
@@ -146,11 +153,14 @@ void Memory::check_global(uintptr_t address, size_t bytes, Access kind, int thre
     uint64_t& writer = buffer.writers[i];
     const auto where = [&] { return buffer.name + "[" + std::to_string(i) + "]"; };
     if (kind == Access::kStore) {
-      if (writer != 0) fail("result " + where() + " is written twice", thread);
+      if (writer != kNobody && writer != kGiven) {
+        fail("result " + where() + " is written twice", thread);
+      }
       writer = me;
-    } else if (writer == 0) {
+    } else if (writer == kNobody) {
       fail("result " + where() + " is read before it is written", thread);
-    } else if (writer != me && writer >> kThreadBits == static_cast<uint64_t>(kernels_)) {
+    } else if (writer != me && writer != kGiven &&
+               writer >> kThreadBits == static_cast<uint64_t>(kernels_)) {
       fail("race: result " + where() + " is read by another thread of the kernel that writes it",
            thread);
     }

@@ -30,6 +30,9 @@ class Memory {
   // Buffers of the call. What is written is filled with ones first, which are no numbers.
   void add_buffer(const char* name, const void* begin, int64_t bytes, int64_t element_bytes,
                   bool written);
+  // One that holds an operand, in whose place a result is written.
+  void add_buffer_in_place(const char* name, const void* begin, int64_t bytes,
+                           int64_t element_bytes);
   // Accesses from now on are those of another kernel, behind all earlier ones.
   void start_kernel(const std::string& name, const std::vector<char>& params);
   // Those of another block of threads.
@@ -52,12 +55,15 @@ class Memory {
   [[noreturn]] void fail(const std::string& what, int thread) const;
 
  private:
+  static constexpr uint64_t kNobody = 0;
+  static constexpr uint64_t kGiven = ~uint64_t{0};
   struct Buffer {
     std::string name;
     uintptr_t begin;
     uintptr_t end;
     int64_t element_bytes;
-    std::vector<uint64_t> writers;  // Of each element: the thread of all of the call's, or 0.
+    // Of each element: the thread of all of the call's; kNobody, or kGiven in place of an operand.
+    std::vector<uint64_t> writers;
   };
   // Two bytes of shared memory.
   struct Cell {

@@ -30,6 +30,9 @@ class Buffers {
   void result(const char* name, const void* begin, int64_t count, int64_t bytes) {
     memory_.add_buffer(name, begin, count * bytes, bytes, true);
   }
+  void in_place(const char* name, const void* begin, int64_t count, int64_t bytes) {
+    memory_.add_buffer_in_place(name, begin, count * bytes, bytes);
+  }
 
  private:
   ptx::Memory memory_;
@@ -92,6 +95,27 @@ void declare(Buffers& buffers, const IndexTablesCall& call) {
   buffers.result("high", call.high, blocks.num_high * layout.patch_area(true), 4);
   buffers.result("low", call.low, blocks.num_low() * layout.patch_area(false), 4);
   buffers.result("means", call.means, layout.num_halos() * blocks.factor * blocks.factor, 4);
+}
+
+void declare(Buffers& buffers, const MaskTablesCall& call) {
+  const MaskTableLayout& layout = call.layout;
+  buffers.operand("mask", call.mask, layout.num_pixels(), 1);
+  buffers.result("first", call.first, layout.num_dilated() * layout.first.area(), 4);
+  buffers.result("second", call.second, layout.num_pixels() * layout.second.area(), 4);
+  buffers.result("sites", call.sites, layout.num_pixels(), 4);
+  buffers.result("rows", call.rows, layout.num_dilated(), 4);
+  buffers.result("dilated_counts", call.dilated_counts, 2, 4);
+  buffers.result("counts", call.counts, 2, 4);
+  buffers.result("parts", call.parts, layout.num_parts(), 4);
+}
+
+void declare(Buffers& buffers, const MaskAddCall& call) {
+  const int64_t size = bytes(call.element);
+  buffers.operand("rows", call.rows, call.pixels * call.channels, size);
+  buffers.operand("mask", call.mask, call.pixels, 1);
+  buffers.operand("sites", call.sites, call.pixels, 4);
+  buffers.operand("counts", call.counts, 2, 4);
+  buffers.in_place("out", call.out, call.pixels * call.channels, size);
 }
 
 // What all operations on rows have in common; returns the bytes of an element.

@@ -133,6 +133,35 @@ struct UpsampleArgmaxOperands {
   int64_t factor;
 };
 
+struct MaskTablesOperands {
+  ffi::AnyBuffer mask;
+  ffi::AnyBuffer first;
+  ffi::AnyBuffer second;
+  ffi::AnyBuffer sites;
+  ffi::AnyBuffer rows;
+  ffi::AnyBuffer dilated_counts;
+  ffi::AnyBuffer counts;
+  ffi::AnyBuffer parts;
+  int64_t height;
+  int64_t width;
+  int64_t dilation_stride;
+  int64_t first_stride;
+  int64_t first_padding;
+  int64_t second_stride;
+  int64_t second_padding;
+};
+
+struct MaskAddOperands {
+  ffi::AnyBuffer image;
+  ffi::AnyBuffer rows;
+  ffi::AnyBuffer mask;
+  ffi::AnyBuffer sites;
+  ffi::AnyBuffer counts;
+  ffi::AnyBuffer out;
+  int64_t activation;
+  int64_t rest;
+};
+
 // Each fills all of `call` on success.
 ffi::Error check(const char* operation, const ImageOperands& operands, SplitCall* call);
 ffi::Error check(const char* operation, const ImageOperands& operands, CombineCall* call);
@@ -148,6 +177,8 @@ ffi::Error check(const char* operation, const MaxPoolOperands& operands, MaxPool
 ffi::Error check(const char* operation, const Upsample2Operands& operands, Upsample2Call* call);
 ffi::Error check(const char* operation, const UpsampleArgmaxOperands& operands,
                  UpsampleArgmaxCall* call);
+ffi::Error check(const char* operation, const MaskTablesOperands& operands, MaskTablesCall* call);
+ffi::Error check(const char* operation, const MaskAddOperands& operands, MaskAddCall* call);
 
 // The error of a call: which operation, which argument, what it got and what it expected.
 inline ffi::Error invalid(const std::string& operation, const std::string& argument,

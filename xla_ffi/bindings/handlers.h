@@ -132,6 +132,25 @@ struct Handlers {
                                    UpsampleArgmaxOperands{logits, *labels, factor});
   }
 
+  static ffi::Error mask_tables(Context context, Buffer mask, Result first, Result second,
+                                Result sites, Result rows, Result dilated_counts, Result counts,
+                                Result parts, int64_t height, int64_t width,
+                                int64_t dilation_stride, int64_t first_stride,
+                                int64_t first_padding, int64_t second_stride,
+                                int64_t second_padding) {
+    const MaskTablesOperands operands{mask,          *first,          *second,         *sites,
+                                      *rows,         *dilated_counts, *counts,         *parts,
+                                      height,        width,           dilation_stride, first_stride,
+                                      first_padding, second_stride,   second_padding};
+    return run<MaskTablesCall>(context, "segblocks_mask_tables", operands);
+  }
+
+  static ffi::Error mask_add(Context context, Buffer image, Buffer rows, Buffer mask, Buffer sites,
+                             Buffer counts, Result out, int64_t activation, int64_t rest) {
+    const MaskAddOperands operands{image, rows, mask, sites, counts, *out, activation, rest};
+    return run<MaskAddCall>(context, "segblocks_mask_add", operands);
+  }
+
   // Binds a handler of so many operands and results. An attribute's name means an int64.
   template <int kOperands, int kResults, typename Handler, typename... Attributes>
   static auto bind(Handler handler, Attributes... attributes) {

@@ -37,6 +37,9 @@ pybind11::dict registrations() {
   SEGBLOCKS_HANDLER(max_pool, 5, 2, "window", "stride");
   SEGBLOCKS_HANDLER(upsample2, 8, 2);
   SEGBLOCKS_HANDLER(upsample_argmax, 1, 1, "factor");
+  SEGBLOCKS_HANDLER(mask_tables, 1, 7, "height", "width", "dilation_stride", "first_stride",
+                    "first_padding", "second_stride", "second_padding");
+  SEGBLOCKS_HANDLER(mask_add, 5, 1, "activation", "rest");
   pybind11::dict operations;
   const auto add = [&operations](const char* operation, const char* target, XLA_FFI_Handler* run) {
     if (!operations.contains(operation)) operations[operation] = pybind11::dict();
@@ -60,6 +63,8 @@ pybind11::dict registrations() {
   add("max_pool", "segblocks_indexed_max_pool", max_pool);
   add("upsample2", "segblocks_indexed_upsample2", upsample2);
   add("upsample_argmax", "segblocks_upsample_argmax", upsample_argmax);
+  add("mask_tables", "segblocks_mask_tables", mask_tables);
+  add("mask_add", "segblocks_mask_add", mask_add);
   return operations;
 }
 

@@ -32,6 +32,8 @@ Problem run(Workers& workers, const TileKernels& kernels, const DepthwiseGradien
 Problem run(Workers& workers, const TileKernels& kernels, const MaxPoolCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const Upsample2Call& call);
 Problem run(Workers& workers, const TileKernels& kernels, const UpsampleArgmaxCall& call);
+Problem run(Workers& workers, const TileKernels& kernels, const MaskTablesCall& call);
+Problem run(Workers& workers, const TileKernels& kernels, const MaskAddCall& call);
 
 // Whether every slot lies in the packed list.
 Problem check_slots(const BlockLayout& layout, const int32_t* slots);

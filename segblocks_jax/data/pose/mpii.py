@@ -1,7 +1,8 @@
-"""MPII Human Pose from its images and its annotation as JSON, the form that pose estimation shares.
+"""MPII Human Pose from its images and its annotation: as JSON, the form that pose estimation shares, or its own file.
 
-A record is ``{"image", "center", "scale", "joints", "joints_vis"}``, points counted from 1, the scale of the person's
-height in units of 200 pixels. Boxes of heads are in `gt_SPLIT.mat`, or in the records as ``"head"``, two corners.
+A record of the JSON is ``{"image", "center", "scale", "joints", "joints_vis"}``, points counted from 1, the scale of
+the person's height in units of 200 pixels. Boxes of heads are in `gt_SPLIT.mat`, or in the records as ``"head"``, two
+corners.
 """
 
 import dataclasses
@@ -12,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from segblocks_jax.data.pose import mpii_mat
 from segblocks_jax.errors import InputError, MissingFileError
 from segblocks_jax.tasks.pose.joints import COUNT
 from segblocks_jax.tasks.pose.person import Person
 
 SPLITS = {"train": "train", "val": "valid"}
 """Names of the files of annotation, by split."""
-EXPECTED = "annot/train.json, annot/valid.json, annot/gt_valid.mat and images/*.jpg"
+EXPECTED = (
+    f"annot/train.json, annot/valid.json, annot/gt_valid.mat (or {mpii_mat.FILE}) and images/*.jpg"
+)
 ORIGIN = "http://human-pose.mpi-inf.mpg.de"
 _LOWER = 15.0  # Pixels, times the scale: as published, the center moves so far down.
 _WIDER = 1.25
@@ -68,13 +72,17 @@ def person_of(record: Mapping[str, Any], where: str) -> Person:
 
 
 def read(root: pathlib.Path, split: str) -> list[Person]:
-    """The people of a split, in the order of the annotation.
+    """The people of a split, in the order of the annotation; MPII's own file is taken where there is no JSON.
 
     Raises:
         FileNotFoundError: the annotation isn't there.
         InputError: it is damaged, or the boxes of heads are of other people.
     """
     file = root / "annot" / f"{SPLITS[split]}.json"
+    own = [folder / mpii_mat.FILE for folder in (root, root / "annot")]
+    if not file.is_file() and (found := [path for path in own if path.is_file()]):
+        records = mpii_mat.read(found[0], split)
+        return [person_of(record, f"{found[0]}, person {i}") for i, record in enumerate(records)]
     if not file.is_file():
         raise MissingFileError(f"{file}: missing; expected {EXPECTED} in {root} (get {ORIGIN})")
     try:

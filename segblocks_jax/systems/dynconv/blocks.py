@@ -17,7 +17,8 @@ from segblocks_jax import nn
 from segblocks_jax.errors import InputError
 from segblocks_jax.nn.initial import he_normal_out
 from segblocks_jax.ops.indexed_conv import Activation
-from segblocks_jax.systems.dynconv.execution import Layer, Pass, dense, layer, sparse
+from segblocks_jax.systems.dynconv.execution import Pass, dense, layer, sparse
+from segblocks_jax.systems.dynconv.layers import Layer
 from segblocks_jax.systems.dynconv.masks import MaskKind, MaskUnit
 
 MOMENTUM = 0.1
@@ -34,12 +35,15 @@ class MaskedBlock(nnx.Module):
         dilate_stride: of the chain's second convolution, by which the mask is dilated.
         masker: the mask unit, or None.
         downsample: the shortcut's convolution and norm, or None.
+        activated: whether inputs are known to be `activation` of something, so that sparse execution leaves pixels
+            that aren't active as they are.
     """
 
     activation: ClassVar[Activation]
     dilate_stride: int
     masker: MaskUnit | None
     downsample: nnx.List | None
+    activated = False
 
     def layers(self) -> tuple[Layer, ...]:
         """The chain."""
@@ -52,16 +56,14 @@ class MaskedBlock(nnx.Module):
             return dense(self.layers(), x, run, shortcut, self.activation, winograd=True)
         mask = run.decide(self.masker, x, self)
         if run.sparse:
-            out = sparse(self.layers(), x, mask, self.dilate_stride, run)
-            return self._joined(shortcut, out, mask)
+            chain = self.layers(), x, mask, self.dilate_stride, run
+            return sparse(
+                *chain, shortcut, self.activation, activated=shortcut is x and self.activated
+            )
         out = dense(self.layers(), x, run)
         if mask.dtype != bool:
             out = out * mask[..., None].astype(out.dtype)
             return _activate(shortcut + out, self.activation)
-        return self._joined(shortcut, out, mask)
-
-    def _joined(self, shortcut: Image, out: Image, mask: Array) -> Image:
-        """In evaluation."""
         active = jnp.broadcast_to(mask[..., None], out.shape)
         return _activate(jnp.where(active, shortcut + out, shortcut), self.activation)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from segblocks_jax.errors import InputError
 from segblocks_jax.ops import no_type_check
-from segblocks_jax.systems.dynconv.masks import dilate
+from segblocks_jax.ops.mask_patches import dilate
 
 _ANNEALED = 0.33  # Share of the training after which blocks have no bounds of their own.
 Scalar = Float[Array, ""]

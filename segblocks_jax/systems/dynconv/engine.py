@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Shaped
 
-from segblocks_jax.systems.dynconv.execution import PackedLayer, Pass
+from segblocks_jax.systems.dynconv.execution import Pass
+from segblocks_jax.systems.dynconv.layers import PackedLayer
 from segblocks_jax.systems.dynconv.run import (
     Execution,
     Masks,

@@ -5,76 +5,25 @@ epilogue. A pixel's sums don't depend on which other pixels are computed, so den
 the last bit.
 """
 
-import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
 
-from segblocks_jax import nn
 from segblocks_jax.adaptive.estimators import gumbel_sigmoid
-from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.indexed_conv import Activation, Epilogue, indexed_conv
-from segblocks_jax.ops.mask_patches import Sites, pixel_numbers
-from segblocks_jax.ops.packed_kernel import PackedKernel, pack_kernel, winograd_stride
+from segblocks_jax.ops.mask_tables import PaddedWindow, mask_add, mask_tables
 from segblocks_jax.ops.patches import IndexPatches, Taps, image_patches, list_patches
-from segblocks_jax.systems.dynconv.masks import MaskUnit, dilate
+from segblocks_jax.systems.dynconv.layers import Layer, PackedLayer
+from segblocks_jax.systems.dynconv.masks import MaskUnit
 
 Image = Float[Array, "n _h _w _c"]
 Rows = Float[Array, "_p _c"]
 Noise = Callable[[int, tuple[int, ...]], tuple[Array, Array]]
 """Uniform numbers u1 and u2 in [0, 1) for the mask unit of a number, of its logits' shape."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """A convolution, a norm and an activation."""
-
-    conv: nn.Conv
-    norm: nn.BatchNorm | None = None
-    activation: Activation = "none"
-
-    @classmethod
-    def of(cls, pair: Any, activation: Activation = "none") -> "Layer":
-        """A layer of a list of convolution and norm."""
-        conv, norm = pair
-        return cls(conv, norm, activation)
-
-    @property
-    def taps(self) -> Taps:
-        """Of the convolution."""
-        kh, kw = self.conv.kernel.shape[:2]
-        return Taps((kh, kw), self.conv.stride, self.conv.dilation)
-
-
-@jax.tree_util.register_dataclass
-@no_type_check
-@dataclasses.dataclass(frozen=True, eq=False)
-class PackedLayer:
-    """A layer in evaluation: its kernel as `indexed_conv` reads it, its bias and norm as an epilogue's."""
-
-    kernel: PackedKernel
-    scale: Float[Array, "k"] | None
-    bias: Float[Array, "k"] | None
-
-    @classmethod
-    def of(
-        cls, layer: Layer, winograd: bool = False, dtype: jax.typing.DTypeLike = "float32"
-    ) -> "PackedLayer":
-        """Packs a layer for images of a dtype; `winograd` where the transform pays."""
-        conv, norm = layer.conv, layer.norm
-        kernel = conv.kernel[...].astype(dtype)
-        stride = winograd_stride(kernel, conv.stride, conv.groups) if winograd else 0
-        packed = pack_kernel(kernel, conv.groups, winograd=stride)
-        bias = None if conv.bias is None else conv.bias[...]
-        if norm is None:
-            return cls(packed, None, bias)
-        scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.eps)
-        shift = norm.bias[...] - norm.mean[...] * scale
-        return cls(packed, scale, shift if bias is None else shift + bias * scale)
 
 
 class Pass:
@@ -103,13 +52,14 @@ class Pass:
         self.masks: list[Shaped[Array, "n h w"]] = []
         self.logits: list[Float[Array, "n h w"]] = []
         self.blocks: list[Any] = []
-        self.layers: list[tuple[Layer, bool]] = []
+        self.packers: list[Callable[[], PackedLayer]] = []
         self._noise, self._temperature = noise, temperature
         self._prepared: Iterator[PackedLayer] | None = None if prepared is None else iter(prepared)
 
     def decide(self, unit: MaskUnit, x: Image, block: nnx.Module) -> Shaped[Array, "n h w"]:
         """A block's mask."""
-        logits = unit(x)
+        by_index = self.by_index and unit.fc is not None
+        logits = self._products_by_index(unit, x) if by_index else unit(x)
         if unit.deterministic:
             mask: Array = logits >= 0
         else:
@@ -122,10 +72,23 @@ class Pass:
 
     def packed(self, layer: Layer, x: Array, winograd: bool = False) -> PackedLayer:
         """A layer in evaluation, for pixels x; `winograd` if it may be transformed where it is prepared."""
-        self.layers.append((layer, winograd))
+        self.packers.append(functools.partial(PackedLayer.of, layer, winograd))
         if self._prepared is not None:
             return next(self._prepared)
         return PackedLayer.of(layer, dtype=x.dtype)
+
+    def _products_by_index(self, unit: MaskUnit, x: Image) -> Float[Array, "n h w"]:
+        """A mask unit whose products are a 1x1 convolution."""
+        self.packers.append(functools.partial(PackedLayer.of_unit, unit))
+        packed = (
+            next(self._prepared)
+            if self._prepared is not None
+            else PackedLayer.of_unit(unit, x.dtype)
+        )
+        rows = x.reshape(-1, x.shape[-1])
+        products, _ = indexed_conv(rows, list_patches(rows.shape[0]), packed.kernel)
+        assert products is not None
+        return unit.logits(products.reshape(*x.shape[:3], -1))
 
 
 def layer(item: Layer, x: Image, run: Pass) -> Image:
@@ -161,25 +124,28 @@ def sparse(
     layers: Sequence[Layer],
     x: Image,
     mask: Bool[Array, "n ho wo"],
-    dilate_stride: int,
+    dilation_stride: int,
     run: Pass,
+    shortcut: Image,
+    activation: Activation,
+    *,
+    activated: bool = False,
 ) -> Float[Array, "n ho wo k"]:
-    """A chain of layers at a mask's active pixels; the first one at the dilated mask's, which the second reads.
+    """A chain of layers at a mask's active pixels, added to `shortcut`; `activation` follows at all pixels.
 
-    All layers after the second are 1x1. Pixels that aren't active hold any value.
+    The first layer is computed at the dilated mask's pixels, which the second reads; all after the second are 1x1.
+    `activated`: the shortcut has been before.
     """
-    n, h, w, channels = x.shape
+    _n, h, w, channels = x.shape
     first, second, *rest = layers
-    height, width = _output_size(first, (h, w))
-    dilated = Sites.of(dilate(mask, dilate_stride)[:, :height, :width])
-    sites = Sites.of(mask)
-    patches = dilated.patches(pixel_numbers((n, h, w)), first.taps, first.conv.padding)
-    rows = _by_index(x.reshape(-1, channels), patches, first, run)
-    patches = sites.patches(dilated.rows, second.taps, second.conv.padding)
-    rows = _by_index(rows, patches, second, run)
+    tables = mask_tables(mask, dilation_stride, (h, w), first.window, second.window)
+    rows = _by_index(x.reshape(-1, channels), tables.first, first, run)
+    rows = _by_index(rows, tables.second, second, run)
     for item in rest:
-        rows = _by_index(rows, sites.in_order(), item, run)
-    return rows[jnp.maximum(sites.rows, 0)]
+        rows = _by_index(rows, tables.in_order(), item, run)
+    pixels = shortcut.reshape(-1, shortcut.shape[-1])
+    out = mask_add(pixels, rows, tables, activation, rest=not activated)
+    return out.reshape(shortcut.shape)
 
 
 def _by_index(rows: Rows, patches: IndexPatches, item: Layer, run: Pass) -> Rows:
@@ -200,8 +166,8 @@ def _dense_by_index(
 ) -> Image:
     n, h, w, channels = x.shape
     conv = item.conv
-    height, width = _output_size(item, (h, w))
-    pointwise = item.taps == Taps((1, 1), 1, 1) and conv.padding == (0, 0)
+    height, width = item.window.output_size((h, w))
+    pointwise = item.window == PaddedWindow(Taps((1, 1), 1, 1), (0, 0))
     patches = list_patches(n * h * w) if pointwise else image_patches((n, h, w), conv.padding)
     residual = None if shortcut is None else shortcut.reshape(n * height * width, -1)
     out, _ = indexed_conv(
@@ -217,15 +183,6 @@ def _dense_by_index(
 
 def _epilogue(packed: PackedLayer, activation: Activation, residual: Rows | None) -> Epilogue:
     return Epilogue(packed.scale, packed.bias, residual, activation=activation)
-
-
-def _output_size(item: Layer, size: tuple[int, int]) -> tuple[int, int]:
-    taps, padding = item.taps, item.conv.padding
-    height, width = (
-        (side + 2 * p - extent) // taps.stride + 1
-        for side, p, extent in zip(size, padding, taps.extent, strict=True)
-    )
-    return height, width
 
 
 _ACTIVATIONS: dict[Activation, Callable[[Image], Image]] = {

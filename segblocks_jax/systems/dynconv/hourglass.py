@@ -10,7 +10,8 @@ from segblocks_jax import nn
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.systems.dynconv.blocks import Image, InvertedResidual, conv, norm
-from segblocks_jax.systems.dynconv.execution import Layer, Pass, layer
+from segblocks_jax.systems.dynconv.execution import Pass, layer
+from segblocks_jax.systems.dynconv.layers import Layer
 from segblocks_jax.systems.dynconv.masks import MaskKind
 
 STACKS = 4

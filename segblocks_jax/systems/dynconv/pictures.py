@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.systems.dynconv.masks import dilate
+from segblocks_jax.ops.mask_patches import dilate
 from segblocks_jax.systems.dynconv.run import Costs
 from segblocks_jax.tasks.segmentation.pictures import side_by_side
 

@@ -11,7 +11,8 @@ from segblocks_jax import nn
 from segblocks_jax.errors import InputError
 from segblocks_jax.models import NetworkEntry, TorchNames
 from segblocks_jax.systems.dynconv.blocks import BasicBlock, Bottleneck, Image, conv, norm
-from segblocks_jax.systems.dynconv.execution import Layer, Pass, layer
+from segblocks_jax.systems.dynconv.execution import Pass, layer
+from segblocks_jax.systems.dynconv.layers import Layer
 from segblocks_jax.systems.dynconv.masks import MaskKind
 
 NAMES = ((r"\bmasker\.", "masker.maskconv."),)
@@ -84,6 +85,7 @@ class MaskedResNet(nnx.Module):
                 stride = 2 if i and not j else 1
                 kind: MaskKind | None = "squeeze" if options.masked else None
                 stage.append(block(features, width, stride, mask=kind, rngs=rngs))
+                stage[-1].activated = True
                 features = width * block.expansion
             setattr(self, f"layer{i + 1}", stage)
         self.stages = len(depths)

@@ -12,9 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
 
 from segblocks_jax.errors import InputError
+from segblocks_jax.ops.mask_patches import dilate
 from segblocks_jax.systems.dynconv.blocks import MaskedBlock
-from segblocks_jax.systems.dynconv.execution import PackedLayer, Pass
-from segblocks_jax.systems.dynconv.masks import dilate
+from segblocks_jax.systems.dynconv.execution import Pass
+from segblocks_jax.systems.dynconv.layers import PackedLayer
 
 Execution = Literal["dense", "sparse"]
 EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
@@ -145,4 +146,4 @@ def prepare(net: Any, shape: tuple[int, ...], execution: Execution = "sparse") -
     probe = nnx.clone(net)
     probe.eval()
     jax.eval_shape(lambda x: probe(x, forward), jax.ShapeDtypeStruct(shape, jnp.float32))
-    return [PackedLayer.of(layer, winograd) for layer, winograd in forward.layers]
+    return [pack() for pack in forward.packers]

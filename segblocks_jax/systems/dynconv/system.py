@@ -112,6 +112,10 @@ class DynConv(ImageClassifier):
         crop: CenterCrop = self.config.data.eval_crop()
         return crop(image)[0]
 
+    def shown(self, cut: UInt8[np.ndarray, "ch cw 3"]) -> UInt8[np.ndarray, "ch cw 3"]:
+        """What the network sees, in RGB."""
+        return cut
+
     def draw(self, modules: Any) -> predict.Draw | None:
         """Pictures of each block's mask over the image, and of the computation at each pixel."""
         if not self.config.model.masked:
@@ -123,7 +127,7 @@ class DynConv(ImageClassifier):
             cut = self.cut(image)
             pixels = normalize(jnp.asarray(cut[None]), *normalization)
             _, masks = run(modules.net, pixels)
-            return pictures.draw(cut, jax.tree.map(np.asarray, masks), cost)
+            return pictures.draw(self.shown(cut), jax.tree.map(np.asarray, masks), cost)
 
         return draw
 

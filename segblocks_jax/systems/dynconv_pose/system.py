@@ -137,6 +137,10 @@ class DynConvPose(DynConv):
         crop: PersonCrop = self.config.data.eval_crop()
         return crop(image, Person.frame((image.shape[0], image.shape[1]), crop.size))[0]
 
+    def shown(self, cut: UInt8[np.ndarray, "ch cw 3"]) -> UInt8[np.ndarray, "ch cw 3"]:
+        """What the network sees, in RGB."""
+        return cut[..., ::-1] if self.config.data.bgr else cut
+
     def predict(
         self,
         load: Callable[[], Any],

@@ -10,6 +10,7 @@
 #include "segblocks/index_tables.h"
 #include "segblocks/layout.h"
 #include "segblocks/macros.h"
+#include "segblocks/mask_tables.h"
 #include "segblocks/padding.h"
 #include "segblocks/resampling.h"
 #include "segblocks/units.h"
@@ -220,6 +221,39 @@ struct IndexTablesCall {
   int32_t* means;             // (num_halos(), factor * factor)
 
   bool empty() const { return layout.blocks.empty(); }
+};
+
+// From a mask to the tables of two convolutions: the first one at the dilated mask's active pixels,
+// which reads images; the second at the mask's, which reads the first one's output rows.
+struct MaskTablesCall {
+  MaskTableLayout layout;
+  const bool* mask;         // (images, height, width)
+  int32_t* first;           // (dilated pixels, first.side, first.side)
+  int32_t* second;          // (pixels, second.side, second.side)
+  int32_t* sites;           // (pixels,): numbers of the active pixels, in order.
+  int32_t* rows;            // Of each dilated pixel: its number among the active ones, or -1.
+  int32_t* dilated_counts;  // (2,): how many are active, and 0.
+  int32_t* counts;          // (2,): the same of the mask.
+  int32_t* parts;           // (num_parts(),): kernels for GPUs work in it.
+
+  bool empty() const { return layout.num_pixels() == 0; }
+};
+
+// Adds rows to those of a mask's active pixels, in place; `activation` follows, elsewhere only
+// where `rest` asks for it.
+struct MaskAddCall {
+  Element element;
+  int64_t pixels;
+  int64_t channels;
+  Activation activation;
+  bool rest;
+  const bool* mask;       // (pixels,)
+  const int32_t* sites;   // (pixels,): as of MaskTablesCall.
+  const int32_t* counts;  // (2,)
+  const void* rows;       // (pixels, channels)
+  void* out;              // (pixels, channels)
+
+  bool empty() const { return pixels == 0 || channels == 0; }
 };
 
 // Ties go to the lowest class. A NaN never wins; where nothing is above minus infinity, class 0
