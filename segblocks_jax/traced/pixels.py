@@ -46,7 +46,7 @@ def operand(
     """A value beside a map of these axes: the array of its `number` then broadcasts against the pixel list."""
     if isinstance(value, Map) or not value.shape:
         return value
-    again = ("operand", value.number, axes, side)
+    again = ("operand", value.number, axes, side, value.shape, tuple(shape))
     if again in tracer.converted:
         return tracer.converted[again]
     if is_spread(value, axes):
