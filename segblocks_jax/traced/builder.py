@@ -1,6 +1,5 @@
 """Builder: makes the values and nodes of a plan; knows constants and the expressions of weights."""
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
