@@ -167,7 +167,6 @@ ON_WHOLE_IMAGE = {
     ),
     "padded maps of layers": padded_maps_of_layers,
     "no layers": lambda x: lax.scan(lambda c, k: (conv(c, k), c), x, jnp.zeros((0, 3, 3, 3, 3)))[0],
-    "groups of images": lambda x: conv(x.repeat(2, 0), weights(3, 3, 3, 4), batch_group_count=2),
     "stride and spread": lambda x: conv(
         x, weights(3, 3, 3, 4), 2, ((1, 2), (1, 2)), lhs_dilation=(2, 2)
     ),
@@ -280,13 +279,18 @@ def test_the_axis_of_a_single_image_comes_and_goes(name):
         check(SINGLE[name], IMAGE[:1])
 
 
+def groups_of_images(x):
+    return conv(x, weights(3, 3, 3, 4), batch_group_count=2)
+
+
 def mixing(x):
     return x + jnp.roll(x, 1, 0) + x.mean(0, keepdims=True) * jnp.arange(2.0)[:, None, None, None]
 
 
-def test_images_that_are_mixed_are_those_of_the_batch():
+@pytest.mark.parametrize("function", [mixing, groups_of_images])
+def test_images_that_are_mixed_are_those_of_the_batch(function):
     with pytest.warns(WholeImageWarning):
-        close(run(mixing, IMAGE, np.ones((2, *GRID), bool)), mixing(IMAGE))
+        close(run(function, IMAGE, np.ones((2, *GRID), bool)), function(IMAGE))
 
 
 def test_constants_over_positions_are_averaged_in_low_blocks():

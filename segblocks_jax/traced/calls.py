@@ -86,6 +86,8 @@ def _stack(tracer: Tracer, values: list[Value]) -> Value:
     if isinstance(first, Map) and all(_alike(first, v) for v in values):
         result = Map(tracer.number(), shape, first.dtype, ("c", *first.axes), first.side)
         return tracer.mapped("stack", lambda _, *x: jnp.stack(x, 1), values, result)
+    if any(isinstance(v, Map) for v in values):
+        tracer.warn("stack", "what the steps of the loop give is padded, or no maps alike")
     wide = [tracer.combined(v) for v in values]
     aval = jax.ShapeDtypeStruct(shape, values[0].dtype)
     return tracer.plain("stack", lambda *x: jnp.stack(x), wide, aval, params=len(wide))
