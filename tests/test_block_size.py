@@ -36,6 +36,13 @@ def test_every_network_takes_blocks_of_64(name) -> None:
     assert nn.block_multiple(zoo(name)) in (32, 64)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_networks_take_blocks_of_128(name) -> None:
+    """Their deepest layer has a pixel for 64 of the image."""
+    assert nn.block_multiple(sb.in_blocks(zoo(name))) == 128
+
+
 class Own(nnx.Module):
     """A user's network, which says nothing of blocks: strides 4 and 16, a dilated kernel, and up again."""
 

@@ -98,6 +98,29 @@ def test_backbones_all_low_are_dense_of_the_averaged_image(name):
     assert difference(made.pixels, pixels_of(expected, grid)) < TOLERANCE
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddrnet23_slim", "pidnet_s"])
+def test_gradients_of_deep_networks_all_high_are_dense(name, monkeypatch):
+    """With smooth activations: where rounding switches a single ReLU, gradients jump."""
+    monkeypatch.setattr(jax.nn, "relu", jax.nn.silu)
+    net = zoo(name)
+    image = jnp.concatenate([IMAGE[:, :, :128], IMAGE[:, :, 64:]], 2)
+    grid = np.ones((1, 1, 2), bool)
+    blocks = sb.in_blocks(net, strict=True)
+
+    def values(run):
+        @jax.jit
+        def both(image):
+            value, transpose = jax.vjp(run, image)
+            return value, transpose(jnp.cos(jnp.arange(value.size * 1.0)).reshape(value.shape))[0]
+
+        return both(image)
+
+    made = values(lambda x: sb.combine(blocks(sb.split(x, grid))))
+    for got, expected in zip(made, values(lambda x: net(x)), strict=True):
+        assert difference(got, expected) < 10 * TOLERANCE
+
+
 def swiftnets():
     """The same network of this library's layers and of Flax's alone."""
     own = nets.randomized(

@@ -20,16 +20,19 @@ from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.steps import ConvStep, Layout, PatchStep, State
 from segblocks_jax.inference.traced_fusion import Fusion
-from segblocks_jax.inference.traced_steps import ConvPlan, PatchPlan
+from segblocks_jax.inference.traced_steps import ConvPlan, ImagePlan, PatchPlan
 from segblocks_jax.nn.regions import BlockOptions, Maps
 from segblocks_jax.ops import no_type_check
-from segblocks_jax.ops.packed_kernel import pack_kernel, pairs_pay, winograd_stride
+from segblocks_jax.ops.indexed_conv import indexed_conv
+from segblocks_jax.ops.packed_kernel import PackedKernel, pack_kernel, pairs_pay, winograd_stride
+from segblocks_jax.ops.patches import image_patches
 from segblocks_jax.traced.names import classes_of
 from segblocks_jax.traced.net import InBlocks
 from segblocks_jax.traced.plan import Node
 from segblocks_jax.traced.runtime import Runtime, dense_runtime
 from segblocks_jax.traced.tracing import Traced, report_warnings, traced_plan
-from segblocks_jax.traced.values import Geometry, Map, Plain, count
+from segblocks_jax.traced.values import Geometry, Map, count
+from segblocks_jax.traced.windows import Windows
 
 _SIDE = 256  # Of the image that kernels are prepared with.
 
@@ -120,6 +123,8 @@ class _Run:
                     self._convolve(step)
                 elif isinstance(step, PatchPlan):
                     self._patch(step)
+                elif isinstance(step, ImagePlan):
+                    self._images(step)
                 else:
                     self._node(step)
         results = []
@@ -165,7 +170,7 @@ class _Run:
         assert windows.shift is not None
         residual = step.residual
         conv = ConvStep(
-            self.kernel(step),
+            self.kernels(node.operands[1], windows)[0],
             self.scaling(step),
             None if step.second is None else _rectified(count(result.rest)),
             name=node.where.part,
@@ -187,6 +192,21 @@ class _Run:
                 pixels = self.state.pixels[number]
                 self.arrays[number] = pixels.reshape(pixels.shape[0], *result.rest)
 
+    def _images(self, step: ImagePlan) -> None:
+        node, windows = step.node, step.windows
+        image, kernels = self.array(node.inputs[0]), self.kernels(node.operands[1], windows)
+        n, h, w, channels = image.shape
+        vertical, horizontal = windows.reach[0] // 2, windows.reach[1] // 2
+        assert windows.shift is not None
+        patches = image_patches((n, h, w), (vertical, horizontal)).inset(0, 0, windows.shift)
+        rows = jnp.split(image.reshape(-1, channels), len(kernels), 1)
+        made = [
+            indexed_conv(x, patches, kernel, windows.stride[0], dilation=windows.dilation[0])[0]
+            for x, kernel in zip(rows, kernels, strict=True)
+        ]
+        result = node.results[0]
+        self.arrays[result.number] = jnp.concatenate(made, 1).reshape(result.shape)
+
     def _patch(self, step: PatchPlan) -> None:
         source = step.source
         number = self._rows(source.number, source)
@@ -207,24 +227,28 @@ class _Run:
         pixels = self.state.pixels[step.output]
         self.arrays[step.output] = pixels.reshape(pixels.shape[0], *step.result.rest)
 
-    def kernel(self, step: ConvPlan) -> Any:
-        """The packed kernel of a convolution."""
-        value, windows = step.node.operands[1], step.node.details
-        assert isinstance(value, Plain)
+    def kernels(self, value: Any, windows: Windows) -> list[PackedKernel]:
+        """The packed kernel of a convolution; one of each group where they have several channels."""
         name = f"{value.key}/{windows.stride}/{windows.dilation}/{windows.groups}"
         if name in self.prepared:
             return self.prepared[name]
         weights = jnp.asarray(self.array(value.number), self.dtype)
-        given = (windows.stride[0], windows.groups, windows.dilation[0])
-        packed = pack_kernel(
-            weights,
-            windows.groups,
-            winograd=winograd_stride(weights, *given),
-            pairs=pairs_pay(weights, windows.groups),
-        )
+        single = weights.shape[2] == 1 and windows.groups > 1
+        parts = [weights] if single else jnp.split(weights, windows.groups, 3)
+        groups = windows.groups if single else 1
+        packed = [self._packed(part, windows, groups) for part in parts]
         if isinstance(self.prepared, dict) and not isinstance(weights, jax.core.Tracer):
             self.prepared[name] = packed
         return packed
+
+    def _packed(self, weights: Array, windows: Windows, groups: int) -> PackedKernel:
+        given = (windows.stride[0], groups, windows.dilation[0])
+        return pack_kernel(
+            weights,
+            groups,
+            winograd=winograd_stride(weights, *given),
+            pairs=pairs_pay(weights, groups),
+        )
 
     def scaling(self, step: ConvPlan) -> tuple[Array | None, Array | None]:
         """Scale and bias of an epilogue."""
@@ -281,8 +305,10 @@ def fuse_traced(net: InBlocks, dtype: jax.typing.DTypeLike = "float32") -> Fused
     run = _Run(traced, leaves, prepared, None, None, dtype)
     for step in run.fusion.steps():
         if isinstance(step, ConvPlan):
-            run.kernel(step)
+            run.kernels(step.node.operands[1], step.node.details)
             run.scaling(step)
+        elif isinstance(step, ImagePlan):
+            run.kernels(step.node.operands[1], step.windows)
     return FusedTraced([_stored(x) for x in leaves], prepared, recipe)
 
 

@@ -8,6 +8,7 @@ from segblocks_jax.ops.indexed_conv import Activation
 from segblocks_jax.ops.patches import Border
 from segblocks_jax.traced.plan import Node, Where
 from segblocks_jax.traced.values import Map, Plain
+from segblocks_jax.traced.windows import Windows
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,4 +64,22 @@ class PatchPlan:
         return self.result.number
 
 
-Step = ConvPlan | PatchPlan | Node
+@dataclasses.dataclass(eq=False)
+class ImagePlan:
+    """A convolution of whole images, NHWC and HWIO, group by group.
+
+    Attributes:
+        node: the convolution.
+        windows: its windows.
+    """
+
+    node: Node
+    windows: Windows
+
+    @property
+    def where(self) -> Where:
+        """Its place."""
+        return self.node.where
+
+
+Step = ConvPlan | PatchPlan | ImagePlan | Node

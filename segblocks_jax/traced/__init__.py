@@ -5,6 +5,7 @@ from segblocks_jax.traced import (  # noqa: F401
     calls,
     convolutions,
     derivatives,
+    joins,
     pixels,
     pools,
     products,

@@ -1,6 +1,5 @@
 """Builder: makes the values and nodes of a plan; knows constants and the expressions of weights."""
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -127,7 +126,7 @@ class Builder:
         """The array with all its elements, none repeated."""
         if value.stored == value.shape:
             return value
-        shape, again = value.shape, ("full", value.number)
+        shape, again = value.shape, ("full", value.number, value.shape)
         if again not in self.converted:
             self.converted[again] = self.plain(
                 "broadcast",
@@ -161,12 +160,11 @@ class Builder:
         """A value as the array of the whole image."""
         if isinstance(value, Plain):
             return self.full(value)
-        again = ("combined", value.number, value.axes, value.shape)
+        again = ("combined", value.number, value.axes, value.shape, value.margins, value.outside)
         if again in self.converted:
             return self.converted[again]
         margins, outside = value.margins, value.outside
         axes, side, shape = value.axes, value.side, value.shape
-        inner = dataclasses.replace(value, number=value.number)
 
         def run(runtime: Runtime, pixels: Array) -> Sequence[Array]:
             image = runtime.combine(pixels, side)
@@ -184,7 +182,7 @@ class Builder:
                 (result.number,),
                 run,
                 self.where,
-                (inner,),
+                (value,),
                 (result,),
             )
         )
@@ -193,7 +191,7 @@ class Builder:
 
     def splitted(self, value: Plain, axes: tuple[str, ...], side: tuple[int, int]) -> Map:
         """The map of a plain array that has the image's axes; NotInBlocks where blocks don't fit."""
-        again = ("split", value.number, axes, value.shape)
+        again = ("split", value.number, axes, value.shape, side)
         if again in self.converted:
             return self.converted[again]
         value = self.full(value)

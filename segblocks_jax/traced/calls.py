@@ -9,7 +9,7 @@ import numpy as np
 
 from segblocks_jax.traced.groups import apart, grouped
 from segblocks_jax.traced.trace import CALLS, Tracer, rule
-from segblocks_jax.traced.values import Map, Plain, Value
+from segblocks_jax.traced.values import NO_MARGINS, Map, Plain, Value
 
 _LONGEST = 128
 
@@ -55,9 +55,9 @@ def scan(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
     fixed, carry, pieces = values[:consts], values[consts:carried], values[carried:]
     if not any(isinstance(v, Map) for v in values):
         return tracer.bound(eqn, [tracer.full(v) for v in values], local=False)  # type: ignore[arg-type]
-    if p["length"] > _LONGEST:
-        return _whole(tracer, eqn, values, f"it has {p['length']} steps, more than {_LONGEST}")
-    if any(isinstance(v, Map) and v.axes[0] != "c" for v in pieces):
+    if not 0 < p["length"] <= _LONGEST:
+        return _whole(tracer, eqn, values, f"it has {p['length']} steps, not 1 to {_LONGEST}")
+    if any(isinstance(v, Map) and (v.axes[0] != "c" or v.margins != NO_MARGINS) for v in pieces):
         return _whole(tracer, eqn, values, "it runs along the image")
     collected: list[list[Value]] = []
     steps = range(p["length"])
@@ -82,14 +82,24 @@ def _entry(tracer: Tracer, value: Value, step: int) -> Value:
 
 def _stack(tracer: Tracer, values: list[Value]) -> Value:
     shape = (len(values), *values[0].shape)
-    if all(isinstance(v, Map) for v in values):
-        first = values[0]
-        assert isinstance(first, Map)
+    first = values[0]
+    if isinstance(first, Map) and all(_alike(first, v) for v in values):
         result = Map(tracer.number(), shape, first.dtype, ("c", *first.axes), first.side)
         return tracer.mapped("stack", lambda _, *x: jnp.stack(x, 1), values, result)
+    if any(isinstance(v, Map) for v in values):
+        tracer.warn("stack", "what the steps of the loop give is padded, or no maps alike")
     wide = [tracer.combined(v) for v in values]
     aval = jax.ShapeDtypeStruct(shape, values[0].dtype)
     return tracer.plain("stack", lambda *x: jnp.stack(x), wide, aval, params=len(wide))
+
+
+def _alike(first: Map, value: Value) -> bool:
+    """Whether maps lie on pixel lists of the same pixels and axes."""
+    return (
+        isinstance(value, Map)
+        and (value.axes, value.side) == (first.axes, first.side)
+        and value.margins == NO_MARGINS
+    )
 
 
 def _whole(tracer: Tracer, eqn: Any, values: Sequence[Value], why: str) -> Sequence[Value]:

@@ -27,6 +27,8 @@ def convolution(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value
     if not isinstance(value, Map) or isinstance(kernel, Map):
         raise NotInBlocks("its kernel is made of pixels")
     params, aval = eqn.params, eqn.outvars[0].aval
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise NotInBlocks(f"its pixels are {value.dtype}")
     spec, out_spec = params["dimension_numbers"].lhs_spec, params["dimension_numbers"].out_spec
     labels = [value.axes[a] for a in spec]
     if (

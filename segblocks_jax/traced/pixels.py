@@ -25,13 +25,14 @@ from segblocks_jax.traced.values import (
 
 # fmt: off
 ELEMENTWISE |= {
-    "abs", "acos", "acosh", "add", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil",
-    "clamp", "conj", "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf",
-    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma", "imag", "integer_pow",
-    "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
-    "nextafter", "not", "or", "pow", "real", "reduce_precision", "regularized_incomplete_beta", "rem",
-    "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign",
-    "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+    "abs", "acos", "acosh", "add", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
+    "bessel_i1e", "cbrt", "ceil", "clamp", "clz", "complex", "conj", "convert_element_type", "copy",
+    "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
+    "floor", "ge", "gt", "igamma", "igammac", "imag", "integer_pow", "is_finite", "le", "lgamma", "log",
+    "log1p", "logistic", "lt", "max", "min", "mul", "mulhi", "ne", "neg", "nextafter", "not", "or",
+    "polygamma", "population_count", "pow", "real", "reduce_precision", "regularized_incomplete_beta",
+    "rem", "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical",
+    "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor", "zeta",
 }
 # fmt: on
 
@@ -46,7 +47,7 @@ def operand(
     """A value beside a map of these axes: the array of its `number` then broadcasts against the pixel list."""
     if isinstance(value, Map) or not value.shape:
         return value
-    again = ("operand", value.number, axes, side)
+    again = ("operand", value.number, axes, side, value.shape, tuple(shape))
     if again in tracer.converted:
         return tracer.converted[again]
     if is_spread(value, axes):
@@ -83,16 +84,30 @@ def _repeated(tracer: Builder, value: Plain, axes: tuple[str, ...], side: tuple[
     )
 
 
+def aligned(tracer: Tracer, values: Sequence[Value]) -> tuple[list[Value], tuple[str, ...]]:
+    """Values whose maps have the same axes, and these: an axis of one image is none of each pixel's."""
+    axes = same_places([v.unpadded() for v in values if isinstance(v, Map)])
+    made: list[Value] = []
+    for value in values:
+        if isinstance(value, Map) and value.axes != axes:
+            own = dataclasses.replace(value, number=tracer.number(), axes=axes)
+            rest = own.rest
+            value = tracer.mapped(
+                "reshape", lambda _, x, rest=rest: x.reshape(x.shape[0], *rest), (value,), own
+            )
+        made.append(value)
+    return made, axes
+
+
 @rule(*ELEMENTWISE)
 def elementwise(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
     """Computes on the pixel list."""
     aval = eqn.outvars[0].aval
     shape = aval.shape
-    maps = [v.unpadded() for v in values if isinstance(v, Map)]
-    axes = same_places(maps)
+    values, axes = aligned(tracer, values)
     if len(axes) != len(shape):
         raise NotInBlocks("its operands have different numbers of axes")
-    side = maps[0].side
+    side = next(v.side for v in values if isinstance(v, Map))
     beside = [operand(tracer, v, axes, side, aval.shape) for v in values]
     result = Map(tracer.number(), shape, aval.dtype, axes, side)
     params = eqn.primitive.get_bind_params(eqn.params)
@@ -210,25 +225,3 @@ def top_k(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value]:
     last = eqn.params.get("axis", -1) % len(value.shape)
     (axis,) = along_rest(value, [last], "sorts")
     return remapped(tracer, eqn, value, {"axis": axis} if "axis" in eqn.params else {})
-
-
-@rule("concatenate")
-def concatenate(tracer: Tracer, eqn: Any, values: list[Value]) -> Sequence[Value]:
-    """Along other axes than the image's."""
-    maps = [v.unpadded() for v in values if isinstance(v, Map)]
-    axes, side, aval = same_places(maps), maps[0].side, eqn.outvars[0].aval
-    (axis,) = along_rest(maps[0], [eqn.params["dimension"]], "joins pieces")
-    beside = [operand(tracer, v, axes, side, aval.shape) for v in values]
-    sizes = [v.shape[eqn.params["dimension"]] for v in values]
-    result = Map(tracer.number(), aval.shape, aval.dtype, axes, side)
-    rest = result.rest
-
-    def run(runtime: Runtime, *arrays: Array) -> Array:
-        pixels = max(x.shape[0] for x in arrays)
-        wide = []
-        for x, size in zip(arrays, sizes, strict=True):
-            shape = (pixels, *rest)
-            wide.append(jnp.broadcast_to(x, (*shape[:axis], size, *shape[axis + 1 :])))
-        return jnp.concatenate(wide, axis)
-
-    return [tracer.mapped("concatenate", run, beside, result)]

@@ -136,7 +136,7 @@ def resample(tracer: Builder, eqn: Any, values: Sequence[Any]) -> Map:
 def _twice(tracer: Builder, value: Map, taps: tuple[Taps | None, Taps | None]) -> Map | None:
     """The rows' resizing with the columns' in one, where the node before is the other."""
     before = tracer.makers.get(value.number)
-    if before is None or not isinstance(before.details, Resizing):
+    if before is None or not isinstance(before.details, Resizing) or before not in tracer.nodes:
         return None
     own = before.details.taps
     if any(a is not None and b is not None for a, b in zip(own, taps, strict=True)):

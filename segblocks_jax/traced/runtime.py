@@ -15,7 +15,7 @@ from segblocks_jax.nn.resampling import clamp_at_image_border
 Pixels = Shaped[Array, "p ..."]
 Parts = tuple[Shaped[Array, "n_high bh bw ..."], Shaped[Array, "n_low lh lw ..."]]
 Side = tuple[int, int]
-_HALO_DTYPES = ("float32", "bfloat16", "float16")
+HALO_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Runtime:
         if self.whole:
             return pixels.reshape(n, *side, *rest)
         flat = pixels.reshape(pixels.shape[0], int(np.prod(rest)))
-        if side[0] == side[1] and flat.dtype in _HALO_DTYPES:
+        if side[0] == side[1] and flat.dtype in HALO_DTYPES:
             image = combine(DualRes(flat, self.grid), self.options.low_upsampling)
         else:
             high, low = self.parts(flat, side)
@@ -94,7 +94,7 @@ class Runtime:
         if self.whole:
             return image.reshape(n * h * w, *rest)
         flat = image.reshape(n, h, w, int(np.prod(rest)))
-        if side[0] == side[1] and flat.dtype in _HALO_DTYPES:
+        if side[0] == side[1] and flat.dtype in HALO_DTYPES:
             return split(flat, self.grid).pixels.reshape(-1, *rest)
         cells = self._cells(flat, side)
         high, low = cells[self.grid.high_cells], cells[self.grid.low_cells]
@@ -117,7 +117,7 @@ class Runtime:
             high, low = self.parts(flat, side)
             given: Any = {"mode": "edge"} if outside == "edge" else {"constant_values": outside}
             return jnp.pad(high, around, **given), jnp.pad(low, around)
-        if side[0] == side[1] and flat.dtype in _HALO_DTYPES:
+        if side[0] == side[1] and flat.dtype in HALO_DTYPES:
             padded = block_pad(DualRes(flat, self.grid), padding, mode=self.options.padding)
             high, low = padded.high, padded.low
             if self.options.padding == "clamp":

@@ -80,6 +80,8 @@ def broadcast_in_dim(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Va
     axes = ["c"] * len(shape)
     for own, place in enumerate(places):
         axes[place] = value.axes[own]
+    if shape[0] == tracer.geometry.images == 1 and not any("n" in a for a in axes):
+        axes[0] = "n"
     result = Map(tracer.number(), shape, value.dtype, tuple(axes), value.side)
     narrow = [1] * len(shape)
     for own, place in enumerate(places):

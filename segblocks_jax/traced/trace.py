@@ -211,6 +211,7 @@ class Tracer(Builder):
         avals = [v.aval for v in eqn.outvars]
         if any(v.origin == "image" for v in values):
             about.setdefault("macs", multiply_adds(eqn, values))
+            about.setdefault("details", eqn.params)
         return self.plains(eqn.primitive.name, run, values, avals, params=eqn.params, **about)
 
     def on_whole_image(self, eqn: Any, values: Sequence[Value], why: str) -> Sequence[Value]:

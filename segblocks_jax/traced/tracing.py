@@ -82,7 +82,10 @@ def _final(tracer: Tracer, value: Value) -> Value:
     """A result: a map of (n, h, w, c), or an array."""
     if isinstance(value, Plain):
         return tracer.as_map(value) or value
+    if value.number in tracer.makers:
+        tracer.where = tracer.makers[value.number].where
     if any(map(any, value.margins)):
+        tracer.warn("the result", "it is padded")
         return tracer.combined(value)
     if value.side[0] != value.side[1]:
         tracer.warn("the result", f"its blocks have {value.side} pixels, which are no squares")

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from segblocks_jax.blocks import DualRes, block_conv
 from segblocks_jax.ops.image_conv import image_conv
-from segblocks_jax.traced.runtime import Runtime
+from segblocks_jax.traced.runtime import HALO_DTYPES, Runtime
 from segblocks_jax.traced.trace import Tracer
 from segblocks_jax.traced.values import Map, NotInBlocks, Plain
 
@@ -133,7 +133,7 @@ def convolved(
     )
     dtype = result.dtype
     flat = len(result.rest)
-    if windows.plain:
+    if windows.plain and value.dtype == dtype and dtype in HALO_DTYPES:
         padding = windows.reach[0] // 2, windows.reach[1] // 2
         assert shift is not None
 
@@ -151,14 +151,16 @@ def convolved(
             return out.astype(dtype).reshape(out.shape[0], *(1,) * (flat - 1), out.shape[1])
 
         if own[0] != own[1] and (tracer.geometry.rows, tracer.geometry.columns) != (1, 1):
-            run = _by_xla(windows, own, dtype)
+            run = _by_xla(windows, own, result)
     else:
-        run = _by_xla(windows, own, dtype)
+        run = _by_xla(windows, own, result)
     about: Any = {"how": "blocks", "details": windows, "macs": macs} | changes
     return tracer.mapped("conv_general_dilated", run, (value, kernel), result, **about)
 
 
-def _by_xla(windows: Windows, side: Pair, dtype: Any) -> Callable[..., Array]:
+def _by_xla(windows: Windows, side: Pair, result: Map) -> Callable[..., Array]:
+    dtype, rest = result.dtype, result.rest
+
     def convolve(part: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(
             part,
@@ -168,6 +170,8 @@ def _by_xla(windows: Windows, side: Pair, dtype: Any) -> Callable[..., Array]:
             rhs_dilation=windows.dilation,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=windows.groups,
-        ).astype(dtype)
+            preferred_element_type=dtype,
+        )
 
-    return windows_run(windows, side, 0.0, convolve)
+    run = windows_run(windows, side, 0.0, convolve)
+    return lambda *given: run(*given).reshape(-1, *rest)
