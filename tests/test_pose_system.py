@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -86,9 +85,6 @@ def test_pictures_are_in_rgb_whatever_the_network_sees():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "SEGBLOCKS_LONG" not in os.environ, reason="takes minutes: set SEGBLOCKS_LONG=1"
-)
 def test_training_export_serving_and_prediction(tmp_path):
     system = system_of(TINY)
     assert commands.train(system, tmp_path / "run") == 0
@@ -117,9 +113,6 @@ def test_training_export_serving_and_prediction(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "SEGBLOCKS_LONG" not in os.environ, reason="takes minutes: set SEGBLOCKS_LONG=1"
-)
 def test_the_loss_is_of_all_stacks_and_the_budget():
     system = system_of(TINY)
     modules = system.build()

@@ -107,7 +107,7 @@ class _Linear:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _apply(arrays: tuple[Array, ...], slots: Array, linear: _Linear) -> tuple[Array, ...]:
     results = [(shape, arrays[0].dtype) for shape in linear.results]
-    return call(linear.target, (*arrays, slots), results, **dict(linear.attributes))
+    return call(linear.target, (*arrays, slots), results, None, **dict(linear.attributes))
 
 
 def _apply_forward(

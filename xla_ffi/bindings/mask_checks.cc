@@ -1,5 +1,6 @@
 // Checks of the operations at a mask's active pixels: mask_tables, mask_add.
 
+#include <algorithm>
 #include <limits>
 #include <string>
 

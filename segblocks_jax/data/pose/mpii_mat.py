@@ -57,9 +57,10 @@ def read(file: pathlib.Path, split: str) -> list[dict[str, Any]]:
 
 def _people(image: Any) -> Iterator[dict[str, Any]]:
     for person in np.atleast_1d(image.annorect):
-        points = getattr(getattr(person, "annopoints", None), "point", None)
-        place, scale = getattr(person, "objpos", None), getattr(person, "scale", None)
-        if points is None or np.size(points) == 0 or np.size(scale) != 1 or not hasattr(place, "x"):
+        points = getattr(getattr(person, "annopoints", None), "point", ())
+        place: Any = getattr(person, "objpos", None)
+        scale: Any = getattr(person, "scale", ())
+        if np.size(points) == 0 or np.size(scale) != 1 or not hasattr(place, "x"):
             continue
         joints, visible = np.zeros((COUNT, 2)), np.zeros(COUNT)
         for point in np.atleast_1d(points):
