@@ -303,6 +303,14 @@ def test_constants_over_positions_are_averaged_in_low_blocks():
     np.testing.assert_allclose(made.pixels, blocks.pixels * own.pixels, atol=1e-6)
 
 
+def test_dropout_draws_as_the_dense_network_does_and_goes_on():
+    nets = [nnx.Dropout(0.5, rngs=nnx.Rngs(0)) for _ in range(2)]
+    blocks = sb.in_blocks(nets[0], strict=True)
+    image = sb.split(IMAGE, np.ones((2, *GRID), bool))
+    for _ in range(2):
+        np.testing.assert_array_equal(sb.combine(blocks(image)), nets[1](IMAGE))
+
+
 def test_large_captured_arrays_are_told_apart_in_fused_networks():
     one, other = weights(3, 3, 3, 64), weights(3, 3, 4, 64)[:, :, :3]
     deep = [weights(3, 3, 64, 128), 2 * weights(3, 3, 64, 128)[:, :, ::-1]]

@@ -292,15 +292,20 @@ def equinox_resnet():
 
 
 def randomized(net, seed=0):
-    """The network in evaluation mode with random statistics of its norms."""
+    """The network in evaluation mode, random, and no part of it dead: He's variance, signed means."""
     rng = np.random.default_rng(seed)
 
     def draw(path, value):
-        mean = 0 if "mean" in str(path[-2:]) else 1
-        spread = np.abs(rng.standard_normal(value.shape))
-        return jnp.asarray(mean + 0.2 * spread, value.dtype)
+        z, name = rng.standard_normal(value.shape), str(path[-2:])
+        if value.ndim > 1:
+            drawn = z * np.sqrt(2 / np.prod(value.shape[:-1]))
+        elif "var" in name or "scale" in name:
+            drawn = 1 + 0.2 * np.abs(z)
+        else:
+            drawn = 0.2 * z
+        return jnp.asarray(drawn, value.dtype)
 
-    stats = nnx.state(net, nnx.BatchStat)
-    nnx.update(net, jax.tree_util.tree_map_with_path(draw, stats))
+    state = nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat))
+    nnx.update(net, jax.tree_util.tree_map_with_path(draw, state))
     net.eval()
     return net

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import core as core_jax
+from jax import dtypes
 from jax.extend import core, source_info_util
 from jaxtyping import Array
 
@@ -104,13 +106,16 @@ class Tracer(Builder):
 
     def captured(self, arrays: Sequence[Any]) -> list[Value]:
         """Arrays that a function closes over: constants if they are known and small, else weights."""
-        return [self._captured(x, i) for i, x in enumerate(arrays)]
+        return [self._captured(x) for x in arrays]
 
-    def _captured(self, array: Any, place: int) -> Value:
-        known = not isinstance(array, core_jax.Tracer) and jnp.issubdtype(array.dtype, jnp.number)
-        if known and array.size <= _SMALL:
+    def _captured(self, array: Any) -> Value:
+        known = not isinstance(array, core_jax.Tracer)
+        known = known and not jnp.issubdtype(array.dtype, dtypes.extended)
+        if known and array.size <= _SMALL and array.dtype != bool:
             return self.constant(array)
-        value = self.weights(array, f"captured {place}")
+        # The same in every trace where it can be: fused networks find by it what they prepared.
+        name = hashlib.sha256(np.asarray(array).tobytes()).hexdigest() if known else self.number()
+        value = self.weights(array, f"captured {name}")
         self.constants[value.number] = array
         return value
 
@@ -157,7 +162,7 @@ class Tracer(Builder):
     def _planned(self, eqn: Any, values: list[Value]) -> Sequence[Value]:
         name = eqn.primitive.name
         if self.region is None:
-            values = [self._left_region(v) for v in values]
+            values = [self.left_region(v) for v in values]
         else:
             values = [self.combined(v) if isinstance(v, Map) else v for v in values]
         if name in CALLS:
@@ -172,7 +177,7 @@ class Tracer(Builder):
         except NotInBlocks as error:
             return self.on_whole_image(eqn, values, str(error))
 
-    def _left_region(self, value: Value) -> Value:
+    def left_region(self, value: Value) -> Value:
         """A value; as a map, where it comes out of a named region and is one."""
         if isinstance(value, Plain) and value.region is not None:
             # Its positions are the image's, since it is a part of the network in one piece.

@@ -80,6 +80,7 @@ def traced_plan(
 
 def _final(tracer: Tracer, value: Value) -> Value:
     """A result: a map of (n, h, w, c), or an array."""
+    value = tracer.left_region(value)
     if isinstance(value, Plain):
         return tracer.as_map(value) or value
     if value.number in tracer.makers:
