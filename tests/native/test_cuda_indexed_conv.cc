@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/indexed_conv_gemm.cuh"
+#include "cuda/indexed_conv_plan.h"
 #include "cuda/indexed_conv_plain.cuh"
 #include "row_problem.h"
 #include "thread_block.h"
@@ -98,6 +99,26 @@ void check_layouts(const char* name) {
   covers(typename Tile::Weights{}, Tile::kColumns, Tile::kDepth, false);
 }
 
+// Plans exist for all sizes; few tiles are shared, many are not.
+void check_plans() {
+  using segblocks::cuda::plan;
+  const auto parts = [](const segblocks::cuda::Product& product, int32_t max_parts,
+                        int32_t processors) {
+    return plan(product, max_parts, processors).parts;
+  };
+  expect(parts({1024, 512, 512, 9 * 512}, 8, 132) > 1, "few tiles are shared");
+  expect(parts({1024, 512, 512, 9 * 512}, 1, 132) == 1, "as far as may be");
+  expect(parts({1024, 512, 512, 9 * 512}, 8, 1) == 1, "one processor shares nothing");
+  expect(parts({100000, 20000, 512, 9 * 512}, 8, 132) == 1, "many tiles are not shared");
+  expect(parts({64, 64, 64, 64}, 8, 132) == 1, "few terms are not shared");
+  for (const int64_t rows : {int64_t{0}, int64_t{1}, int64_t{1} << 20, int64_t{1} << 31}) {
+    for (const int64_t terms : {0, 8, 576, 1 << 20}) {
+      const auto best = plan({rows, rows, 64, terms}, 8, 132);
+      expect(best.kind >= 0 && best.kind < 3 && best.parts >= 1 && best.parts <= 8, "a plan");
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -117,6 +138,8 @@ int main() {
                             kRelu, true, true, true, true};
   const ProblemSize stem = {3,     64,   7,     2,     {2, 2}, {2, 2}, {{21, 21}, {13, 13}},
                             kRelu, true, false, false, true};
+  const ProblemSize padded_stem = {4,     64,   7,     2,     {2, 2}, {2, 2}, {{21, 21}, {13, 13}},
+                                   kRelu, true, false, false, true};
   const ProblemSize odd = {19,    42,    3,    1,     {3, 0}, {2, 7}, {{9, 9}, {1, 1}},
                            kNone, false, true, false, true};
   const ProblemSize quads = {12,    40,   3,    2,    {0, 9}, {-1, 9}, {{0, 0}, {9, 9}},
@@ -131,23 +154,31 @@ int main() {
   const ProblemSize dilated_odd = {19,    42,    3,    2,     {3, 2}, {2, 2}, {{9, 9}, {7, 8}},
                                    kNone, false, true, false, true,   2};
 
-  check_layouts<ConvTile<64, 8>>("64 x 8");
-  check_layouts<ConvTile<128, 8>>("128 x 8");
-  check_layouts<ConvTile<64, 1>>("64 x 1");
-  check_tile<ConvTile<64, 8>>("3 x 3, 64 to 64", whole);
-  check_tile<ConvTile<64, 8>>("partly live", partly);
-  check_tile<ConvTile<64, 8>>("second output alone", second_only);
-  check_tile<ConvTile<64, 8>>("1 x 1 by strides of 2", one_by_one);
-  check_tile<ConvTile<64, 8>>("nothing live", nothing);
-  check_tile<ConvTile<64, 8>>("no channels", no_channels);
-  check_tile<ConvTile<128, 8>>("5 x 5, 128 columns", wide);
-  check_tile<ConvTile<128, 8>>("128 columns, partly live", partly);
-  check_tile<ConvTile<64, 4>>("channels by four", quads);
-  check_tile<ConvTile<64, 1>>("channels by four, one by one", quads);
-  check_tile<ConvTile<64, 1>>("stem", stem);
-  check_tile<ConvTile<64, 1>>("odd channels", odd);
-  check_tile<ConvTile<64, 8>>("dilated", dilated);
-  check_tile<ConvTile<64, 1>>("dilated, odd channels", dilated_odd);
+  using Narrow = ConvTile<256, 64, 8>;
+  using Square = ConvTile<128, 128, 8>;
+  using Wide = ConvTile<256, 128, 8>;
+  using Scalar = ConvTile<256, 64, 1>;
+  check_layouts<Narrow>("256 x 64");
+  check_layouts<Square>("128 x 128");
+  check_layouts<Wide>("256 x 128");
+  check_tile<Narrow>("3 x 3, 64 to 64", whole);
+  check_tile<Narrow>("partly live", partly);
+  check_tile<Narrow>("second output alone", second_only);
+  check_tile<Narrow>("1 x 1 by strides of 2", one_by_one);
+  check_tile<Narrow>("nothing live", nothing);
+  check_tile<Narrow>("no channels", no_channels);
+  check_tile<Narrow>("dilated", dilated);
+  check_tile<Square>("5 x 5, 128 columns", wide);
+  check_tile<Square>("128 columns, partly live", partly);
+  check_tile<Wide>("256 rows, 5 x 5, 128 columns", wide);
+  check_tile<Wide>("256 rows, 128 columns, partly live", partly);
+  check_tile<ConvTile<256, 64, 4>>("channels by four", quads);
+  check_tile<ConvTile<256, 64, 4>>("stem of four channels", padded_stem);
+  check_tile<Scalar>("channels by four, one by one", quads);
+  check_tile<Scalar>("stem", stem);
+  check_tile<Scalar>("odd channels", odd);
+  check_tile<Scalar>("dilated, odd channels", dilated_odd);
+  check_plans();
   for (const auto& [name, size] :
        {std::pair{"3 x 3", partly}, std::pair{"stem", stem}, std::pair{"odd channels", odd},
         std::pair{"wide", wide}, std::pair{"no channels", no_channels},

@@ -19,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/vectors.cuh"
+
 namespace segblocks::test {
 
 // Runs the threads of a block in turns, in a random order. Copies to shared memory may come as late
@@ -273,6 +275,13 @@ struct HostMachine {
     ThreadBlock::running().wait(kPending);
   }
   static void sync() { ThreadBlock::running().join_block(); }
+  // A block is alone in its cluster here; tests/ptx has others.
+  static void sync_cluster() { check(false, "a cluster of blocks"); }
+  template <int kLoad>
+  static cuda::Vector<float, kLoad> load_of(int32_t, const float*) {
+    check(false, "a cluster of blocks");
+    return {};
+  }
 
  private:
   static void copy(void* to, const void* from, int bytes, bool some) {

@@ -100,6 +100,14 @@ class Alone(Operands):
         to, source = self.address(to, "shared"), self.address(source, "global")
         return f"t.copy_async(static_cast<uint32_t>({to}), {source}, {size}, {read});"
 
+    def _mapa(self, parts: list[str], operands: list[str]) -> str:
+        if parts != ["shared::cluster", "u32"]:
+            raise UnknownInstruction("mapa." + ".".join(parts))
+        address, block = (self.value(o, "u32") for o in operands[1:])
+        return self.put(
+            operands[0], "u32", f"t.memory->shared_of({block}, {address}, t.index)"
+        )
+
     def _mov(self, parts: list[str], operands: list[str]) -> str:
         to, source = operands
         kind = parts[-1]

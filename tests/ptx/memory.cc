@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kLanes = 32;
 constexpr uint32_t kSharedBytes = 228 << 10;
+constexpr int kBlockShift = 24;  // Behind it a shared address has the block, plus 1; 0: one's own.
 constexpr int64_t kThreadBits = 40;
 
 }  // namespace
@@ -36,21 +37,57 @@ void Memory::start_kernel(const std::string& name, const std::vector<char>& para
   ++kernels_;
 }
 
-void Memory::start_block(int64_t block, int threads, uint32_t shared_bytes, bool late_copies) {
+void Memory::start_blocks(int64_t block, int blocks, int threads, uint32_t shared_bytes,
+                          bool late_copies) {
   block_ = block;
+  blocks_ = blocks;
   late_ = late_copies;
-  warps_ = (threads + kLanes - 1) / kLanes;
+  alive_.assign(blocks, (threads + kLanes - 1) / kLanes);
+  warps_ = blocks * alive_[0];
   shared_bytes_ = shared_bytes;
-  if (shared_bytes > 0 && shared_.empty()) {
-    shared_.resize(kSharedBytes + 1024);
-    cells_.resize(kSharedBytes / 2);
+  if (shared_bytes > 0 && cells_.size() < static_cast<size_t>(blocks) * kSharedBytes / 2) {
+    shared_.resize(static_cast<size_t>(blocks) * kSharedBytes + 1024);
+    cells_.resize(static_cast<size_t>(blocks) * kSharedBytes / 2);
   }
-  if (shared_bytes > 0) std::memset(shared_.data(), 0xff, shared_bytes);
+  for (int i = 0; i < blocks && shared_bytes > 0; ++i) {
+    std::memset(shared_.data() + static_cast<size_t>(i) * kSharedBytes, 0xff, shared_bytes);
+  }
   // All that other blocks did is before: their cells need not be cleared.
   ++clock_;
   clocks_.assign(static_cast<size_t>(warps_) * warps_, clock_);
   ++clock_;
   for (int warp = 0; warp < warps_; ++warp) clocks_[warp * warps_ + warp] = clock_;
+}
+
+void Memory::end_warp(int warp) {
+  const int block = warp / (warps_ / blocks_);
+  if (--alive_[block] > 0 || blocks_ == 1) return;
+  // With its last warp the block's shared memory goes.
+  for (size_t at = 0; at < shared_bytes_ / 2; ++at) {
+    const Cell& cell = cells_[static_cast<size_t>(block) * kSharedBytes / 2 + at];
+    for (int i = 0; i < 2; ++i) {
+      const int32_t reader = cell.readers[i];
+      if (reader < 0 || reader / kLanes / (warps_ / blocks_) == block) continue;
+      if (!before(reader, cell.read_clocks[i], warp * kLanes)) {
+        fail("race: a block ends while thread " + std::to_string(reader) +
+                 " of its cluster reads its shared address " + std::to_string(2 * at),
+             warp * kLanes);
+      }
+    }
+  }
+}
+
+uint32_t Memory::shared_of(uint32_t block, uint32_t address, int thread) const {
+  if (block >= static_cast<uint32_t>(blocks_)) fail("mapa of a block beyond the cluster", thread);
+  return (block + 1) << kBlockShift | address;
+}
+
+size_t Memory::place_of(uint64_t address, int thread) const {
+  const auto own = static_cast<uint64_t>(thread / kLanes / (warps_ / blocks_));
+  const uint64_t block = address >> kBlockShift == 0 ? own : (address >> kBlockShift) - 1;
+  if (block >= static_cast<uint64_t>(blocks_)) fail("shared address beyond the cluster", thread);
+  if (alive_[block] == 0) fail("access to shared memory of a block that has ended", thread);
+  return block * kSharedBytes + (address & ((1 << kBlockShift) - 1));
 }
 
 void Memory::meet(const std::vector<int>& warps) {
@@ -76,15 +113,15 @@ bool Memory::before(int32_t thread, uint32_t clock, int now) const {
   return clock <= known;
 }
 
-void Memory::check_shared(uint32_t address, size_t bytes, bool store, int thread) {
+void Memory::check_shared(size_t place, size_t bytes, bool store, int thread) {
   // Neighboring bytes share a cell.
   if (bytes < 2) return;
   const int warp = thread / kLanes;
   const uint32_t clock = clocks_[warp * warps_ + warp];
-  for (uint32_t at = address / 2; at < (address + bytes) / 2; ++at) {
+  for (size_t at = place / 2; at < (place + bytes) / 2; ++at) {
     Cell& cell = cells_[at];
     const auto race = [&](const char* what, int other) {
-      fail(std::string("race: shared address ") + std::to_string(2 * at) + " is " +
+      fail(std::string("race: shared address ") + std::to_string(2 * at % kSharedBytes) + " is " +
                (store ? "written" : "read") + " while thread " + std::to_string(other) + " " + what,
            thread);
     };
@@ -182,10 +219,13 @@ void* Memory::access(Space space, uint64_t address, size_t bytes, size_t alignme
     }
   };
   switch (space) {
-    case Space::kShared:
+    case Space::kShared: {
+      const size_t place = place_of(address, thread);
+      address &= (1 << kBlockShift) - 1;
       within(0, shared_bytes_, "shared memory");
-      check_shared(static_cast<uint32_t>(address), bytes, kind != Access::kLoad, thread);
-      return shared_.data() + address;
+      check_shared(place, bytes, kind != Access::kLoad, thread);
+      return shared_.data() + place;
+    }
     case Space::kLocal:
       within(local.begin, local.bytes, "local memory");
       break;
@@ -205,7 +245,8 @@ void Memory::start_copy(uint32_t to, uint64_t from, int bytes, int read, int thr
   if (from % bytes != 0) fail("a copy's source is not aligned", thread);
   char* result =
       static_cast<char*>(access(Space::kShared, to, bytes, bytes, Access::kStore, thread, {}));
-  for (uint32_t at = to / 2; at < (to + bytes) / 2; ++at) cells_[at].pending = true;
+  const size_t place = place_of(to, thread);
+  for (size_t at = place / 2; at < (place + bytes) / 2; ++at) cells_[at].pending = true;
   if (late_) return;
   std::memcpy(result, reinterpret_cast<const void*>(from), read);
   std::memset(result + read, 0, bytes - read);
@@ -213,13 +254,14 @@ void Memory::start_copy(uint32_t to, uint64_t from, int bytes, int read, int thr
 
 void Memory::finish_copy(uint32_t to, uint64_t from, int bytes, int read, int thread) {
   const int warp = thread / kLanes;
-  for (uint32_t at = to / 2; at < (to + bytes) / 2; ++at) {
+  const size_t place = place_of(to, thread);
+  for (size_t at = place / 2; at < (place + bytes) / 2; ++at) {
     cells_[at].pending = false;
     cells_[at].write_clock = clocks_[warp * warps_ + warp];
   }
   if (!late_) return;
-  std::memcpy(shared_.data() + to, reinterpret_cast<const void*>(from), read);
-  std::memset(shared_.data() + to + read, 0, bytes - read);
+  std::memcpy(shared_.data() + place, reinterpret_cast<const void*>(from), read);
+  std::memset(shared_.data() + place + read, 0, bytes - read);
 }
 
 }  // namespace segblocks::ptx
