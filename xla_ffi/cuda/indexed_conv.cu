@@ -76,6 +76,10 @@ struct Sm80 {
   }
 };
 
+using WideTile = ConvTile<256, 128, 8, true>;
+using NarrowTile = ConvTile<256, 64, 8, true>;
+using PixelTile = ConvTile<256, 64, 4, true>;
+
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     convolve_kernel(const __grid_constant__ TileConvolution call) {
@@ -122,7 +126,7 @@ cudaError_t launch_tile(cudaStream_t stream, const TileConvolution& call, int64_
 // How many blocks can share a tile on this GPU, by the code that it runs.
 cudaError_t max_parts(int32_t* parts) {
   cudaFuncAttributes code{};
-  const cudaError_t status = cudaFuncGetAttributes(&code, convolve_kernel<ConvTile<256, 128, 8>>);
+  const cudaError_t status = cudaFuncGetAttributes(&code, convolve_kernel<WideTile>);
   *parts = code.ptxVersion >= kClusterArchitecture ? 8 : 1;
   return status;
 }
@@ -131,15 +135,22 @@ cudaError_t max_parts(int32_t* parts) {
 
 cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call) {
   if (!aligned({call.weights}, 16)) return cudaErrorMisalignedAddress;
-  const int64_t channels = call.input.channels;
   const Product product = product_of(call);
-  const std::initializer_list<const void*> rows = {call.input.rows, call.input.halos};
-  if (channels % 8 != 0 || !aligned(rows, 16)) {
+  const int64_t narrow_tiles = tiles_of(product, kTileKinds[1]);
+  const auto vectors = [&](int width) {
+    return call.input.channels % width == 0 &&
+           aligned({call.input.rows, call.input.halos}, sizeof(__nv_bfloat16) * width);
+  };
+  const bool placed = std::max(most_places(call.window, call.units.high),
+                               most_places(call.window, call.units.low)) <= NarrowTile::kPlaces;
+  if (!vectors(8) || !placed) {
     const TileConvolution tiles = tile_convolution(call);
-    const int64_t count = tiles_of(product, kTileKinds[2]);
-    return channels % 4 == 0 && aligned(rows, 8)
-               ? launch_tile<ConvTile<256, 64, 4>>(stream, tiles, count)
-               : launch_tile<ConvTile<256, 64, 1>>(stream, tiles, count);
+    if (vectors(4) && placed) return launch_tile<PixelTile>(stream, tiles, narrow_tiles);
+    if (vectors(8)) {
+      return launch_tile<ConvTile<256, 64, 8, false>>(stream, tiles, narrow_tiles);
+    }
+    return vectors(4) ? launch_tile<ConvTile<256, 64, 4, false>>(stream, tiles, narrow_tiles)
+                      : launch_tile<ConvTile<256, 64, 1, false>>(stream, tiles, narrow_tiles);
   }
   int device = 0;
   int processors = 0;
@@ -153,9 +164,8 @@ cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call) {
   const Plan best = plan(product, parts, processors);
   const TileConvolution tiles = tile_convolution(call, best.parts);
   const int64_t count = tiles_of(product, kTileKinds[best.kind]);
-  if (best.kind == 0) return launch_tile<ConvTile<256, 128, 8>>(stream, tiles, count);
-  if (best.kind == 1) return launch_tile<ConvTile<128, 128, 8>>(stream, tiles, count);
-  return launch_tile<ConvTile<256, 64, 8>>(stream, tiles, count);
+  return best.kind == 0 ? launch_tile<WideTile>(stream, tiles, count)
+                        : launch_tile<NarrowTile>(stream, tiles, count);
 }
 
 cudaError_t launch(cudaStream_t stream, const IndexedConvCall& call) {

@@ -127,7 +127,7 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
                          int32_t blocks) {
   auto* rows = reinterpret_cast<typename Tile::Element*>(shared);
   auto* weights = reinterpret_cast<typename Tile::Element*>(shared + Tile::kRowBytes);
-  auto* origins = reinterpret_cast<int32_t*>(shared + Tile::kRowBytes + Tile::kWeightBytes);
+  char* const table = shared + Tile::kRowBytes + Tile::kWeightBytes;
   auto* sums = reinterpret_cast<float*>(shared);
 
   const int32_t across = (call.epilogue.features + Tile::kColumns - 1) / Tile::kColumns;
@@ -141,14 +141,8 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
   for (int32_t tile = block / call.parts; tile < tiles; tile += blocks / call.parts) {
     const TileRows mine = row_tiles.rows(tile / across);
     const int32_t first_column = tile % across * Tile::kColumns;
-    for (int row = thread; row < Tile::kRows; row += Tile::kThreads) {
-      // Rows behind the last one are computed from it, and not written.
-      origins[row] = call.tables.position(row_tiles.live, min_int32(mine.first + row, mine.end - 1));
-    }
-    Machine::sync();
-
     const int32_t first_term = first_stage * Tile::kDepth;
-    RowLoad<Tile, Machine> row_load(call, mine.high, first_term, rows, origins, thread);
+    RowLoad<Tile, Machine> row_load(call, row_tiles.live, mine, first_term, rows, table, thread);
     WeightLoad<Tile, Machine> weight_load(call, first_term, weights, first_column, thread);
     const typename Tile::template Mma<Machine> mma;
     auto accumulators = cute::partition_fragment_C(

@@ -9,6 +9,8 @@
 #include <iterator>
 #include <limits>
 
+#include "segblocks/units.h"
+
 namespace segblocks::cuda {
 
 // `clocks` and `rest`: of 64 terms, and of all else of a tile, where a multiprocessor is full; twice
@@ -23,9 +25,9 @@ struct TileKind {
   double latency;
 };
 
+constexpr int32_t kTileRows = 256;
 constexpr TileKind kTileKinds[] = {
     {256, 128, 1, 1652, 6000, 360},
-    {128, 128, 2, 1070, 3000, 360},
     {256, 64, 2, 1136, 3000, 660},
 };
 
@@ -79,6 +81,24 @@ inline Plan plan(const Product& product, int32_t max_parts, int32_t processors) 
     }
   }
   return best;
+}
+
+// From the first index that a tile of kTileRows output rows reads to its last one, at most.
+inline int64_t most_places(const Window& window, const UnitPatches& patches) {
+  const UnitOutputs map = window.outputs(patches);
+  if (patches.capacity == 0 || map.area() == 0) return 0;
+  // How often the rows of a tile go over from one to the next of those of `size` rows.
+  const auto changes = [](int64_t size) {
+    if (kTileRows % size == 0) return kTileRows / size - 1;
+    return size % kTileRows == 0 ? 0 : (kTileRows + size - 2) / size;
+  };
+  const int64_t along = window.stride;
+  const int64_t line = window.stride * (patches.width - map.width);
+  const int64_t unit =
+      patches.area() - window.stride * ((map.height - 1) * patches.width + map.width) - line;
+  const int64_t reach = (window.extent_y() - 1) * patches.width + window.extent_x();
+  return (kTileRows - 1) * along + changes(map.width) * line +
+         changes(map.area()) * std::max<int64_t>(unit, 0) + reach;
 }
 
 }  // namespace segblocks::cuda

@@ -28,6 +28,12 @@ struct TileConvolution {
   int32_t parts;     // Blocks of threads that share a tile's terms, neighbors in a cluster.
   bool wide_output;  // 16-byte accesses are possible behind the sums.
   Epilogue<__nv_bfloat16> epilogue;
+
+  // From a window's first index to its last one.
+  __device__ int32_t reach(const WindowTables::Size& size) const {
+    const int32_t height = window_width.divide(taps);
+    return tables.dilation * ((height - 1) * size.patch_width + window_width.value() - 1);
+  }
 };
 
 inline bool aligned(std::initializer_list<const void*> pointers, uintptr_t bytes) {
@@ -59,15 +65,16 @@ inline TileConvolution tile_convolution(const IndexedConvCall& call, int32_t par
   return tiles;
 }
 
-// kVector: adjacent channels of a row that are copied at once, 8, 4 or 1. Each warp multiplies 64
-// rows by 64 columns.
-template <int kRows_, int kColumns_, int kVector_>
+// kVector: adjacent channels of a row that are copied at once, 8, 4 or 1. kPlaced: whether the
+// places of rows are kept in a table. Each warp multiplies 64 rows by 64 columns.
+template <int kRows_, int kColumns_, int kVector_, bool kPlaced_>
 struct ConvTile {
   using Element = cute::bfloat16_t;
 
   static constexpr int kRows = kRows_;
   static constexpr int kColumns = kColumns_;
   static constexpr int kVector = kVector_;
+  static constexpr bool kPlaced = kPlaced_;
   static constexpr int kDepth = kColumns == 64 ? 32 : 64;  // Terms of the sums in a stage.
   static constexpr int kStages = kColumns == 64 ? 4 : 3;
   static constexpr int kWarpsDown = kRows / 64;
@@ -103,8 +110,9 @@ struct ConvTile {
   static constexpr int kWeightBytes = cute::cosize_v<Weights> * sizeof(Element);
   static constexpr int kSumBytes = cute::cosize_v<Sums> * sizeof(float);
   static_assert(kSumBytes <= kRowBytes + kWeightBytes, "the sums reuse the stages' memory");
-  static constexpr int kOriginBytes = kRows * sizeof(int32_t);
-  static constexpr int kSharedBytes = kRowBytes + kWeightBytes + kOriginBytes;
+  static constexpr int kPlaces = kPlaced ? 10 * kRows : 0;
+  static constexpr int kTableBytes = kPlaces * sizeof(int64_t) + kRows * sizeof(int32_t);
+  static constexpr int kSharedBytes = kRowBytes + kWeightBytes + kTableBytes;
 
   template <class Machine>
   using Mma = cute::TiledMMA<
