@@ -39,19 +39,25 @@ struct Shared {
 
 constexpr int kBlocks = 2;
 
+// In kBlocks clusters of so many blocks.
 template <class Tile>
-void check_tile(const char* name, const ProblemSize& size) {
+void check_tile(const char* name, const ProblemSize& size, int parts = 1) {
   for (const bool late : {false, true}) {
     const Problem<__nv_bfloat16> problem(size);
-    const auto call = segblocks::cuda::tile_convolution(problem.call);
-    for (int block = 0; block < kBlocks; ++block) {
-      auto shared = std::make_unique<Shared>();
-      ThreadBlock threads(Tile::kThreads, late, block + 2 * late);
+    const auto call = segblocks::cuda::tile_convolution(problem.call, parts);
+    for (int cluster = 0; cluster < kBlocks; ++cluster) {
+      const std::unique_ptr<Shared[]> memory(new Shared[parts]);
+      std::vector<char*> shared;
+      for (int part = 0; part < parts; ++part) shared.push_back(memory[part].bytes);
+      ThreadBlock threads(Tile::kThreads, late, cluster + 2 * late, shared);
       threads.run([&](int thread) {
-        segblocks::cuda::convolve<Tile, HostMachine>(call, shared->bytes, thread, block, kBlocks);
+        const int part = thread / Tile::kThreads;
+        segblocks::cuda::convolve<Tile, HostMachine>(call, shared[part], thread % Tile::kThreads,
+                                                     cluster * parts + part, kBlocks * parts);
       });
     }
-    expect(problem.convolved(), std::string(name) + (late ? ", late copies" : ", early copies"));
+    expect(problem.convolved(), std::string(name) + ", " + std::to_string(parts) + " parts, " +
+                                    (late ? "late copies" : "early copies"));
   }
 }
 
@@ -204,6 +210,13 @@ int main() {
   check_tile<Narrow>("dilated", dilated);
   check_tile<Wide>("5 x 5, 128 columns", wide);
   check_tile<Wide>("128 columns, partly live", partly);
+  for (const int parts : {2, 4, 8}) {
+    check_tile<Narrow>("3 x 3, 64 to 64", whole, parts);
+    check_tile<Narrow>("partly live", partly, parts);
+    check_tile<Narrow>("nothing live", nothing, parts);
+    check_tile<Narrow>("1 x 1 by strides of 2", one_by_one, parts);
+    check_tile<Wide>("128 columns, partly live", partly, parts);
+  }
   check_tile<FoundNarrow>("partly live, found", partly);
   check_tile<FoundNarrow>("dilated, found", dilated);
   check_tile<Quads>("channels by four", quads);
