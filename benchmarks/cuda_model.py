@@ -127,7 +127,8 @@ LAYERS = (
 class Tile:
     """`rows` by `columns`, in stages of `depth` terms, a warp for 64 x 64 of them.
 
-    Machine instructions of a warp: a stage (counted; of four channels at once: `stage_of_4`), all else (a guess).
+    Machine instructions of a warp: a stage (of four channels at once: `stage_of_4`; counted before rows' places lay
+    in a table), all else (a guess).
     """
 
     rows: int
@@ -140,6 +141,7 @@ class Tile:
 
     @property
     def warps(self) -> int:
+        """Each with 64 x 64 sums."""
         return self.rows * self.columns // 64**2
 
     @property
@@ -149,9 +151,8 @@ class Tile:
 
 
 TILES = (
-    Tile(256, 128, 64, 362, 2400),
-    Tile(128, 128, 64, 362, 2400),
-    Tile(256, 64, 32, 190, 2400, 280),
+    Tile(256, 128, 64, 375, 2400),
+    Tile(256, 64, 32, 295, 2400, 416),
 )
 PARTS = (1, 2, 4, 8)  # Blocks of threads that share the terms of a tile.
 
@@ -170,9 +171,7 @@ def shared_tile(
     copied = (rows + columns + tile.warps * (64 + 64)) * depth * 2
     products = rows * columns * depth / machine.tensor
     instructions = (tile.stage if layer.channels % 8 == 0 else tile.stage_of_4) * tile.warps
-    stage = max(
-        products, copied / machine.shared, read / cache, instructions / machine.issue
-    )
+    stage = max(products, copied / machine.shared, read / cache, instructions / machine.issue)
     written = rows * columns * 2 * (2 if layer.residual else 1) / cache
     rest = max(tile.rest * tile.warps / machine.issue, written) / parts
     if parts > 1:
@@ -187,11 +186,12 @@ def shared_tile(
 
 def convolution(layer: Layer, high: float, low: float, machine: Machine) -> float:
     """Seconds of a convolution in blocks; the best tile, as xla_ffi/cuda/indexed_conv_plan.h chooses it."""
+    parts = PARTS if layer.channels % 8 == 0 else (1,)
     return min(
-        shared_tile(layer, high, low, tile, parts, machine)
-        for tile in (TILES if layer.channels % 8 == 0 else TILES[2:])
-        for parts in (PARTS if layer.channels % 8 == 0 else (1,))
-        if parts == 1 or layer.terms >= 4 * 64 * parts
+        shared_tile(layer, high, low, tile, part, machine)
+        for tile in (TILES if layer.channels % 8 == 0 else TILES[1:])
+        for part in parts
+        if part == 1 or layer.terms >= 4 * 64 * part
     )
 
 

@@ -104,9 +104,7 @@ class Alone(Operands):
         if parts != ["shared::cluster", "u32"]:
             raise UnknownInstruction("mapa." + ".".join(parts))
         address, block = (self.value(o, "u32") for o in operands[1:])
-        return self.put(
-            operands[0], "u32", f"t.memory->shared_of({block}, {address}, t.index)"
-        )
+        return self.put(operands[0], "u32", f"t.memory->shared_of({block}, {address}, t.index)")
 
     def _mov(self, parts: list[str], operands: list[str]) -> str:
         to, source = operands
