@@ -18,7 +18,6 @@
 
 namespace segblocks::ptx {
 
-constexpr int kLanes = 32;
 constexpr int kExit = 1 << 30;
 constexpr int kBarriers = 16;  // Of a block.
 constexpr int kClusterBarrier = 1 << 20;

@@ -12,6 +12,10 @@
 
 namespace segblocks::ptx {
 
+constexpr int kLanes = 32;
+constexpr uint32_t kSharedBytes = 228 << 10;  // Of a block, at most.
+constexpr int kBlockShift = 24;  // Behind it a shared address has the block, plus 1; 0: one's own.
+
 enum class Space { kGlobal, kShared, kLocal, kParam, kGeneric };
 enum class Access { kLoad, kStore, kAtomic };
 
