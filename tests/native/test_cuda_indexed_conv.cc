@@ -219,7 +219,6 @@ int main() {
   }
   check_tile<FoundNarrow>("partly live, found", partly);
   check_tile<FoundNarrow>("dilated, found", dilated);
-  check_tile<Quads>("channels by four", quads);
   check_tile<Quads>("stem of four channels", padded_stem);
   check_tile<FoundQuads>("channels by four, found", quads);
   check_tile<Scalar>("channels by four, one by one", quads);

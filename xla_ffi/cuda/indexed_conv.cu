@@ -145,7 +145,9 @@ cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call) {
                                most_places(call.window, call.units.low)) <= NarrowTile::kPlaces;
   if (!vectors(8) || !placed) {
     const TileConvolution tiles = tile_convolution(call);
-    if (vectors(4) && placed) return launch_tile<PixelTile>(stream, tiles, narrow_tiles);
+    if (call.input.channels == 4 && vectors(4) && placed) {
+      return launch_tile<PixelTile>(stream, tiles, narrow_tiles);
+    }
     if (vectors(8)) {
       return launch_tile<ConvTile<256, 64, 8, false>>(stream, tiles, narrow_tiles);
     }

@@ -43,7 +43,7 @@ class FoundRows {
       // The indices of the next stage arrive while this one is multiplied.
       if (walk_.advance()) find(walk_, indices_);
     } else {
-      TermWalk walk = walk_;
+      TermWalk<> walk = walk_;
       if constexpr (Tile::kVector == 1) {
         copy_scalars(to, walk);
       } else {
@@ -60,7 +60,7 @@ class FoundRows {
   }
 
  private:
-  __device__ void find(const TermWalk& walk, int32_t (&indices)[kMine]) const {
+  __device__ void find(const TermWalk<>& walk, int32_t (&indices)[kMine]) const {
     const int32_t* const table = table_ + walk.offset();
     if (walk.tap() < taps_) {
 #pragma unroll
@@ -82,7 +82,7 @@ class FoundRows {
   }
 
   // Channels in pairs, which may belong to two taps.
-  __device__ void copy_scalars(typename Tile::Element* to, TermWalk walk) const {
+  __device__ void copy_scalars(typename Tile::Element* to, TermWalk<> walk) const {
 #pragma unroll
     for (int k = 0; k < Tile::kChunk; k += 2) {
       Vector<__nv_bfloat16, 2> pairs[kMine];
@@ -108,7 +108,7 @@ class FoundRows {
   RowList<__nv_bfloat16> input_;
   int32_t taps_;
   const int32_t* table_;  // The indices.
-  TermWalk walk_;         // At this thread's part of the next stage.
+  TermWalk<> walk_;       // At this thread's part of the next stage.
   typename Tile::Element* to_;
   const int32_t* origins_;
   int32_t indices_[kMine]{};  // Of its tap.

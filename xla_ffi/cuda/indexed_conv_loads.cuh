@@ -1,4 +1,5 @@
-// The threads' loads of an indexed convolution's tiles: rows by a table of their places, and weights.
+// The threads' loads of an indexed convolution's tiles: rows by a table of their places, and
+// weights.
 
 #ifndef SEGBLOCKS_CUDA_INDEXED_CONV_LOADS_CUH_
 #define SEGBLOCKS_CUDA_INDEXED_CONV_LOADS_CUH_
@@ -13,7 +14,8 @@
 namespace segblocks::cuda {
 
 // A thread's part in loading stages of input rows whose places lie in a table: one for each index
-// from that of the tile's first window to that of its last one.
+// from that of the tile's first window to that of its last one. Where fewer than kChunk channels
+// are copied at once, rows have no more.
 template <class Tile, class Machine>
 class PlacedRows {
   using Share = RowShare<Tile>;
@@ -38,8 +40,8 @@ class PlacedRows {
     }
     for (int row = thread; row < Tile::kRows; row += Tile::kThreads) {
       // Rows behind the last one are computed from it, and not written.
-      origins[row] =
-          call.tables.position(live, min_int32(rows.first + row, rows.end - 1)) - first;
+      const int32_t at = call.tables.position(live, min_int32(rows.first + row, rows.end - 1));
+      origins[row] = (at - first) * static_cast<int>(sizeof(int64_t));
     }
     const int row = thread / Share::kChunks;
     places_ = places;
@@ -54,33 +56,46 @@ class PlacedRows {
     int32_t origins[Share::kMine];
 #pragma unroll
     for (int i = 0; i < Share::kMine; ++i) origins[i] = origins_[i * Share::kStep];
-    TermWalk walk = walk_;
+    auto walk = walk_;
 #pragma unroll
     for (int k = 0; k < Tile::kChunk; k += Tile::kVector) {
       const bool some = walk.tap() < taps_;
-      const int64_t* const places = places_ + (some ? walk.offset() : 0);
-      const int64_t channel = int64_t{walk.channel()} * static_cast<int>(sizeof(*to));
+      const int32_t offset = some ? walk.offset() : 0;
+      const auto* const places = reinterpret_cast<const char*>(places_ + offset);
+      const int64_t channel =
+          kOneCopy ? 0 : int64_t{walk.channel()} * static_cast<int>(sizeof(*to));
+      // On sm_90 each change from reading shared memory to copies takes instructions of its own.
 #pragma unroll
-      for (int i = 0; i < Share::kMine; ++i) {
-        const int64_t place = places[origins[i]];
-        // An address that is not read may be any.
-        Machine::template copy_row<Tile::kVector>(
-            to + typename Tile::Rows{}(i * Share::kStep, 0, 0) + k,
-            reinterpret_cast<const void*>(place + channel), some && place >= 0);
+      for (int first = 0; first < Share::kMine; first += kAtOnce) {
+        int64_t mine[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          mine[i] = *reinterpret_cast<const int64_t*>(places + origins[first + i]);
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          // An address that is not read may be any.
+          Machine::template copy_row<Tile::kVector>(
+              to + typename Tile::Rows{}((first + i) * Share::kStep, 0, 0) + k,
+              reinterpret_cast<const void*>(mine[i] + channel),
+              some && static_cast<int32_t>(mine[i] >> 32) >= 0);
+        }
       }
-      if constexpr (Tile::kVector < Tile::kChunk) walk.advance(Tile::kVector);
+      if constexpr (kOneCopy) walk.advance(Tile::kVector);
     }
     walk_.advance();
   }
 
  private:
   static constexpr int64_t kNothing = std::numeric_limits<int64_t>::min();
+  static constexpr bool kOneCopy = Tile::kVector < Tile::kChunk;  // Is a row.
+  static constexpr int kAtOnce = 4;
 
   int32_t taps_;
-  TermWalk walk_;  // At this thread's part of the next stage.
+  TermWalk<kOneCopy ? Tile::kVector : 0> walk_;  // At this thread's part of the next stage.
   typename Tile::Element* to_;
   const int64_t* places_;
-  const int32_t* origins_;
+  const int32_t* origins_;  // In bytes of the table.
 };
 
 template <class Tile, class Machine>

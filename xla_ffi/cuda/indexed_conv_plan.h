@@ -13,9 +13,9 @@
 
 namespace segblocks::cuda {
 
-// `clocks` and `rest`: of 64 terms, and of all else of a tile, where a multiprocessor is full; twice
-// as many where it is half full, and so on. `latency`: of 64 terms, what nothing hides where a tile
-// is alone. Modelled, see benchmarks/cuda_model.py.
+// `clocks` and `rest`: of 64 terms, and of all else of a tile, while a multiprocessor works on this
+// one alone. `latency`: of 64 terms, what nothing hides where it has no other tile. Modelled, see
+// benchmarks/cuda_model.py.
 struct TileKind {
   int32_t rows;
   int32_t columns;
@@ -97,8 +97,9 @@ inline int64_t most_places(const Window& window, const UnitPatches& patches) {
   const int64_t unit =
       patches.area() - window.stride * ((map.height - 1) * patches.width + map.width) - line;
   const int64_t reach = (window.extent_y() - 1) * patches.width + window.extent_x();
-  return (kTileRows - 1) * along + changes(map.width) * line +
-         changes(map.area()) * std::max<int64_t>(unit, 0) + reach;
+  const int64_t all = (kTileRows - 1) * along + changes(map.width) * line +
+                      changes(map.area()) * std::max<int64_t>(unit, 0) + reach;
+  return std::min(all, patches.capacity * patches.area());
 }
 
 }  // namespace segblocks::cuda

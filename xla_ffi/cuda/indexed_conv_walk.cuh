@@ -10,6 +10,8 @@
 namespace segblocks::cuda {
 
 // Runs through the terms of a convolution's sums, ordered as (window row, window column, channel).
+// kChannels: how many there are, 0 where that is known at run time only.
+template <int kChannels = 0>
 class TermWalk {
  public:
   __device__ TermWalk(const TileConvolution& call, bool high, int32_t first_term, int32_t step)
@@ -20,6 +22,11 @@ class TermWalk {
     next_row_ = dilation_ * (patch_width - window_width_);
     step_taps_ = call.channels.divide(step, &step_rest_);
     tap_ = call.channels.divide(first_term, &channel_);
+    if constexpr (kChannels > 0) {
+      step_taps_ = step / kChannels;
+      step_rest_ = step % kChannels;
+      channel_ = first_term % kChannels;
+    }
     const int32_t y = call.window_width.divide(tap_, &column_);
     offset_ = dilation_ * (y * patch_width + column_);
   }
@@ -35,10 +42,15 @@ class TermWalk {
 
  private:
   __device__ bool advance(int32_t taps, int32_t channels) {
-    channel_ += channels;
-    if (channel_ >= channels_) {
-      channel_ -= channels_;
-      ++taps;
+    const int32_t all = kChannels > 0 ? kChannels : channels_;
+    if (kChannels > 0 && channels % all == 0) {
+      taps += channels / all;
+    } else {
+      channel_ += channels;
+      if (channel_ >= all) {
+        channel_ -= all;
+        ++taps;
+      }
     }
     tap_ += taps;
     column_ += taps;
