@@ -53,9 +53,6 @@ class PlacedRows {
   // Loads the next terms into a stage.
   __device__ void load(int stage) {
     typename Tile::Element* to = to_ + typename Tile::Rows{}(0, 0, stage);
-    int32_t origins[Share::kMine];
-#pragma unroll
-    for (int i = 0; i < Share::kMine; ++i) origins[i] = origins_[i * Share::kStep];
     auto walk = walk_;
 #pragma unroll
     for (int k = 0; k < Tile::kChunk; k += Tile::kVector) {
@@ -70,7 +67,8 @@ class PlacedRows {
         int64_t mine[kAtOnce];
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {
-          mine[i] = *reinterpret_cast<const int64_t*>(places + origins[first + i]);
+          const int32_t origin = origins_[(first + i) * Share::kStep];
+          mine[i] = *reinterpret_cast<const int64_t*>(places + origin);
         }
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {

@@ -66,7 +66,8 @@ inline TileConvolution tile_convolution(const IndexedConvCall& call, int32_t par
 }
 
 // kVector: adjacent channels of a row that are copied at once, 8, 4 or 1. kPlaced: whether the
-// places of rows are kept in a table. Each warp multiplies 64 rows by 64 columns.
+// places of rows are kept in a table. Each warp multiplies 64 rows by 64 columns; by 32 where
+// finding rows takes registers.
 template <int kRows_, int kColumns_, int kVector_, bool kPlaced_>
 struct ConvTile {
   using Element = cute::bfloat16_t;
@@ -78,7 +79,7 @@ struct ConvTile {
   static constexpr int kDepth = kColumns == 64 ? 32 : 64;  // Terms of the sums in a stage.
   static constexpr int kStages = kColumns == 64 ? 4 : 3;
   static constexpr int kWarpsDown = kRows / 64;
-  static constexpr int kWarpsAcross = kColumns / 64;
+  static constexpr int kWarpsAcross = kColumns / (kPlaced ? 64 : 32);
   static constexpr int kThreads = 32 * kWarpsDown * kWarpsAcross;
   static constexpr int kResident = 256 / kThreads;  // As many as the registers allow.
   static constexpr int kChunk = 8;                  // Elements in 16 bytes.
