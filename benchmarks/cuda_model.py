@@ -127,8 +127,7 @@ LAYERS = (
 class Tile:
     """`rows` by `columns`, in stages of `depth` terms, a warp for 64 x 64 of them.
 
-    Machine instructions of a warp: a stage (of four channels at once: `stage_of_4`; counted before rows' places lay
-    in a table), all else (a guess).
+    Machine instructions of a warp: a stage (counted; of four channels at once: `stage_of_4`), all else (a guess).
     """
 
     rows: int
@@ -151,8 +150,8 @@ class Tile:
 
 
 TILES = (
-    Tile(256, 128, 64, 375, 2400),
-    Tile(256, 64, 32, 295, 2400, 416),
+    Tile(256, 128, 64, 311, 2400),
+    Tile(256, 64, 32, 218, 2400, 250),
 )
 PARTS = (1, 2, 4, 8)  # Blocks of threads that share the terms of a tile.
 
