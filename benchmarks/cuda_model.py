@@ -36,6 +36,8 @@ class Machine:
         machine_code: instructions of machine code for one of PTX.
         launch: seconds from one kernel of a captured graph to the next, its ramp up and down included.
         misses: share of the row reads of a window that the L1 cache doesn't have.
+        exchange: bytes a clock and multiprocessor from the shared memory of another one in the cluster.
+        meeting: clocks that the barriers of a cluster take, for each tile.
     """
 
     processors: int = 132
@@ -49,6 +51,8 @@ class Machine:
     machine_code: float = 1.15
     launch: float = 3.0e-6
     misses: float = 0.6
+    exchange: float = 32
+    meeting: float = 800
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Layer:
 
 
 LAYERS = (
-    Layer(8, 64, 7, 2, 128),  # The image's three channels, filled up.
+    Layer(4, 64, 7, 2, 128),  # The image's three channels, filled up.
     Layer(64, 64, 3, 1, 32, 4, residual=True),
     Layer(64, 128, 3, 2, 32),
     Layer(64, 128, 1, 2, 32),
@@ -121,48 +125,78 @@ LAYERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """128 rows by `columns`; machine instructions of a warp: a stage of 64 terms (counted), all else (a guess)."""
+    """`rows` by `columns`, in stages of `depth` terms, a warp for 64 x 64 of them.
 
+    Machine instructions of a warp: a stage (counted; of four channels at once: `stage_of_4`), all else (a guess).
+    """
+
+    rows: int
     columns: int
+    depth: int
     stage: float
     rest: float
-    resident: int  # Tiles at once on a multiprocessor.
-    latency: float  # Clocks of a stage that nothing else covers.
+    stage_of_4: float = math.inf
+    latency: float = 360  # Clocks of a stage that nothing else covers.
+
+    @property
+    def warps(self) -> int:
+        """Each with 64 x 64 sums."""
+        return self.rows * self.columns // 64**2
+
+    @property
+    def resident(self) -> int:
+        """Tiles at once on a multiprocessor."""
+        return 8 // self.warps
 
 
-TILES = (Tile(128, 362, 2400, 2, 360), Tile(64, 292, 1400, 3, 330))
+TILES = (
+    Tile(256, 128, 64, 311, 2400),
+    Tile(256, 64, 32, 218, 2400, 250),
+)
+PARTS = (1, 2, 4, 8)  # Blocks of threads that share the terms of a tile.
+
+
+def shared_tile(
+    layer: Layer, high: float, low: float, tile: Tile, parts: int, machine: Machine
+) -> float:
+    """Seconds of a convolution in blocks, in such tiles."""
+    rows, columns, depth = tile.rows, tile.columns, tile.depth
+    row_tiles = math.ceil(layer.rows(high, 0) / rows) + math.ceil(layer.rows(0, low) / rows)
+    blocks = row_tiles * math.ceil(layer.features / columns) * parts
+    stages = math.ceil(math.ceil(layer.terms / depth) / parts)
+    cache = machine.cache / machine.processors / machine.clock
+    read = rows * depth * 2 * (machine.misses if layer.window > 1 else 1) + columns * depth * 2
+    # Each warp reads its own 64 rows and 64 columns.
+    copied = (rows + columns + tile.warps * (64 + 64)) * depth * 2
+    products = rows * columns * depth / machine.tensor
+    instructions = (tile.stage if layer.channels % 8 == 0 else tile.stage_of_4) * tile.warps
+    stage = max(products, copied / machine.shared, read / cache, instructions / machine.issue)
+    written = rows * columns * 2 * (2 if layer.residual else 1) / cache
+    rest = max(tile.rest * tile.warps / machine.issue, written) / parts
+    if parts > 1:
+        rest += rows * columns * 4 / machine.exchange + machine.meeting
+    alone = max(stage, products + tile.latency) * stages + rest + 1500
+    waves = math.ceil(blocks / machine.processors)
+    busy = stages * stage + rest
+    many = waves > tile.resident
+    clocks = busy * (blocks / machine.processors + 0.3 if many else waves)
+    return max(clocks, alone) / machine.clock + machine.launch
 
 
 def convolution(layer: Layer, high: float, low: float, machine: Machine) -> float:
-    """Seconds of a convolution in blocks; the better tile."""
-    columns = math.ceil(layer.features / 64)
-    row_tiles = math.ceil(layer.rows(high, 0) / 128) + math.ceil(layer.rows(0, low) / 128)
-    wide = columns % 2 == 0 and row_tiles * columns / 2 >= 256
-    tile = TILES[0] if wide else TILES[1]
-    tiles = row_tiles * math.ceil(layer.features / tile.columns)
-    stages = math.ceil(layer.terms / 64)
-    cache = machine.cache / machine.processors / machine.clock
-    reads = 128 * 64 * 2 * (machine.misses if layer.window > 1 else 1) + tile.columns * 64 * 2
-    products = 128 * tile.columns * 64 / machine.tensor
-    stage = max(
-        products,
-        ((128 + tile.columns) * 64 * 2 + 128 * 64 * 4 + tile.columns * 64 * 4) / machine.shared,
-        reads / cache,
-        tile.stage * 4 / machine.issue,
+    """Seconds of a convolution in blocks; the best tile, as xla_ffi/cuda/indexed_conv_plan.h chooses it."""
+    parts = PARTS if layer.channels % 8 == 0 else (1,)
+    return min(
+        shared_tile(layer, high, low, tile, part, machine)
+        for tile in (TILES if layer.channels % 8 == 0 else TILES[1:])
+        for part in parts
+        if part == 1 or layer.terms >= 4 * 64 * part
     )
-    written = 128 * tile.columns * 2 * (2 if layer.residual else 1) / cache
-    rest = max(tile.rest * 4 / machine.issue, written)
-    alone = max(stage, products + tile.latency) * stages + rest + 1500
-    waves = math.ceil(tiles / machine.processors)
-    busy = stages * stage + rest
-    many = waves > tile.resident
-    clocks = busy * (tiles / machine.processors + 0.3 if many else waves)
-    return max(clocks, alone) / machine.clock + machine.launch
 
 
 def library(layer: Layer, images: int, machine: Machine, cudnn: Library) -> float:
     """Seconds of a dense convolution of cuDNN: the best of its tiles and splits."""
-    channels = 3 if layer.channels == 8 else layer.channels
+    channels = 3 if layer.channels == 4 else layer.channels
     terms = max(channels * layer.window**2, 192 if channels == 3 else 0)
     rows = layer.rows(BLOCKS * images, 0)
     read = BLOCKS * images * layer.side**2 * channels
@@ -207,7 +241,7 @@ def around(
     yield "halos of convolutions", halos * machine.launch
     # Spatial pyramid, padding of channels, sorting of the grid and policy, as XLA runs them: launches above all.
     yield "spatial pyramid", 14 * 2.5e-6
-    yield "channels of the image", frame * 0.55 * 22 / machine.memory + machine.launch
+    yield "channels of the image", frame * 0.55 * 14 / machine.memory + machine.launch
     yield "grid", 10 * 2.5e-6
     yield "policy network", 32e-6 * images**0.5
 

@@ -116,7 +116,16 @@ WIDE_CONVS = {
     "partly live": handlers.Conv(
         72, 128, high=(40, 34, 34), low=(9, 18, 18), counts=(29, 3), extras="b", activation=1
     ),
+    # Blocks of a cluster share the terms of a tile.
+    "shared terms": handlers.Conv(256, 72, high=(2, 6, 6), low=(3, 4, 4), extras="sbr2"),
+    "shared terms, odd features": handlers.Conv(
+        128, 67, high=(2, 6, 6), low=(30, 4, 4), counts=(1, 29), extras="sb2o", activation=2
+    ),
     # Channels by four.
+    "four channels": handlers.Conv(4, 64, 7, 7, 2, high=(2, 22, 22), low=(3, 14, 14), extras="sb"),
+    # Without a table of the places of rows.
+    "long lines": handlers.Conv(8, 40, high=(1, 4, 1300), low=(2, 4, 4), extras="b"),
+    "long lines of four channels": handlers.Conv(4, 40, high=(0, 3, 3), low=(1, 3, 1300)),
     "padded stem": handlers.Conv(
         4, 64, 7, 7, 2, high=(6, 69, 69), low=(9, 37, 37), extras="sb", activation=1
     ),

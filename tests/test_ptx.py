@@ -22,6 +22,10 @@ CASES = (
     "test_block_pad[1-odd channels-float32]",
     "test_indexed_conv[two_groups-bfloat16]",  # Channels by eight, two tiles of 64 columns.
     "test_indexed_conv[rgb_stem-bfloat16]",
+    "test_indexed_conv_of_layers[shared terms-bfloat16]",
+    "test_indexed_conv_of_layers[four channels-bfloat16]",
+    "test_indexed_conv_of_layers[long lines-bfloat16]",
+    "test_indexed_conv_of_layers[long lines of four channels-bfloat16]",
     "test_indexed_conv[two_groups-float32]",
     "test_indexed_conv[depthwise_prime-bfloat16]",
     "test_indexed_max_pool[3-2-64-bfloat16]",
@@ -101,6 +105,9 @@ FAULTS = {
     "operand_written": "operand in is written",
     "half_a_warp_waits": "reached by 16 of 32 lanes",
     "one_warp_waits": "deadlock",
+    "cluster_without_barrier": "race",
+    "cluster_ends": "race: a block ends|block that has ended",
+    "beyond_the_cluster": "beyond the cluster",
 }
 
 
@@ -108,7 +115,8 @@ def run_fault(handlers: pathlib.Path, name: str, seed: int) -> np.ndarray:
     module = emulated.load(handlers)
     module.configure(seed=seed)
     values, result = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
-    module.run(name, values, result, 64, 4 * 60)
+    cluster = 1 + ("cluster" in name)
+    module.run(name, values, result, 64 // cluster, 4 * 60, cluster)
     return result
 
 
@@ -119,7 +127,7 @@ def test_a_fault_is_found_in_every_order(name: str, handlers: pathlib.Path) -> N
             run_fault(handlers, name, seed)
 
 
-@pytest.mark.parametrize("name", ["right", "right_copy"])
+@pytest.mark.parametrize("name", ["right", "right_copy", "right_cluster"])
 def test_what_is_right_is_not_complained_about(name: str, handlers: pathlib.Path) -> None:
     for seed in range(5):
         np.testing.assert_array_equal(run_fault(handlers, name, seed), np.arange(64)[::-1])

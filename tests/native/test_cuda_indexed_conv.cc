@@ -1,6 +1,7 @@
 // Runs the CUDA kernels' tiles of indexed convolutions on the host, thread by thread, and compares
 // with plain loops. Exits with 0 where all is well.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "cuda/indexed_conv_gemm.cuh"
+#include "cuda/indexed_conv_plan.h"
 #include "cuda/indexed_conv_plain.cuh"
 #include "row_problem.h"
 #include "thread_block.h"
@@ -37,19 +39,25 @@ struct Shared {
 
 constexpr int kBlocks = 2;
 
+// In kBlocks clusters of so many blocks.
 template <class Tile>
-void check_tile(const char* name, const ProblemSize& size) {
+void check_tile(const char* name, const ProblemSize& size, int parts = 1) {
   for (const bool late : {false, true}) {
     const Problem<__nv_bfloat16> problem(size);
-    const auto call = segblocks::cuda::tile_convolution(problem.call);
-    for (int block = 0; block < kBlocks; ++block) {
-      auto shared = std::make_unique<Shared>();
-      ThreadBlock threads(Tile::kThreads, late, block + 2 * late);
+    const auto call = segblocks::cuda::tile_convolution(problem.call, parts);
+    for (int cluster = 0; cluster < kBlocks; ++cluster) {
+      const std::unique_ptr<Shared[]> memory(new Shared[parts]);
+      std::vector<char*> shared;
+      for (int part = 0; part < parts; ++part) shared.push_back(memory[part].bytes);
+      ThreadBlock threads(Tile::kThreads, late, cluster + 2 * late, shared);
       threads.run([&](int thread) {
-        segblocks::cuda::convolve<Tile, HostMachine>(call, shared->bytes, thread, block, kBlocks);
+        const int part = thread / Tile::kThreads;
+        segblocks::cuda::convolve<Tile, HostMachine>(call, shared[part], thread % Tile::kThreads,
+                                                     cluster * parts + part, kBlocks * parts);
       });
     }
-    expect(problem.convolved(), std::string(name) + (late ? ", late copies" : ", early copies"));
+    expect(problem.convolved(), std::string(name) + ", " + std::to_string(parts) + " parts, " +
+                                    (late ? "late copies" : "early copies"));
   }
 }
 
@@ -98,6 +106,58 @@ void check_layouts(const char* name) {
   covers(typename Tile::Weights{}, Tile::kColumns, Tile::kDepth, false);
 }
 
+// Plans exist for all sizes; few tiles are shared, many are not.
+void check_plans() {
+  using segblocks::cuda::plan;
+  const auto parts = [](const segblocks::cuda::Product& product, int32_t max_parts,
+                        int32_t processors) {
+    return plan(product, max_parts, processors).parts;
+  };
+  expect(parts({1024, 512, 512, 9 * 512}, 8, 132) > 1, "few tiles are shared");
+  expect(parts({1024, 512, 512, 9 * 512}, 1, 132) == 1, "as far as may be");
+  expect(parts({1024, 512, 512, 9 * 512}, 8, 1) == 1, "one processor shares nothing");
+  expect(parts({100000, 20000, 512, 9 * 512}, 8, 132) == 1, "many tiles are not shared");
+  expect(parts({64, 64, 64, 64}, 8, 132) == 1, "few terms are not shared");
+  for (const int64_t rows : {int64_t{0}, int64_t{1}, int64_t{1} << 20, int64_t{1} << 31}) {
+    for (const int64_t terms : {0, 8, 576, 1 << 20}) {
+      const auto best = plan({rows, rows, 64, terms}, 8, 132);
+      expect(best.kind >= 0 && best.kind < 2 && best.parts >= 1 && best.parts <= 8, "a plan");
+    }
+  }
+}
+
+// The places that tiles read, by going through all of them, are no more than said.
+void check_places() {
+  using segblocks::cuda::kTileRows;
+  for (const int64_t side : {3, 4, 6, 10, 13, 18, 34, 70, 134, 300}) {
+    for (const int64_t window : {1, 3, 7}) {
+      for (const int64_t stride : {1, 2}) {
+        for (const int64_t dilation : {1, 3}) {
+          const segblocks::Window taps{window, window, stride, dilation};
+          const segblocks::UnitPatches patches{40, side, side + side % 3, nullptr};
+          const auto map = taps.outputs(patches);
+          const int64_t rows = map.area() * patches.capacity;
+          const auto position = [&](int64_t row) {
+            const int64_t pixel = row % map.area();
+            return row / map.area() * patches.area() +
+                   (pixel / map.width * patches.width + pixel % map.width) * stride;
+          };
+          int64_t most = 0;
+          for (int64_t first = 0; first < rows; first += kTileRows) {
+            const int64_t last = std::min(first + kTileRows, rows) - 1;
+            most = std::max(most, position(last) - position(first) +
+                                      (taps.extent_y() - 1) * patches.width + taps.extent_x());
+          }
+          expect(segblocks::cuda::most_places(taps, patches) >= most,
+                 "places of sides of " + std::to_string(side));
+        }
+      }
+    }
+  }
+  const segblocks::UnitPatches stem{51, 134, 134, nullptr};
+  expect(segblocks::cuda::most_places({7, 7, 2}, stem) == 1741, "places of a stem");
+}
+
 }  // namespace
 
 int main() {
@@ -117,6 +177,8 @@ int main() {
                             kRelu, true, true, true, true};
   const ProblemSize stem = {3,     64,   7,     2,     {2, 2}, {2, 2}, {{21, 21}, {13, 13}},
                             kRelu, true, false, false, true};
+  const ProblemSize padded_stem = {4,     64,   7,     2,     {2, 2}, {2, 2}, {{21, 21}, {13, 13}},
+                                   kRelu, true, false, false, true};
   const ProblemSize odd = {19,    42,    3,    1,     {3, 0}, {2, 7}, {{9, 9}, {1, 1}},
                            kNone, false, true, false, true};
   const ProblemSize quads = {12,    40,   3,    2,    {0, 9}, {-1, 9}, {{0, 0}, {9, 9}},
@@ -131,23 +193,40 @@ int main() {
   const ProblemSize dilated_odd = {19,    42,    3,    2,     {3, 2}, {2, 2}, {{9, 9}, {7, 8}},
                                    kNone, false, true, false, true,   2};
 
-  check_layouts<ConvTile<64, 8>>("64 x 8");
-  check_layouts<ConvTile<128, 8>>("128 x 8");
-  check_layouts<ConvTile<64, 1>>("64 x 1");
-  check_tile<ConvTile<64, 8>>("3 x 3, 64 to 64", whole);
-  check_tile<ConvTile<64, 8>>("partly live", partly);
-  check_tile<ConvTile<64, 8>>("second output alone", second_only);
-  check_tile<ConvTile<64, 8>>("1 x 1 by strides of 2", one_by_one);
-  check_tile<ConvTile<64, 8>>("nothing live", nothing);
-  check_tile<ConvTile<64, 8>>("no channels", no_channels);
-  check_tile<ConvTile<128, 8>>("5 x 5, 128 columns", wide);
-  check_tile<ConvTile<128, 8>>("128 columns, partly live", partly);
-  check_tile<ConvTile<64, 4>>("channels by four", quads);
-  check_tile<ConvTile<64, 1>>("channels by four, one by one", quads);
-  check_tile<ConvTile<64, 1>>("stem", stem);
-  check_tile<ConvTile<64, 1>>("odd channels", odd);
-  check_tile<ConvTile<64, 8>>("dilated", dilated);
-  check_tile<ConvTile<64, 1>>("dilated, odd channels", dilated_odd);
+  using Narrow = ConvTile<256, 64, 8, true>;
+  using Wide = ConvTile<256, 128, 8, true>;
+  using Quads = ConvTile<256, 64, 4, true>;
+  using Scalar = ConvTile<256, 64, 1, false>;
+  using FoundNarrow = ConvTile<256, 64, 8, false>;
+  using FoundQuads = ConvTile<256, 64, 4, false>;
+  check_layouts<Narrow>("256 x 64");
+  check_layouts<Wide>("256 x 128");
+  check_tile<Narrow>("3 x 3, 64 to 64", whole);
+  check_tile<Narrow>("partly live", partly);
+  check_tile<Narrow>("second output alone", second_only);
+  check_tile<Narrow>("1 x 1 by strides of 2", one_by_one);
+  check_tile<Narrow>("nothing live", nothing);
+  check_tile<Narrow>("no channels", no_channels);
+  check_tile<Narrow>("dilated", dilated);
+  check_tile<Wide>("5 x 5, 128 columns", wide);
+  check_tile<Wide>("128 columns, partly live", partly);
+  for (const int parts : {2, 4, 8}) {
+    check_tile<Narrow>("3 x 3, 64 to 64", whole, parts);
+    check_tile<Narrow>("partly live", partly, parts);
+    check_tile<Narrow>("nothing live", nothing, parts);
+    check_tile<Narrow>("1 x 1 by strides of 2", one_by_one, parts);
+    check_tile<Wide>("128 columns, partly live", partly, parts);
+  }
+  check_tile<FoundNarrow>("partly live, found", partly);
+  check_tile<FoundNarrow>("dilated, found", dilated);
+  check_tile<Quads>("stem of four channels", padded_stem);
+  check_tile<FoundQuads>("channels by four, found", quads);
+  check_tile<Scalar>("channels by four, one by one", quads);
+  check_tile<Scalar>("stem", stem);
+  check_tile<Scalar>("odd channels", odd);
+  check_tile<Scalar>("dilated, odd channels", dilated_odd);
+  check_places();
+  check_plans();
   for (const auto& [name, size] :
        {std::pair{"3 x 3", partly}, std::pair{"stem", stem}, std::pair{"odd channels", odd},
         std::pair{"wide", wide}, std::pair{"no channels", no_channels},

@@ -1,5 +1,5 @@
 // Thread blocks of a GPU on the host: fibers as threads, and the instructions of sm_80 that the
-// tiles of indexed convolutions use, after the PTX manual.
+// tiles of indexed convolutions use, after the PTX manual; clusters of blocks, which sm_90 has.
 
 #ifndef SEGBLOCKS_TESTS_NATIVE_THREAD_BLOCK_H_
 #define SEGBLOCKS_TESTS_NATIVE_THREAD_BLOCK_H_
@@ -19,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/vectors.cuh"
+
 namespace segblocks::test {
 
 // Runs the threads of a block in turns, in a random order. Copies to shared memory may come as late
@@ -27,12 +29,16 @@ class ThreadBlock {
  public:
   static constexpr int kLanes = 32;
 
-  ThreadBlock(int threads, bool late_copies, unsigned seed)
-      : late_copies_(late_copies),
+  // With several pieces of shared memory it is a cluster of blocks, each with so many threads.
+  ThreadBlock(int threads, bool late_copies, unsigned seed, std::vector<char*> shared = {nullptr})
+      : threads_(threads),
+        shared_(std::move(shared)),
+        late_copies_(late_copies),
         random_(seed),
-        warps_(threads / kLanes),
-        offers_(threads / kLanes),
-        fibers_(threads) {}
+        blocks_(shared_.size()),
+        warps_(shared_.size() * threads / kLanes),
+        offers_(shared_.size() * threads / kLanes),
+        fibers_(shared_.size() * threads) {}
 
   void run(const std::function<void(int)>& body) {
     body_ = &body;
@@ -55,7 +61,14 @@ class ThreadBlock {
   int lane() const { return current_ % kLanes; }
 
   void join_block() {
+    join(blocks_[current_ / threads_], threads_, [] {});
+  }
+  void join_cluster() {
     join(all_, fibers_.size(), [] {});
+  }
+  // What a block of the cluster has where this one has `own`.
+  const void* of_block(int block, const void* own) const {
+    return shared_.at(block) + (static_cast<const char*>(own) - shared_[current_ / threads_]);
   }
   // Once all lanes of the warp have come, the last one acts for all.
   template <typename Act>
@@ -140,9 +153,12 @@ class ThreadBlock {
   void yield() { swapcontext(&fibers_[current_].context, &scheduler_); }
 
   static inline ThreadBlock* running_ = nullptr;
+  int threads_;  // Of a block.
+  std::vector<char*> shared_;
   bool late_copies_;
   std::mt19937 random_;
-  std::vector<int> all_;  // Threads that wait at the block's barrier.
+  std::vector<int> all_;                  // Threads that wait at the cluster's barrier,
+  std::vector<std::vector<int>> blocks_;  // and at that of a block.
   std::vector<std::vector<int>> warps_;
   std::vector<std::array<void*, kLanes>> offers_;
   std::vector<Fiber> fibers_;
@@ -273,6 +289,12 @@ struct HostMachine {
     ThreadBlock::running().wait(kPending);
   }
   static void sync() { ThreadBlock::running().join_block(); }
+  static void sync_cluster() { ThreadBlock::running().join_cluster(); }
+  template <int kLoad>
+  static cuda::Vector<float, kLoad> load_of(int32_t part, const float* from) {
+    return cuda::load<float, kLoad>(
+        static_cast<const float*>(ThreadBlock::running().of_block(part, from)));
+  }
 
  private:
   static void copy(void* to, const void* from, int bytes, bool some) {

@@ -100,6 +100,13 @@ class Alone(Operands):
         to, source = self.address(to, "shared"), self.address(source, "global")
         return f"t.copy_async(static_cast<uint32_t>({to}), {source}, {size}, {read});"
 
+    def _mapa(self, parts: list[str], operands: list[str]) -> str:
+        address, block = (self.value(o, "u32") for o in operands[1:])
+        if parts != ["shared::cluster", "u32"]:
+            raise UnknownInstruction("mapa." + ".".join(parts))
+        value = f"t.memory->shared_of({block}, {address}, t.index)"
+        return self.put(operands[0], "u32", value)
+
     def _mov(self, parts: list[str], operands: list[str]) -> str:
         to, source = operands
         kind = parts[-1]
@@ -215,21 +222,8 @@ class Alone(Operands):
     def _arithmetic(self, parts: list[str], operands: list[str]) -> str:
         base, *modifiers, kind = parts if len(parts) > 1 else (*parts, "")
         result, name = kind, base
-        known = {
-            "add",
-            "sub",
-            "mul",
-            "mad",
-            "fma",
-            "div",
-            "rem",
-            "neg",
-            "abs",
-            "min",
-            "max",
-            "rcp",
-            "sqrt",
-        }
+        known = {"add", "sub", "mul", "mad", "fma", "div", "rem"}
+        known |= {"neg", "abs", "min", "max", "rcp", "sqrt"}
         known |= {"rsqrt", "ex2", "lg2", "and", "or", "xor", "not", "brev"}
         left = [m for m in modifiers if m not in IGNORED]
         kinds = [kind] * (len(operands) - 1)

@@ -46,8 +46,22 @@ void Warp::wait_at(int which, int count) {
     fail("barrier reached by " + std::to_string(std::popcount(mask)) + " of " +
          std::to_string(lanes) + " lanes of a warp");
   }
-  barrier = which;
+  barrier = which + kBarriers * block;
   barrier_threads = count;
+  go_on();
+}
+
+void Warp::arrive_at_cluster() {
+  want_all("barrier.cluster");
+  arrived = step;
+  go_on();
+}
+
+void Warp::wait_for_cluster() {
+  want_all("barrier.cluster");
+  if (arrived != step - 1) fail("barrier.cluster.wait is not behind arrive");
+  barrier = kClusterBarrier;
+  barrier_threads = 0;
   go_on();
 }
 
@@ -66,25 +80,29 @@ bool Warp::advance() {
 
 namespace {
 
-class Block {
+// A block of threads, or a cluster of such.
+class Cluster {
  public:
-  Block(const Kernel& kernel, Memory& memory, Grid& grid, std::mt19937& random)
-      : kernel_(kernel), memory_(memory), random_(random) {
+  Cluster(const Kernel& kernel, Memory& memory, Grid& grid, int blocks, std::mt19937& random)
+      : kernel_(kernel), memory_(memory), random_(random), blocks_(blocks) {
     const Dim3& size = grid.threads;
     threads_ = static_cast<int>(size.x * size.y * size.z);
-    warps_.resize((threads_ + kLanes - 1) / kLanes);
+    const int warps = (threads_ + kLanes - 1) / kLanes;
+    warps_.resize(static_cast<size_t>(blocks) * warps);
     for (size_t i = 0; i < warps_.size(); ++i) {
       Warp& warp = warps_[i];
+      const int in_block = static_cast<int>(i) % warps;
       warp.kernel = &kernel;
       warp.memory = &memory;
       warp.index = static_cast<int>(i);
-      warp.lanes = std::min(kLanes, threads_ - static_cast<int>(i) * kLanes);
+      warp.block = static_cast<int>(i) / warps;
+      warp.lanes = std::min(kLanes, threads_ - in_block * kLanes);
       warp.registers.resize(kLanes * kernel.register_bytes / sizeof(uint64_t));
       warp.threads.resize(warp.lanes);
       for (int lane = 0; lane < warp.lanes; ++lane) {
         Thread& thread = warp.threads[lane];
-        const auto index = static_cast<uint32_t>(i * kLanes + lane);
-        thread.index = static_cast<int>(index);
+        const auto index = static_cast<uint32_t>(in_block * kLanes + lane);
+        thread.index = static_cast<int>(i) * kLanes + lane;
         thread.tid = {index % size.x, index / size.x % size.y, index / size.x / size.y};
         thread.memory = &memory;
         thread.grid = &grid;
@@ -93,12 +111,17 @@ class Block {
     }
   }
 
-  void run(Counts& counts) {
+  // From block `first` of the grid on.
+  void run(int64_t first, const Dim3& grid, Counts& counts) {
     std::vector<Warp*> ready;
     for (Warp& warp : warps_) {
+      const auto at = static_cast<uint32_t>(first + warp.block);
       warp.order = random_() % kLanes;
       warp.barrier = -1;
-      for (Thread& thread : warp.threads) thread.step = 0;
+      for (Thread& thread : warp.threads) {
+        thread.step = 0;
+        thread.block = {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
+      }
       ready.push_back(&warp);
     }
     std::vector<Warp*> waiting;
@@ -108,7 +131,10 @@ class Block {
       const bool lives = run(warp, counts);
       if (lives && warp.barrier < 0) continue;
       ready.erase(ready.begin() + static_cast<int64_t>(chosen));
-      if (!lives) continue;
+      if (!lives) {
+        memory_.end_warp(warp.index);
+        continue;
+      }
       waiting.push_back(&warp);
       release(warp, waiting, ready);
     }
@@ -145,7 +171,8 @@ class Block {
   // Lets the warps at the barrier of the last one go on, once all are there.
   void release(const Warp& last, std::vector<Warp*>& waiting, std::vector<Warp*>& ready) {
     const int barrier = last.barrier;
-    const int wanted = last.barrier_threads == 0 ? threads_ : last.barrier_threads;
+    const int all = threads_ * (barrier == kClusterBarrier ? blocks_ : 1);
+    const int wanted = last.barrier_threads == 0 ? all : last.barrier_threads;
     int there = 0;
     std::vector<int> met;
     for (const Warp* warp : waiting) {
@@ -168,14 +195,15 @@ class Block {
   const Kernel& kernel_;
   Memory& memory_;
   std::mt19937& random_;
-  int threads_;
+  int blocks_;
+  int threads_;  // Of a block.
   std::vector<Warp> warps_;
 };
 
 }  // namespace
 
 void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
-              size_t dynamic_shared_bytes) {
+              size_t dynamic_shared_bytes, int cluster) {
   Memory& memory = *current_memory();
   if (memory.operation() == settings().skip) return;
   std::vector<char> params;
@@ -187,21 +215,19 @@ void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
   Counts& counts = ptx::counts()[{memory.operation(), kernel.name}];
   ++counts.launches;
   std::mt19937 random(settings().seed + static_cast<uint32_t>(counts.launches));
-  const int64_t number = static_cast<int64_t>(blocks.x) * blocks.y * blocks.z;
+  const int64_t number = static_cast<int64_t>(blocks.x) * blocks.y * blocks.z / cluster;
   const int64_t shift = static_cast<int64_t>(random() % number);
   const bool backward = random() & 1;
-  Grid grid{blocks, threads, {}};
-  Block block(kernel, memory, grid, random);
+  Grid grid{blocks, threads};
+  Cluster running(kernel, memory, grid, cluster, random);
   for (int64_t i = 0; i < number; ++i) {
-    const int64_t index = (shift + (backward ? number - 1 - i : i)) % number;
-    const auto at = static_cast<uint32_t>(index);
-    grid.block = {at % blocks.x, at / blocks.x % blocks.y, at / blocks.x / blocks.y};
-    memory.start_block(index, static_cast<int>(threads.x * threads.y * threads.z),
-                       kernel.shared_bytes + static_cast<uint32_t>(dynamic_shared_bytes),
-                       random() & 1);
-    block.run(counts);
-    ++counts.blocks;
-    counts.warps += block.warps();
+    const int64_t first = (shift + (backward ? number - 1 - i : i)) % number * cluster;
+    memory.start_blocks(first, cluster, static_cast<int>(threads.x * threads.y * threads.z),
+                        kernel.shared_bytes + static_cast<uint32_t>(dynamic_shared_bytes),
+                        random() & 1);
+    running.run(first, blocks, counts);
+    counts.blocks += cluster;
+    counts.warps += running.warps();
   }
 }
 

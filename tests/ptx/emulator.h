@@ -18,8 +18,9 @@
 
 namespace segblocks::ptx {
 
-constexpr int kLanes = 32;
 constexpr int kExit = 1 << 30;
+constexpr int kBarriers = 16;  // Of a block.
+constexpr int kClusterBarrier = 1 << 20;
 
 struct Kernel;
 struct Warp;
@@ -27,7 +28,6 @@ struct Warp;
 struct Grid {
   Dim3 blocks;
   Dim3 threads;
-  Dim3 block;  // The present one.
 };
 
 struct Thread {
@@ -39,7 +39,8 @@ struct Thread {
   };
 
   Dim3 tid;
-  int index = 0;  // In its block.
+  Dim3 block;
+  int index = 0;  // In its cluster.
   int step = 0;
   Memory* memory = nullptr;
   const Grid* grid = nullptr;
@@ -93,8 +94,10 @@ struct Warp {
   int step = 0;             // The present one.
   uint32_t mask = 0;        // Its lanes.
   uint32_t order = 0;       // Lane i of the order is i ^ order.
+  int block = 0;            // In its cluster.
   int barrier = -1;         // That it waits at,
   int barrier_threads = 0;  // and how many threads meet there; 0: all.
+  int arrived = -1;         // Its step at the barrier of the cluster.
   std::vector<Thread> threads;
   std::vector<uint64_t> registers;
 
@@ -121,6 +124,9 @@ struct Warp {
     }
   }
   void wait_at(int barrier, int count);
+  // The barrier of the cluster, in two steps that have to follow each other.
+  void arrive_at_cluster();
+  void wait_for_cluster();
   // Finds the next step and its lanes; whether there is any.
   bool advance();
 };
@@ -156,9 +162,10 @@ Settings& settings();
 // The memory of the call in progress.
 Memory*& current_memory();
 
-// Runs a whole grid. Throws std::runtime_error where a kernel goes wrong.
+// Runs a whole grid, in clusters of so many neighboring blocks. Throws std::runtime_error where a
+// kernel goes wrong.
 void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
-              size_t dynamic_shared_bytes);
+              size_t dynamic_shared_bytes, int cluster = 1);
 
 // Instructions that a warp runs together, on the registers of all lanes.
 using Lanes = uint32_t[kLanes];

@@ -1,6 +1,6 @@
 // Kernels that go wrong, each in one way, and two that don't: what the emulator has to find.
 //
-// One block of 64 threads; `in` and `out` have 64 elements.
+// One block of 64 threads, or a cluster of two blocks of 32; `in` and `out` have 64 elements.
 
 #include <cstdint>
 
@@ -14,9 +14,61 @@ __device__ void wait_for_copies() {
   asm volatile("cp.async.commit_group;\ncp.async.wait_group 0;\n" ::: "memory");
 }
 
+__device__ void sync_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::
+          : "memory");
+}
+// What the cluster's other block has there.
+__device__ float of_other(const float* shared) {
+  const auto own = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  float value;
+  asm volatile(
+      "{\n.reg .b32 at;\nmapa.shared::cluster.u32 at, %1, %2;\n"
+      "ld.shared::cluster.f32 %0, [at];\n}\n"
+      : "=f"(value)
+      : "r"(own), "r"(blockIdx.x ^ 1)
+      : "memory");
+  return value;
+}
+
 }  // namespace
 
 extern "C" {
+
+__global__ void right_cluster(const float* in, float* out) {
+  __shared__ float shared[32];
+  shared[threadIdx.x] = in[32 * blockIdx.x + threadIdx.x];
+  sync_cluster();
+  out[32 * blockIdx.x + threadIdx.x] = of_other(&shared[31 - threadIdx.x]);
+  sync_cluster();
+}
+
+__global__ void cluster_without_barrier(const float* in, float* out) {
+  __shared__ float shared[32];
+  shared[threadIdx.x] = in[32 * blockIdx.x + threadIdx.x];
+  __syncthreads();
+  out[32 * blockIdx.x + threadIdx.x] = of_other(&shared[31 - threadIdx.x]);
+  sync_cluster();
+}
+
+__global__ void cluster_ends(const float* in, float* out) {
+  __shared__ float shared[32];
+  shared[threadIdx.x] = in[32 * blockIdx.x + threadIdx.x];
+  sync_cluster();
+  out[32 * blockIdx.x + threadIdx.x] = of_other(&shared[31 - threadIdx.x]);
+}
+
+// Of three blocks, where there are two.
+__global__ void beyond_the_cluster(const float* in, float* out) {
+  __shared__ float shared[32];
+  shared[threadIdx.x] = in[32 * blockIdx.x + threadIdx.x];
+  sync_cluster();
+  const auto own = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  uint32_t at;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, 2;" : "=r"(at) : "r"(own));
+  out[32 * blockIdx.x + threadIdx.x] = static_cast<float>(at);
+}
 
 __global__ void right(const float* in, float* out) {
   __shared__ float shared[64];

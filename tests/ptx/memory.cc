@@ -7,8 +7,6 @@
 namespace segblocks::ptx {
 namespace {
 
-constexpr int kLanes = 32;
-constexpr uint32_t kSharedBytes = 228 << 10;
 constexpr int64_t kThreadBits = 40;
 
 }  // namespace
@@ -43,16 +41,21 @@ void Memory::start_kernel(const std::string& name, const std::vector<char>& para
   ++kernels_;
 }
 
-void Memory::start_block(int64_t block, int threads, uint32_t shared_bytes, bool late_copies) {
+void Memory::start_blocks(int64_t block, int blocks, int threads, uint32_t shared_bytes,
+                          bool late_copies) {
   block_ = block;
+  blocks_ = blocks;
   late_ = late_copies;
-  warps_ = (threads + kLanes - 1) / kLanes;
+  alive_.assign(blocks, (threads + kLanes - 1) / kLanes);
+  warps_ = blocks * alive_[0];
   shared_bytes_ = shared_bytes;
-  if (shared_bytes > 0 && shared_.empty()) {
-    shared_.resize(kSharedBytes + 1024);
-    cells_.resize(kSharedBytes / 2);
+  if (shared_bytes > 0 && cells_.size() < static_cast<size_t>(blocks) * kSharedBytes / 2) {
+    shared_.resize(static_cast<size_t>(blocks) * kSharedBytes + 1024);
+    cells_.resize(static_cast<size_t>(blocks) * kSharedBytes / 2);
   }
-  if (shared_bytes > 0) std::memset(shared_.data(), 0xff, shared_bytes);
+  for (int i = 0; i < blocks && shared_bytes > 0; ++i) {
+    std::memset(shared_.data() + static_cast<size_t>(i) * kSharedBytes, 0xff, shared_bytes);
+  }
   // All that other blocks did is before: their cells need not be cleared.
   ++clock_;
   clocks_.assign(static_cast<size_t>(warps_) * warps_, clock_);
@@ -83,15 +86,15 @@ bool Memory::before(int32_t thread, uint32_t clock, int now) const {
   return clock <= known;
 }
 
-void Memory::check_shared(uint32_t address, size_t bytes, bool store, int thread) {
+void Memory::check_shared(size_t place, size_t bytes, bool store, int thread) {
   // Neighboring bytes share a cell.
   if (bytes < 2) return;
   const int warp = thread / kLanes;
   const uint32_t clock = clocks_[warp * warps_ + warp];
-  for (uint32_t at = address / 2; at < (address + bytes) / 2; ++at) {
+  for (size_t at = place / 2; at < (place + bytes) / 2; ++at) {
     Cell& cell = cells_[at];
     const auto race = [&](const char* what, int other) {
-      fail(std::string("race: shared address ") + std::to_string(2 * at) + " is " +
+      fail(std::string("race: shared address ") + std::to_string(2 * at % kSharedBytes) + " is " +
                (store ? "written" : "read") + " while thread " + std::to_string(other) + " " + what,
            thread);
     };
@@ -192,10 +195,13 @@ void* Memory::access(Space space, uint64_t address, size_t bytes, size_t alignme
     }
   };
   switch (space) {
-    case Space::kShared:
+    case Space::kShared: {
+      const size_t place = place_of(address, thread);
+      address &= (1 << kBlockShift) - 1;
       within(0, shared_bytes_, "shared memory");
-      check_shared(static_cast<uint32_t>(address), bytes, kind != Access::kLoad, thread);
-      return shared_.data() + address;
+      check_shared(place, bytes, kind != Access::kLoad, thread);
+      return shared_.data() + place;
+    }
     case Space::kLocal:
       within(local.begin, local.bytes, "local memory");
       break;
@@ -215,7 +221,8 @@ void Memory::start_copy(uint32_t to, uint64_t from, int bytes, int read, int thr
   if (from % bytes != 0) fail("a copy's source is not aligned", thread);
   char* result =
       static_cast<char*>(access(Space::kShared, to, bytes, bytes, Access::kStore, thread, {}));
-  for (uint32_t at = to / 2; at < (to + bytes) / 2; ++at) cells_[at].pending = true;
+  const size_t place = place_of(to, thread);
+  for (size_t at = place / 2; at < (place + bytes) / 2; ++at) cells_[at].pending = true;
   if (late_) return;
   std::memcpy(result, reinterpret_cast<const void*>(from), read);
   std::memset(result + read, 0, bytes - read);
@@ -223,13 +230,14 @@ void Memory::start_copy(uint32_t to, uint64_t from, int bytes, int read, int thr
 
 void Memory::finish_copy(uint32_t to, uint64_t from, int bytes, int read, int thread) {
   const int warp = thread / kLanes;
-  for (uint32_t at = to / 2; at < (to + bytes) / 2; ++at) {
+  const size_t place = place_of(to, thread);
+  for (size_t at = place / 2; at < (place + bytes) / 2; ++at) {
     cells_[at].pending = false;
     cells_[at].write_clock = clocks_[warp * warps_ + warp];
   }
   if (!late_) return;
-  std::memcpy(shared_.data() + to, reinterpret_cast<const void*>(from), read);
-  std::memset(shared_.data() + to + read, 0, bytes - read);
+  std::memcpy(shared_.data() + place, reinterpret_cast<const void*>(from), read);
+  std::memset(shared_.data() + place + read, 0, bytes - read);
 }
 
 }  // namespace segblocks::ptx

@@ -12,6 +12,10 @@
 
 namespace segblocks::ptx {
 
+constexpr int kLanes = 32;
+constexpr uint32_t kSharedBytes = 228 << 10;  // Of a block, at most.
+constexpr int kBlockShift = 24;  // Behind it a shared address has the block, plus 1; 0: one's own.
+
 enum class Space { kGlobal, kShared, kLocal, kParam, kGeneric };
 enum class Access { kLoad, kStore, kAtomic };
 
@@ -35,8 +39,12 @@ class Memory {
                            int64_t element_bytes);
   // Accesses from now on are those of another kernel, behind all earlier ones.
   void start_kernel(const std::string& name, const std::vector<char>& params);
-  // Those of another block of threads.
-  void start_block(int64_t block, int threads, uint32_t shared_bytes, bool late_copies);
+  // Those of another block of threads, or of a cluster of `blocks`, from `block` on. The threads of
+  // a cluster are counted through, those of each block from a multiple of kLanes on.
+  void start_blocks(int64_t block, int blocks, int threads, uint32_t shared_bytes,
+                    bool late_copies);
+  // A warp ends.
+  void end_warp(int warp);
 
   // Where the data lies, once all is checked. Throws std::runtime_error.
   void* access(Space space, uint64_t address, size_t bytes, size_t alignment, Access kind,
@@ -49,6 +57,8 @@ class Memory {
   // What all threads of these warps did is before what they do from now on.
   void meet(const std::vector<int>& warps);
 
+  // The address within the cluster of a block's shared address.
+  uint32_t shared_of(uint32_t block, uint32_t address, int thread) const;
   uint64_t shared_window() const { return reinterpret_cast<uint64_t>(shared_.data()); }
   uint64_t params() const { return reinterpret_cast<uint64_t>(params_.data()); }
 
@@ -76,7 +86,9 @@ class Memory {
   };
 
   bool before(int32_t thread, uint32_t clock, int now) const;
-  void check_shared(uint32_t address, size_t bytes, bool store, int thread);
+  void check_shared(size_t place, size_t bytes, bool store, int thread);
+  // Where a shared address of a thread lies among the shared memory of the cluster.
+  size_t place_of(uint64_t address, int thread) const;
   void check_global(uintptr_t address, size_t bytes, Access kind, int thread);
 
   std::string operation_;
@@ -90,7 +102,9 @@ class Memory {
   uint32_t shared_bytes_ = 0;
   bool late_ = false;
   int64_t block_ = 0;
-  int warps_ = 0;
+  int blocks_ = 1;
+  int warps_ = 0;           // Of the cluster.
+  std::vector<int> alive_;  // Warps of each block.
   uint32_t clock_ = 0;
   // clocks_[a * warps + b]: up to which of its clocks warp b is before warp a's present.
   std::vector<uint32_t> clocks_;

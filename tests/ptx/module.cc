@@ -223,16 +223,17 @@ pybind11::dict counts() {
   return all;
 }
 
-// Runs a kernel of two float arrays on one block of threads.
+// Runs a kernel of two float arrays on one block of threads, or a cluster of such.
 void run(const std::string& name, pybind11::array_t<float> in, pybind11::array_t<float> out,
-         uint32_t threads, size_t shared_bytes) {
+         uint32_t threads, size_t shared_bytes, uint32_t cluster) {
   Buffers buffers("test");
   buffers.operand("in", in.data(), in.size(), sizeof(float));
   buffers.result("out", out.mutable_data(), out.size(), sizeof(float));
   const void* from = in.data();
   void* to = out.mutable_data();
   void* arguments[] = {&from, &to};
-  ptx::run_grid(ptx::kernels().at(name), {}, {threads}, arguments, shared_bytes);
+  ptx::run_grid(ptx::kernels().at(name), {cluster}, {threads}, arguments, shared_bytes,
+                static_cast<int>(cluster));
 }
 
 void configure(uint32_t seed, int processors, const std::string& skip, bool truncating) {
@@ -252,7 +253,9 @@ PYBIND11_MODULE(_ffi_ptx, module) {
   module.def("configure", &bindings::configure, pybind11::arg("seed") = 0,
              pybind11::arg("processors") = 132, pybind11::arg("skip") = "",
              pybind11::arg("truncating") = true);
-  module.def("run", &bindings::run, "Runs a kernel of faults.cu on `in` and `out`.");
+  module.def("run", &bindings::run, pybind11::arg("name"), pybind11::arg("in"),
+             pybind11::arg("out"), pybind11::arg("threads"), pybind11::arg("shared_bytes"),
+             pybind11::arg("cluster") = 1, "Runs a kernel of faults.cu on `in` and `out`.");
   module.def(
       "kernels",
       [] {

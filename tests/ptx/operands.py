@@ -47,7 +47,7 @@ class Operands:
         if operand in ("%laneid",):
             return f"static_cast<{ctype}>(t.index % kLanes)"
         if match := re.fullmatch(r"%(tid|ntid|ctaid|nctaid)\.([xyz])", operand):
-            where = {"tid": "t.tid", "ntid": "t.grid->threads", "ctaid": "t.grid->block"}
+            where = {"tid": "t.tid", "ntid": "t.grid->threads", "ctaid": "t.block"}
             return f"static_cast<{ctype}>({where.get(match[1], 't.grid->blocks')}.{match[2]})"
         if operand.startswith("%"):
             return f"as<{ctype}>({self.place(operand)})"

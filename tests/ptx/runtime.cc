@@ -18,9 +18,11 @@ using segblocks::ptx::Dim3;
 using segblocks::ptx::Kernel;
 
 constexpr int kMaxSharedBytes = 232448;  // Of a block, on sm_90; 166912 on sm_80.
+constexpr int kArchitecture = 90;
 constexpr int kProcessorBytes = 233472;
 constexpr int kProcessorThreads = 2048;
 constexpr int kDefaultSharedBytes = 48 << 10;
+constexpr unsigned kMaxCluster = 8;  // That all GPUs with clusters have.
 
 struct Stub {
   std::string name;
@@ -48,7 +50,8 @@ cudaError_t keep(cudaError_t status) {
   return status;
 }
 
-cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments, size_t bytes) {
+cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments, size_t bytes,
+                   unsigned cluster = 1) {
   const auto found = stubs().find(stub);
   if (found == stubs().end()) return keep(cudaErrorInvalidDeviceFunction);
   const auto kernel = segblocks::ptx::kernels().find(found->second.name);
@@ -57,13 +60,25 @@ cudaError_t launch(const void* stub, dim3 grid, dim3 block, void** arguments, si
   const bool fits = grid.x >= 1 && grid.y >= 1 && grid.z >= 1 && threads >= 1 &&
                     grid.x <= 2147483647u && grid.y <= 65535 && grid.z <= 65535 && block.z <= 64 &&
                     threads <= 1024 && threads <= static_cast<uint64_t>(kernel->second.max_threads);
-  if (!fits) return keep(cudaErrorInvalidConfiguration);
+  const bool clusters = cluster >= 1 && cluster <= kMaxCluster && grid.x % cluster == 0;
+  if (!fits || !clusters) return keep(cudaErrorInvalidConfiguration);
   if (bytes + kernel->second.shared_bytes > static_cast<size_t>(found->second.max_dynamic_bytes)) {
     return keep(cudaErrorInvalidValue);
   }
   segblocks::ptx::run_grid(kernel->second, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z},
-                           arguments, bytes);
+                           arguments, bytes, static_cast<int>(cluster));
   return cudaSuccess;
+}
+
+// Blocks of a cluster, 0 where it is none along x.
+unsigned cluster_of(const cudaLaunchConfig_t& config) {
+  unsigned cluster = 1;
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    if (config.attrs[i].id != cudaLaunchAttributeClusterDimension) return 0;
+    const auto& size = config.attrs[i].val.clusterDim;
+    cluster = size.y == 1 && size.z == 1 ? size.x : 0;
+  }
+  return cluster;
 }
 
 }  // namespace
@@ -108,7 +123,8 @@ cudaError_t cudaLaunchKernel(const void* stub, dim3 grid, dim3 block, void** arg
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* stub,
                                 void** arguments) {
-  return launch(stub, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes);
+  return launch(stub, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes,
+                cluster_of(*config));
 }
 
 cudaError_t cudaGetLastError() { return std::exchange(last, cudaSuccess); }
@@ -158,6 +174,23 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* stub,
                                                           int threads, size_t bytes) {
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, stub, threads, bytes, 0);
+}
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* stub,
+                                           const cudaLaunchConfig_t* config) {
+  const unsigned cluster = cluster_of(*config);
+  if (cluster < 1 || cluster > kMaxCluster) return keep(cudaErrorInvalidConfiguration);
+  int blocks = 0;
+  const auto threads = static_cast<int>(config->blockDim.x);
+  const cudaError_t status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      &blocks, stub, threads, config->dynamicSmemBytes);
+  *clusters = blocks * segblocks::ptx::settings().processors / static_cast<int>(cluster);
+  return status;
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* stub) {
+  if (!stubs().contains(stub)) return keep(cudaErrorInvalidDeviceFunction);
+  *attributes = {};
+  attributes->ptxVersion = attributes->binaryVersion = kArchitecture;
+  return cudaSuccess;
 }
 
 }  // extern "C"

@@ -29,7 +29,12 @@ class Together(Operands):
             raise UnknownInstruction(f"barrier {', '.join(operands)}")
         return f"w.wait_at({operands[0]}, {operands[1] if len(operands) > 1 else 0});"
 
-    _together_barrier = _together_bar
+    def _together_barrier(self, parts: list[str], operands: list[str]) -> str:
+        if parts == ["cluster", "arrive", "release", "aligned"]:
+            return "w.arrive_at_cluster();"
+        if parts == ["cluster", "wait", "acquire", "aligned"]:
+            return "w.wait_for_cluster();"
+        return self._together_bar(parts, operands)
 
     def _gather(self, name: str, operands: list[str], kind: str = "u32") -> str:
         """An array of operands of all lanes."""

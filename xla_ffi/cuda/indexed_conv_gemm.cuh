@@ -8,7 +8,7 @@
 #include <cute/tensor.hpp>
 
 #include "cuda/epilogue.cuh"
-#include "cuda/indexed_conv_tile.cuh"
+#include "cuda/indexed_conv_loads.cuh"
 
 namespace segblocks::cuda {
 
@@ -80,68 +80,87 @@ __device__ void multiply(RowLoad<Tile, Machine>& row_load, WeightLoad<Tile, Mach
   Machine::sync();
 }
 
-// Writes the live rows of a tile from its sums in shared memory, kWidth channels at once.
-template <class Tile, int kWidth>
-__device__ void write_tile(const TileConvolution& call, const float* sums, int32_t first_row,
-                           int32_t end_row, int32_t first_column, int thread) {
+// The sum of what the parts of a tile hold at `sums`, always in the same order.
+template <class Machine, int kLoad>
+__device__ Vector<float, kLoad> total(int32_t parts, const float* sums) {
+  if (parts == 1) return load<float, kLoad>(sums);
+  auto sum = Machine::template load_of<kLoad>(0, sums);
+  for (int32_t part = 1; part < parts; ++part) {
+    const auto more = Machine::template load_of<kLoad>(part, sums);
+#pragma unroll
+    for (int i = 0; i < kLoad; ++i) sum.values[i] += more.values[i];
+  }
+  return sum;
+}
+
+// Writes the live rows of a tile, or this part's share of them, from sums in shared memory, kWidth
+// channels at once.
+template <class Tile, class Machine, int kWidth>
+__device__ void write_tile(const TileConvolution& call, int32_t part, const float* sums,
+                           const TileRows& rows, int32_t first_column, int thread) {
   constexpr int kChunks = Tile::kColumns / kWidth;
   constexpr int kStep = Tile::kThreads / kChunks;
   const int column = thread % kChunks * kWidth;
   if (first_column + column >= call.epilogue.features) return;
   const Finish<__nv_bfloat16, kWidth> finish(call.epilogue, first_column + column);
+  const int share = Tile::kRows / call.parts;
+  const int end = min_int32((part + 1) * share, rows.end - rows.first);
 #pragma unroll 2
-  for (int row = thread / kChunks; row < Tile::kRows; row += kStep) {
-    if (first_row + row >= end_row) break;
+  for (int row = part * share + thread / kChunks; row < end; row += kStep) {
     constexpr int kLoad = kWidth % 4 == 0 ? 4 : 1;
     float values[kWidth];
 #pragma unroll
     for (int k = 0; k < kWidth; k += kLoad) {
-      const auto part = load<float, kLoad>(sums + typename Tile::Sums{}(row, column + k));
+      const auto sum =
+          total<Machine, kLoad>(call.parts, sums + typename Tile::Sums{}(row, column + k));
 #pragma unroll
-      for (int i = 0; i < kLoad; ++i) values[k + i] = part.values[i];
+      for (int i = 0; i < kLoad; ++i) values[k + i] = sum.values[i];
     }
-    finish.write(first_row + row, values);
+    finish.write(rows.first + row, values);
   }
 }
 
-// What block `block` of `blocks` does. `shared`: Tile::kSharedBytes bytes.
+// What block `block` of `blocks` does; these are multiples of the parts. `shared`:
+// Tile::kSharedBytes bytes.
 template <class Tile, class Machine>
 __device__ void convolve(const TileConvolution& call, char* shared, int thread, int32_t block,
                          int32_t blocks) {
   auto* rows = reinterpret_cast<typename Tile::Element*>(shared);
   auto* weights = reinterpret_cast<typename Tile::Element*>(shared + Tile::kRowBytes);
-  auto* origins = reinterpret_cast<int32_t*>(shared + Tile::kRowBytes + Tile::kWeightBytes);
+  char* const table = shared + Tile::kRowBytes + Tile::kWeightBytes;
   auto* sums = reinterpret_cast<float*>(shared);
 
   const int32_t across = (call.epilogue.features + Tile::kColumns - 1) / Tile::kColumns;
   const RowTiles<Tile> row_tiles(call.tables.live());
   const int32_t tiles = row_tiles.all * across;
   const int32_t stages = (call.terms + Tile::kDepth - 1) / Tile::kDepth;
-  for (int32_t tile = block; tile < tiles; tile += blocks) {
+  const int32_t part = block % call.parts;
+  const int32_t first_stage = stages * part / call.parts;
+  const int32_t end_stage = stages * (part + 1) / call.parts;
+  const auto sync_parts = [&] { call.parts == 1 ? Machine::sync() : Machine::sync_cluster(); };
+  for (int32_t tile = block / call.parts; tile < tiles; tile += blocks / call.parts) {
     const TileRows mine = row_tiles.rows(tile / across);
     const int32_t first_column = tile % across * Tile::kColumns;
-    // Rows behind the last one are computed from it, and not written.
-    origins[thread] =
-        call.tables.position(row_tiles.live, min_int32(mine.first + thread, mine.end - 1));
-    Machine::sync();
-
-    RowLoad<Tile, Machine> row_load(call, mine.high, rows, origins, thread);
-    WeightLoad<Tile, Machine> weight_load(call, weights, first_column, thread);
+    const int32_t first_term = first_stage * Tile::kDepth;
+    RowLoad<Tile, Machine> row_load(call, row_tiles.live, mine, first_term, rows, table, thread);
+    WeightLoad<Tile, Machine> weight_load(call, first_term, weights, first_column, thread);
     const typename Tile::template Mma<Machine> mma;
     auto accumulators = cute::partition_fragment_C(
         mma, cute::Shape<cute::Int<Tile::kRows>, cute::Int<Tile::kColumns>>{});
     cute::clear(accumulators);
-    multiply(row_load, weight_load, rows, weights, stages, thread, accumulators);
+    multiply(row_load, weight_load, rows, weights, end_stage - first_stage, thread, accumulators);
 
     const auto tile_sums = cute::make_tensor(cute::make_smem_ptr(sums), typename Tile::Sums{});
     auto my_sums = mma.get_thread_slice(thread).partition_C(tile_sums);
     cute::copy(cute::AutoVectorizingCopyWithAssumedAlignment<64>{}, accumulators, my_sums);
-    Machine::sync();
+    sync_parts();
     if (call.wide_output) {
-      write_tile<Tile, Tile::kChunk>(call, sums, mine.first, mine.end, first_column, thread);
+      write_tile<Tile, Machine, Tile::kChunk>(call, part, sums, mine, first_column, thread);
     } else {
-      write_tile<Tile, 1>(call, sums, mine.first, mine.end, first_column, thread);
+      write_tile<Tile, Machine, 1>(call, part, sums, mine, first_column, thread);
     }
+    // The sums are read before others take their place.
+    if (call.parts > 1) Machine::sync_cluster();
   }
 }
 
