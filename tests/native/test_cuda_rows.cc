@@ -70,7 +70,11 @@ void check_pool(const std::string& name, const ProblemSize& size) {
       static_cast<int32_t>(size.window), static_cast<T*>(pooling.out)};
   const LiveRows live = call.tables.live();
   for_all<kWidth>(live.all, size.channels, [&](int32_t row, int32_t c) {
-    segblocks::cuda::pool<T, kWidth>(call, live, row, c);
+    if (size.window == 3) {
+      segblocks::cuda::pool<T, kWidth, 3>(call, live, row, c);
+    } else {
+      segblocks::cuda::pool<T, kWidth>(call, live, row, c);
+    }
   });
   const auto maps = [&](const UnitPatches& patches) { return pooling.outputs(patches); };
   const auto maximum = [&](int kind, int64_t unit, int64_t i, int64_t j, int64_t, int64_t c) {
@@ -89,10 +93,8 @@ void check_upsampling(const std::string& name, const ProblemSize& size) {
   const Problem<T> problem(size);
   const segblocks::Upsample2Call upsampling = problem.upsampling();
   const auto call = segblocks::cuda::upsample2<T>(upsampling);
-  const int32_t pairs =
-      call.live_high() * call.high.pairs + call.live_low() * call.low.pairs;
-  for_all<kWidth>(pairs, size.channels, [&](int32_t pair, int32_t c) {
-    segblocks::cuda::upsample<T, kWidth>(call, call.live_high(), pair, c);
+  for_all<kWidth>(call.live_strips(), size.channels, [&](int32_t strip, int32_t c) {
+    segblocks::cuda::upsample<T, kWidth>(call, call.live_high(), strip, c);
   });
   const auto maps = [&](const UnitPatches& patches) { return upsampling.outputs(patches); };
   const auto expected = [&](int kind, int64_t unit, int64_t i, int64_t j, int64_t row, int64_t c) {
@@ -195,7 +197,8 @@ void check_tables(int64_t block, int64_t factor, int64_t padding, segblocks::Bor
 
 void check_divisors() {
   constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
-  for (const int32_t divisor : {1, 2, 3, 5, 7, 19, 64, 641, 65535, 65536, 1 << 30, kMost - 1, kMost}) {
+  for (const int32_t divisor :
+       {1, 2, 3, 5, 7, 19, 64, 641, 65535, 65536, 1 << 30, kMost - 1, kMost}) {
     const segblocks::Divisor divide(divisor);
     for (int64_t quotient = 0; quotient <= kMost / divisor; quotient += 1 + quotient / 3) {
       for (const int64_t number : {quotient * divisor - 1, quotient * divisor, int64_t{kMost}}) {

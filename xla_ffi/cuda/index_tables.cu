@@ -12,7 +12,7 @@ namespace {
 
 // y runs over units, high ones first, x over parts of one.
 template <bool kOneCell>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     index_tables_kernel(const __grid_constant__ IndexTables tables) {
   __shared__ Neighbor neighbors[kNeighbors];
   const IndexTablesCall& call = tables.call;
