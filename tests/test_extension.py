@@ -140,4 +140,4 @@ def test_modules_register_the_published_targets(module: str) -> None:
     if module == "_ffi_cuda":
         published -= extension.CPU_TARGETS
     assert {t for targets in operations.values() for t in targets} == published
-    assert len(extension.TARGETS) == 13
+    assert len(extension.TARGETS) == 14

@@ -20,7 +20,7 @@ cudaError_t launch(cudaStream_t stream, const CombineCall& call);
 cudaError_t launch(cudaStream_t stream, const PadCall& call);
 cudaError_t launch(cudaStream_t stream, const PadBackwardCall& call);
 cudaError_t launch(cudaStream_t stream, const UpsampleArgmaxCall& call);
-cudaError_t launch(cudaStream_t stream, const IndexTablesCall& call);
+cudaError_t launch(cudaStream_t stream, const LayerTablesCall& call);
 
 // Only where fits_int32() holds, too. Which units are live is read on the GPU. Indices out of range
 // stand for rows of zeros.

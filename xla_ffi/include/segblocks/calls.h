@@ -222,6 +222,16 @@ struct IndexTablesCall {
   bool empty() const { return layout.blocks.empty(); }
 };
 
+// The tables of several layers of one grid.
+struct LayerTablesCall {
+  static constexpr int kMaxLayers = 16;
+
+  int count;
+  IndexTablesCall layers[kMaxLayers];  // With the same mask, slots and cells.
+
+  bool empty() const { return count == 0 || layers[0].empty(); }
+};
+
 // Ties go to the lowest class. A NaN never wins; where nothing is above minus infinity, class 0
 // does.
 struct UpsampleArgmaxCall {
