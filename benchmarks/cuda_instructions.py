@@ -66,9 +66,11 @@ def run_frame() -> dict[str, int]:
     def frame(fused: Any, image: jax.Array, grid: sb.BlockGrid) -> jax.Array:
         return sb.combine(fused(sb.split(image, grid)))
 
-    lowered = frame.lower(fused, image, grid)
-    jax.block_until_ready(lowered.compile()(fused, image, grid))
-    calls = collections.Counter(re.findall(r"custom_call @(segblocks_\w+)", lowered.as_text()))
+    compiled = frame.lower(fused, image, grid).compile()
+    jax.block_until_ready(compiled(fused, image, grid))
+    calls = collections.Counter(
+        re.findall(r'custom_call_target="(segblocks_\w+)', compiled.as_text())
+    )
     return dict(calls) | {"segblocks_upsample_argmax": 1}
 
 

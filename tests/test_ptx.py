@@ -28,7 +28,7 @@ CASES = (
     "test_indexed_upsample2[64-r2-bfloat16]",
     "test_tables_of_several_layers[0.5]",
     "test_label_map[4-19-bfloat16]",
-    "test_label_map_of_whole_numbers[4-spread-bfloat16]",
+    "test_label_map_of_16_bits[4-spread-bfloat16]",
     "test_label_map[2-19-float32]",
     "test_a_call_without_outputs_does_not_break_a_captured_graph",
 )

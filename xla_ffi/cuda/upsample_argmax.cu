@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "cuda/kernels.h"
-#include "cuda/label_keys.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/upsample_argmax.cuh"
 
@@ -21,13 +20,9 @@ int64_t row_bytes(const UpsampleArgmaxCall& call) {
   return (bytes + 2 * kChunk - 1) / kChunk * kChunk;
 }
 
-// Copies the logits first .. first+count-1 to shared memory, a warp; of 16-bit ones, returns the
-// bits of the largest absolute value among them and their neighbors.
+// Copies the logits first .. first+count-1 to shared memory; returns where they lie. A warp.
 template <typename T>
-__device__ uint32_t stage(const UpsampleArgmaxCall& call, int64_t first, int32_t count,
-                          char* shared) {
-  uint32_t upper = 0;  // Of the two of each word.
-  uint32_t lower = 0;
+__device__ T* stage(const UpsampleArgmaxCall& call, int64_t first, int32_t count, char* shared) {
   const int64_t bytes = call.images * call.height * call.width * call.classes * sizeof(T);
   const char* logits = static_cast<const char*>(call.logits);
   const int64_t begin = first * static_cast<int64_t>(sizeof(T));
@@ -38,325 +33,134 @@ __device__ uint32_t stage(const UpsampleArgmaxCall& call, int64_t first, int32_t
   for (auto at = static_cast<int32_t>(threadIdx.x) * kChunk; at < end;
        at += LabelTile::kAcross * kChunk) {
     if (at + kChunk <= inside) {
-      const auto words =
-          load<uint32_t, kChunk / 4>(reinterpret_cast<const uint32_t*>(logits + start + at));
-      store(reinterpret_cast<uint32_t*>(shared + at), words);
-      if constexpr (sizeof(T) == 2) {
-#pragma unroll
-        for (int i = 0; i < kChunk / 4; ++i) {
-          upper = max(upper, words.values[i] & 0x7fffffffu);
-          lower = max(lower, words.values[i] << 17);
-        }
-      }
+      store(shared + at, load<char, kChunk>(logits + start + at));
     } else {
       for (int32_t byte = at; byte < inside; byte += sizeof(T)) {
-        const T logit = *reinterpret_cast<const T*>(logits + start + byte);
-        *reinterpret_cast<T*>(shared + byte) = logit;
-        if constexpr (sizeof(T) == 2) lower = max(lower, bits_of(logit) << 17);
+        store(shared + byte, load<char, sizeof(T)>(logits + start + byte));
       }
     }
   }
-  return max(upper >> 16, lower >> 17);
+  return reinterpret_cast<T*>(shared + offset);
 }
 
-// Where a tile lies in its image.
-struct LabelTilePlace {
-  int32_t height;
-  int32_t width;
-  int32_t classes;
-  int32_t image;
-  int32_t first_y;  // Of its corners.
-  int32_t first_x;
-  int32_t left;  // Its pixels' columns, clamped to the image.
-  int32_t right;
-
-  __device__ explicit LabelTilePlace(const UpsampleArgmaxCall& call)
-      : height(static_cast<int32_t>(call.height)),
-        width(static_cast<int32_t>(call.width)),
-        classes(static_cast<int32_t>(call.classes)),
-        image(static_cast<int32_t>(blockIdx.z)),
-        first_y(static_cast<int32_t>(blockIdx.y * blockDim.y)),
-        first_x(static_cast<int32_t>(blockIdx.x) * LabelTile::kAcross),
-        left(max(first_x - 1, 0)),
-        right(min(first_x + LabelTile::kAcross - 1, width - 1)) {}
-
-  __device__ int32_t row_of(int32_t row) const {
-    return min(max(first_y + row - 1, 0), height - 1);
-  }
-  __device__ int32_t column_of(int32_t column) const {
-    return min(max(first_x + column - 1, 0), right) - left;
-  }
-  __device__ int32_t count() const { return (right - left + 1) * classes; }
-  __device__ int64_t first_logit(int32_t row) const {
-    return ((static_cast<int64_t>(image) * height + row_of(row)) * width + left) * classes;
-  }
-  // Where a staged row begins in its first chunk, in bytes: the lower bits of a product are those
-  // of its factors.
-  __device__ uint32_t offset(int32_t row, uint32_t bytes) const {
-    const uint32_t line =
-        static_cast<uint32_t>(image) * static_cast<uint32_t>(height) + row_of(row);
-    return (line * width + left) * classes * bytes % kChunk;
-  }
-};
-
-// The corners of a tile that are left to do, in two lists from either end.
-struct LabelLists {
-  uint8_t corners[LabelTile::kCorners];
-  uint32_t front[LabelTile::kMaxDown];  // By line, the lanes that belong to each.
-  uint32_t back[LabelTile::kMaxDown];
-  int32_t fronts;
-  int32_t backs;
-};
-
-// Fills them; all threads.
-__device__ inline void list_corners(LabelLists& lists, bool in_front, bool in_back) {
-  const auto lane = static_cast<int32_t>(threadIdx.x);
-  const auto line = static_cast<int32_t>(threadIdx.y);
-  const uint32_t front = __ballot_sync(kAllLanes, in_front);
-  const uint32_t back = __ballot_sync(kAllLanes, in_back);
-  if (lane == 0) {
-    lists.front[line] = front;
-    lists.back[line] = back;
-  }
-  __syncthreads();
-  const uint32_t before = (1u << lane) - 1;
-  int32_t fronts = __popc(front & before);
-  int32_t backs = __popc(back & before);
-  for (int32_t i = 0; i < line; ++i) {
-    fronts += __popc(lists.front[i]);
-    backs += __popc(lists.back[i]);
-  }
-  const auto corner = static_cast<uint8_t>(line * LabelTile::kAcross + lane);
-  if (in_front) lists.corners[fronts] = corner;
-  if (in_back) lists.corners[LabelTile::kCorners - 1 - backs] = corner;
-  // The last thread's counts are all.
-  if (lane == LabelTile::kAcross - 1 && line == static_cast<int32_t>(blockDim.y) - 1) {
-    lists.fronts = fronts + (in_front ? 1 : 0);
-    lists.backs = backs + (in_back ? 1 : 0);
-  }
-  __syncthreads();
-}
-
-// What writes labels of a tile's listed corners, in parts; find(row, column, first phase, labels).
-template <int kFactor, typename Corner, typename Find>
-__device__ inline void finish_corners(const UpsampleArgmaxCall& call, const LabelTilePlace& place,
-                                      int32_t count, const Corner& corner, const Find& find) {
-  constexpr int kRows = kLabelRows<kFactor>;
-  constexpr int kParts = kFactor / kRows;
-  for (auto item = static_cast<int32_t>(threadIdx.y * LabelTile::kAcross + threadIdx.x);
-       item < count * kParts; item += LabelTile::kCorners) {
-    const int32_t number = corner(item / kParts);
-    const int32_t row = number / LabelTile::kAcross;
-    const int32_t column = number % LabelTile::kAcross;
-    const int first_phase = item % kParts * kRows;
-    LabelRow<kFactor> labels[kRows];
-    find(row, column, first_phase, labels);
-    const LabelPlace<kFactor> to(call, place.image, place.first_y + row, place.first_x + column);
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) to.put(first_phase + i, labels[i]);
-  }
-}
-
-template <int kFactor>
-__device__ inline void put_label(const UpsampleArgmaxCall& call, const LabelTilePlace& place,
-                                 uint8_t label) {
-  const LabelPlace<kFactor> to(call, place.image, place.first_y + static_cast<int32_t>(threadIdx.y),
-                               place.first_x + static_cast<int32_t>(threadIdx.x));
-  LabelRow<kFactor> labels;
-#pragma unroll
-  for (int p = 0; p < kFactor; ++p) labels.values[p] = label;
-#pragma unroll
-  for (int phase = 0; phase < kFactor; ++phase) to.put(phase, labels);
-}
-
-// Grid: x and y over tiles, z over images. Threads: a tile's corners.
-//
-// By whole numbers; corners at which some logit is none by find_labels() of the logits themselves.
-template <typename T, int kFactor>
-__global__ void __launch_bounds__(LabelTile::kCorners, 1)
-    label_keys_kernel(const __grid_constant__ UpsampleArgmaxCall call, int32_t shared_row) {
-  using Tile = LabelTile;
-  constexpr int kRows = Tile::kMaxDown + 1;
-  constexpr int kWidth = kChunk / sizeof(T);
-  extern __shared__ __align__(16) char shared[];
-  __shared__ uint8_t best_classes[kRows * Tile::kPixels];
-  __shared__ LabelLists lists;
-  __shared__ uint32_t largest_of[Tile::kMaxDown];
-  __shared__ bool mixed_lines[Tile::kMaxDown];
-  // Whether a pixel has logits that are no whole numbers. Several threads may find the same.
-  __shared__ bool unsure_pixels[kRows][Tile::kPixels];
-  const LabelTilePlace place(call);
-  const auto lane = static_cast<int32_t>(threadIdx.x);
-  const auto line = static_cast<int32_t>(threadIdx.y);
-  const int32_t whole_row = shared_row / static_cast<int32_t>(sizeof(T));
-  auto* wholes = reinterpret_cast<uint32_t*>(shared + kRows * shared_row);
-  // Where a pixel's logits and whole numbers begin in their rows.
-  const auto within = [&](int32_t row, int32_t column) {
-    return static_cast<int32_t>(place.offset(row, sizeof(T)) / sizeof(T)) +
-           place.column_of(column) * place.classes;
-  };
-  const auto pixel = [&](int32_t row, int32_t column) {
-    return reinterpret_cast<const T*>(shared + row * shared_row) + within(row, column);
-  };
-  const auto whole_pixel = [&](int32_t row, int32_t column) {
-    return wholes + row * whole_row + within(row, column);
-  };
-
-  uint32_t largest = 0;
-  for (int32_t row = line; row < kRows; row += Tile::kMaxDown) {
-    const uint32_t of_row =
-        stage<T>(call, place.first_logit(row), place.count(), shared + row * shared_row);
-    largest = max(largest, of_row);
-    for (int32_t i = lane; i < Tile::kPixels; i += Tile::kAcross) unsure_pixels[row][i] = false;
-  }
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    largest = max(largest, __shfl_xor_sync(kAllLanes, largest, distance));
-  }
-  if (lane == 0) largest_of[line] = largest;
-  __syncthreads();
-  for (int32_t i = line * Tile::kAcross + lane; i < kRows * Tile::kPixels; i += Tile::kCorners) {
-    float best;
-    best_classes[i] = static_cast<uint8_t>(
-        best_class(pixel(i / Tile::kPixels, i % Tile::kPixels), place.classes, &best));
-  }
-  __syncthreads();
-
-  const int32_t y = place.first_y + line;
-  const int32_t x = place.first_x + lane;
-  bool mixed = false;
-  if (y <= place.height && x <= place.width) {
-    const uint8_t* above = best_classes + line * Tile::kPixels + lane;
-    const uint8_t* below = above + Tile::kPixels;
-    const uint8_t label = *above;
-    mixed = !(above[1] == label && below[0] == label && below[1] == label);
-    if (!mixed) put_label<kFactor>(call, place, label);
-  }
-  const bool any = __any_sync(kAllLanes, mixed);
-  if (lane == 0) mixed_lines[line] = any;
-  __syncthreads();
-  bool some = false;
-#pragma unroll
-  for (int i = 0; i < Tile::kMaxDown; ++i) {
-    largest = max(largest, largest_of[i]);
-    some = some || mixed_lines[i];
-  }
-  if (!some) return;
-
-  const bool large = largest >= WholeScale<T, kFactor>::kInfinity;
-  const WholeScale<T, kFactor> scale(large ? 0 : largest);
-  for (int32_t row = line; row < kRows && !large; row += Tile::kMaxDown) {
-    const T* logits = reinterpret_cast<const T*>(shared + row * shared_row);
-    const int32_t first = static_cast<int32_t>(place.offset(row, sizeof(T)) / sizeof(T));
-    const int32_t end = first + place.count();
-    for (int32_t at = lane * kWidth; at < end; at += Tile::kAcross * kWidth) {
-      float values[kWidth];
-      load_floats_of(logits + at, values);
-      bool sure = true;
-      Vector<uint32_t, 4> parts[kWidth / 4];
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        sure = sure && std::fabs(values[i]) >= scale.smallest;
-        parts[i / 4].values[i % 4] = scale.whole(values[i]);
-      }
-#pragma unroll
-      for (int i = 0; i < kWidth / 4; ++i) store(wholes + row * whole_row + at + 4 * i, parts[i]);
-      if (sure) continue;
-#pragma unroll 1
-      for (int32_t k = max(at, first); k < min(at + kWidth, end); ++k) {
-        if (scale.sure(to_float(logits[k]))) continue;
-        unsure_pixels[row][(k - first) / place.classes] = true;
-      }
-    }
-  }
-  __syncthreads();
-  const auto unsure = [&](int32_t row, int32_t column) {
-    return unsure_pixels[row][place.column_of(column)];
-  };
-  const bool by_logits = mixed && (large || unsure(line, lane) || unsure(line, lane + 1) ||
-                                   unsure(line + 1, lane) || unsure(line + 1, lane + 1));
-  list_corners(lists, mixed && !by_logits, by_logits);
-  finish_corners<kFactor>(
-      call, place, lists.fronts, [&](int32_t i) { return lists.corners[i]; },
-      [&](int32_t row, int32_t column, int first_phase, auto& labels) {
-        const uint32_t* const corner[4] = {whole_pixel(row, column), whole_pixel(row, column + 1),
-                                           whole_pixel(row + 1, column),
-                                           whole_pixel(row + 1, column + 1)};
-        find_labels<T, kFactor>(corner, place.classes, first_phase, labels);
-      });
-  finish_corners<kFactor>(
-      call, place, lists.backs, [&](int32_t i) { return lists.corners[Tile::kCorners - 1 - i]; },
-      [&](int32_t row, int32_t column, int first_phase, auto& labels) {
-        const Corner<T> corner{pixel(row, column), pixel(row, column + 1), pixel(row + 1, column),
-                               pixel(row + 1, column + 1)};
-        find_labels<T, kFactor, true>(corner, place.classes, first_phase, labels);
-      });
-}
-
-// By the logits themselves, of any format and number.
+// Grid: x and y over tiles, z over images. Threads: kAcross by the tile's rows of corners.
 template <typename T, int kFactor, bool kStaged>
-__global__ void __launch_bounds__(LabelTile::kCorners, 1)
+__global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
     upsample_argmax_kernel(const __grid_constant__ UpsampleArgmaxCall call, int32_t shared_row) {
   using Tile = LabelTile;
+  constexpr int kRows = kLabelRows<kFactor>;
   extern __shared__ __align__(16) char shared[];
   __shared__ uint8_t best_classes[(Tile::kMaxDown + 1) * Tile::kPixels];
-  __shared__ LabelLists lists;
-  __shared__ bool large_lines[Tile::kMaxDown];
-  const LabelTilePlace place(call);
+  __shared__ uint8_t mixed[Tile::kMaxDown * Tile::kAcross];  // Corners between different classes.
+  __shared__ uint32_t mixed_lanes[Tile::kMaxDown];
+  __shared__ int32_t large_lines[Tile::kMaxDown];
+
+  const auto height = static_cast<int32_t>(call.height);
+  const auto width = static_cast<int32_t>(call.width);
+  const auto classes = static_cast<int32_t>(call.classes);
+  const auto down = static_cast<int32_t>(blockDim.y);
   const auto lane = static_cast<int32_t>(threadIdx.x);
   const auto line = static_cast<int32_t>(threadIdx.y);
+  const auto first_x = static_cast<int32_t>(blockIdx.x) * Tile::kAcross;
+  const auto first_y = static_cast<int32_t>(blockIdx.y) * down;
+  const auto image = static_cast<int32_t>(blockIdx.z);
+  // The tile's pixels, clamped to the image.
+  const int32_t left = max(first_x - 1, 0);
+  const int32_t right = min(first_x + Tile::kAcross - 1, width - 1);
+  const auto row_of = [&](int32_t row) { return min(max(first_y + row - 1, 0), height - 1); };
+  const auto column_of = [&](int32_t column) {
+    return min(max(first_x + column - 1, 0), right) - left;
+  };
+  const auto first_logit = [&](int32_t row) {
+    return ((static_cast<int64_t>(image) * height + row_of(row)) * width + left) * classes;
+  };
+  // Where rows begin in chunks: the lower bits of a product are those of its factors.
+  const uint32_t first_row = static_cast<uint32_t>(image) * static_cast<uint32_t>(height);
   const auto pixel = [&](int32_t row, int32_t column) {
-    const int32_t at = place.column_of(column) * place.classes;
+    const int32_t at = column_of(column) * classes;
     if constexpr (kStaged) {
-      return reinterpret_cast<const T*>(shared + row * shared_row + place.offset(row, sizeof(T))) +
-             at;
+      const uint32_t first = ((first_row + row_of(row)) * width + left) * classes;
+      const uint32_t offset = first * static_cast<uint32_t>(sizeof(T)) % kChunk;
+      return reinterpret_cast<const T*>(shared + row * shared_row + offset) + at;
     } else {
-      return static_cast<const T*>(call.logits) + place.first_logit(row) + at;
+      return static_cast<const T*>(call.logits) + first_logit(row) + at;
     }
   };
 
   if constexpr (kStaged) {
-    for (int32_t row = line; row <= Tile::kMaxDown; row += Tile::kMaxDown) {
-      stage<T>(call, place.first_logit(row), place.count(), shared + row * shared_row);
+    for (int32_t row = line; row <= down; row += down) {
+      stage<T>(call, first_logit(row), (right - left + 1) * classes, shared + row * shared_row);
     }
   }
   __syncthreads();
-  bool large = !kBestBetween<T>;
+  bool large = false;
   if constexpr (kBestBetween<T>) {
-    for (int32_t i = line * Tile::kAcross + lane; i < (Tile::kMaxDown + 1) * Tile::kPixels;
-         i += Tile::kCorners) {
+    for (int32_t i = line * Tile::kAcross + lane; i < (down + 1) * Tile::kPixels;
+         i += down * Tile::kAcross) {
       float best;
-      best_classes[i] = static_cast<uint8_t>(
-          best_class(pixel(i / Tile::kPixels, i % Tile::kPixels), place.classes, &best));
+      const int32_t row = i / Tile::kPixels;
+      best_classes[i] =
+          static_cast<uint8_t>(best_class(pixel(row, i % Tile::kPixels), classes, &best));
       large = large || best > kLarge;
     }
   }
+  // A warp is a line of the tile.
   large = __any_sync(kAllLanes, large);
   if (lane == 0) large_lines[line] = large;
   __syncthreads();
-#pragma unroll
-  for (int i = 0; i < Tile::kMaxDown; ++i) large = large || large_lines[i];
 
+  const int32_t y = first_y + line;
+  const int32_t x = first_x + lane;
   bool between = false;  // Different classes.
-  if (place.first_y + line <= place.height && place.first_x + lane <= place.width) {
+  if (y <= height && x <= width) {
     const uint8_t* above = best_classes + line * Tile::kPixels + lane;
     const uint8_t* below = above + Tile::kPixels;
     const uint8_t label = kBestBetween<T> ? *above : uint8_t{0};
-    between = !(kBestBetween<T> && above[1] == label && below[0] == label && below[1] == label);
-    if (!between) put_label<kFactor>(call, place, label);
+    if (kBestBetween<T> && above[1] == label && below[0] == label && below[1] == label) {
+      const LabelPlace<kFactor> to(call, image, y, x);
+      LabelRow<kFactor> labels;
+#pragma unroll
+      for (int p = 0; p < kFactor; ++p) labels.values[p] = label;
+#pragma unroll
+      for (int phase = 0; phase < kFactor; ++phase) to.put(phase, labels);
+    } else {
+      between = true;
+    }
   }
-  list_corners(lists, between, false);
-  finish_corners<kFactor>(
-      call, place, lists.fronts, [&](int32_t i) { return lists.corners[i]; },
-      [&](int32_t row, int32_t column, int first_phase, auto& labels) {
-        const Corner<T> corner{pixel(row, column), pixel(row, column + 1), pixel(row + 1, column),
-                               pixel(row + 1, column + 1)};
-        if (large) {
-          find_labels<T, kFactor, true>(corner, place.classes, first_phase, labels);
-        } else {
-          find_labels<T, kFactor, false>(corner, place.classes, first_phase, labels);
-        }
-      });
+  const uint32_t lanes = __ballot_sync(kAllLanes, between);
+  if (lane == 0) mixed_lanes[line] = lanes;
+  __syncthreads();
+  int32_t before = __popc(lanes & ((1u << lane) - 1));
+  int32_t all = 0;
+  large = false;
+  for (int32_t i = 0; i < down; ++i) {
+    const int32_t count = __popc(mixed_lanes[i]);
+    before += i < line ? count : 0;
+    all += count;
+    large = large || large_lines[i] != 0;
+  }
+  if (between) mixed[before] = static_cast<uint8_t>(line * Tile::kAcross + lane);
+  __syncthreads();
+
+  constexpr int kParts = kFactor / kRows;
+  const int32_t items = all * kParts;
+  for (int32_t item = line * Tile::kAcross + lane; item < items; item += down * Tile::kAcross) {
+    const int32_t place = mixed[item / kParts];
+    const int32_t row = place / Tile::kAcross;
+    const int32_t column = place % Tile::kAcross;
+    const int first_phase = item % kParts * kRows;
+    const Corner<T> corner{pixel(row, column), pixel(row, column + 1), pixel(row + 1, column),
+                           pixel(row + 1, column + 1)};
+    LabelRow<kFactor> labels[kRows];
+    if (!kBestBetween<T> || large) {
+      find_labels<T, kFactor, true>(corner, classes, first_phase, labels);
+    } else {
+      find_labels<T, kFactor, false>(corner, classes, first_phase, labels);
+    }
+    const LabelPlace<kFactor> to(call, image, first_y + row, first_x + column);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) to.put(first_phase + i, labels[i]);
+  }
 }
 
 template <typename T, int kFactor>
@@ -373,14 +177,6 @@ cudaError_t launch_tiles(cudaStream_t stream, const UpsampleArgmaxCall& call) {
   const dim3 threads(LabelTile::kAcross, static_cast<unsigned>(kDown));
   const bool aligned = reinterpret_cast<uintptr_t>(call.logits) % kChunk == 0;
   const bool staged = aligned && (kDown + 1) * row <= kMaxShared;
-  if constexpr (sizeof(T) == 2) {
-    const int64_t bytes = (kDown + 1) * row * 3;  // Logits, and floats of twice their size.
-    if (aligned && call.classes <= kClassCodes && bytes <= kMaxShared) {
-      label_keys_kernel<T, kFactor>
-          <<<grid, threads, bytes, stream>>>(call, static_cast<int32_t>(row));
-      return cudaGetLastError();
-    }
-  }
   const auto kernel =
       staged ? upsample_argmax_kernel<T, kFactor, true> : upsample_argmax_kernel<T, kFactor, false>;
   kernel<<<grid, threads, staged ? (kDown + 1) * row : 0, stream>>>(call,

@@ -18,7 +18,6 @@ struct LabelTile {
   static constexpr int kAcross = 32;
   static constexpr int kPixels = kAcross + 1;  // In a row.
   static constexpr int kMaxDown = 8;
-  static constexpr int kCorners = kAcross * kMaxDown;
 };
 
 // Four pixels' logits.
@@ -116,12 +115,13 @@ class LabelPlace {
       : above_(y > 0), below_(y < call.height), before_(x > 0), behind_(x < call.width) {
     pitch_ = call.width * kFactor;
     const int64_t row = (image * call.height + y) * kFactor - kHalf;
-    first_ = call.labels + (row * pitch_ + x * kFactor - kHalf);
+    first_ = row * pitch_ + x * kFactor - kHalf;
+    labels_ = call.labels;
   }
 
   __device__ void put(int phase, const LabelRow<kFactor>& labels) const {
     if (phase < kHalf ? !above_ : !below_) return;
-    uint8_t* to = first_ + phase * pitch_;
+    uint8_t* to = labels_ + (first_ + phase * pitch_);
     Vector<uint8_t, kHalf> halves[2];
 #pragma unroll
     for (int p = 0; p < kHalf; ++p) {
@@ -133,7 +133,8 @@ class LabelPlace {
   }
 
  private:
-  uint8_t* first_;  // Of phase 0, whether it is there or not.
+  uint8_t* labels_;
+  int64_t first_;  // The place of phase 0, whether the image has it or not.
   int64_t pitch_;
   bool above_;
   bool below_;
