@@ -10,7 +10,9 @@ time where no GPU is at hand; a 64-bit division (`wide_divisions`) is one instru
 import collections
 import json
 import pathlib
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -42,13 +44,13 @@ OPERATIONS = {
     "segblocks_indexed_max_pool": "max_pool",
     "segblocks_upsample_argmax": "label_map",
     "segblocks_indexed_upsample2": "upsample",
-    "segblocks_index_tables": "tables",
+    "segblocks_layer_tables": "tables",
     "segblocks_indexed_conv": "convolutions",
 }
 
 
-def run_frame() -> None:
-    """One frame in blocks, from a normalized image in bfloat16 to labels."""
+def run_frame() -> dict[str, int]:
+    """Runs a frame in blocks, from a normalized image to logits, in bfloat16; returns the calls of each handler."""
     height, width = map(int, _SIZE.value)
     rng = np.random.default_rng(0)
     net = sb.create_model(_MODEL.value, num_classes=19, rngs=nnx.Rngs(0))
@@ -62,9 +64,27 @@ def run_frame() -> None:
 
     @jax.jit
     def frame(fused: Any, image: jax.Array, grid: sb.BlockGrid) -> jax.Array:
-        return upsample_argmax(sb.combine(fused(sb.split(image, grid))))
+        return sb.combine(fused(sb.split(image, grid)))
 
-    jax.block_until_ready(frame(fused, image, grid))
+    compiled = frame.lower(fused, image, grid).compile()
+    jax.block_until_ready(compiled(fused, image, grid))
+    calls = collections.Counter(
+        re.findall(r'custom_call_target="(segblocks_\w+)', compiled.as_text())
+    )
+    return dict(calls) | {"segblocks_upsample_argmax": 1}
+
+
+def label_maps() -> Iterator[tuple[str, jax.Array]]:
+    """Logits of a frame: all labels alike; fields 32 and 8 pixels of logits wide, as objects of a street; noise."""
+    height, width = (int(side) // 4 for side in _SIZE.value)
+    rng = np.random.default_rng(0)
+    yield "alike", jnp.tile(jnp.arange(1, 20, dtype=jnp.bfloat16), (_BATCH.value, height, width, 1))
+    for side in (32, 8):
+        few = rng.standard_normal((_BATCH.value, height // side, width // side, 19)) * 4
+        fields = jax.image.resize(few, (_BATCH.value, height, width, 19), "bilinear")
+        yield f"fields of {side}", fields.astype(jnp.bfloat16)
+    noise = rng.standard_normal((_BATCH.value, height, width, 19))
+    yield "noise", jnp.asarray(noise, jnp.bfloat16)
 
 
 def by_operation(counts: dict[tuple[str, str], dict[str, int]]) -> dict[str, dict[str, int]]:
@@ -90,8 +110,15 @@ def main(argv: list[str]) -> None:
 
     module = emulated.install(build())
     module.configure(skip="" if _CONVOLUTIONS.value else "segblocks_indexed_conv")
-    run_frame()
+    calls = run_frame()
     counts = module.counts()
+    by_logits = {}
+    for name, logits in label_maps():
+        module.reset()
+        jax.block_until_ready(upsample_argmax(logits))
+        ((key, one),) = module.counts().items()
+        counts[key] = one  # At last those of noise, the most.
+        by_logits[name] = one["warp_instructions"] / 1e6
     operations = by_operation(counts)
     report = {
         "model": _MODEL.value,
@@ -106,6 +133,10 @@ def main(argv: list[str]) -> None:
         "warp_instructions_millions": {
             name: one["warp_instructions"] / 1e6 for name, one in operations.items()
         },
+        "label_map_by_logits": by_logits,
+        "calls": calls,
+        "calls_in_all": sum(calls.values()),
+        "launches": sum(one["launches"] for one in operations.values()),
         "operations": operations,
         "kernels": [
             {"operation": OPERATIONS.get(operation, operation), "kernel": short_name(kernel), **one}
@@ -117,6 +148,8 @@ def main(argv: list[str]) -> None:
             f"{name:14} {one['launches']:4} launches {one['warp_instructions'] / 1e6:9.2f} M warp instructions,"
             f" {one['wide_divisions'] / 1e6:7.2f} M wide divisions, {one['products'] / 1e6:7.2f} M products"
         )
+    print("label map:", ", ".join(f"{name} {count:.2f} M" for name, count in by_logits.items()))
+    print(f"{sum(calls.values())} calls")
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
 

@@ -226,3 +226,16 @@ def adaptive_average_pool(image: np.ndarray, size: tuple[int, int]) -> np.ndarra
         ]
         out[:, y, x] = image[:, bounds[0], bounds[1]].mean((1, 2))
     return out
+
+
+def enlarged(logits: np.ndarray, factor: int) -> np.ndarray:
+    """Bilinear, by its formula, in float64."""
+    for axis in (1, 2):
+        side = logits.shape[axis]
+        place = np.clip((np.arange(side * factor) + 0.5) / factor - 0.5, 0, side - 1)
+        first = np.minimum(place.astype(int), max(side - 2, 0))
+        weight = np.expand_dims(place - first, [a for a in range(4) if a != axis])
+        near = np.take(logits, first, axis).astype(np.float64)
+        far = np.take(logits, np.minimum(first + 1, side - 1), axis)
+        logits = near * (1 - weight) + far * weight
+    return logits

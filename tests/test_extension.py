@@ -141,4 +141,4 @@ def test_modules_register_the_published_targets(module: str) -> None:
     if module == "_ffi_cuda":
         published -= extension.CPU_TARGETS
     assert {t for targets in operations.values() for t in targets} == published
-    assert len(extension.TARGETS) == 15
+    assert len(extension.TARGETS) == 16

@@ -1,5 +1,6 @@
 """Fused networks: what convolutions take into their epilogues, against the networks as they are."""
 
+import collections
 import functools
 
 import jax
@@ -12,6 +13,8 @@ import segblocks_jax as sb
 from segblocks_jax import nn
 from segblocks_jax.inference.fused import fuse, pays
 from segblocks_jax.inference.steps import ConvStep, LayerStep, PointwiseStep
+from segblocks_jax.ops import extension
+from segblocks_jax.ops.upsample_argmax import upsample_argmax
 
 MASK = np.array([[[True, False], [False, True]]])
 
@@ -168,6 +171,37 @@ def test_convolutions_of_a_resnet_take_everything_around_them():
     # Three stages and three sums in the decoder are read by a norm; of the sums nothing else is.
     assert [step.keep for step in steps if step.second is not None] == [True] * 3 + [False] * 3
     assert len({step.part for step in fused.steps}) > 8
+
+
+def handlers(jaxpr):
+    """The handlers that a program calls, in order."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "ffi_call":
+            yield equation.params["target_name"]
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from handlers(inner)
+
+
+def test_a_frame_calls_few_handlers():
+    """All index tables come of one call; the pyramid splits and combines once more."""
+    net = sb.create_model("swiftnet_rn18", 5, width=8, features=12, rngs=nnx.Rngs(0))
+    fused = fuse(net)
+
+    @jax.jit
+    def frame(image):
+        blocks = fused(sb.split(image, MASK, num_high=2))
+        return upsample_argmax(sb.combine(blocks, implementation="ffi"), implementation="ffi")
+
+    with extension.using("ffi"):
+        traced = frame.trace(jnp.zeros((1, 256, 256, 3)))
+    calls = collections.Counter(name.removeprefix("segblocks_") for name in handlers(traced.jaxpr))
+    assert calls.pop("indexed_conv") <= sum(isinstance(step, ConvStep) for step in fused.steps)
+    assert calls == {
+        **{"split": 2, "combine": 2, "layer_tables": 1, "upsample_argmax": 1},
+        **{"indexed_max_pool": 1, "indexed_upsample2": 3},
+    }
 
 
 class Foreign(Patterns):

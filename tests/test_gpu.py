@@ -8,6 +8,7 @@ import test_indexed_handlers as handlers
 import test_mask_tables as masks
 from flax import nnx
 from indexed_oracles import Units
+from oracles import enlarged
 
 import segblocks_jax as sb
 from segblocks_jax.blocks.pad import index_patches
@@ -186,6 +187,12 @@ def test_mask_add(dtype, activation, rest, density, rng):
 
 
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_tables_of_several_layers(share, rng):
+    handlers.test_tables_of_several_layers(share, rng)
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_indices_out_of_range_are_zeros(dtype, rng, monkeypatch):
     """Nothing may be checked by waiting, and nothing may be read outside."""
@@ -241,6 +248,33 @@ def test_label_map(factor, classes, dtype, rng):
         logits = jnp.asarray(rng.integers(-4, 5, (*size, classes)), dtype)
         both = [upsample_argmax(logits, factor, implementation=i) for i in ("reference", "ffi")]
         np.testing.assert_array_equal(*map(np.asarray, both))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["ties", "smooth", "spread", "tiny", "huge"])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_label_map_of_16_bits(factor, kind, dtype, rng):
+    """Against sums in float64, which differ from float32 where two classes are nearly equal."""
+    size = (2, 11, 37, 19)
+    logits = rng.standard_normal(size)
+    if kind == "ties":
+        logits = 2.0 * rng.integers(-3, 3, size) + 1
+    elif kind == "smooth":
+        logits = enlarged(rng.standard_normal((2, 3, 10, 19)) * 4, 4)[:, :11, :37]
+    elif kind == "spread":
+        logits *= 10.0 ** rng.integers(-5, 2, size)
+    else:
+        logits *= {"tiny": 1e-6, "huge": 1e4}[kind]
+    logits = jnp.asarray(logits, dtype)
+    labels = np.asarray(upsample_argmax(logits, factor, implementation="ffi"))
+    wide = enlarged(np.asarray(logits, np.float64), factor)
+    expected = wide.argmax(-1)
+    if kind == "ties":
+        np.testing.assert_array_equal(labels, expected)
+    chosen = np.take_along_axis(wide, labels[..., None].astype(int), 3)[..., 0]
+    assert (wide.max(-1) - chosen).max() <= 1e-6 * np.abs(wide).max()
+    assert np.mean(labels == expected) >= 0.999
 
 
 @pytest.mark.usefixtures("compiled")

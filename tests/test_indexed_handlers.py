@@ -12,7 +12,10 @@ import oracles
 import pytest
 from indexed_oracles import Units
 
+import segblocks_jax as sb
+from segblocks_jax.blocks.pad import layer_patches
 from segblocks_jax.ops import packed_kernel
+from segblocks_jax.ops.patches import BORDERS
 
 BF16 = jnp.dtype("bfloat16")
 EMPTY = np.zeros(0, np.float32)
@@ -472,6 +475,45 @@ def test_index_tables(
     expected = indexed_oracles.index_tables(packing, padding, border)
     for result, value in zip(got, expected, strict=True):
         np.testing.assert_array_equal(result, value)
+
+
+LAYERS = ((8, 1, 0), (8, 3, 1), (4, 1, 2), (4, 0, 0), (2, 2, 0))  # The last reaches two cells.
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_tables_of_several_layers(share: float, rng: np.random.Generator) -> None:
+    mask = rng.random((2, 3, 4)) < share
+    grid = sb.BlockGrid.from_mask(mask, int(mask.sum()), mask.astype(np.float32))
+    layers = [(block, padding, BORDERS[border]) for block, padding, border in LAYERS]
+    for (block, padding, border), got in zip(
+        LAYERS, layer_patches(grid, layers, implementation="ffi"), strict=True
+    ):
+        packing = oracles.Packing(mask, block, 2)
+        expected = indexed_oracles.index_tables(packing, padding, border)
+        for result, value in zip((got.high, got.low, got.means), expected, strict=True):
+            np.testing.assert_array_equal(result, value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"paddings": [1]}, {"borders": [0, 0, 0]}, {"block_sizes": [8]}, {"results": 5}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_layers_and_tables_that_do_not_match(changed: dict) -> None:
+    values = {"block_sizes": [8, 8], "paddings": [1, 1], "borders": [0, 0], "results": 6} | changed
+    results = [((1, 10, 10), np.int32), ((0, 6, 6), np.int32), ((12, 4), np.int32)] * 2
+    operands = [np.ones((1, 1, 1), bool), np.zeros((1, 1, 1), np.int32)]
+    operands += [np.zeros(1, np.int32), np.zeros(0, np.int32)]
+    attributes = {k: np.asarray(v, np.int64) for k, v in values.items() if k != "results"}
+    with pytest.raises(
+        Exception, match=r"'block_sizes': got \d layers, .* expected 1 to 16 layers"
+    ):
+        call(
+            "segblocks_layer_tables",
+            results[: values["results"]],
+            operands,
+            attributes | {"low_factor": 2},
+        )
 
 
 def index_tables(

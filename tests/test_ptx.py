@@ -30,10 +30,12 @@ CASES = (
     "test_indexed_conv[depthwise_prime-bfloat16]",
     "test_indexed_max_pool[3-2-64-bfloat16]",
     "test_indexed_upsample2[64-r2-bfloat16]",
-    "test_index_tables[0.5-8-2-1-1]",
     "test_mask_tables[bottleneck-0.6]",
     "test_mask_add[bfloat16-relu-True-0.6]",
+    "test_tables_of_several_layers[0.5]",
     "test_label_map[4-19-bfloat16]",
+    "test_label_map_of_16_bits[4-spread-bfloat16]",
+    "test_label_map[2-19-float32]",
     "test_a_call_without_outputs_does_not_break_a_captured_graph",
 )
 

@@ -6,25 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import enlarged
 
 from segblocks_jax.nn import resize_bilinear
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
 
 SIZES = [(2, 5, 7, 19), (1, 1, 1, 3), (1, 9, 33, 11), (3, 8, 16, 1), (1, 2, 3, 256), (1, 17, 4, 2)]
-
-
-def enlarged(logits: np.ndarray, factor: int) -> np.ndarray:
-    """Bilinear, by its formula, in float64."""
-    for axis in (1, 2):
-        side = logits.shape[axis]
-        place = np.clip((np.arange(side * factor) + 0.5) / factor - 0.5, 0, side - 1)
-        first = np.minimum(place.astype(int), max(side - 2, 0))
-        weight = np.expand_dims(place - first, [a for a in range(4) if a != axis])
-        near = np.take(logits, first, axis).astype(np.float64)
-        far = np.take(logits, np.minimum(first + 1, side - 1), axis)
-        logits = near * (1 - weight) + far * weight
-    return logits
 
 
 @pytest.mark.family

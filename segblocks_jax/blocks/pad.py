@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from segblocks_jax.ops.patches import BORDERS, Border, IndexPatches, ring_size, 
 from segblocks_jax.ops.upsample2 import upsample_nearest
 
 PADDING_MODES = ("block", "zero", "clamp")
+_LAYERS_A_CALL = 16  # What the compiled handler takes.
 
 
 @jax.tree_util.register_dataclass
@@ -163,34 +165,52 @@ def index_patches(
     Raises:
         ValueError: an unknown border, or negative padding.
     """
-    if border not in BORDERS:
-        raise ValueError(f"index_patches: border is {border!r}; expected one of {BORDERS}")
-    if padding < 0:
-        raise ValueError(f"index_patches: padding is {padding}; it can't be negative")
+    (patches,) = layer_patches(grid, [(block_size, padding, border)], implementation=implementation)
+    return patches
+
+
+def layer_patches(
+    grid: BlockGrid, layers: Sequence[tuple[int, int, Border]], *, implementation: str | None = None
+) -> list[IndexPatches]:
+    """`index_patches` of several layers of a network, each (block size, padding, border), in few compiled calls.
+
+    Raises:
+        ValueError: as `index_patches`.
+    """
+    for _, padding, border in layers:
+        if border not in BORDERS:
+            raise ValueError(f"index_patches: border is {border!r}; expected one of {BORDERS}")
+        if padding < 0:
+            raise ValueError(f"index_patches: padding is {padding}; it can't be negative")
     counts = jnp.asarray(np.array([grid.num_high, grid.num_low], np.int32))
-    run = _compiled_patches if extension.resolve(implementation) == "ffi" else _reference_patches
-    high, low, means = run(grid, block_size, padding, border)
-    return IndexPatches(high, low, means, counts)
+    tables: list[Array] = []
+    if extension.resolve(implementation) == "ffi":
+        for first in range(0, len(layers), _LAYERS_A_CALL):
+            tables += _compiled_patches(grid, layers[first : first + _LAYERS_A_CALL])
+    else:
+        for layer in layers:
+            tables += _reference_patches(grid, *layer)
+    return [IndexPatches(*tables[k : k + 3], counts) for k in range(0, len(tables), 3)]
 
 
 def _compiled_patches(
-    grid: BlockGrid, block_size: int, padding: int, border: Border
+    grid: BlockGrid, layers: Sequence[tuple[int, int, Border]]
 ) -> tuple[Array, ...]:
-    side, low_side = block_size + 2 * padding, block_size // grid.low_factor + 2 * padding
-    halos = grid.num_high * ring_size(block_size // grid.low_factor, padding)
-    shapes = (
-        (grid.num_high, side, side),
-        (grid.num_low, low_side, low_side),
-        (halos, grid.low_factor**2),
-    )
+    shapes: list[tuple[int, ...]] = []
+    for size, padding, _ in layers:
+        low_size = size // grid.low_factor
+        side, low_side = size + 2 * padding, low_size + 2 * padding
+        halos = grid.num_high * ring_size(low_size, padding)
+        shapes += [(grid.num_high, side, side), (grid.num_low, low_side, low_side)]
+        shapes += [(halos, grid.low_factor**2)]
     return ffi_call.call(
-        "segblocks_index_tables",
+        "segblocks_layer_tables",
         (grid.mask, grid.slots, grid.high_cells, grid.low_cells),
         [(shape, jnp.int32) for shape in shapes],
-        block_size=block_size,
         low_factor=grid.low_factor,
-        padding=padding,
-        border=BORDERS.index(border),
+        block_sizes=[size for size, _, _ in layers],
+        paddings=[padding for _, padding, _ in layers],
+        borders=[BORDERS.index(border) for _, _, border in layers],
     )
 
 

@@ -16,8 +16,9 @@ from jaxtyping import Array
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fusion import Planner
+from segblocks_jax.inference.layout import Layout
 from segblocks_jax.inference.quantized import Ranges, quantized
-from segblocks_jax.inference.steps import ConvStep, Layout, Pixels, State, Step
+from segblocks_jax.inference.steps import ConvStep, Pixels, State, Step
 from segblocks_jax.inference.traced import FusedTraced, fuse_traced
 from segblocks_jax.models import Network
 from segblocks_jax.nn.regions import Maps
@@ -45,9 +46,22 @@ class FusedNet:
     def __call__(self, x: Maps) -> Maps:
         """Normalized image, or blocks of it -> what the network gives."""
         state = _state(x)
+        self._prepare(state)
         for step in self.steps:
             step.run(state)
         return state.features(self.steps[-1].output)
+
+    def _prepare(self, state: State) -> None:
+        """Makes the index tables of all layers in one call."""
+        layouts, keys = dict(state.layouts), {}
+        for step in self.steps:
+            number, (numerator, denominator), patches = step.reads()
+            layout = layouts[number]
+            if patches is not None:
+                keys[layout.sides, *patches] = None
+            made = layout.scaled(numerator, denominator)
+            layouts |= {step.output: made, getattr(step, "second", None): made}
+        state.layouts[0].prepare(list(keys))
 
     def observed(self, x: Maps) -> dict[str, dict[str, Pixels]]:
         """What each convolution, by its path, reads and makes: its "input", "output" and "second" output, if kept."""

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, UInt8
 
-from segblocks_jax.inference.steps import State, conv_patches, static
+from segblocks_jax.inference.steps import Reads, State, conv_patches, conv_reads, static
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.quantized_conv import QuantizedEpilogue, quantized_conv
 from segblocks_jax.ops.quantized_kernel import QuantizedKernel
@@ -20,6 +20,10 @@ class QuantizeStep:
     part: str = static()
     input: int = static()
     output: int = static()
+
+    def reads(self) -> Reads:
+        """See `Step`."""
+        return self.input, (1, 1), None
 
     def run(self, state: State) -> None:
         """Adds the bytes."""
@@ -38,6 +42,10 @@ class DequantizeStep:
     part: str = static()
     input: int = static()
     output: int = static()
+
+    def reads(self) -> Reads:
+        """See `Step`."""
+        return self.input, (1, 1), None
 
     def run(self, state: State) -> None:
         """Adds the value."""
@@ -67,6 +75,10 @@ class QuantizedConvStep:
     padding: tuple[int, int] = static()
     shift: tuple[int, int] = static()
     dilation: int = static()
+
+    def reads(self) -> Reads:
+        """See `Step`."""
+        return conv_reads(self)
 
     def run(self, state: State) -> None:
         """Adds the output, where it is kept, and the second one."""

@@ -1,6 +1,5 @@
 """Steps of a fused network: each makes a pixel list, or two, of those that are there."""
 
-import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -8,53 +7,21 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Shaped
 
 from segblocks_jax.blocks import BlockGrid, DualRes
-from segblocks_jax.blocks.pad import index_patches
+from segblocks_jax.inference.layout import Layout
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.indexed_conv import Activation, Epilogue, indexed_conv
 from segblocks_jax.ops.packed_kernel import PackedKernel
-from segblocks_jax.ops.patches import Border, IndexPatches, image_patches, list_patches
+from segblocks_jax.ops.patches import Border, IndexPatches, list_patches
 
 Scaling = tuple[Float[Array, "c"], Float[Array, "c"]]
 Pixels = Shaped[Array, "p c"]
 """float32 or bfloat16; in int8 bytes."""
+Reads = tuple[int, tuple[int, int], tuple[int, Border] | None]
 
 
 def static() -> Any:
     """A field that is part of a step's structure."""
     return struct.field(pytree_node=False)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
-    """Where the pixels of a packed list lie.
-
-    Attributes:
-        units: the grid of the blocks; or the number of whole images, one unit of work each.
-        sides: (block size,) of a high block at this layer; or (h, w) of the images.
-        cache: the patches made so far, of all sizes.
-    """
-
-    units: BlockGrid | int
-    sides: tuple[int, ...]
-    cache: dict[tuple, IndexPatches] = dataclasses.field(default_factory=dict)
-
-    def patches(self, padding: int, border: Border = "zero") -> IndexPatches:
-        """Where the units of work find their pixels; made once, for all layers of a size."""
-        key = (self.sides, padding, border)
-        if key not in self.cache:
-            if isinstance(self.units, BlockGrid):
-                patches = index_patches(self.units, self.sides[0], padding, border)
-            else:
-                height, width = self.sides
-                shape = (self.units, height, width)
-                patches = image_patches(shape, (padding, padding), border)
-            self.cache[key] = patches
-        return self.cache[key]
-
-    def scaled(self, numerator: int, denominator: int = 1) -> "Layout":
-        """The layout of a layer with sides `numerator / denominator` times as long, rounded up as strides do."""
-        sides = tuple(-(-side * numerator // denominator) for side in self.sides)
-        return dataclasses.replace(self, sides=sides)
 
 
 class State:
@@ -102,6 +69,10 @@ class ConvStep:
     dilation: int = static()
     activation: Activation = static()
 
+    def reads(self) -> Reads:
+        """See `Step`."""
+        return conv_reads(self)
+
     def run(self, state: State) -> None:
         """Adds the output, where it is kept, and the second one."""
         pixels, layout = state.pixels[self.input], state.layouts[self.input]
@@ -120,6 +91,12 @@ class ConvStep:
             state.add(self.second, second, layout)
         if out is not None:
             state.add(self.output, out, layout)
+
+
+def conv_reads(step: Any) -> Reads:
+    """What `reads` says of a convolution."""
+    pointwise = step.kernel.size == (1, 1) and step.stride == 1
+    return step.input, (1, step.stride), None if pointwise else (max(step.padding), "zero")
 
 
 def conv_patches(step: Any, pixels: Pixels, layout: Layout) -> IndexPatches:
@@ -148,6 +125,10 @@ class PatchStep:
     border: Border = static()
     size: tuple[int, int] = static()
 
+    def reads(self) -> Reads:
+        """See `Step`."""
+        return self.input, self.size, (self.padding, self.border)
+
     def run(self, state: State) -> None:
         """Adds the output."""
         layout = state.layouts[self.input]
@@ -166,6 +147,10 @@ class PointwiseStep:
     inputs: tuple[int, ...] = static()
     output: int = static()
     function: Any = static()
+
+    def reads(self) -> Reads:
+        """See `Step`."""
+        return self.inputs[0], (1, 1), None
 
     def run(self, state: State) -> None:
         """Adds the output."""
@@ -196,6 +181,10 @@ class LayerStep:
     others: tuple[tuple[str, Any], ...] = static()
     size: tuple[int, int] = static()
 
+    def reads(self) -> Reads:
+        """See `Step`."""
+        return self.inputs[0][1], self.size, None
+
     def run(self, state: State) -> None:
         """Adds the output."""
         modules = zip(self.names, nnx.merge(self.graph, self.modules), strict=True)
@@ -217,6 +206,9 @@ class Step(Protocol):
 
     part: str
     output: int
+
+    def reads(self) -> Reads:
+        """The input whose layout counts, the output's sides over its, and padding and border of patches, if any."""
 
     def run(self, state: State) -> None:
         """Adds what it makes."""

@@ -18,7 +18,8 @@ from jaxtyping import Array
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.errors import InputError
-from segblocks_jax.inference.steps import ConvStep, Layout, PatchStep, State
+from segblocks_jax.inference.layout import Layout
+from segblocks_jax.inference.steps import ConvStep, PatchStep, State
 from segblocks_jax.inference.traced_fusion import Fusion
 from segblocks_jax.inference.traced_steps import ConvPlan, ImagePlan, PatchPlan
 from segblocks_jax.nn.regions import BlockOptions, Maps

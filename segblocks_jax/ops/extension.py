@@ -20,6 +20,7 @@ TARGETS = (
     "segblocks_pad",
     "segblocks_pad_backward",
     "segblocks_index_tables",
+    "segblocks_layer_tables",
     "segblocks_indexed_conv",
     "segblocks_quantized_conv",
     "segblocks_depthwise_gradient",

@@ -33,12 +33,12 @@ def call(
     arrays: Sequence[Shaped[Array, "..."]],
     results: Sequence[tuple[Shape, jax.typing.DTypeLike]],
     in_place: Mapping[int, int] | None = None,
-    **attributes: int | bool,
+    **attributes: int | bool | Sequence[int],
 ) -> tuple[Shaped[Array, "..."], ...]:
     """Runs a handler, one of `extension.TARGETS`, on arrays; under `jax.vmap` once per element.
 
     `results` has shape and dtype of each result; `in_place` says which array's memory a result has, by their
-    numbers {array: result}. Integer attributes arrive as int64.
+    numbers {array: result}. Integer attributes arrive as int64, several as an array of them.
     """
     extension.available()
     arrays = vary_alike(*arrays)
@@ -50,7 +50,9 @@ def call(
         manual_axis_type=given.manual_axis_type,
     )
     types = tuple(result_type(shape, dtype) for shape, dtype in results)
-    values = {k: v if isinstance(v, bool) else np.int64(v) for k, v in attributes.items()}
+    values = {
+        k: v if isinstance(v, bool) else np.asarray(v, np.int64)[()] for k, v in attributes.items()
+    }
     run = jax.ffi.ffi_call(
         target, types, vmap_method="sequential", input_output_aliases=dict(in_place or {})
     )

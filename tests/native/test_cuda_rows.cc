@@ -70,7 +70,11 @@ void check_pool(const std::string& name, const ProblemSize& size) {
       static_cast<int32_t>(size.window), static_cast<T*>(pooling.out)};
   const LiveRows live = call.tables.live();
   for_all<kWidth>(live.all, size.channels, [&](int32_t row, int32_t c) {
-    segblocks::cuda::pool<T, kWidth>(call, live, row, c);
+    if (size.window == 3) {
+      segblocks::cuda::pool<T, kWidth, 3>(call, live, row, c);
+    } else {
+      segblocks::cuda::pool<T, kWidth>(call, live, row, c);
+    }
   });
   const auto maps = [&](const UnitPatches& patches) { return pooling.outputs(patches); };
   const auto maximum = [&](int kind, int64_t unit, int64_t i, int64_t j, int64_t, int64_t c) {
@@ -89,10 +93,8 @@ void check_upsampling(const std::string& name, const ProblemSize& size) {
   const Problem<T> problem(size);
   const segblocks::Upsample2Call upsampling = problem.upsampling();
   const auto call = segblocks::cuda::upsample2<T>(upsampling);
-  const int32_t pairs =
-      call.live_high() * call.high.pairs + call.live_low() * call.low.pairs;
-  for_all<kWidth>(pairs, size.channels, [&](int32_t pair, int32_t c) {
-    segblocks::cuda::upsample<T, kWidth>(call, call.live_high(), pair, c);
+  for_all<kWidth>(call.live_strips(), size.channels, [&](int32_t strip, int32_t c) {
+    segblocks::cuda::upsample<T, kWidth>(call, call.live_high(), strip, c);
   });
   const auto maps = [&](const UnitPatches& patches) { return upsampling.outputs(patches); };
   const auto expected = [&](int kind, int64_t unit, int64_t i, int64_t j, int64_t row, int64_t c) {
@@ -125,27 +127,36 @@ void check_depthwise(const std::string& name, const ProblemSize& size) {
   expect(problem.convolved(), name + ": depthwise");
 }
 
-// What a block of threads does for a unit of index tables.
-void find_unit(const segblocks::IndexTablesCall& call, bool high, int32_t unit) {
+// What warps do for a unit of a layer's index tables.
+void find_unit(const segblocks::LayerTablesCall& call, int number, bool high, int32_t unit) {
   namespace cuda = segblocks::cuda;
-  const segblocks::IndexTableLayout& layout = call.layout;
-  const auto area = static_cast<int32_t>(layout.patch_area(high));
-  int32_t* table = (high ? call.high : call.low) + unit * area;
+  const cuda::GridTables grid = cuda::grid_tables(call);
+  const cuda::LayerTable& layer = grid.layers[number];
+  const cuda::TablePatches& patches = high ? layer.high : layer.low;
+  int32_t* table = patches.table + unit * patches.area;
   bool lends = false;
-  if (cuda::reaches_one_cell(layout)) {
-    const cuda::IndexTables tables = cuda::index_tables(call);
-    const cuda::TableUnit own(tables, high, unit);
+  if (layer.near) {
+    const cuda::TableUnit own(grid, layer, high, unit);
     cuda::Neighbor neighbors[cuda::kNeighbors];
     for (int zone = 0; zone < cuda::kNeighbors; ++zone) {
       neighbors[zone] = own.neighbor(zone);
       lends = lends || neighbors[zone].borrows;
     }
-    for (int32_t i = 0; i < area; ++i) table[i] = own.find(neighbors, i);
+    for (int32_t group = 0; group < own.num_groups(); ++group) {
+      own.write_group(neighbors[cuda::kNeighbors / 2].first, group, table);
+    }
+    for (int32_t f = 0; f < own.frame(); ++f) {
+      table[own.in_frame(f)] = own.find(neighbors, own.in_frame(f));
+    }
   } else {
-    for (int32_t i = 0; i < area; ++i) table[i] = cuda::find_far(call, high, unit, i);
-    lends = high && cuda::lends_far(call, unit);
+    for (int32_t i = 0; i < patches.area; ++i) {
+      table[i] = cuda::find_far(grid, layer, high, unit, i);
+    }
+    lends = high && cuda::lends_far(grid, layer, unit);
   }
-  for (int32_t g = 0; high && g < layout.ring(); ++g) cuda::write_means(call, unit, g, lends);
+  for (int32_t g = 0; high && g < layer.ring; ++g) {
+    cuda::write_means(grid, layer, unit, g, lends);
+  }
 }
 
 void check_tables(int64_t block, int64_t factor, int64_t padding, segblocks::Border border) {
@@ -169,7 +180,8 @@ void check_tables(int64_t block, int64_t factor, int64_t padding, segblocks::Bor
   for (int32_t index = 0; index < layout.blocks.cells(); ++index) {
     const bool in_high = index < layout.blocks.num_high;
     const auto unit = static_cast<int32_t>(in_high ? index : index - layout.blocks.num_high);
-    find_unit(call, in_high, unit);
+    // The second of two alike, so that the first one's warps are counted.
+    find_unit({2, {call, call}}, 1, in_high, unit);
   }
 
   for (int64_t slot = 0; slot < layout.blocks.cells(); ++slot) {
@@ -195,7 +207,8 @@ void check_tables(int64_t block, int64_t factor, int64_t padding, segblocks::Bor
 
 void check_divisors() {
   constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
-  for (const int32_t divisor : {1, 2, 3, 5, 7, 19, 64, 641, 65535, 65536, 1 << 30, kMost - 1, kMost}) {
+  for (const int32_t divisor :
+       {1, 2, 3, 5, 7, 19, 64, 641, 65535, 65536, 1 << 30, kMost - 1, kMost}) {
     const segblocks::Divisor divide(divisor);
     for (int64_t quotient = 0; quotient <= kMost / divisor; quotient += 1 + quotient / 3) {
       for (const int64_t number : {quotient * divisor - 1, quotient * divisor, int64_t{kMost}}) {

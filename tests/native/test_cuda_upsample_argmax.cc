@@ -36,6 +36,7 @@ void find(const UpsampleArgmaxCall& call, int32_t image, int32_t y, int32_t x) {
     same = same && cuda::best_class(other, classes, &best) == label;
   }
   constexpr int kRows = cuda::kLabelRows<kFactor>;
+  const cuda::LabelPlace<kFactor> to(call, image, y, x);
   for (int first = 0; first < kFactor; first += kRows) {
     cuda::LabelRow<kFactor> labels[kRows];
     cuda::find_labels<T, kFactor, kLarge>(corner, classes, first, labels);
@@ -45,7 +46,7 @@ void find(const UpsampleArgmaxCall& call, int32_t image, int32_t y, int32_t x) {
         std::printf("failed: between pixels of class %d lies %d\n", label, labels[row].values[p]);
         ++failures;
       }
-      cuda::put_labels<kFactor>(call, image, y, x, first + row, labels[row]);
+      to.put(first + row, labels[row]);
     }
   }
 }

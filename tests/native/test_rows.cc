@@ -398,7 +398,9 @@ void check_tables(int64_t block, int64_t factor, int64_t padding, segblocks::Bor
     call.low = low.data();
     call.means = means.data();
     Threads threads;
-    expect(!run(threads, segblocks::cpu::kBaseTiles, call).found(), "index tables have no problem");
+    const segblocks::LayerTablesCall layers{1, {call}};
+    expect(!run(threads, segblocks::cpu::kBaseTiles, layers).found(),
+           "index tables have no problem");
     for (int64_t slot = 0; slot < 12; ++slot) {
       const bool is_high = blocks.is_high(slot);
       const int64_t unit = is_high ? slot : slot - blocks.num_high;

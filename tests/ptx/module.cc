@@ -85,16 +85,20 @@ void declare(Buffers& buffers, const UpsampleArgmaxCall& call) {
   buffers.result("labels", call.labels, pixels * call.factor * call.factor, 1);
 }
 
-void declare(Buffers& buffers, const IndexTablesCall& call) {
-  const IndexTableLayout& layout = call.layout;
-  const BlockLayout& blocks = layout.blocks;
+void declare(Buffers& buffers, const LayerTablesCall& all) {
+  const IndexTablesCall& call = all.layers[0];
+  const BlockLayout& blocks = call.layout.blocks;
   buffers.operand("mask", call.mask, blocks.cells(), 1);
   buffers.operand("slots", call.slots, blocks.cells(), 4);
   buffers.operand("high_cells", call.high_cells, blocks.num_high, 4);
   buffers.operand("low_cells", call.low_cells, blocks.num_low(), 4);
-  buffers.result("high", call.high, blocks.num_high * layout.patch_area(true), 4);
-  buffers.result("low", call.low, blocks.num_low() * layout.patch_area(false), 4);
-  buffers.result("means", call.means, layout.num_halos() * blocks.factor * blocks.factor, 4);
+  for (int k = 0; k < all.count; ++k) {
+    const IndexTablesCall& one = all.layers[k];
+    const IndexTableLayout& layout = one.layout;
+    buffers.result("high", one.high, blocks.num_high * layout.patch_area(true), 4);
+    buffers.result("low", one.low, blocks.num_low() * layout.patch_area(false), 4);
+    buffers.result("means", one.means, layout.num_halos() * blocks.factor * blocks.factor, 4);
+  }
 }
 
 void declare(Buffers& buffers, const MaskTablesCall& call) {

@@ -85,25 +85,8 @@ bool check_table(Checker& check, const char* name, ffi::AnyBuffer buffer,
   return check.dtype(name, buffer, ffi::S32) && check.shape(name, buffer, shape);
 }
 
-}  // namespace
-
-ffi::Error check(const char* operation, const ImageOperands& operands, SplitCall* call) {
-  return check_image(operation, operands, call);
-}
-
-ffi::Error check(const char* operation, const ImageOperands& operands, CombineCall* call) {
-  return check_image(operation, operands, call);
-}
-
-ffi::Error check(const char* operation, const PadOperands& operands, PadCall* call) {
-  return check_pad(operation, operands, call);
-}
-
-ffi::Error check(const char* operation, const PadOperands& operands, PadBackwardCall* call) {
-  return check_pad(operation, operands, call);
-}
-
-ffi::Error check(const char* operation, const IndexTablesOperands& o, IndexTablesCall* call) {
+ffi::Error check_tables(const char* operation, const IndexTablesOperands& o,
+                        IndexTablesCall* call) {
   constexpr int64_t kMaxIndices = std::numeric_limits<int32_t>::max();
   Checker check(operation);
   IndexTableLayout& layout = call->layout;
@@ -152,6 +135,51 @@ ffi::Error check(const char* operation, const IndexTablesOperands& o, IndexTable
   call->high = o.high.typed_data<int32_t>();
   call->low = o.low.typed_data<int32_t>();
   call->means = o.means.typed_data<int32_t>();
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+ffi::Error check(const char* operation, const ImageOperands& operands, SplitCall* call) {
+  return check_image(operation, operands, call);
+}
+
+ffi::Error check(const char* operation, const ImageOperands& operands, CombineCall* call) {
+  return check_image(operation, operands, call);
+}
+
+ffi::Error check(const char* operation, const PadOperands& operands, PadCall* call) {
+  return check_pad(operation, operands, call);
+}
+
+ffi::Error check(const char* operation, const PadOperands& operands, PadBackwardCall* call) {
+  return check_pad(operation, operands, call);
+}
+
+ffi::Error check(const char* operation, const IndexTablesOperands& o, LayerTablesCall* call) {
+  call->count = 1;
+  return check_tables(operation, o, &call->layers[0]);
+}
+
+ffi::Error check(const char* operation, const LayerTablesOperands& o, LayerTablesCall* call) {
+  const size_t count = o.block_sizes.size();
+  if (count < 1 || count > LayerTablesCall::kMaxLayers || o.paddings.size() != count ||
+      o.borders.size() != count || o.tables.size() != 3 * count) {
+    return invalid(operation, "block_sizes",
+                   std::to_string(count) + " layers, " + std::to_string(o.paddings.size()) +
+                       " paddings, " + std::to_string(o.borders.size()) + " borders and " +
+                       std::to_string(o.tables.size()) + " tables",
+                   "1 to " + std::to_string(LayerTablesCall::kMaxLayers) +
+                       " layers with a padding, a border and 3 tables each");
+  }
+  call->count = static_cast<int>(count);
+  for (size_t k = 0; k < count; ++k) {
+    const auto table = [&](size_t i) { return *o.tables.get<ffi::AnyBuffer>(3 * k + i).value(); };
+    const IndexTablesOperands one{o.mask,       o.slots,       o.high_cells, o.low_cells,
+                                  table(0),     table(1),      table(2),     o.block_sizes[k],
+                                  o.low_factor, o.paddings[k], o.borders[k]};
+    if (auto e = check_tables(operation, one, &call->layers[k]); e.failure()) return e;
+  }
   return ffi::Error::Success();
 }
 

@@ -54,6 +54,19 @@ struct IndexTablesOperands {
   int64_t border;
 };
 
+// `tables` has high, low and means of each layer.
+struct LayerTablesOperands {
+  ffi::AnyBuffer mask;
+  ffi::AnyBuffer slots;
+  ffi::AnyBuffer high_cells;
+  ffi::AnyBuffer low_cells;
+  ffi::RemainingRets tables;
+  int64_t low_factor;
+  ffi::Span<const int64_t> block_sizes;
+  ffi::Span<const int64_t> paddings;
+  ffi::Span<const int64_t> borders;
+};
+
 // What all operations on rows found by index begin with, and the halos, a result.
 struct RowOperands {
   ffi::AnyBuffer rows;
@@ -167,7 +180,8 @@ ffi::Error check(const char* operation, const ImageOperands& operands, SplitCall
 ffi::Error check(const char* operation, const ImageOperands& operands, CombineCall* call);
 ffi::Error check(const char* operation, const PadOperands& operands, PadCall* call);
 ffi::Error check(const char* operation, const PadOperands& operands, PadBackwardCall* call);
-ffi::Error check(const char* operation, const IndexTablesOperands& operands, IndexTablesCall* call);
+ffi::Error check(const char* operation, const IndexTablesOperands& operands, LayerTablesCall* call);
+ffi::Error check(const char* operation, const LayerTablesOperands& operands, LayerTablesCall* call);
 ffi::Error check(const char* operation, const IndexedConvOperands& operands, IndexedConvCall* call);
 ffi::Error check(const char* operation, const QuantizedConvOperands& operands,
                  QuantizedConvCall* call);

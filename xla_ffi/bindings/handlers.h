@@ -20,12 +20,19 @@ namespace segblocks::bindings {
 struct Flag {
   const char* name;
 };
+// The name of one that is a list of int64.
+struct List {
+  const char* name;
+};
+// In place of a number of results: as many as there are.
+constexpr int kRemaining = -1;
 
 template <typename Platform>
 struct Handlers {
   using Context = typename Platform::Context;
   using Buffer = ffi::AnyBuffer;
   using Result = ffi::Result<ffi::AnyBuffer>;
+  using Numbers = ffi::Span<const int64_t>;
 
   static ffi::Error split(Context context, Buffer image, Buffer slots, Result pixels,
                           int64_t num_high, int64_t low_factor) {
@@ -73,7 +80,15 @@ struct Handlers {
                                  int64_t border) {
     const IndexTablesOperands operands{mask,   slots,      high_cells, low_cells, *high, *low,
                                        *means, block_size, low_factor, padding,   border};
-    return run<IndexTablesCall>(context, "segblocks_index_tables", operands);
+    return run<LayerTablesCall>(context, "segblocks_index_tables", operands);
+  }
+
+  static ffi::Error layer_tables(Context context, Buffer mask, Buffer slots, Buffer high_cells,
+                                 Buffer low_cells, ffi::RemainingRets tables, int64_t low_factor,
+                                 Numbers block_sizes, Numbers paddings, Numbers borders) {
+    const LayerTablesOperands operands{mask,       slots,       high_cells, low_cells, tables,
+                                       low_factor, block_sizes, paddings,   borders};
+    return run<LayerTablesCall>(context, "segblocks_layer_tables", operands);
   }
 
   static ffi::Error indexed_conv(Context context, Buffer rows, Buffer means, Buffer high,
@@ -164,6 +179,8 @@ struct Handlers {
     if constexpr (kOperands > 0) {
       return bind_buffers<kOperands - 1, kResults>(std::move(binding).template Arg<Buffer>(),
                                                    rest...);
+    } else if constexpr (kResults == kRemaining) {
+      return bind_buffers<0, 0>(std::move(binding).RemainingRets(), rest...);
     } else if constexpr (kResults > 0) {
       return bind_buffers<0, kResults - 1>(std::move(binding).template Ret<Buffer>(), rest...);
     } else {
@@ -178,6 +195,10 @@ struct Handlers {
   template <typename Binding, typename Handler, typename... Rest>
   static auto bind_attributes(Binding&& binding, Handler handler, Flag flag, Rest... rest) {
     return bind_attributes(std::move(binding).template Attr<bool>(flag.name), handler, rest...);
+  }
+  template <typename Binding, typename Handler, typename... Rest>
+  static auto bind_attributes(Binding&& binding, Handler handler, List list, Rest... rest) {
+    return bind_attributes(std::move(binding).template Attr<Numbers>(list.name), handler, rest...);
   }
   template <typename Binding, typename Handler>
   static auto bind_attributes(Binding&& binding, Handler handler) {

@@ -32,6 +32,8 @@ pybind11::dict registrations() {
   SEGBLOCKS_HANDLER(pad, 2, 2, "num_high", "low_factor", "padding_y", "padding_x");
   SEGBLOCKS_HANDLER(pad_backward, 3, 1, "num_high", "low_factor", "padding_y", "padding_x");
   SEGBLOCKS_HANDLER(index_tables, 4, 3, "block_size", "low_factor", "padding", "border");
+  SEGBLOCKS_HANDLER(layer_tables, 4, kRemaining, "low_factor", List{"block_sizes"},
+                    List{"paddings"}, List{"borders"});
   SEGBLOCKS_HANDLER(indexed_conv, 11, 3, "kh", "kw", "stride", "dilation", "groups", "activation",
                     "winograd");
   SEGBLOCKS_HANDLER(max_pool, 5, 2, "window", "stride");
@@ -52,6 +54,7 @@ pybind11::dict registrations() {
   add("pad", "segblocks_pad", pad);
   add("pad", "segblocks_pad_backward", pad_backward);
   add("index_tables", "segblocks_index_tables", index_tables);
+  add("index_tables", "segblocks_layer_tables", layer_tables);
   add("indexed_conv", "segblocks_indexed_conv", indexed_conv);
   if constexpr (Platform::kIsCpu) {
     SEGBLOCKS_HANDLER(depthwise_gradient, 6, 2, "kh", "kw", "stride", "dilation");

@@ -144,6 +144,19 @@ class Tables {
   const IndexTableLayout& layout_;
 };
 
+void write_tables(Workers& workers, const IndexTablesCall& call) {
+  const IndexTableLayout& layout = call.layout;
+  const BlockLayout& blocks = layout.blocks;
+  const int64_t indices = blocks.num_high * layout.patch_area(true) +
+                          blocks.num_low() * layout.patch_area(false) +
+                          layout.num_halos() * blocks.factor * blocks.factor;
+  const Tables tables(call);
+  parallel_for(workers, blocks.cells(), indices * static_cast<int64_t>(sizeof(int32_t)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t slot = begin; slot < end; ++slot) tables.block(slot);
+               });
+}
+
 }  // namespace
 
 Problem check_slots(const BlockLayout& layout, const int32_t* slots) {
@@ -155,18 +168,9 @@ Problem check_slots(const BlockLayout& layout, const int32_t* slots) {
   return {};
 }
 
-Problem run(Workers& workers, const TileKernels&, const IndexTablesCall& call) {
-  if (Problem p = check_grid(call); p.found()) return p;
-  const IndexTableLayout& layout = call.layout;
-  const BlockLayout& blocks = layout.blocks;
-  const int64_t indices = blocks.num_high * layout.patch_area(true) +
-                          blocks.num_low() * layout.patch_area(false) +
-                          layout.num_halos() * blocks.factor * blocks.factor;
-  const Tables tables(call);
-  parallel_for(workers, blocks.cells(), indices * static_cast<int64_t>(sizeof(int32_t)),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t slot = begin; slot < end; ++slot) tables.block(slot);
-               });
+Problem run(Workers& workers, const TileKernels&, const LayerTablesCall& call) {
+  if (Problem p = check_grid(call.layers[0]); p.found()) return p;
+  for (int k = 0; k < call.count; ++k) write_tables(workers, call.layers[k]);
   return {};
 }
 

@@ -25,7 +25,7 @@ Problem run(Workers& workers, const TileKernels& kernels, const SplitCall& call)
 Problem run(Workers& workers, const TileKernels& kernels, const CombineCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const PadCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const PadBackwardCall& call);
-Problem run(Workers& workers, const TileKernels& kernels, const IndexTablesCall& call);
+Problem run(Workers& workers, const TileKernels& kernels, const LayerTablesCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const IndexedConvCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const QuantizedConvCall& call);
 Problem run(Workers& workers, const TileKernels& kernels, const DepthwiseGradientCall& call);

@@ -1,6 +1,5 @@
-// Index tables of a grid of blocks.
+// Index tables of the layers of a grid of blocks, all in one launch.
 
-#include <algorithm>
 #include <cstdint>
 
 #include "cuda/index_tables.cuh"
@@ -10,70 +9,66 @@
 namespace segblocks::cuda {
 namespace {
 
-// y runs over units, high ones first, x over parts of one.
-template <bool kOneCell>
-__global__ void __launch_bounds__(kThreads)
-    index_tables_kernel(const __grid_constant__ IndexTables tables) {
-  __shared__ Neighbor neighbors[kNeighbors];
-  const IndexTablesCall& call = tables.call;
-  const IndexTableLayout& layout = call.layout;
-  const auto num_high = static_cast<int32_t>(layout.blocks.num_high);
-  const auto units = static_cast<int32_t>(layout.blocks.cells());
-  const auto first = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
-  const auto step = static_cast<int32_t>(gridDim.x * blockDim.x);
-  for (auto index = static_cast<int32_t>(blockIdx.y); index < units;
-       index += static_cast<int32_t>(gridDim.y)) {
-    const bool high = index < num_high;
-    const int32_t unit = high ? index : index - num_high;
-    const auto area = static_cast<int32_t>(layout.patch_area(high));
-    int32_t* table = (high ? call.high : call.low) + static_cast<int64_t>(unit) * area;
-    bool lends = false;
-    if constexpr (kOneCell) {
-      const TableUnit own(tables, high, unit);
-      const auto zone = static_cast<int>(threadIdx.x);
-      __syncthreads();  // Behind the last unit's reads.
-      if (zone < kNeighbors) neighbors[zone] = own.neighbor(zone);
-      __syncthreads();
-      for (int i = 0; high && i < kNeighbors; ++i) lends = lends || neighbors[i].borrows;
-      const Neighbor center = neighbors[kNeighbors / 2];
-      const bool fast = center.first >= 0 && center.same;
-      if (fast) {
-        const int32_t groups = own.num_groups();
-        for (int32_t group = first; group < groups; group += step) {
-          own.write_group(center.first, group, table);
-        }
-      }
-      const int32_t others = fast ? own.frame() : area;
-      for (int32_t i = first; i < others; i += step) {
-        const int32_t entry = fast ? own.in_frame(i) : i;
-        table[entry] = own.find(neighbors, entry);
-      }
-    } else {
-      lends = high && lends_far(call, unit);
-      for (int32_t entry = first; entry < area; entry += step) {
-        table[entry] = find_far(call, high, unit, entry);
-      }
+constexpr int32_t kLanes = 32;
+constexpr uint32_t kAllLanes = 0xffffffff;
+
+// Warps share the patches of all layers and units, the high ones of a layer first.
+__global__ void __launch_bounds__(kThreads, 1)
+    index_tables_kernel(const __grid_constant__ GridTables grid) {
+  __shared__ Neighbor all_neighbors[kThreads / kLanes][kNeighbors];
+  const auto lane = static_cast<int32_t>(threadIdx.x) % kLanes;
+  Neighbor* neighbors = all_neighbors[threadIdx.x / kLanes];
+  const auto item = static_cast<int32_t>((blockIdx.x * blockDim.x + threadIdx.x) / kLanes);
+  if (item >= grid.warps) return;
+  int32_t number = 0;
+  while (number + 1 < grid.count && item >= grid.layers[number + 1].first_warp) ++number;
+  const LayerTable& layer = grid.layers[number];
+  const int32_t in_layer = item - layer.first_warp;
+  const bool high = in_layer < layer.high.all_warps();
+  const TablePatches& patches = high ? layer.high : layer.low;
+  int32_t part;
+  const int32_t unit =
+      patches.warps.divide(high ? in_layer : in_layer - layer.high.all_warps(), &part);
+  int32_t* table = patches.table + static_cast<int64_t>(unit) * patches.area;
+  const int32_t first = part * kLanes + lane;
+  const int32_t step = patches.warps.value() * kLanes;
+  bool lends;
+  if (layer.near) {
+    const TableUnit own(grid, layer, high, unit);
+    bool borrows = false;
+    if (lane < kNeighbors) {
+      neighbors[lane] = own.neighbor(lane);
+      borrows = neighbors[lane].borrows;
     }
-    if (!high) continue;
-    const auto ring = static_cast<int32_t>(layout.ring());
-    for (int32_t g = first; g < ring; g += step) write_means(call, unit, g, lends);
+    lends = __any_sync(kAllLanes, borrows);
+    __syncwarp();
+    const int32_t pixel = neighbors[kNeighbors / 2].first;
+    const int32_t groups = own.num_groups();
+    for (int32_t group = first; group < groups; group += step) {
+      own.write_group(pixel, group, table);
+    }
+    const int32_t frame = own.frame();
+    for (int32_t f = first; f < frame; f += step) {
+      const int32_t entry = own.in_frame(f);
+      table[entry] = own.find(neighbors, entry);
+    }
+  } else {
+    lends = high && lends_far(grid, layer, unit);
+    for (int32_t entry = first; entry < patches.area; entry += step) {
+      table[entry] = find_far(grid, layer, high, unit, entry);
+    }
   }
+  if (!high) return;
+  for (int32_t g = first; g < layer.ring; g += step) write_means(grid, layer, unit, g, lends);
 }
 
 }  // namespace
 
-cudaError_t launch(cudaStream_t stream, const IndexTablesCall& call) {
-  constexpr int64_t kMaxInGrid = 65535;
-  constexpr int64_t kEntries = 32;  // Of a thread: what finding the neighbors costs is shared.
-  const IndexTableLayout& layout = call.layout;
-  const int64_t entries = layout.patch_area(layout.blocks.num_high > 0);
-  const int64_t threads = std::clamp<int64_t>((entries + 255) / 256 * 32, 32, kThreads);
-  const int64_t parts = (entries + kEntries * threads - 1) / (kEntries * threads);
-  const dim3 grid(static_cast<unsigned>(std::clamp<int64_t>(parts, 1, kMaxInGrid)),
-                  static_cast<unsigned>(std::min(layout.blocks.cells(), kMaxInGrid)));
-  const auto kernel =
-      reaches_one_cell(layout) ? index_tables_kernel<true> : index_tables_kernel<false>;
-  kernel<<<grid, static_cast<unsigned>(threads), 0, stream>>>(index_tables(call));
+cudaError_t launch(cudaStream_t stream, const LayerTablesCall& call) {
+  const GridTables grid = grid_tables(call);
+  constexpr int64_t kWarps = kThreads / kLanes;
+  const auto blocks = static_cast<unsigned>((grid.warps + kWarps - 1) / kWarps);
+  index_tables_kernel<<<blocks, kThreads, 0, stream>>>(grid);
   return cudaGetLastError();
 }
 

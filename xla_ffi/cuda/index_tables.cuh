@@ -1,4 +1,4 @@
-// What a block of threads does for index tables: entries of a unit, and the rows of its halos.
+// What a warp does for index tables: entries of a unit, and the rows of its halos.
 
 #ifndef SEGBLOCKS_CUDA_INDEX_TABLES_CUH_
 #define SEGBLOCKS_CUDA_INDEX_TABLES_CUH_
@@ -12,110 +12,155 @@
 
 namespace segblocks::cuda {
 
-// A call, and what all threads need of it in 32 bits.
-struct IndexTables {
-  IndexTablesCall call;
-  int32_t cells;
-  int32_t num_high;
-  int32_t grid_height;
+// The patches of a layer's blocks of one size.
+struct TablePatches {
+  int32_t units;
+  int32_t side;  // Of a block.
+  int32_t area;  // Of a patch.
+  Divisor sides;
+  Divisor patch;  // The side of a patch.
+  Divisor warps;  // That share a patch.
+  int32_t* table;
+
+  SEGBLOCKS_HD int32_t all_warps() const { return units * warps.value(); }
+};
+
+struct LayerTable {
+  TablePatches high;
+  TablePatches low;
+  int32_t first_warp;  // Of the launch.
   int32_t padding;
-  int32_t low_side;
-  int32_t high_area;  // Pixels of a block.
-  int32_t low_area;
+  int32_t ring;
   int32_t high_pixels;  // Of all high blocks.
   int32_t pixels;
-  int32_t ring;
+  Border border;
+  bool near;  // Patches reach no farther than the cells around their own.
+  Divisor both_paddings;
+  int32_t* means;
+};
+
+struct GridTables {
+  const int32_t* slots;
+  const int32_t* high_cells;
+  const int32_t* low_cells;
+  int32_t images;
+  int32_t cells;
+  int32_t num_high;
+  int32_t warps;
   Divisor cells_down;
   Divisor cells_across;
-  Divisor high_patch;  // Sides of patches.
-  Divisor low_patch;
   Divisor factor;
-  Divisor both_paddings;
-  Divisor high_groups;  // Of kGroup entries in a row of a block.
-  Divisor low_groups;
-};
-constexpr int kGroup = 4;
+  int32_t count;
+  LayerTable layers[LayerTablesCall::kMaxLayers];
 
-inline IndexTables index_tables(const IndexTablesCall& call) {
-  const IndexTableLayout& layout = call.layout;
+  SEGBLOCKS_HD IndexTableLayout layout(const LayerTable& layer) const {
+    return {{images, cells_down.value(), cells_across.value(), layer.high.side, factor.value(),
+             num_high, 1},
+            layer.padding,
+            layer.border};
+  }
+};
+
+inline TablePatches table_patches(const IndexTableLayout& layout, bool high, int32_t* table) {
+  constexpr int64_t kEntries = 2048;  // Of a warp: what finding the neighbors costs is shared.
   const BlockLayout& blocks = layout.blocks;
-  const auto small = [](int64_t value) { return static_cast<int32_t>(value); };
-  return {call,
-          small(blocks.cells()),
-          small(blocks.num_high),
-          small(blocks.grid_height),
-          small(layout.padding),
-          small(blocks.low_block()),
-          small(blocks.area(true)),
-          small(blocks.area(false)),
-          small(blocks.num_high * blocks.area(true)),
-          small(blocks.num_pixels()),
-          small(layout.ring()),
-          Divisor(blocks.grid_height),
-          Divisor(blocks.grid_width),
-          Divisor(layout.patch_side(true)),
-          Divisor(layout.patch_side(false)),
-          Divisor(blocks.factor),
-          Divisor(2 * layout.padding),
-          Divisor((blocks.block + kGroup - 1) / kGroup),
-          Divisor((blocks.low_block() + kGroup - 1) / kGroup)};
+  return {static_cast<int32_t>(high ? blocks.num_high : blocks.num_low()),
+          static_cast<int32_t>(blocks.side(high)),
+          static_cast<int32_t>(layout.patch_area(high)),
+          Divisor(blocks.side(high)),
+          Divisor(layout.patch_side(high)),
+          Divisor((layout.patch_area(high) + kEntries - 1) / kEntries),
+          table};
 }
 
-// Whether patches reach no farther than the cells around their own.
-inline bool reaches_one_cell(const IndexTableLayout& layout) { return layout.halo_reach() == 1; }
+inline GridTables grid_tables(const LayerTablesCall& call) {
+  const IndexTablesCall& one = call.layers[0];
+  const BlockLayout& grid = one.layout.blocks;
+  GridTables tables{one.slots,
+                    one.high_cells,
+                    one.low_cells,
+                    static_cast<int32_t>(grid.images),
+                    static_cast<int32_t>(grid.cells()),
+                    static_cast<int32_t>(grid.num_high),
+                    0,
+                    Divisor(grid.grid_height),
+                    Divisor(grid.grid_width),
+                    Divisor(grid.factor),
+                    call.count,
+                    {}};
+  for (int k = 0; k < call.count; ++k) {
+    const IndexTableLayout& layout = call.layers[k].layout;
+    LayerTable& layer = tables.layers[k];
+    layer = {table_patches(layout, true, call.layers[k].high),
+             table_patches(layout, false, call.layers[k].low),
+             tables.warps,
+             static_cast<int32_t>(layout.padding),
+             static_cast<int32_t>(layout.ring()),
+             static_cast<int32_t>(layout.blocks.num_high * layout.blocks.area(true)),
+             static_cast<int32_t>(layout.blocks.num_pixels()),
+             layout.border,
+             layout.halo_reach() == 1,
+             Divisor(2 * layout.padding),
+             call.layers[k].means};
+    tables.warps += layer.high.all_warps() + layer.low.all_warps();
+  }
+  return tables;
+}
 
 // One of the 3 x 3 cells around a unit, and its own.
 struct alignas(8) Neighbor {
-  int32_t
-      first;  // The index at the cell's first pixel, or that of its first halo; -1: there is none.
-  bool same;  // The cell has the unit's resolution.
+  // The index at the cell's first pixel, or that of its first halo; -1: there is none.
+  int32_t first;
+  bool same;     // The cell has the unit's resolution.
   bool borrows;  // It may read halos of the unit, if that is high.
 };
 constexpr int kNeighbors = 9;
 
-// A unit of the tables, where patches reach one cell.
+// A unit of a layer's tables, where patches reach one cell.
 class TableUnit {
  public:
-  __device__ TableUnit(const IndexTables& tables, bool high, int32_t unit)
-      : tables_(tables), high_(high) {
-    side_ = high ? static_cast<int32_t>(tables.call.layout.blocks.block) : tables.low_side;
-    const int32_t index = (high ? tables.call.high_cells : tables.call.low_cells)[unit];
-    if (index < 0 || index >= tables.cells) return;
-    const int32_t slot = tables.call.slots[index];
-    some_ = slot >= 0 && slot < tables.cells;
-    image_ = tables.cells_down.divide(tables.cells_across.divide(index, &cell_x_), &cell_y_);
-    const Border border = tables.call.layout.border;
-    const bool own = border == Border::kBlock;
-    const bool edge = border == Border::kImage;
+  __device__ TableUnit(const GridTables& grid, const LayerTable& layer, bool high, int32_t unit)
+      : grid_(grid), layer_(layer), high_(high) {
+    side_ = (high ? layer.high : layer.low).side;
+    const int32_t index = (high ? grid.high_cells : grid.low_cells)[unit];
+    if (index < 0 || index >= grid.cells) return;
+    const int32_t slot = grid.slots[index];
+    some_ = slot >= 0 && slot < grid.cells;
+    image_ = grid.cells_down.divide(grid.cells_across.divide(index, &cell_x_), &cell_y_);
+    const bool own = layer.border == Border::kBlock;
+    const bool edge = layer.border == Border::kImage;
     const int32_t end = side_ - 1;
-    first_y_ = own || (edge && cell_y_ == 0) ? 0 : -tables.padding;
-    first_x_ = own || (edge && cell_x_ == 0) ? 0 : -tables.padding;
-    const bool bottom = edge && cell_y_ == tables.grid_height - 1;
-    const bool right = edge && cell_x_ == tables.cells_across.value() - 1;
-    last_y_ = own || bottom ? end : end + tables.padding;
-    last_x_ = own || right ? end : end + tables.padding;
+    first_y_ = own || (edge && cell_y_ == 0) ? 0 : -layer.padding;
+    first_x_ = own || (edge && cell_x_ == 0) ? 0 : -layer.padding;
+    const bool bottom = edge && cell_y_ == grid.cells_down.value() - 1;
+    const bool right = edge && cell_x_ == grid.cells_across.value() - 1;
+    last_y_ = own || bottom ? end : end + layer.padding;
+    last_x_ = own || right ? end : end + layer.padding;
   }
 
   // Zones are the cells row by row.
   __device__ Neighbor neighbor(int zone) const {
-    const IndexTables& t = tables_;
     const int32_t y = cell_y_ + zone / 3 - 1;
     const int32_t x = cell_x_ + zone % 3 - 1;
-    const int32_t across = t.cells_across.value();
-    if (!some_ || y < 0 || x < 0 || y >= t.grid_height || x >= across) return {-1, false, false};
-    const int32_t slot = t.call.slots[(image_ * t.grid_height + y) * across + x];
-    if (slot < 0 || slot >= t.cells) return {-1, false, slot >= 0};
-    const bool is_high = slot < t.num_high;
-    int32_t first = is_high ? slot * t.high_area : t.high_pixels + (slot - t.num_high) * t.low_area;
-    if (is_high && !high_) first = t.pixels + slot * t.ring;
+    const int32_t down = grid_.cells_down.value();
+    const int32_t across = grid_.cells_across.value();
+    if (!some_ || y < 0 || x < 0 || y >= down || x >= across) return {-1, false, false};
+    const int32_t slot = grid_.slots[(image_ * down + y) * across + x];
+    if (slot < 0 || slot >= grid_.cells) return {-1, false, slot >= 0};
+    const bool is_high = slot < grid_.num_high;
+    const int32_t side = layer_.high.side;
+    const int32_t low_side = layer_.low.side;
+    int32_t first = is_high ? slot * side * side
+                            : layer_.high_pixels + (slot - grid_.num_high) * low_side * low_side;
+    if (is_high && !high_) first = layer_.pixels + slot * layer_.ring;
     return {first, is_high == high_, !is_high};
   }
 
   // An entry of the patch, given all neighbors, row by row.
   __device__ int32_t find(const Neighbor* neighbors, int32_t entry) const {
     int32_t x;
-    int32_t y = patch().divide(entry, &x) - tables_.padding;
-    x -= tables_.padding;
+    int32_t y = patches().patch.divide(entry, &x) - layer_.padding;
+    x -= layer_.padding;
     y = y < first_y_ ? first_y_ : y > last_y_ ? last_y_ : y;
     x = x < first_x_ ? first_x_ : x > last_x_ ? last_x_ : x;
     const int32_t zone_y = (y >= 0 ? 1 : 0) + (y >= side_ ? 1 : 0);
@@ -125,43 +170,58 @@ class TableUnit {
     const Neighbor neighbor = neighbors[zone_y * 3 + zone_x];
     if (neighbor.first < 0) return -1;
     if (neighbor.same) return neighbor.first + y * side_ + x;
-    if (!high_) return neighbor.first + tables_.call.layout.ring_position(y, x);
-    return neighbor.first + tables_.factor.divide(y) * tables_.low_side + tables_.factor.divide(x);
+    if (!high_) return neighbor.first + ring_position(y, x);
+    return neighbor.first + grid_.factor.divide(y) * layer_.low.side + grid_.factor.divide(x);
   }
 
   // The entries that lie outside of the unit's own cell, and the f-th of them.
-  __device__ int32_t frame() const { return patch().value() * patch().value() - side_ * side_; }
+  __device__ int32_t frame() const { return patches().area - side_ * side_; }
   __device__ int32_t in_frame(int32_t f) const {
-    const int32_t above = tables_.padding * patch().value();
+    const int32_t above = layer_.padding * patches().patch.value();
     if (f < above) return f;
     const int32_t beside = f - above;
-    if (beside >= side_ * 2 * tables_.padding) return f + side_ * side_;
+    if (beside >= side_ * 2 * layer_.padding) return f + side_ * side_;
     int32_t column;
-    const int32_t row = tables_.both_paddings.divide(beside, &column);
-    return above + row * patch().value() + (column < tables_.padding ? column : column + side_);
+    const int32_t row = layer_.both_paddings.divide(beside, &column);
+    return above + row * patches().patch.value() +
+           (column < layer_.padding ? column : column + side_);
   }
 
-  // Groups of entries of the own cell, whose pixels follow each other; writes one of them.
-  __device__ int32_t num_groups() const { return groups().value() * side_; }
+  // Groups of entries of the own cell, below each other; writes one of them. `first` is the index
+  // at the cell's first pixel, or -1.
+  static constexpr int kGroup = 4;
+  __device__ int32_t num_groups() const { return (side_ + kGroup - 1) / kGroup * side_; }
   __device__ void write_group(int32_t first, int32_t group, int32_t* table) const {
     int32_t x;
-    const int32_t y = groups().divide(group, &x);
-    x *= kGroup;
-    int32_t* to = table + (y + tables_.padding) * patch().value() + tables_.padding + x;
-    first += y * side_ + x;
+    const int32_t y = patches().sides.divide(group, &x) * kGroup;
+    const int32_t width = patches().patch.value();
+    int32_t* to = table + (y + layer_.padding) * width + layer_.padding + x;
+    const int32_t step = first < 0 ? 0 : side_;
+    int32_t index = first < 0 ? -1 : first + y * side_ + x;
+    if (y + kGroup <= side_) {
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) {
-      if (x + i < side_) to[i] = first + i;
+      for (int i = 0; i < kGroup; ++i, index += step, to += width) *to = index;
+    } else {
+#pragma unroll 1
+      for (int i = y; i < side_; ++i, index += step, to += width) *to = index;
     }
   }
 
  private:
-  __device__ const Divisor& patch() const { return high_ ? tables_.high_patch : tables_.low_patch; }
-  __device__ const Divisor& groups() const {
-    return high_ ? tables_.high_groups : tables_.low_groups;
+  __device__ const TablePatches& patches() const { return high_ ? layer_.high : layer_.low; }
+
+  // As IndexTableLayout has it.
+  __device__ int32_t ring_position(int32_t y, int32_t x) const {
+    const int32_t side = layer_.low.side;
+    const int32_t edge = layer_.padding;
+    const int32_t inner = side - 2 * edge;
+    if (inner <= 0 || y < edge) return y * side + x;
+    if (y < side - edge) return edge * side + (y - edge) * 2 * edge + (x < edge ? x : x - inner);
+    return edge * side + inner * 2 * edge + (y - (side - edge)) * side + x;
   }
 
-  const IndexTables& tables_;
+  const GridTables& grid_;
+  const LayerTable& layer_;
   bool high_;
   bool some_ = false;
   int32_t side_;
@@ -175,35 +235,45 @@ class TableUnit {
 };
 
 // Entry `entry` of a unit, where patches may reach farther.
-__device__ inline int32_t find_far(const IndexTablesCall& call, bool high, int32_t unit,
-                                   int32_t entry) {
-  const IndexTableLayout& layout = call.layout;
-  const int64_t cell = (high ? call.high_cells : call.low_cells)[unit];
-  if (cell < 0 || cell >= layout.blocks.cells()) return -1;
+__device__ inline int32_t find_far(const GridTables& grid, const LayerTable& layer, bool high,
+                                   int32_t unit, int32_t entry) {
+  const IndexTableLayout layout = grid.layout(layer);
+  const int64_t cell = (high ? grid.high_cells : grid.low_cells)[unit];
+  if (cell < 0 || cell >= grid.cells) return -1;
   const int64_t side = layout.patch_side(high);
   return static_cast<int32_t>(
-      layout.index(call.slots, layout.blocks.cell(cell), entry / side, entry % side));
+      layout.index(grid.slots, layout.blocks.cell(cell), entry / side, entry % side));
 }
 
 // Whether a low block may read a halo of the high block in `slot`, however far it reaches.
-__device__ inline bool lends_far(const IndexTablesCall& call, int32_t slot) {
-  const IndexTableLayout& layout = call.layout;
-  const int64_t cell = call.high_cells[slot];
-  return cell >= 0 && cell < layout.blocks.cells() &&
-         layout.has_halos(call.slots, layout.blocks.cell(cell));
+__device__ inline bool lends_far(const GridTables& grid, const LayerTable& layer, int32_t slot) {
+  const IndexTableLayout layout = grid.layout(layer);
+  const int64_t cell = grid.high_cells[slot];
+  return cell >= 0 && cell < grid.cells && layout.has_halos(grid.slots, layout.blocks.cell(cell));
 }
 
 // Writes the rows that halo g of a high block is the mean of: none where nothing reads it.
-__device__ inline void write_means(const IndexTablesCall& call, int32_t slot, int32_t g,
-                                   bool read) {
-  const IndexTableLayout& layout = call.layout;
-  const auto factor = static_cast<int32_t>(layout.blocks.factor);
-  const auto side = static_cast<int32_t>(layout.blocks.block);
+__device__ inline void write_means(const GridTables& grid, const LayerTable& layer, int32_t slot,
+                                   int32_t g, bool read) {
+  const int32_t factor = grid.factor.value();
+  const int32_t side = layer.high.side;
+  const int32_t low_side = layer.low.side;
+  // As IndexTableLayout::ring_cell() has it.
+  const int32_t edge = layer.padding;
+  const int32_t inner = low_side - 2 * edge;
+  const int32_t above = edge * low_side;
   int32_t y;
   int32_t x;
-  layout.ring_cell(g, &y, &x);
-  int32_t* means = call.means + (slot * layout.ring() + g) * factor * factor;
-  auto row = static_cast<int32_t>(layout.blocks.pixel(slot, 0, 0)) + (y * side + x) * factor;
+  if (inner <= 0 || g < above) {
+    y = layer.low.sides.divide(g, &x);
+  } else if (g < above + inner * 2 * edge) {
+    y = edge + layer.both_paddings.divide(g - above, &x);
+    x = x < edge ? x : x + inner;
+  } else {
+    y = low_side - edge + layer.low.sides.divide(g - above - inner * 2 * edge, &x);
+  }
+  int32_t* means = layer.means + (slot * layer.ring + g) * factor * factor;
+  int32_t row = slot * side * side + (y * side + x) * factor;
   for (int32_t i = 0; i < factor; ++i, row += side) {
     for (int32_t j = 0; j < factor; ++j) *means++ = read ? row + j : -1;
   }

@@ -20,7 +20,7 @@ cudaError_t launch(cudaStream_t stream, const CombineCall& call);
 cudaError_t launch(cudaStream_t stream, const PadCall& call);
 cudaError_t launch(cudaStream_t stream, const PadBackwardCall& call);
 cudaError_t launch(cudaStream_t stream, const UpsampleArgmaxCall& call);
-cudaError_t launch(cudaStream_t stream, const IndexTablesCall& call);
+cudaError_t launch(cudaStream_t stream, const LayerTablesCall& call);
 cudaError_t launch(cudaStream_t stream, const MaskTablesCall& call);
 cudaError_t launch(cudaStream_t stream, const MaskAddCall& call);
 

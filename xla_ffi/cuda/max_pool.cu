@@ -10,7 +10,7 @@ namespace segblocks::cuda {
 namespace {
 
 template <typename T, int kWidth, int kWindow>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     max_pool_kernel(const __grid_constant__ MaxPool<T> call) {
   const LiveRows live = call.tables.live();
   for_each_vector<kWidth>(live.all, call.input.channels, [&](int32_t row, int32_t channel) {

@@ -8,7 +8,7 @@ namespace segblocks::cuda {
 namespace {
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads) pad_kernel(const PadCall call) {
+__global__ void __launch_bounds__(kThreads, 1) pad_kernel(const PadCall call) {
   const PadLayout& layout = call.layout;
   const int64_t channels = layout.blocks.channels;
   const T* packed = static_cast<const T*>(call.pixels);
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) pad_kernel(const PadCall call) {
 }
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads) pad_backward_kernel(const PadBackwardCall call) {
+__global__ void __launch_bounds__(kThreads, 1) pad_backward_kernel(const PadBackwardCall call) {
   const PadLayout& layout = call.layout;
   const int64_t channels = layout.blocks.channels;
   const auto pixels = [&](bool high) { return layout.blocks.area(high); };

@@ -42,6 +42,43 @@ __device__ inline Packed<T, kWidth> load_row(const RowList<T>& input, int32_t in
   return row;
 }
 
+// The given rows from a channel on, for indices that all are below their number.
+template <typename T>
+class GivenRows {
+ public:
+  __device__ GivenRows(const RowList<T>& input, int32_t channel)
+      : first_(reinterpret_cast<const char*>(input.rows + channel)),
+        bytes_(input.channels * static_cast<int32_t>(sizeof(T))) {}
+
+  template <int kWidth>
+  __device__ Packed<T, kWidth> load(int32_t index) const {
+    int64_t offset;
+#ifdef __CUDA_ARCH__
+    // Else one factor is extended to 64 bits elsewhere, and the product becomes one of 64 bits.
+    asm("mul.wide.s32 %0, %1, %2;" : "=l"(offset) : "r"(index), "r"(bytes_));
+#else
+    offset = int64_t{index} * bytes_;
+#endif
+    return load_packed<T, kWidth>(reinterpret_cast<const T*>(first_ + offset));
+  }
+
+ private:
+  const char* first_;
+  int32_t bytes_;
+};
+
+// Whether indices are those of given rows.
+template <int kCount>
+__device__ inline bool all_given(const int32_t (&indices)[kCount], int32_t num_rows) {
+  uint32_t last = 0;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    const auto index = static_cast<uint32_t>(indices[k]);  // What is negative becomes large.
+    last = index > last ? index : last;
+  }
+  return last < static_cast<uint32_t>(num_rows);
+}
+
 }  // namespace segblocks::cuda
 
 #endif  // SEGBLOCKS_CUDA_ROWS_CUH_

@@ -10,12 +10,12 @@ namespace segblocks::cuda {
 namespace {
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     upsample2_kernel(const __grid_constant__ Upsample2<T> call) {
   const int32_t live_high = call.live_high();
-  const int32_t pairs = live_high * call.high.pairs + call.live_low() * call.low.pairs;
-  for_each_vector<kWidth>(pairs, call.input.channels, [&](int32_t pair, int32_t channel) {
-    upsample<T, kWidth>(call, live_high, pair, channel);
+  const int32_t strips = call.live_strips();
+  for_each_vector<kWidth>(strips, call.input.channels, [&](int32_t strip, int32_t channel) {
+    upsample<T, kWidth>(call, live_high, strip, channel);
   });
 }
 
@@ -31,9 +31,9 @@ cudaError_t launch(cudaStream_t stream, const Upsample2Call& call) {
         using V = decltype(vector);
         using T = typename V::Element;
         const Upsample2<T> units = upsample2<T>(call);
-        const int64_t pairs = int64_t{units.high.capacity} * units.high.pairs +
-                              int64_t{units.low.capacity} * units.low.pairs;
-        const LaunchShape shape = item_shape(pairs, call.input.channels, V::width);
+        const int64_t strips = int64_t{units.high.capacity} * units.high.strips +
+                               int64_t{units.low.capacity} * units.low.strips;
+        const LaunchShape shape = item_shape(strips, call.input.channels, V::width);
         upsample2_kernel<T, V::width><<<shape.grid, shape.threads, 0, stream>>>(units);
         return cudaGetLastError();
       });

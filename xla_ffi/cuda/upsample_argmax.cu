@@ -117,13 +117,12 @@ __global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
     const uint8_t* below = above + Tile::kPixels;
     const uint8_t label = kBestBetween<T> ? *above : uint8_t{0};
     if (kBestBetween<T> && above[1] == label && below[0] == label && below[1] == label) {
+      const LabelPlace<kFactor> to(call, image, y, x);
       LabelRow<kFactor> labels;
 #pragma unroll
       for (int p = 0; p < kFactor; ++p) labels.values[p] = label;
 #pragma unroll
-      for (int phase = 0; phase < kFactor; ++phase) {
-        put_labels<kFactor>(call, image, y, x, phase, labels);
-      }
+      for (int phase = 0; phase < kFactor; ++phase) to.put(phase, labels);
     } else {
       between = true;
     }
@@ -158,10 +157,9 @@ __global__ void __launch_bounds__(LabelTile::kAcross* LabelTile::kMaxDown)
     } else {
       find_labels<T, kFactor, false>(corner, classes, first_phase, labels);
     }
+    const LabelPlace<kFactor> to(call, image, first_y + row, first_x + column);
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      put_labels<kFactor>(call, image, first_y + row, first_x + column, first_phase + i, labels[i]);
-    }
+    for (int i = 0; i < kRows; ++i) to.put(first_phase + i, labels[i]);
   }
 }
 

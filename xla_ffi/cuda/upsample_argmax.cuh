@@ -104,24 +104,43 @@ __device__ int32_t best_class(const T* logits, int32_t classes, float* best) {
 template <typename T>
 constexpr bool kBestBetween = !std::is_same_v<T, float>;
 
-// Where the labels of a corner go: its two halves of the phases along each axis are next to
-// different pixels, which the image may not have.
+// Where the labels of corner (y, x) of an image go: its two halves of the phases along each axis
+// are next to different pixels, which the image may not have.
 template <int kFactor>
-__device__ void put_labels(const UpsampleArgmaxCall& call, int32_t image, int32_t y, int32_t x,
-                           int phase, const LabelRow<kFactor>& labels) {
-  constexpr int kHalf = kFactor / 2;
-  if (phase < kHalf ? y == 0 : y == call.height) return;
-  const int64_t row = (image * call.height + y) * kFactor + phase - kHalf;
-  uint8_t* to = call.labels + (row * call.width + x) * kFactor - kHalf;
-  Vector<uint8_t, kHalf> halves[2];
-#pragma unroll
-  for (int p = 0; p < kHalf; ++p) {
-    halves[0].values[p] = labels.values[p];
-    halves[1].values[p] = labels.values[kHalf + p];
+class LabelPlace {
+ public:
+  static constexpr int kHalf = kFactor / 2;
+
+  __device__ LabelPlace(const UpsampleArgmaxCall& call, int32_t image, int32_t y, int32_t x)
+      : above_(y > 0), below_(y < call.height), before_(x > 0), behind_(x < call.width) {
+    pitch_ = call.width * kFactor;
+    const int64_t row = (image * call.height + y) * kFactor - kHalf;
+    first_ = row * pitch_ + x * kFactor - kHalf;
+    labels_ = call.labels;
   }
-  if (x > 0) store(to, halves[0]);
-  if (x < call.width) store(to + kHalf, halves[1]);
-}
+
+  __device__ void put(int phase, const LabelRow<kFactor>& labels) const {
+    if (phase < kHalf ? !above_ : !below_) return;
+    uint8_t* to = labels_ + (first_ + phase * pitch_);
+    Vector<uint8_t, kHalf> halves[2];
+#pragma unroll
+    for (int p = 0; p < kHalf; ++p) {
+      halves[0].values[p] = labels.values[p];
+      halves[1].values[p] = labels.values[kHalf + p];
+    }
+    if (before_) store(to, halves[0]);
+    if (behind_) store(to + kHalf, halves[1]);
+  }
+
+ private:
+  uint8_t* labels_;
+  int64_t first_;  // The place of phase 0, whether the image has it or not.
+  int64_t pitch_;
+  bool above_;
+  bool below_;
+  bool before_;
+  bool behind_;
+};
 
 }  // namespace segblocks::cuda
 

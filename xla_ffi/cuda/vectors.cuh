@@ -64,8 +64,16 @@ __device__ inline void to_floats(const Packed<T, kWidth>& vector, float (&values
     if constexpr (kInPairs<T, kWidth>) {
       // A bfloat16 is the upper half of its float32.
       const uint32_t word = vector.values[k / 2];
+#ifdef __CUDA_ARCH__
+      if (k % 2 == 0) {
+        asm("shl.b32 %0, %1, 16;" : "=f"(values[k]) : "r"(word));
+      } else {
+        asm("and.b32 %0, %1, 0xffff0000;" : "=f"(values[k]) : "r"(word));
+      }
+#else
       const uint32_t bits = k % 2 == 0 ? word << 16 : word & 0xffff0000u;
       std::memcpy(&values[k], &bits, sizeof(bits));
+#endif
     } else {
       values[k] = to_float(vector.values[k]);
     }

@@ -16,7 +16,7 @@ from segblocks_jax.blocks import BlockGrid, DualRes, combine, split
 from segblocks_jax.errors import InputError
 from segblocks_jax.exact import count_of
 from segblocks_jax.inference.fused import FusedNet, fuse, pays
-from segblocks_jax.inference.steps import Layout
+from segblocks_jax.inference.layout import Layout
 from segblocks_jax.inference.timing import interleaved
 from segblocks_jax.models import Network, ResNet, SwiftNet
 from segblocks_jax.nn import Conv

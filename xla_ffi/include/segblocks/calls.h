@@ -256,6 +256,16 @@ struct MaskAddCall {
   bool empty() const { return pixels == 0 || channels == 0; }
 };
 
+// The tables of several layers of one grid.
+struct LayerTablesCall {
+  static constexpr int kMaxLayers = 16;
+
+  int count;
+  IndexTablesCall layers[kMaxLayers];  // With the same mask, slots and cells.
+
+  bool empty() const { return count == 0 || layers[0].empty(); }
+};
+
 // Ties go to the lowest class. A NaN never wins; where nothing is above minus infinity, class 0
 // does.
 struct UpsampleArgmaxCall {
