@@ -40,7 +40,9 @@ def test_every_network_takes_blocks_of_64(name) -> None:
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_networks_take_blocks_of_128(name) -> None:
     """Their deepest layer has a pixel for 64 of the image."""
-    assert nn.block_multiple(sb.in_blocks(zoo(name))) == 128
+    net = zoo(name)
+    net.eval()
+    assert nn.block_multiple(sb.in_blocks(net)) == 128
 
 
 class Own(nnx.Module):

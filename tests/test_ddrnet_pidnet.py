@@ -1,12 +1,13 @@
 """DDRNet-23-slim and PIDNet-S against the numbers of their authors' programs."""
 
+import contextlib
 import functools
 import json
 import math
 import os
 import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import golden
 import jax
@@ -240,9 +241,31 @@ def by_taps(
     return total
 
 
+@contextlib.contextmanager
+def rectified(net: nnx.Module, signs: list | None) -> Iterator[list]:
+    """Within it the ReLUs of a network note where their inputs are positive; they go by `signs`, if given."""
+    seen, own = [], jax.nn.relu
+
+    def relu(x: jax.Array) -> jax.Array:
+        seen.append(x > 0)
+        return jnp.where(seen[-1] if signs is None else signs[len(seen) - 1], x, 0)
+
+    for _, part in nnx.iter_graph(net):
+        if isinstance(part, nnx.Sequential):
+            part.layers = nnx.List([relu if layer is own else layer for layer in part.layers])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.nn, "relu", relu)
+        yield seen
+
+
 @functools.cache
 def trained(shared: pathlib.Path, name: str, which: str, dtype: str) -> tuple:
-    """Losses by name, gradients of some by parameter and to the input, logits, statistics after."""
+    """Losses by name, gradients of some by parameter and to the input, logits, statistics after, signs.
+
+    Rounding decides on inputs of ReLUs that are next to 0, and a single one moves gradients by 1e-3. In float32
+    they go by the signs of float64.
+    """
+    signs = None if dtype == "float64" else trained(shared, name, which, "float64")[-1]
     z = case(shared, name, which)
     corners = authors_resizing(z)
     net = nnx.clone(network(shared, name, False))
@@ -259,13 +282,16 @@ def trained(shared: pathlib.Path, name: str, which: str, dtype: str) -> tuple:
         wanted = [corners, *(k.split("/")[0] for k in z if k.endswith("/grad_norm_f64"))]
 
         @jax.jit
-        def step(params: nnx.State, image: jax.Array, shares: list, maps: dict) -> tuple:
+        def step(
+            params: nnx.State, image: jax.Array, shares: list, maps: dict, signs: list | None
+        ) -> tuple:
             def loss(params: nnx.State, image: jax.Array) -> tuple[jax.Array, tuple]:
                 run = nnx.merge(graphdef, params, stats, copy=True)
-                heads = run.heads(image)
+                with rectified(run, signs) as seen:
+                    heads = run.heads(image)
                 values = objectives(z, maps, heads)
                 total = sum(share * values[k] for share, k in zip(shares, wanted, strict=True))
-                return total, (values, heads, nnx.state(run, nnx.BatchStat))
+                return total, (values, heads, nnx.state(run, nnx.BatchStat), seen)
 
             return jax.grad(loss, (0, 1), has_aux=True)(params, image)
 
@@ -273,12 +299,12 @@ def trained(shared: pathlib.Path, name: str, which: str, dtype: str) -> tuple:
         gradients = {}
         for one in wanted:
             shares = [float(k == one) for k in wanted]
-            gradients[one], (values, heads, after) = jax.device_get(
-                step(params, image, shares, maps)
+            gradients[one], (values, heads, after, seen) = jax.device_get(
+                step(params, image, shares, maps, signs)
             )
     names = functools.partial(golden.variables, net)
     by_loss = {k: (names(in_params), x) for k, (in_params, x) in gradients.items()}
-    return values, by_loss, heads, names(after)
+    return values, by_loss, heads, names(after), seen
 
 
 def authors_resizing(z: dict[str, np.ndarray]) -> str:
@@ -326,7 +352,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "which"), CASES)
 def test_training_in_float64(shared: pathlib.Path, name: str, which: str) -> None:
     z = case(shared, name, which)
-    losses, gradients, heads, _ = trained(shared, name, which, "float64")
+    losses, gradients, heads, *_ = trained(shared, name, which, "float64")
     for head in HEADS[name]:
         # Recorded in float32.
         assert_within(heads[head], z[f"{head}/logits"].transpose(0, 2, 3, 1), 1e-4, head)
@@ -354,13 +380,13 @@ def test_training_in_float64(shared: pathlib.Path, name: str, which: str) -> Non
 @pytest.mark.parametrize(("name", "which"), CASES)
 def test_training_in_float32(shared: pathlib.Path, name: str, which: str) -> None:
     z = case(shared, name, which)
-    losses, gradients, heads, after = trained(shared, name, which, "float32")
+    losses, gradients, heads, after, _ = trained(shared, name, which, "float32")
     for head in HEADS[name]:
         assert_within(heads[head], golden.nhwc(z[f"{head}/logits"]), 1e-4, head)
     check_losses(z, losses, "f32", 1e-6)
     corners = authors_resizing(z)
-    # Rounding, which is another one here, flips a few ReLUs.
-    check_norms(z["param_names"].tolist(), gradients[corners][0], z["grad_norm_f64"], 1e-2)
+    tolerance = 1e-4 if which == "train_small" else 1e-2
+    check_norms(z["param_names"].tolist(), gradients[corners][0], z["grad_norm_f64"], tolerance)
     expected = {k.removeprefix("after/"): v for k, v in z.items() if k.startswith("after/")}
     assert set(after) == set(expected)
     for key, value in expected.items():

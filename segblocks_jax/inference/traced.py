@@ -201,7 +201,7 @@ class _Run:
         assert windows.shift is not None
         patches = image_patches((n, h, w), (vertical, horizontal)).inset(0, 0, windows.shift)
         rows = jnp.split(image.reshape(-1, channels), len(kernels), 1)
-        made = [
+        made: list[Any] = [
             indexed_conv(x, patches, kernel, windows.stride[0], dilation=windows.dilation[0])[0]
             for x, kernel in zip(rows, kernels, strict=True)
         ]
