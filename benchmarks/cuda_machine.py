@@ -1,4 +1,4 @@
-"""What cuda_model.py assumes of a GPU and of cuDNN, the layers of SwiftNet RN18, and the tiles of our convolutions."""
+"""What cuda_model.py assumes of a GPU and of cuDNN; SwiftNet RN18's layers; the tiles of our convolutions."""
 
 import dataclasses
 import math
