@@ -1,4 +1,4 @@
-"""What of a traced network's plan a convolution's epilogue takes, and which windows run by index."""
+"""What of a traced network's plan a convolution's epilogue takes, and which steps its nodes become."""
 
 import collections
 import dataclasses
@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from segblocks_jax.inference.traced_indexed import DTYPES, by_index, of_images
 from segblocks_jax.inference.traced_steps import ConvPlan, ImagePlan, PatchPlan, Step
 from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.patches import Border
@@ -19,8 +20,6 @@ from segblocks_jax.traced.values import Map, Plain, count
 from segblocks_jax.traced.windows import Windows
 
 _AFFINE = ("add", "sub", "mul", "div")
-_DTYPES = ("float32", "bfloat16")
-_DEEP = 16  # Channels of a group from which on it is worth a call of its own.
 
 
 class Fusion:
@@ -59,10 +58,10 @@ class Fusion:
     def _step(self, place: int, node: Node) -> tuple[Step | None, int]:
         if node.how == "weights":
             return None, place
-        if node.how == "whole image" and (windows := _of_images(node)) is not None:
+        if node.how == "whole image" and (windows := of_images(node)) is not None:
             return ImagePlan(node, windows), place
         if isinstance(node.details, Windows):
-            if node.details.kernel is not None and _by_index(node):
+            if node.details.kernel is not None and by_index(node):
                 return self._convolution(place, node)
             if (pool := self._pool(node)) is not None:
                 return pool, place
@@ -176,7 +175,7 @@ class Fusion:
         fits = square and windows.dilation == (1, 1) and windows.halo == windows.before
         if node.name != "reduce_window_max" or not fits or source.number not in self.rectified:
             return None
-        if windows.size[0] > 8 or source.dtype not in _DTYPES:
+        if windows.size[0] > 8 or source.dtype not in DTYPES:
             return None
         assert isinstance(source, Map)
         assert isinstance(result, Map)
@@ -193,7 +192,7 @@ class Fusion:
         source, result = node.operands[0], node.results[0]
         assert isinstance(source, Map)
         assert isinstance(result, Map)
-        if node.details.taps != (bilinear(2), bilinear(2)) or source.dtype not in _DTYPES:
+        if node.details.taps != (bilinear(2), bilinear(2)) or source.dtype not in DTYPES:
             return None
         border: Border = "block" if node.details.alone else "image"
         return PatchPlan(node.where, source, result, indexed_upsample2, (), 1, border, (2, 1))
@@ -221,53 +220,6 @@ def _flat(nodes: Iterable[Node]) -> Iterator[Node]:
             yield from _flat(node.inner)
         else:
             yield node
-
-
-def _by_index(node: Node) -> bool:
-    """Whether `indexed_conv` has a convolution."""
-    windows: Any = node.details
-    source: Any
-    kernel: Any
-    result: Any
-    source, kernel, result = *node.operands, node.results[0]
-    if not windows.plain or source.dtype not in _DTYPES or result.dtype != source.dtype:
-        return False
-    if kernel.origin == "image":
-        return False
-    channels, features = count(source.rest), count(result.rest)
-    return windows.groups == 1 or windows.groups == channels == features
-
-
-def _of_images(node: Node) -> Windows | None:
-    """The windows of a convolution of whole images that `indexed_conv` has, group by group."""
-    params = node.details
-    if node.name != "conv_general_dilated" or not isinstance(params, dict):
-        return None
-    (source, kernel), result = node.operands, node.results[0]
-    assert isinstance(source, Plain)
-    assert isinstance(kernel, Plain)
-    numbers = params["dimension_numbers"]
-    layout = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
-    if layout != ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)) or params["batch_group_count"] != 1:
-        return None
-    if any(f != 1 for f in params["lhs_dilation"]) or kernel.origin == "image":
-        return None
-    if source.dtype not in _DTYPES or result.dtype != source.dtype:
-        return None
-    (kh, kw, depth, features), groups = kernel.shape, params["feature_group_count"]
-    (top, _), (left, _) = params["padding"]
-    given = params["window_strides"], params["rhs_dilation"], (top, left)
-    windows = Windows((kh, kw), *given, groups)
-    deep = groups == 1 or groups == source.shape[3] == features or depth >= _DEEP
-    if not deep or not windows.plain or windows.shift is None:
-        return None
-    for axis, (reach, shift, stride) in enumerate(
-        zip(windows.reach, windows.shift, windows.stride, strict=True), 1
-    ):
-        made = (source.shape[axis] + 2 * (reach // 2) - shift - reach - 1) // stride + 1
-        if made != result.shape[axis]:
-            return None
-    return windows
 
 
 def _per_channel(value: Plain, result: Map) -> bool:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from segblocks_jax.traced.operations import multiply_adds
 from segblocks_jax.traced.runtime import Runtime
-from segblocks_jax.traced.trace import Tracer, multiply_adds, rule
+from segblocks_jax.traced.trace import Tracer, rule
 from segblocks_jax.traced.values import Map, NotInBlocks, Plain, Value
 from segblocks_jax.traced.windows import (
     Pair,

@@ -8,10 +8,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from segblocks_jax.traced.operations import multiply_adds
 from segblocks_jax.traced.resize import matrix_axis, resample
 from segblocks_jax.traced.runtime import Runtime
 from segblocks_jax.traced.taps import is_resizing
-from segblocks_jax.traced.trace import PLAIN_RULES, Tracer, multiply_adds, rule
+from segblocks_jax.traced.trace import PLAIN_RULES, Tracer, rule
 from segblocks_jax.traced.values import (
     Map,
     NotInBlocks,

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxtyping import Array
 
 from segblocks_jax.nn.regions import BlockOptions
 from segblocks_jax.traced.builder import Builder
+from segblocks_jax.traced.operations import multiply_adds
 from segblocks_jax.traced.plan import Where
 from segblocks_jax.traced.values import Geometry, Map, NotInBlocks, Plain, Value, is_spread
 
@@ -235,21 +235,6 @@ class Tracer(Builder):
         self.warnings[
             f"{name} ({self.where.line or 'source unknown'}) runs on the whole image: {why}"
         ] = None
-
-
-def multiply_adds(eqn: Any, values: Sequence[Value]) -> int:
-    """Of a convolution or a product; those with constants, as interpolation is written, are left out."""
-    name, out = eqn.primitive.name, math.prod(eqn.outvars[0].aval.shape)
-    if name == "conv_general_dilated":
-        kernel = values[1].shape
-        features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-        return out * math.prod(kernel) // features // math.prod(eqn.params["lhs_dilation"])
-    if name == "dot_general":
-        if any(isinstance(v, Plain) and v.origin == "constant" for v in values):
-            return 0
-        (contract, _), _ = eqn.params["dimension_numbers"]
-        return out * math.prod(values[0].shape[a] for a in contract)
-    return 0
 
 
 def _line(eqn: Any) -> str:
