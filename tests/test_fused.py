@@ -151,7 +151,7 @@ def test_few_channels_are_filled_up_on_gpus(monkeypatch):
     expected = jax.jit(fuse(net, "bfloat16"))(image)
     monkeypatch.setattr(for_handlers, lambda platform="cpu": platform == "gpu")
     fused = fuse(net, "bfloat16")
-    assert fused.steps[0].kernel.channels == 8
+    assert fused.steps[0].kernel.channels == 4
     np.testing.assert_allclose(
         jax.jit(fused)(image).astype(np.float32),
         expected.astype(np.float32),

@@ -22,6 +22,7 @@ from segblocks_jax.structured_config import (
     leaves,
     nested,
 )
+from segblocks_jax.systems.dynconv.config import ExperimentConfig as DynConvConfig
 from segblocks_jax.systems.segblocks import migrations
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.training.workdir import check_same_config
@@ -144,7 +145,20 @@ def published():
     }
 
 
-@pytest.mark.parametrize(("name", "record"), published().items())
+def classified():
+    return {name: r for name, r in published().items() if "top1" in r["metrics"]}
+
+
+@pytest.mark.parametrize(("name", "record"), classified().items())
+def test_published_records_of_classifiers_are_readable(name, record):
+    config = DynConvConfig.from_stored(record["config"])
+    assert config.optim.steps == record["step"]
+    assert name.endswith(f"_{config.masks.target:.0%}".rstrip("%"))
+
+
+@pytest.mark.parametrize(
+    ("name", "record"), [x for x in published().items() if x[0] not in classified()]
+)
 def test_published_records_are_readable(name, record):
     record = migrations.current_record(record)
     assert ExperimentConfig.from_stored(record["config"]).optim.steps == record["step"]
