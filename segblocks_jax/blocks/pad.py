@@ -190,7 +190,8 @@ def layer_patches(
     else:
         for layer in layers:
             tables += _reference_patches(grid, *layer)
-    return [IndexPatches(*tables[k : k + 3], counts) for k in range(0, len(tables), 3)]
+    parts = zip(tables[::3], tables[1::3], tables[2::3], strict=True)
+    return [IndexPatches(high, low, means, counts) for high, low, means in parts]
 
 
 def _compiled_patches(

@@ -53,7 +53,8 @@ class FusedNet:
 
     def _prepare(self, state: State) -> None:
         """Makes the index tables of all layers in one call."""
-        layouts, keys = dict(state.layouts), {}
+        layouts: dict[int | None, Layout] = {**state.layouts}
+        keys: dict[Any, None] = {}  # As a set in order.
         for step in self.steps:
             number, (numerator, denominator), patches = step.reads()
             layout = layouts[number]

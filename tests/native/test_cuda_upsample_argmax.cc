@@ -1,5 +1,5 @@
-// Runs what the threads of the CUDA kernels of upsample_argmax do for corners, one by one. Exits with
-// 0 where all is well.
+// Runs what the threads of the CUDA kernels of upsample_argmax do for corners, one by one. Exits
+// with 0 where all is well.
 
 #include <cstdint>
 #include <cstdio>
@@ -24,10 +24,9 @@ void find(const UpsampleArgmaxCall& call, int32_t image, int32_t y, int32_t x) {
     return static_cast<const T*>(call.logits) +
            ((image * call.height + row) * call.width + column) * call.classes;
   };
-  const cuda::Corner<T> corner{pixel(rows.before(y), columns.before(x)),
-                               pixel(rows.before(y), columns.behind(x)),
-                               pixel(rows.behind(y), columns.before(x)),
-                               pixel(rows.behind(y), columns.behind(x))};
+  const cuda::Corner<T> corner{
+      pixel(rows.before(y), columns.before(x)), pixel(rows.before(y), columns.behind(x)),
+      pixel(rows.behind(y), columns.before(x)), pixel(rows.behind(y), columns.behind(x))};
   const auto classes = static_cast<int32_t>(call.classes);
   float best;
   const int32_t label = cuda::best_class(corner.above_before, classes, &best);
