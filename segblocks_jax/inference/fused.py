@@ -53,15 +53,16 @@ class FusedNet:
 
     def _prepare(self, state: State) -> None:
         """Makes the index tables of all layers in one call."""
-        layouts: dict[int | None, Layout] = {**state.layouts}
+        layouts = dict(state.layouts)
         keys: dict[Any, None] = {}  # As a set in order.
         for step in self.steps:
             number, (numerator, denominator), patches = step.reads()
             layout = layouts[number]
             if patches is not None:
                 keys[layout.sides, *patches] = None
+            outputs = (step.output, getattr(step, "second", None))
             made = layout.scaled(numerator, denominator)
-            layouts |= {step.output: made, getattr(step, "second", None): made}
+            layouts |= {number: made for number in outputs if number is not None}
         state.layouts[0].prepare(list(keys))
 
     def observed(self, x: Maps) -> dict[str, dict[str, Pixels]]:
