@@ -1,4 +1,4 @@
-"""Time of a frame on an H100 or H200, modelled from counted instructions, bytes and tiles. Not measured on a GPU.
+"""Time of a frame on an H100 or H200, modeled from counted instructions, bytes and tiles. Not measured on a GPU.
 
     python benchmarks/cuda_model.py --output=benchmarks/results/cuda_model.json
 
@@ -151,7 +151,7 @@ def main(argv: list[str]) -> None:
     if _OUTPUT.value:
         assumed = {"machine": dataclasses.asdict(machine), "library": dataclasses.asdict(cudnn)}
         assumed["tiles"] = [dataclasses.asdict(tile) for tile in TILES]
-        text = {"modelled": "not measured on a GPU", "assumed": assumed, "rows": rows}
+        text = {"modeled": "not measured on a GPU", "assumed": assumed, "rows": rows}
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(text, indent=1) + "\n")
 
 

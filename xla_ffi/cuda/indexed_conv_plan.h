@@ -14,7 +14,7 @@
 namespace segblocks::cuda {
 
 // `clocks` and `rest`: of 64 terms, and of all else of a tile, while a multiprocessor works on this
-// one alone. `latency`: of 64 terms, what nothing hides where it has no other tile. Modelled, see
+// one alone. `latency`: of 64 terms, what nothing hides where it has no other tile. Modeled, see
 // benchmarks/cuda_model.py.
 struct TileKind {
   int32_t rows;

@@ -86,7 +86,7 @@ def _pose(rng: np.random.Generator) -> Float[np.ndarray, "16 2"]:
     """Joints of a person who faces us, of a height of about 1; y grows downwards."""
 
     def step(start: Point, length: float, angle: float) -> Point:
-        """`angle` from straight down, towards the right of the image."""
+        """`angle` from straight down, toward the right of the image."""
         return start + length * np.array([np.sin(angle), np.cos(angle)])
 
     lean = rng.normal(0, 0.15)

@@ -81,7 +81,7 @@ def decode(
 ) -> tuple[Float[np.ndarray, "n joints 2"], Float[np.ndarray, "n joints"]]:
     """Joints in the image, in float64, and the maxima of their maps.
 
-    Maxima move a quarter of a pixel towards the larger neighbor in each axis, unless they are in the first two or
+    Maxima move a quarter of a pixel toward the larger neighbor in each axis, unless they are in the first two or
     the last row or column.
 
     Args:
