@@ -261,13 +261,14 @@ def test_evaluation_visits_all_in_order_and_fills_the_last_batch():
 
 
 def test_evaluation_batches_that_are_closed_leave_no_threads():
-    before = threading.active_count()
+    before = set(threading.enumerate())  # Those of earlier tests may still be ending.
     batches = eval_batches(items(50), 2, 8)
     next(batches)
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert started
     batches.close()
     end = time.monotonic() + 10  # They end one after the other.
-    while threading.active_count() > before:
+    while any(thread.is_alive() for thread in started):
         assert time.monotonic() < end
         time.sleep(0.01)
 

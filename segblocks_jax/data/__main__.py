@@ -21,7 +21,8 @@ with extra("train", "a data set"):
 from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.folders import check_counts, find_splits
 from segblocks_jax.data.pipeline import train_batches
-from segblocks_jax.data.source import DATA_DIR_VARIABLE, ON_ERROR, find_root, open_dataset
+from segblocks_jax.data.reading import DATA_DIR_VARIABLE
+from segblocks_jax.data.source import ON_ERROR, find_root, open_dataset
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.summary import class_frequencies, contact_sheet
 from segblocks_jax.errors import UserError

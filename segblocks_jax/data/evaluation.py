@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segblocks_jax.data.pipeline import Source, fill_color
-from segblocks_jax.errors import InputError, extra
+from segblocks_jax.data.reading import read_batches
+from segblocks_jax.errors import InputError
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 
 Size = tuple[int, int]
-
-_THREADS = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,17 +125,12 @@ def _group(
 def _read(
     source: Source, batch_size: int, groups: list[tuple[Size, list[int]]]
 ) -> Generator[EvalBatch, None, None]:
-    with extra("train", "eval_batches"):
-        import grain
-
     fill = fill_color(source)
-    ahead = max(_THREADS, 2 * batch_size)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
-    wanted = [i for _, members in groups for i in members]
-    items = grain.MapDataset.source(wanted).map(source.__getitem__).to_iter_dataset(options)
-    with contextlib.closing(iter(items)) as reading:
-        for size, members in groups:
-            yield _pad_batch([next(reading) for _ in members], batch_size, size, fill)
+    members = [items for _, items in groups]
+    reading = read_batches(source.__getitem__, members, batch_size, caller="eval_batches")
+    with contextlib.closing(reading):
+        for (size, _), items in zip(groups, reading, strict=True):
+            yield _pad_batch(items, batch_size, size, fill)
 
 
 def _pad_batch(items: list[dict], batch_size: int, size: Size, fill) -> EvalBatch:

@@ -18,6 +18,7 @@ from segblocks_jax.data.datasets import DATASETS
 from segblocks_jax.data.folders import Split, check_counts, find_splits
 from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.pipeline import Source
+from segblocks_jax.data.reading import DATA_DIR_VARIABLE
 from segblocks_jax.data.records import Fingerprint, Index, Records
 from segblocks_jax.data.store import Store
 from segblocks_jax.data.street_scenes import SceneSet
@@ -25,7 +26,6 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.paths import expand
 from segblocks_jax.tasks.segmentation.labels import LabelTable
 
-DATA_DIR_VARIABLE = "SEGBLOCKS_DATA_DIR"
 ON_ERROR = ("raise", "skip")
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 from flax import nnx
@@ -10,12 +9,11 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.models.network import NetworkEntry
 from segblocks_jax.models.plain import (
-    STRIDE,
     BasicBlock,
     BatchNorm,
     Bottleneck,
     Head,
-    check_image,
+    PlainNetwork,
     conv,
     conv_norm,
     layer,
@@ -38,15 +36,13 @@ class DDRNetOptions:
     auxiliary: bool = False
 
 
-class DDRNet(nnx.Module):
+class DDRNet(PlainNetwork):
     """DDRNet-23-slim: ``net(image)`` gives logits (n, h / 8, w / 8, classes), `heads` those of all heads.
 
     It has none of this library's layers. In training, a batch has 2 images or more. State dicts of the authors fit by
     name; without `auxiliary`, their auxiliary head is passed over. Source: github.com/ydhongHIT/DDRNet.
     """
 
-    output_stride = STRIDE
-    whole_image = ("spp",)  # Its pools are wider than blocks.
     torch_names = torch_names(unused=r"seghead_extra\.")
 
     def __init__(
@@ -79,15 +75,6 @@ class DDRNet(nnx.Module):
         self.spp = DAPPM(512, 128, 128, rngs=rngs)
         self.final_layer = Head(128, 64, num_classes, rngs=rngs)
         self.seghead_extra = Head(64, 64, num_classes, rngs=rngs) if options.auxiliary else None
-
-    def __call__(self, x: Any) -> Float[Array, "n oh ow k"]:
-        """Normalized image (n, h, w, 3), h and w multiples of 8 -> logits at 1/8.
-
-        Raises:
-            InputError: no such image; or one image in training.
-        """
-        check_image(self, x)
-        return self.heads(x)["main"]
 
     def heads(self, image: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n oh ow k"]]:
         """As `__call__`, the logits of `main` and, with `auxiliary`, of `extra`."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 from flax import nnx
@@ -10,11 +9,10 @@ from jaxtyping import Array, Float
 
 from segblocks_jax.models.network import NetworkEntry
 from segblocks_jax.models.plain import (
-    STRIDE,
     BasicBlock,
     Bottleneck,
     Head,
-    check_image,
+    PlainNetwork,
     conv_norm,
     layer,
     resize,
@@ -72,15 +70,13 @@ class PIDNetOptions:
     auxiliary: bool = False
 
 
-class PIDNet(nnx.Module):
+class PIDNet(PlainNetwork):
     """PIDNet-S: ``net(image)`` gives logits (n, h / 8, w / 8, classes), `heads` those of all heads.
 
     It has none of this library's layers. In training, a batch has 2 images or more. State dicts of the authors fit by
     name; without `auxiliary`, their auxiliary heads are passed over. Source: github.com/XuJiacong/PIDNet.
     """
 
-    output_stride = STRIDE
-    whole_image = ("spp",)  # Its pools are wider than blocks.
     torch_names = torch_names(unused=r"seghead_[pd]\.")
 
     def __init__(
@@ -117,15 +113,6 @@ class PIDNet(nnx.Module):
         self.final_layer = Head(128, 128, num_classes, rngs=rngs)
         self.seghead_p = Head(64, 128, num_classes, rngs=rngs) if options.auxiliary else None
         self.seghead_d = Head(64, 32, 1, rngs=rngs) if options.auxiliary else None
-
-    def __call__(self, x: Any) -> Float[Array, "n oh ow k"]:
-        """Normalized image (n, h, w, 3), h and w multiples of 8 -> logits at 1/8.
-
-        Raises:
-            InputError: no such image; or one image in training.
-        """
-        check_image(self, x)
-        return self.heads(x)["main"]
 
     def heads(self, image: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n oh ow _k"]]:
         """As `__call__`, the logits of `main`; with `auxiliary` also of `p`, and of `d`, which has one channel."""

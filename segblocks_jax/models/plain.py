@@ -42,6 +42,26 @@ def check_image(net: nnx.Module, x: Any) -> None:
         )
 
 
+class PlainNetwork(nnx.Module):
+    """A network of stride 8 with heads, of which `main` is the network's own."""
+
+    output_stride = STRIDE
+    whole_image = ("spp",)  # Its pools are wider than blocks.
+
+    def __call__(self, x: Any) -> Float[Array, "n oh ow k"]:
+        """Normalized image (n, h, w, 3), h and w multiples of 8 -> logits at 1/8.
+
+        Raises:
+            InputError: no such image; or one image in training.
+        """
+        check_image(self, x)
+        return self.heads(x)["main"]
+
+    def heads(self, image: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n oh ow _k"]]:
+        """The logits of all heads, by name."""
+        raise NotImplementedError
+
+
 def conv(
     in_features: int,
     features: int,

@@ -8,11 +8,9 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from segblocks_jax.data.classification.source import ClassSource
-from segblocks_jax.errors import InputError, extra
+from segblocks_jax.data.reading import batches_of_host, read_batches
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.tasks.classification.augmentation import CenterCrop
-
-_THREADS = 4
 
 
 @no_type_check
@@ -52,35 +50,22 @@ def class_batches(
     Raises:
         ValueError: a batch size below 1, or no such host.
     """
-    host, hosts = shard
-    if batch_size < 1 or not 0 <= host < hosts:
-        raise InputError(
-            f"class_batches needs a batch size >= 1 and a host below {hosts}, got {batch_size} and {host}"
-        )
-    starts = range(0, len(source), batch_size)[host::hosts]
-    groups = [range(start, min(start + batch_size, len(source))) for start in starts]
+    groups = batches_of_host(len(source), batch_size, shard, caller="class_batches")
     return _read(source, crop, batch_size, groups)
 
 
 def _read(
     source: ClassSource, crop: CenterCrop, batch_size: int, groups: list[range]
 ) -> Generator[ClassBatch, None, None]:
-    with extra("train", "class_batches"):
-        import grain
-
     def load(index: int) -> dict:
         item = source[index]
         return {**item, "image": crop(item["image"])[0]}
 
-    ahead = max(_THREADS, 2 * batch_size)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
-    wanted = [i for group in groups for i in group]
-    items = grain.MapDataset.source(wanted).map(load).to_iter_dataset(options)
-    with contextlib.closing(iter(items)) as reading:
-        for group in groups:
+    reading = read_batches(load, groups, batch_size, caller="class_batches")
+    with contextlib.closing(reading):
+        for items in reading:
             image = np.zeros((batch_size, *crop.crop, 3), np.uint8)
             label = np.zeros(batch_size, np.int32)
-            found = [next(reading) for _ in group]
-            for i, item in enumerate(found):
+            for i, item in enumerate(items):
                 image[i], label[i] = item["image"], item["label"]
-            yield ClassBatch(image, label, tuple(item["name"] for item in found))
+            yield ClassBatch(image, label, tuple(item["name"] for item in items))

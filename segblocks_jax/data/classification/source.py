@@ -11,9 +11,8 @@ from segblocks_jax.data.classification.datasets import CLASS_DATASETS, ClassData
 from segblocks_jax.data.classification.items import Item, Items, Joined, Part
 from segblocks_jax.data.classification.shapes import Shapes
 from segblocks_jax.data.normalization import Normalization
-from segblocks_jax.data.source import DATA_DIR_VARIABLE
-from segblocks_jax.errors import InputError, MissingFileError
-from segblocks_jax.paths import expand
+from segblocks_jax.data.reading import find_folder
+from segblocks_jax.errors import InputError
 
 HOLDOUT = "holdout"
 """The split of what is held out of the training images."""
@@ -86,7 +85,7 @@ def open_classes(
     if dataset.read is not None and shapes is not None:
         raise InputError(f"open_classes: shapes= is for 'shapes' only, got data set {name!r}")
     check_splits(dataset, split, holdout)
-    root = None if dataset.read is None else find_folder(dataset, data_dir)
+    root = None if dataset.read is None else _folder(dataset, data_dir)
     found = [_read(dataset, root, one, holdout, shapes) for one in split.split("+")]
     items = found[0] if len(found) == 1 else Joined(found)
     classes = _classes(dataset, root)
@@ -134,31 +133,15 @@ def _read(
     return Part(items, np.sort(chosen))
 
 
-def find_folder(dataset: ClassDataset, data_dir: str | os.PathLike | None) -> pathlib.Path:
-    """The data set's own folder, below `data_dir` or the environment's choice.
-
-    Raises:
-        ValueError: nothing says where it is.
-        FileNotFoundError: there is no such folder.
-    """
-    data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if data_dir is None:
-        origin = f" (get {dataset.origin})" if dataset.origin else ""
-        raise InputError(
-            f"open_classes({dataset.name!r}): where is it? Pass data_dir=... or set {DATA_DIR_VARIABLE} to the folder"
-            f" that holds {dataset.expected}{origin}"
-        )
-    parent = expand(data_dir)
-    if not parent.is_dir():
-        raise MissingFileError(f"{parent}: no such folder; it should hold {dataset.expected}")
-    own = parent / dataset.name
-    return own if own.is_dir() else parent
+def _folder(dataset: ClassDataset, data_dir: str | os.PathLike | None) -> pathlib.Path:
+    given = dataset.name, dataset.expected, data_dir
+    return find_folder(*given, origin=dataset.origin, caller="open_classes")
 
 
 def class_names(name: str, data_dir: str | os.PathLike | None = None) -> tuple[str, ...]:
     """The classes of a data set; looks into its folder where only that tells them."""
     dataset = CLASS_DATASETS[name]
-    return _classes(dataset, find_folder(dataset, data_dir) if callable(dataset.classes) else None)
+    return _classes(dataset, _folder(dataset, data_dir) if callable(dataset.classes) else None)
 
 
 def _classes(dataset: ClassDataset, root: pathlib.Path | None) -> tuple[str, ...]:

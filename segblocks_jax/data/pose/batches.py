@@ -8,12 +8,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from segblocks_jax.data.pose.source import PoseSource
-from segblocks_jax.errors import InputError, extra
+from segblocks_jax.data.reading import batches_of_host, read_batches
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.tasks.pose.augmentation import PersonCrop
 from segblocks_jax.tasks.pose.person import Person
-
-_THREADS = 4
 
 
 @no_type_check
@@ -53,36 +51,22 @@ def pose_batches(
     Raises:
         ValueError: a batch size below 1, or no such host.
     """
-    host, hosts = shard
-    if batch_size < 1 or not 0 <= host < hosts:
-        raise InputError(
-            f"pose_batches needs a batch size >= 1 and a host below {hosts}, got {batch_size} and {host}"
-        )
-    starts = range(0, len(source), batch_size)[host::hosts]
-    groups = [range(start, min(start + batch_size, len(source))) for start in starts]
+    groups = batches_of_host(len(source), batch_size, shard, caller="pose_batches")
     return _read(source, crop, batch_size, groups)
 
 
 def _read(
     source: PoseSource, crop: PersonCrop, batch_size: int, groups: list[range]
 ) -> Generator[PoseBatch, None, None]:
-    with extra("train", "pose_batches"):
-        import grain
-
     def load(index: int) -> tuple:
         item = source[index]
         return *crop(item["image"], item["label"]), item["label"]
 
-    ahead = max(_THREADS, 2 * batch_size)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
-    wanted = [i for group in groups for i in group]
-    items = grain.MapDataset.source(wanted).map(load).to_iter_dataset(options)
-    with contextlib.closing(iter(items)) as reading:
-        for group in groups:
+    reading = read_batches(load, groups, batch_size, caller="pose_batches")
+    with contextlib.closing(reading):
+        for items in reading:
             image = np.zeros((batch_size, *crop.size, 3), np.uint8)
             label = np.zeros((batch_size, 16, 3), np.float32)
-            people = []
-            for i in range(len(group)):
-                image[i], label[i], person = next(reading)
-                people.append(person)
-            yield PoseBatch(image, label, tuple(people))
+            for i, (pixels, joints, _) in enumerate(items):
+                image[i], label[i] = pixels, joints
+            yield PoseBatch(image, label, tuple(person for *_, person in items))

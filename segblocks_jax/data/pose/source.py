@@ -12,9 +12,8 @@ from segblocks_jax.data.images import decode
 from segblocks_jax.data.normalization import Normalization
 from segblocks_jax.data.pose import figures, mpii
 from segblocks_jax.data.pose.figures import Figures
-from segblocks_jax.data.source import DATA_DIR_VARIABLE
+from segblocks_jax.data.reading import find_folder
 from segblocks_jax.errors import InputError, MissingFileError
-from segblocks_jax.paths import expand
 from segblocks_jax.tasks.pose.person import Person
 
 DATASETS = ("figures", "mpii")
@@ -129,7 +128,7 @@ def open_people(
         raise InputError(f"open_people: outside is {outside!r}; expected one of {OUTSIDE}")
     if name == "figures":
         return PoseSource(name, split, NORMALIZATION, Figures(split, figure_count, figure_size))
-    root = _find(data_dir)
+    root = find_folder("mpii", mpii.EXPECTED, data_dir, origin=mpii.ORIGIN, caller="open_people")
     people, folder = mpii.read(root, split), root / "images"
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder; expected {mpii.EXPECTED} in {root}")
@@ -140,17 +139,3 @@ def open_people(
             f" unpack the data set completely (get {mpii.ORIGIN})"
         )
     return PoseSource(name, split, NORMALIZATION, PersonFiles(folder, people, outside))
-
-
-def _find(data_dir: str | os.PathLike | None) -> pathlib.Path:
-    data_dir = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if data_dir is None:
-        raise InputError(
-            f"open_people('mpii'): where is it? Pass data_dir=... or set {DATA_DIR_VARIABLE} to the folder that holds"
-            f" {mpii.EXPECTED} (get {mpii.ORIGIN})"
-        )
-    parent = expand(data_dir)
-    if not parent.is_dir():
-        raise MissingFileError(f"{parent}: no such folder; it should hold {mpii.EXPECTED}")
-    own = parent / "mpii"
-    return own if own.is_dir() else parent
