@@ -23,8 +23,9 @@ from segblocks_jax.systems.classifier import evaluation
 from segblocks_jax.systems.classifier.base import ImageClassifier
 from segblocks_jax.systems.classifier.config import BaseConfig, ExperimentConfig
 from segblocks_jax.systems.classifier.engine import Engine
-from segblocks_jax.systems.classifier.evaluation import Outputs, Predictor, predict_all, summarize
+from segblocks_jax.systems.classifier.evaluation import Outputs, predict_all, summarize
 from segblocks_jax.systems.classifier.prediction import Prediction
+from segblocks_jax.systems.classifier.predictor import Predictor
 from segblocks_jax.systems.classifier.spec import BaseSpec, ModelSpec
 from segblocks_jax.systems.classifier.step import TrainStep
 from segblocks_jax.systems.classifier.system import Classifier

@@ -13,8 +13,8 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.experiments import commands
 from segblocks_jax.interop import load_model, load_spec
 from segblocks_jax.structured_config import ConfigError
-from segblocks_jax.systems.classifier.evaluation import Predictor
 from segblocks_jax.systems.classifier.prediction import Prediction
+from segblocks_jax.systems.classifier.predictor import Predictor
 from segblocks_jax.systems.dynconv_pose.engine import Engine
 from segblocks_jax.systems.registry import system_of
 from segblocks_jax.tasks.pose.heatmaps import targets

@@ -1,6 +1,8 @@
 """Compiled programs: kept for several threads, and in files, each known by its SHA-256."""
 
 import collections
+import json
+import os
 import pathlib
 import re
 import threading
@@ -13,12 +15,13 @@ import jax.export
 import ml_dtypes
 import numpy as np
 
-from segblocks_jax.errors import InputError, extra
+from segblocks_jax.errors import InputError, MissingFileError, TargetExistsError, extra
 from segblocks_jax.ops import extension
-from segblocks_jax.paths import sha256
+from segblocks_jax.paths import expand, sha256
 
 K = TypeVar("K")
 V = TypeVar("V")
+M = TypeVar("M")
 
 
 class _Entry(Generic[V]):
@@ -124,6 +127,38 @@ def read_weights(path: pathlib.Path, dtypes: Sequence[str]) -> list[jax.Array]:
         jax.device_put(a.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else a)
         for a, dtype in zip(arrays, dtypes, strict=True)
     ]
+
+
+def export_target(folder: str | os.PathLike[str], platforms: Sequence[str]) -> pathlib.Path:
+    """The folder that an engine is exported to.
+
+    Raises:
+        TargetExistsError: there is such a folder.
+        InputError: no platforms, or unknown ones.
+    """
+    folder = expand(folder)
+    if folder.exists():
+        raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")
+    if not platforms or not set(platforms) <= set(PLATFORMS):
+        raise InputError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
+    return folder
+
+
+def read_manifest(path: pathlib.Path, made_by: str, parse: Callable[[Any], M]) -> M:
+    """What `parse` makes of a JSON file in the folder of an exported engine.
+
+    Raises:
+        MissingFileError: there is none; `made_by` says what writes such folders.
+        InputError: a broken one, or `parse` raises a KeyError, TypeError, AttributeError or ValueError.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"{path.parent} holds no {path.name}; expected a folder of {made_by}"
+        )
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
 
 
 def checksums(folder: pathlib.Path) -> dict[str, str]:

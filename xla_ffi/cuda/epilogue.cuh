@@ -65,13 +65,7 @@ __device__ inline void load_floats(const float* from, float absent, float (&valu
     for (int k = 0; k < kWidth; ++k) values[k] = absent;
     return;
   }
-  constexpr int kLoad = kWidth % 4 == 0 ? 4 : 1;
-#pragma unroll
-  for (int k = 0; k < kWidth; k += kLoad) {
-    const auto part = load<float, kLoad>(from + k);
-#pragma unroll
-    for (int i = 0; i < kLoad; ++i) values[k + i] = part.values[i];
-  }
+  load_vector(from, values);
 }
 
 // The epilogue of kWidth channels from `column` on, all of them below `features`. Where kWidth is a

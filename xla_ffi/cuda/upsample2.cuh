@@ -107,17 +107,6 @@ __device__ inline void widen(const RowList<T>& input, const GivenRows<T>& given,
   }
 }
 
-template <int kWidth>
-__device__ inline void load_vector(const float* from, float (&values)[kWidth]) {
-  constexpr int kLoad = kWidth % 4 == 0 ? 4 : 1;
-#pragma unroll
-  for (int k = 0; k < kWidth; k += kLoad) {
-    const auto part = load<float, kLoad>(from + k);
-#pragma unroll
-    for (int i = 0; i < kLoad; ++i) values[k + i] = part.values[i];
-  }
-}
-
 // What follows the sums, in sixteenths, of kWidth channels: residual and second affine map.
 template <typename T, int kWidth>
 struct Upsampled {

@@ -35,6 +35,18 @@ __device__ inline Vector<T, kWidth> load(const T* from) {
   return *reinterpret_cast<const Vector<T, kWidth>*>(from);
 }
 
+// Floats of a vector for each channel, aligned to 16 bytes where kWidth is a multiple of 4.
+template <int kWidth>
+__device__ inline void load_vector(const float* from, float (&values)[kWidth]) {
+  constexpr int kLoad = kWidth % 4 == 0 ? 4 : 1;
+#pragma unroll
+  for (int k = 0; k < kWidth; k += kLoad) {
+    const auto part = load<float, kLoad>(from + k);
+#pragma unroll
+    for (int i = 0; i < kLoad; ++i) values[k + i] = part.values[i];
+  }
+}
+
 template <typename T, int kWidth>
 __device__ inline void store(T* to, const Vector<T, kWidth>& vector) {
   *reinterpret_cast<Vector<T, kWidth>*>(to) = vector;

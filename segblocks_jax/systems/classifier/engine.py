@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.systems.classifier.evaluation import Predictor
 from segblocks_jax.systems.classifier.prediction import Prediction
+from segblocks_jax.systems.classifier.predictor import Predictor, check_images
 from segblocks_jax.systems.classifier.spec import BaseSpec
 from segblocks_jax.tasks.classification.augmentation import CenterCrop
 from segblocks_jax.tasks.classification.result import Classification
@@ -39,24 +39,13 @@ class Engine:
         self.spec = spec
         self._predictor = Predictor(modules, spec, dtype, mesh)
         self._crop = CenterCrop(spec.crop, spec.resize)
-        self._sizes: set[int] = set()
 
     def predict(self, images: Images) -> tuple[Prediction, bool]:
         """What the network says of the images, and whether a program was compiled for it; errors as `__call__`."""
-        for image in images:
-            if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-                raise InputError(
-                    f"Engine: an image has shape {image.shape} and dtype {image.dtype}; expected (h, w, 3) and uint8"
-                )
+        check_images(images)
         if not len(images):
             raise InputError("Engine: no images; give at least one")
-        cut = np.stack([self._crop(image)[0] for image in images])
-        size = 1 << (len(cut) - 1).bit_length()
-        padded = np.pad(cut, ((0, size - len(cut)), (0, 0), (0, 0), (0, 0)))
-        found = self._predictor(padded)
-        new = size not in self._sizes
-        self._sizes.add(size)
-        return jax.tree.map(lambda x: x[: len(cut)], found), new
+        return self._predictor.filled(np.stack([self._crop(image)[0] for image in images]))
 
     def __call__(self, images: Images) -> Classification:
         """Classifies images, of one size or a list of several sizes.

@@ -1,30 +1,22 @@
 """Evaluation of a system that classifies images: accuracies, loss, operations, speed."""
 
-import contextlib
 import dataclasses
-import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int
 
-from segblocks_jax.data import normalize
 from segblocks_jax.data.classification.batches import ClassBatch, class_batches
 from segblocks_jax.data.classification.source import ClassSource
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.systems.classifier.prediction import Prediction
-from segblocks_jax.systems.classifier.spec import BaseSpec
+from segblocks_jax.systems.classifier.predictor import Predictor, predict_batches
 from segblocks_jax.tasks.classification.augmentation import CenterCrop
 from segblocks_jax.tasks.classification.losses import cross_entropy
 from segblocks_jax.tasks.classification.metrics import Accuracy, ranks
-from segblocks_jax.training.sharding import AXIS, gather, local_mesh, put_batch
 
 OnBatch = Callable[[ClassBatch, Prediction], None]
 
@@ -102,49 +94,6 @@ class Outputs:
     images_per_second: float | None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _forward(
-    spec: BaseSpec, dtype: str, graphdef: nnx.GraphDef, mesh: Any, state: Any, image: Array
-) -> Prediction:
-    """The prediction of 8-bit images, on each device of the mesh its own; logits in float32."""
-
-    def run(state: Any, image: UInt8[Array, "n h w 3"]) -> Prediction:
-        modules = nnx.merge(graphdef, state)
-        pixels = normalize(image, spec.mean, spec.std).astype(dtype)
-        found = spec.forward(modules, pixels)
-        logits, exits = jax.tree.map(lambda x: x.astype(jnp.float32), (found.logits, found.exits))
-        return Prediction(logits, exits, found.values)
-
-    sharded = jax.shard_map(
-        run, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False
-    )
-    return sharded(state, image)
-
-
-class Predictor:
-    """Predicts batches of 8-bit images that have the network's size, on a mesh of devices of this process."""
-
-    def __init__(
-        self, modules: nnx.Module, spec: BaseSpec, dtype: str = "float32", mesh: Any = None
-    ) -> None:
-        """Puts the modules, in evaluation mode, on the devices, by default all of this process."""
-        modules = nnx.clone(modules)
-        modules.eval()
-        self._spec, self._dtype = spec, dtype
-        self._mesh = mesh or local_mesh()
-        self._graphdef, state = nnx.split(modules)
-        self._state = jax.device_put(state, NamedSharding(self._mesh, P()))
-
-    def __call__(self, image: UInt8[np.ndarray, "n h w 3"]) -> Prediction:
-        """Arrays in host memory."""
-        count = len(image)
-        missing = -count % self._mesh.size
-        padded = np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        placed = put_batch({"image": padded}, self._mesh)["image"]
-        found = _forward(self._spec, self._dtype, self._graphdef, self._mesh, self._state, placed)
-        return jax.tree.map(lambda x: np.asarray(x)[:count], jax.device_get(found))
-
-
 def predict_all(
     predictor: Predictor,
     source: ClassSource,
@@ -164,24 +113,15 @@ def predict_all(
         keep_logits: whether to keep the logits, of all exits.
         on_batch: called after each batch of this process with the batch and its prediction.
     """
+
+    def row(found: Prediction, batch: ClassBatch) -> dict[str, Any]:
+        return _row(found, batch, keep_logits)
+
     shard = jax.process_index(), jax.process_count()
-    rows: dict[int, dict[str, Any]] = {}
-    seconds: list[float] = []
-    with contextlib.closing(class_batches(source, crop, batch_size, shard)) as batches:
-        for number, batch in enumerate(batches):
-            began = time.perf_counter()
-            found = predictor(batch.image)
-            seconds.append((time.perf_counter() - began) / batch.count)
-            rows[shard[0] + number * shard[1]] = _row(found, batch, keep_logits)
-            if on_batch is not None:
-                on_batch(batch, found)
-    parts = gather((rows, seconds[1:]))
-    merged = {i: row for rows, _ in parts for i, row in rows.items()}
-    ordered = [merged[i] for i in sorted(merged)]
-    times = [second for _, own in parts for second in own]
-    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays, -1), *ordered)
+    batches = class_batches(source, crop, batch_size, shard)
+    rows, rate = predict_batches(predictor, batches, row, on_batch)
+    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays, -1), *rows)
     logits = [whole.pop("logits").transpose(0, 2, 1)] if keep_logits else [None]
-    rate = float(1 / np.median(times)) if times else None
     return Outputs(**whole, logits=logits[0], images_per_second=rate)
 
 

@@ -19,6 +19,8 @@ _TOP = 5
 PREDICTIONS = "predictions.json"
 Draw = Callable[[UInt8[np.ndarray, "h w 3"]], Mapping[str, UInt8[np.ndarray, "_ _ 3"]]]
 """Pictures of what a network does on an image, by name."""
+Find = Callable[[list[Picture]], list[dict[str, Any]]]
+"""Pictures -> a record of each, for JSON."""
 
 
 @runtime_checkable
@@ -60,11 +62,56 @@ def predict_inputs(
         FileNotFoundError: there is no input.
         UnwritableError: `output` can't be written.
     """
-    images.allow_pixels(max_pixels)
     output = check_writable(output)
+
+    def prepare() -> Find:
+        modules = load()
+        engine, draw = engine_of(modules), draw_of(modules)
+
+        def find(pictures: list[Picture]) -> list[dict[str, Any]]:
+            records = _classify(engine, class_names, pictures)
+            for picture in pictures if draw is not None else ():
+                assert draw is not None
+                assert picture.image is not None
+                save_pictures(draw(picture.image), picture, output)
+            return records
+
+        return find
+
+    records, failed = find_in_pictures(
+        prepare, source, output, batch_size=batch_size, max_pixels=max_pixels
+    )
+    for record in records:
+        print(_line(record))
+    write_json(output / PREDICTIONS, {"pictures": records})
+    print(f"{len(records)} pictures classified, {failed} failed; results in {output}")
+    return 1 if failed else 0
+
+
+def find_in_pictures(
+    prepare: Callable[[], Find],
+    source: str,
+    output: pathlib.Path,
+    *,
+    batch_size: int = 1,
+    max_pixels: int = images.MAX_PIXELS,
+) -> tuple[list[dict[str, Any]], int]:
+    """The records of all pictures of an input, and how many could not be read, which are named; makes `output`.
+
+    Args:
+        prepare: gives what makes records of pictures; called where there is an input.
+        source: a picture, a video, or a folder.
+        output: folder of the results, none of which is an input.
+        batch_size: pictures that are taken together.
+        max_pixels: larger images are refused, here and in the rest of the process.
+
+    Raises:
+        FileNotFoundError: there is no input.
+    """
+    images.allow_pixels(max_pixels)
     files = find_files(pathlib.Path(source), output)
-    modules = load()
-    engine, draw = engine_of(modules), draw_of(modules)
+    find = prepare()
+    output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     failed = 0
     with Progress("predict", len(files), images_per_step=1) as progress:
@@ -75,23 +122,25 @@ def predict_inputs(
                     failed += 1
                     print(f"error: {picture.file}: {picture.error}", file=sys.stderr)
             good = [picture for picture in batch if picture.image is not None]
-            records += _classify(engine, class_names, good)
-            for picture in good if draw is not None else ():
-                _draw(draw, picture, output)
+            records += find(good) if good else []
             progress.update(min(len(records) + failed, len(files)))
-    for record in records:
-        print(_line(record))
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / PREDICTIONS, {"pictures": records})
-    print(f"{len(records)} pictures classified, {failed} failed; results in {output}")
-    return 1 if failed else 0
+    return records, failed
+
+
+def save_pictures(
+    drawn: Mapping[str, UInt8[np.ndarray, "_ _ 3"]], picture: Picture, output: pathlib.Path
+) -> None:
+    """Writes what was drawn of a picture as FILE_NAME.png, a video's with the number of the frame."""
+    from PIL import Image
+
+    frame = "" if picture.frame is None else f"_{picture.frame:06d}"
+    for name, pixels in drawn.items():
+        Image.fromarray(pixels).save(output / f"{picture.file.stem}{frame}_{name}.png")
 
 
 def _classify(
     engine: ClassifyImages, class_names: tuple[str, ...], pictures: list[Picture]
 ) -> list[dict[str, Any]]:
-    if not pictures:
-        return []
     result = engine([picture.image for picture in pictures])
     records = []
     for picture, shares in zip(pictures, result.probabilities, strict=True):
@@ -112,17 +161,6 @@ def _line(record: Mapping[str, Any]) -> str:
     frame = "" if record["frame"] is None else f" frame {record['frame']}"
     found = zip(record["classes"], record["probabilities"], strict=True)
     return f"{record['file']}{frame}: " + ", ".join(f"{name} {share:.1%}" for name, share in found)
-
-
-def _draw(draw: Draw | None, picture: Picture, output: pathlib.Path) -> None:
-    from PIL import Image
-
-    assert draw is not None
-    assert picture.image is not None
-    frame = "" if picture.frame is None else f"_{picture.frame:06d}"
-    for name, pixels in draw(picture.image).items():
-        output.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(output / f"{picture.file.stem}{frame}_{name}.png")
 
 
 def _batches(pictures: Iterator[Picture], most: int) -> Iterator[list[Picture]]:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.systems.classifier.evaluation import Predictor
+from segblocks_jax.systems.classifier.predictor import Predictor, check_images
 from segblocks_jax.systems.dynconv_pose.spec import ModelSpec
 from segblocks_jax.tasks.pose.augmentation import PersonCrop
 from segblocks_jax.tasks.pose.heatmaps import decode
@@ -38,7 +38,6 @@ class Engine:
         self.spec = spec
         self._predictor = Predictor(modules, spec, dtype, mesh)
         self._crop = PersonCrop(spec.crop, bgr=spec.bgr)
-        self._sizes: set[int] = set()
 
     def __call__(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], people: Sequence[Person] | None = None
@@ -53,11 +52,7 @@ class Engine:
             ValueError: no images, another number of people, or an image that isn't 8-bit RGB.
         """
         began = time.perf_counter()
-        for image in images:
-            if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-                raise InputError(
-                    f"Engine: an image has shape {image.shape} and dtype {image.dtype}; expected (h, w, 3) and uint8"
-                )
+        check_images(images)
         if people is None:
             people = [Person.frame((x.shape[0], x.shape[1]), self.spec.crop) for x in images]
         if not len(images) or len(images) != len(people):
@@ -65,12 +60,7 @@ class Engine:
                 f"Engine: {len(images)} images and {len(people)} people; expected at least one, and one in each image"
             )
         cut = np.stack([self._crop(x, person)[0] for x, person in zip(images, people, strict=True)])
-        count = len(cut)
-        size = 1 << (count - 1).bit_length()
-        padded = np.pad(cut, ((0, size - count), (0, 0), (0, 0), (0, 0)))
-        heatmaps = np.asarray(self._predictor(padded).logits)[:count]
-        new = size not in self._sizes
-        self._sizes.add(size)
+        found, compiled = self._predictor.filled(cut)
         centers, scales = np.stack([p.center for p in people]), np.array([p.scale for p in people])
-        joints, scores = decode(heatmaps, centers, scales)
-        return Poses(joints, scores, time.perf_counter() - began, new)
+        joints, scores = decode(np.asarray(found.logits), centers, scales)
+        return Poses(joints, scores, time.perf_counter() - began, compiled)

@@ -1,8 +1,6 @@
 """Evaluation of poses: PCKh, loss, operations, speed."""
 
-import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,13 +12,12 @@ from jaxtyping import Bool, Float
 from segblocks_jax.data.pose.batches import PoseBatch, pose_batches
 from segblocks_jax.data.pose.source import PoseSource
 from segblocks_jax.ops import no_type_check
-from segblocks_jax.systems.classifier.evaluation import Predictor
 from segblocks_jax.systems.classifier.prediction import Prediction
+from segblocks_jax.systems.classifier.predictor import Predictor, predict_batches
 from segblocks_jax.tasks.pose.augmentation import PersonCrop
 from segblocks_jax.tasks.pose.heatmaps import decode, targets
 from segblocks_jax.tasks.pose.losses import heatmap_loss
 from segblocks_jax.tasks.pose.metrics import Pckh, pckh
-from segblocks_jax.training.sharding import gather
 
 OnBatch = Callable[[PoseBatch, Prediction], None]
 
@@ -109,23 +106,14 @@ def predict_all(
         sigma: of the targets that the loss is for.
         on_batch: called after each batch of this process with the batch and its prediction.
     """
+
+    def row(found: Prediction, batch: PoseBatch) -> dict[str, Any]:
+        return _row(found, batch, crop.size, sigma)
+
     shard = jax.process_index(), jax.process_count()
-    rows: dict[int, dict[str, Any]] = {}
-    seconds: list[float] = []
-    with contextlib.closing(pose_batches(source, crop, batch_size, shard)) as batches:
-        for number, batch in enumerate(batches):
-            began = time.perf_counter()
-            found = predictor(batch.image)
-            seconds.append((time.perf_counter() - began) / batch.count)
-            rows[shard[0] + number * shard[1]] = _row(found, batch, crop.size, sigma)
-            if on_batch is not None:
-                on_batch(batch, found)
-    parts = gather((rows, seconds[1:]))
-    merged = {i: row for rows, _ in parts for i, row in rows.items()}
-    ordered = [merged[i] for i in sorted(merged)]
-    times = [second for _, own in parts for second in own]
-    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *ordered)
-    rate = float(1 / np.median(times)) if times else None
+    batches = pose_batches(source, crop, batch_size, shard)
+    rows, rate = predict_batches(predictor, batches, row, on_batch)
+    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *rows)
     return Outputs(**whole, images_per_second=rate)
 
 

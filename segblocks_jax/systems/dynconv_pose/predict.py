@@ -1,15 +1,19 @@
 """Prediction on files: the joints of the person in each picture, as JSON and drawn."""
 
 import pathlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from segblocks_jax.data import images
-from segblocks_jax.inference.files import Picture, find_files, read_pictures
+from segblocks_jax.inference.files import Picture
 from segblocks_jax.paths import check_writable
-from segblocks_jax.progress import Progress
-from segblocks_jax.systems.classifier.predict import PREDICTIONS, Draw
+from segblocks_jax.systems.classifier.predict import (
+    PREDICTIONS,
+    Draw,
+    Find,
+    find_in_pictures,
+    save_pictures,
+)
 from segblocks_jax.systems.dynconv_pose.engine import Engine
 from segblocks_jax.tasks.pose.joints import MPII
 from segblocks_jax.tasks.pose.pictures import draw_pose
@@ -44,44 +48,27 @@ def predict_inputs(
         FileNotFoundError: there is no input.
         UnwritableError: `output` can't be written.
     """
-    images.allow_pixels(max_pixels)
     output = check_writable(output)
-    files = find_files(pathlib.Path(source), output)
-    modules = load()
-    engine, draw = engine_of(modules), draw_of(modules)
-    records: list[dict[str, Any]] = []
-    failed = 0
-    output.mkdir(parents=True, exist_ok=True)
-    with Progress("predict", len(files), images_per_step=1) as progress:
-        for picture in _pictures(files):
-            if picture.image is None:
-                failed += 1
-                print(f"error: {picture.file}: {picture.error}", file=sys.stderr)
-            else:
-                records.append(_find(engine, draw, picture, output))
-            progress.update(min(len(records) + failed, len(files)))
+
+    def prepare() -> Find:
+        modules = load()
+        engine, draw = engine_of(modules), draw_of(modules)
+        return lambda pictures: [_find(engine, draw, picture, output) for picture in pictures]
+
+    records, failed = find_in_pictures(prepare, source, output, max_pixels=max_pixels)
     write_json(output / PREDICTIONS, {"joints": list(MPII), "pictures": records})
     print(f"joints of {len(records)} pictures found, {failed} failed; results in {output}")
     return 1 if failed else 0
 
 
-def _pictures(files: list[pathlib.Path]) -> Iterator[Picture]:
-    return (picture for file in files for picture in read_pictures(file))
-
-
 def _find(
     engine: Engine, draw: Draw | None, picture: Picture, output: pathlib.Path
 ) -> dict[str, Any]:
-    from PIL import Image
-
     image = picture.image
     assert image is not None
     found = engine([image])
     drawn = {"pose": draw_pose(image, found.joints[0], found.scores[0])}
-    drawn |= {} if draw is None else draw(image)
-    frame = "" if picture.frame is None else f"_{picture.frame:06d}"
-    for name, pixels in drawn.items():
-        Image.fromarray(pixels).save(output / f"{picture.file.stem}{frame}_{name}.png")
+    save_pictures(drawn | ({} if draw is None else dict(draw(image))), picture, output)
     return {
         "file": str(picture.file),
         "frame": picture.frame,

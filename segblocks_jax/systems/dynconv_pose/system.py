@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 from segblocks_jax.data import images
 from segblocks_jax.data.pose.source import PoseSource
 from segblocks_jax.errors import InputError
-from segblocks_jax.systems.classifier.evaluation import Predictor
+from segblocks_jax.systems.classifier.predictor import Predictor
 from segblocks_jax.systems.classifier.step import TrainStep
 from segblocks_jax.systems.dynconv.system import DynConv
 from segblocks_jax.systems.dynconv_pose import predict

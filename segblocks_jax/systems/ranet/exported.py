@@ -11,11 +11,12 @@ import jax
 import jax.export
 from jaxtyping import Array
 
-from segblocks_jax.errors import InputError, MissingFileError, TargetExistsError, UnavailableError
+from segblocks_jax.errors import InputError, UnavailableError
 from segblocks_jax.inference.programs import (
-    PLATFORMS,
     check_files,
     checksums,
+    export_target,
+    read_manifest,
     read_weights,
     serialize,
     write_weights,
@@ -58,15 +59,7 @@ class Manifest:
 
         Raises FileNotFoundError where there is none, and InputError, naming the file, for a broken one.
         """
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise MissingFileError(
-                f"{folder} holds no {MANIFEST}; expected a folder of `export_stages`"
-            )
-        try:
-            manifest = cls._parse(json.loads(path.read_text(encoding="utf-8")))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+        manifest = read_manifest(folder / MANIFEST, "`export_stages`", cls._parse)
         check_files(folder, [*manifest.stages, *manifest.weights], manifest.sha256)
         return manifest
 
@@ -96,11 +89,7 @@ def export_stages(
     platforms: Sequence[str],
 ) -> pathlib.Path:
     """Writes a program and the weights of each stage for `ExportedEngine`; raises as `Engine.export`."""
-    folder = expand(folder)
-    if folder.exists():
-        raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")
-    if not platforms or not set(platforms) <= set(PLATFORMS):
-        raise InputError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
+    folder = export_target(folder, platforms)
     if programs.execution == "fused":
         raise InputError(
             "export: the engine's execution is 'fused', whose programs are for one number of images; build it"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import jax
 
-from segblocks_jax.errors import InputError, TargetExistsError, extra
-from segblocks_jax.inference.programs import PLATFORMS, checksums, serialize, write_weights
+from segblocks_jax.errors import InputError, extra
+from segblocks_jax.inference.programs import checksums, export_target, serialize, write_weights
 from segblocks_jax.inference.server import Shape
 from segblocks_jax.paths import expand, whole_folder
 from segblocks_jax.systems.segblocks.engine import Engine
@@ -24,11 +24,7 @@ def export_programs(
     platforms: Sequence[str],
 ) -> pathlib.Path:
     """Writes programs for `ExportedEngine`; the folder appears whole or not at all. Raises as `Engine.export`."""
-    folder = expand(folder)
-    if folder.exists():
-        raise TargetExistsError(f"export: {folder} exists; move it away, or give another folder")
-    if not platforms or not set(platforms) <= set(PLATFORMS):
-        raise InputError(f"export: platforms are {tuple(platforms)}; expected some of {PLATFORMS}")
+    folder = export_target(folder, platforms)
     with whole_folder(folder) as fresh:
         targets: set[str] = set()
         leaves = jax.tree.leaves(programs.weights)

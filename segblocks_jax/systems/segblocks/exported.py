@@ -13,8 +13,14 @@ from typing import Any
 import jax
 
 from segblocks_jax.allocator import keep_freed_memory
-from segblocks_jax.errors import InputError, MissingFileError, UnavailableError
-from segblocks_jax.inference.programs import KeyedCache, check_files, deserialize, read_weights
+from segblocks_jax.errors import InputError, UnavailableError
+from segblocks_jax.inference.programs import (
+    KeyedCache,
+    check_files,
+    deserialize,
+    read_manifest,
+    read_weights,
+)
 from segblocks_jax.inference.server import check_fork
 from segblocks_jax.ops import extension
 from segblocks_jax.paths import expand
@@ -60,15 +66,7 @@ class Manifest:
         Raises FileNotFoundError where there is no exported engine, and ValueError, naming the file, for a broken
         one or another version of the format.
         """
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise MissingFileError(
-                f"{folder} holds no {MANIFEST}; expected a folder of Engine.export"
-            )
-        try:
-            manifest = cls._parse(json.loads(path.read_text(encoding="utf-8")))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+        manifest = read_manifest(folder / MANIFEST, "Engine.export", cls._parse)
         check_files(folder, [*manifest.programs, WEIGHTS], manifest.sha256)
         return manifest
 
