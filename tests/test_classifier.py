@@ -19,7 +19,7 @@ from segblocks_jax.experiments import commands
 from segblocks_jax.experiments.defaults import config as full_config
 from segblocks_jax.nn import BatchNorm, BlockOptions
 from segblocks_jax.structured_config import ConfigError
-from segblocks_jax.systems.classifier import evaluation
+from segblocks_jax.systems.classifier import predictor
 from segblocks_jax.systems.classifier.base import ImageClassifier
 from segblocks_jax.systems.classifier.config import BaseConfig, ExperimentConfig
 from segblocks_jax.systems.classifier.engine import Engine
@@ -256,9 +256,9 @@ def test_two_processes_get_the_result_of_one(exits, monkeypatch):
     for process in (0, 1):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         with monkeypatch.context() as patch:
-            patch.setattr(evaluation, "gather", lambda value: parts.append(value) or [value])
+            patch.setattr(predictor, "gather", lambda value: parts.append(value) or [value])
             system.outputs(modules, system.eval_source)
-    monkeypatch.setattr(evaluation, "gather", lambda value: parts[::-1])
+    monkeypatch.setattr(predictor, "gather", lambda value: parts[::-1])
     found = system.evaluate(modules).to_dict()
     for name in ("top1", "top5", "images", "loss", "top1_exit1", "brightness"):
         assert found[name] == pytest.approx(whole[name], rel=1e-6)
