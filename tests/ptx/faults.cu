@@ -15,9 +15,8 @@ __device__ void wait_for_copies() {
 }
 
 __device__ void sync_cluster() {
-  asm volatile(
-      "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::
-          : "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::
+                   : "memory");
 }
 // What the cluster's other block has there.
 __device__ float of_other(const float* shared) {

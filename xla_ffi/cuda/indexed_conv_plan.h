@@ -54,9 +54,9 @@ inline int64_t tiles_of(const Product& product, const TileKind& kind) {
 inline double clocks_of(const Product& product, const TileKind& kind, int32_t parts,
                         int32_t processors) {
   constexpr double kStart = 1500;
-  constexpr double kMeeting = 800;            // Of the parts of a tile.
-  constexpr double kExchange = 4.0 / 32;      // Of a sum, for a part that reads others' ones.
-  constexpr double kTail = 0.3;               // Of a tile, at the end of many.
+  constexpr double kMeeting = 800;        // Of the parts of a tile.
+  constexpr double kExchange = 4.0 / 32;  // Of a sum, for a part that reads others' ones.
+  constexpr double kTail = 0.3;           // Of a tile, at the end of many.
   const double stages = static_cast<double>((product.terms + 63) / 64 + parts - 1) / parts;
   const double meeting = parts > 1 ? kMeeting + kExchange * kind.rows * kind.columns : 0;
   const double rest = kind.rest / parts + meeting;
