@@ -21,10 +21,15 @@ from jax.sharding import Mesh
 
 import segblocks_jax as sb
 from segblocks_jax import nn
+from segblocks_jax.data import NORMALIZATION, normalize
 from segblocks_jax.errors import InputError
 from segblocks_jax.interop.torch import torch_arrays
 from segblocks_jax.models import Network, plain, pyramid
-from segblocks_jax.tasks.segmentation.head_losses import ddrnet_loss, pidnet_loss
+from segblocks_jax.structured_config import ConfigError
+from segblocks_jax.systems.segblocks.build import create_system
+from segblocks_jax.systems.segblocks.config import ExperimentConfig
+from segblocks_jax.systems.segblocks.loss import Loss
+from segblocks_jax.tasks.segmentation.head_losses import boundary_map, ddrnet_loss, pidnet_loss
 from segblocks_jax.tasks.segmentation.losses import cross_entropy_map, resize_logits, task_loss
 from segblocks_jax.training.sharding import AXIS
 
@@ -506,3 +511,68 @@ def test_the_engine_serves_it(rng: np.random.Generator) -> None:
     image = jnp.asarray((pixels / 255 - 0.5) / 0.25, jnp.float32)
     logits = resize_logits(system.net(image), (64, 96))
     assert np.mean(np.asarray(result.labels) == np.asarray(jnp.argmax(logits, -1))) > 0.999
+
+
+def with_all_heads(name: str, policy: str) -> ExperimentConfig:
+    model = {"name": name, "width": 64, "features": None, "auxiliary": True}
+    return tiny.config(policy, model=model, policy={"block_size": 128})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["static", "all_high"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_a_configuration_is_of_all_heads(name: str, policy: str) -> None:
+    settings, normalization = with_all_heads(name, policy), NORMALIZATION["street_scenes"]
+    weights = tuple(np.linspace(0.5, 1.5, tiny.CLASSES).tolist())
+    system = create_system(settings, tiny.CLASSES)
+    system.train()
+    batch = jax.tree.map(jnp.asarray, tiny.batch(2))
+    image, label = normalize(batch["image"], *normalization), batch["label"]
+    objective = Loss(settings, normalization, weights)
+
+    @jax.jit
+    def values() -> tuple[jax.Array, jax.Array]:
+        net = nnx.clone(getattr(system.net, "net", system.net))
+        heads = net.heads(image)
+        decision = system.policy(image, keys) if "policy" in system else None
+        total = objective.weight(label).sum()
+        num_high = None if decision is None else 2
+        got, _ = objective(nnx.clone(system), batch, decision, keys, total, num_high)
+        if name == "pidnet_s":
+            return got, pidnet_loss(heads, label, boundary_map(label), class_weights=weights).total
+        weight = objective.weight(label)
+        sums = {k: (weight * cross_entropy_map(x, label)[0]).sum() for k, x in heads.items()}
+        means = {k: x / total for k, x in sums.items()}
+        return got, means["main"] + 0.4 * means["extra"]
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    got, expected = values()
+    assert got == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_what_is_served_has_the_main_head_alone(tmp_path: pathlib.Path) -> None:
+    settings = with_all_heads("ddrnet23_slim", "static")
+    system = tiny.system(settings)
+    modules = system.build()
+    assert "net.seghead_extra.bn1.weight" in torch_arrays(modules)
+    system.calibrate(modules)
+    system.export(modules, tmp_path / "model")
+    loaded = sb.load_model(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.final_layer.bn1.scale, modules.net.final_layer.bn1.scale)
+    assert loaded.seghead_extra is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"model": {"auxiliary": True}}, "auxiliary is set for swiftnet_rn18; expected a network"),
+        (
+            {"model": {"name": "pidnet_s", "auxiliary": True}, "optim": {"loss": "bootstrapped"}},
+            "loss is 'bootstrapped' beside model.auxiliary",
+        ),
+    ],
+)
+def test_heads_that_a_configuration_can_not_train(changes: dict, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        ExperimentConfig.from_mapping(changes)

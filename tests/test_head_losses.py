@@ -9,6 +9,7 @@ import scipy.special
 from segblocks_jax.errors import InputError
 from segblocks_jax.tasks.segmentation.head_losses import (
     boundary_loss,
+    boundary_map,
     ddrnet_loss,
     ohem_loss,
     pidnet_loss,
@@ -96,3 +97,21 @@ def test_what_does_not_fit_is_named(rng):
         pidnet_loss({"main": heads["main"]}, labels, labels)
     with pytest.raises(InputError, match="3 class_weights for 4 classes"):
         pidnet_loss(heads, labels, labels, class_weights=np.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(2, 21, 17), (1, 12, 30), (1, 5, 40)])
+def test_boundaries_are_widened_edges(shape, rng):
+    labels = rng.integers(0, 2, shape).astype(np.uint8)
+    labels[:, 8:, :9] = 255
+    _, h, w = shape
+    expected = np.zeros(shape, bool)
+    for i, y, x in np.ndindex(shape):
+        inside = 6 <= y < h - 6 and 6 <= x < w - 6
+        before = (labels[i, y - 1, x], labels[i, y, x - 1])
+        if inside and before != (labels[i, y, x], labels[i, y, x]):
+            expected[i, y - 1 : y + 3, x - 1 : x + 3] = True
+    np.testing.assert_array_equal(boundary_map(jnp.asarray(labels)), expected)
+
+
+def test_labels_that_are_alike_have_no_boundary():
+    assert not boundary_map(jnp.full((1, 20, 20), 3, jnp.uint8)).any()

@@ -8,6 +8,7 @@ from segblocks_jax.models.network import Naming as Naming
 from segblocks_jax.models.network import Network as Network
 from segblocks_jax.models.network import NetworkEntry as NetworkEntry
 from segblocks_jax.models.network import TorchNames as TorchNames
+from segblocks_jax.models.plain_network import PlainNetwork as PlainNetwork
 from segblocks_jax.models.registry import CLASSIFIERS as CLASSIFIERS
 from segblocks_jax.models.registry import MODELS as MODELS
 from segblocks_jax.models.registry import PLAIN as PLAIN

@@ -13,14 +13,13 @@ from segblocks_jax.models.plain import (
     BatchNorm,
     Bottleneck,
     Head,
-    PlainNetwork,
     conv,
     conv_norm,
     layer,
     resize,
     stem,
-    torch_names,
 )
+from segblocks_jax.models.plain_network import PlainNetwork, torch_names
 from segblocks_jax.models.pyramid import DAPPM
 from segblocks_jax.nn import BlockOptions
 
@@ -44,6 +43,7 @@ class DDRNet(PlainNetwork):
     """
 
     torch_names = torch_names(unused=r"seghead_extra\.")
+    training_heads = ("seghead_extra",)
 
     def __init__(
         self, num_classes: int, options: DDRNetOptions, *, semantics: BlockOptions, rngs: nnx.Rngs

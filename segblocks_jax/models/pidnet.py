@@ -12,13 +12,12 @@ from segblocks_jax.models.plain import (
     BasicBlock,
     Bottleneck,
     Head,
-    PlainNetwork,
     conv_norm,
     layer,
     resize,
     stem,
-    torch_names,
 )
+from segblocks_jax.models.plain_network import PlainNetwork, torch_names
 from segblocks_jax.models.pyramid import PAPPM
 from segblocks_jax.nn import BlockOptions
 
@@ -78,6 +77,7 @@ class PIDNet(PlainNetwork):
     """
 
     torch_names = torch_names(unused=r"seghead_[pd]\.")
+    training_heads = ("seghead_p", "seghead_d")
 
     def __init__(
         self, num_classes: int, options: PIDNetOptions, *, semantics: BlockOptions, rngs: nnx.Rngs

@@ -1,4 +1,4 @@
-"""Parts of real-time networks, of Flax's own layers alone: what DDRNet and PIDNet share.
+"""Layers of real-time networks, of Flax's own alone: what DDRNet and PIDNet are made of.
 
 Modules are called as in the authors' programs, whose state dicts then fit by name. `sb.in_blocks` runs such networks
 in blocks.
@@ -15,51 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segblocks_jax.errors import InputError
-from segblocks_jax.models.network import TorchNames
 from segblocks_jax.nn.initial import he_normal_out
-
-STRIDE = 8
-"""Of the logits; the sides of images are multiples of it."""
-
-
-def torch_names(unused: str) -> TorchNames:
-    """Names in PyTorch, where a sequence's parts follow its own name; `unused`: of heads that training alone has."""
-    return TorchNames("net.", ((r"\blayers\.", ""),), unused)
-
-
-def check_image(net: nnx.Module, x: Any) -> None:
-    """Raises InputError for what is no image that a network of stride 8 can run on."""
-    kind = type(net).__name__
-    if not isinstance(x, jax.Array):
-        raise InputError(
-            f"{kind}: got a {type(x).__name__}, expected an image (n, h, w, 3); the network has none of this"
-            " library's layers, so it does not run in blocks by itself"
-        )
-    if x.ndim != 4 or x.shape[3] != 3 or x.shape[1] % STRIDE or x.shape[2] % STRIDE or not x.size:
-        raise InputError(
-            f"{kind}: the image is {x.shape}, expected (n, h, w, 3) with h and w multiples of {STRIDE}, such as"
-            f" {STRIDE}; pad it"
-        )
-
-
-class PlainNetwork(nnx.Module):
-    """A network of stride 8 with heads, of which `main` is the network's own."""
-
-    output_stride = STRIDE
-    whole_image = ("spp",)  # Its pools are wider than blocks.
-
-    def __call__(self, x: Any) -> Float[Array, "n oh ow k"]:
-        """Normalized image (n, h, w, 3), h and w multiples of 8 -> logits at 1/8.
-
-        Raises:
-            InputError: no such image; or one image in training.
-        """
-        check_image(self, x)
-        return self.heads(x)["main"]
-
-    def heads(self, image: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n oh ow _k"]]:
-        """The logits of all heads, by name."""
-        raise NotImplementedError
 
 
 def conv(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from segblocks_jax.blocks import DualRes, block_pad
 from segblocks_jax.errors import InputError
@@ -166,17 +166,17 @@ def _resize_axis(image: Array, axis: int, length: int) -> Array:
 
 
 def at_scale(
-    net: Callable[[Float[Array, "n sh sw c"]], Float[Array, "n lh lw k"]],
+    net: Callable[[Float[Array, "n sh sw c"]], PyTree[Float[Array, "n lh lw _k"]]],
     image: Float[Array, "n h w c"],
     scale: float,
     stride: int = 4,
-) -> Float[Array, "n oh ow k"]:
+) -> PyTree[Float[Array, "n oh ow _k"]]:
     """A network's logits of an image made smaller, at the size that they have at scale 1: ``h / stride``.
 
     The image is resized with antialiasing, the logits bilinearly.
 
     Args:
-        net: gives logits; it may have any stride itself.
+        net: gives logits, or a tree of them; it may have any stride itself.
         image: sides are multiples of `scaled_multiple(scale)`.
         scale: side of what the network sees over the side of the image.
         stride: side of the image over the side of the result.
@@ -186,7 +186,8 @@ def at_scale(
     n, h, w, c = image.shape
     size = scaled_size((h, w), scale)
     smaller = jax.image.resize(image, (n, *size, c), "linear", antialias=True)
-    return resize_bilinear(net(smaller), (h // stride, w // stride))
+    full = h // stride, w // stride
+    return jax.tree.map(lambda logits: resize_bilinear(logits, full), net(smaller))
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -11,15 +11,15 @@ from segblocks_jax.nn.scope import full_image_region, record, scope
 from segblocks_jax.traced.values import Geometry, Map
 
 _SIDE = 1024  # Of the image on which windows are looked for.
-
-
 _SIDES = (128, 64, 32)  # Of blocks that operations are counted for.
 
 
 def probed(net: Any, probe: Probe) -> Probe:
     """The probe behind a network, with what its windows move by."""
     side = probe.side
-    for node in net.plan(Geometry(1, 1, 1, (_SIDE, _SIDE), 1), 3, np.dtype("float32")).plan.nodes:
+    # In training, batch norm of a pooled image may want two.
+    geometry = Geometry(2, 1, 1, (_SIDE, _SIDE), 1)
+    for node in net.plan(geometry, 3, np.dtype("float32")).plan.nodes:
         maps = [x for x in (*node.operands[:1], *node.results[:1]) if isinstance(x, Map)]
         if len(maps) < 2:
             continue

@@ -75,7 +75,14 @@ class InBlocks(nnx.Module):
         """
         if isinstance(x, Probe):
             return probed(self, x)
-        function, leaves = self.functional()
+        return self._run(x, "__call__")
+
+    def heads(self, x: Any) -> Any:
+        """As `__call__`, what the method `heads` of a module of Flax NNX gives: a tree of maps."""
+        return self._run(x, "heads")
+
+    def _run(self, x: Any, method: str) -> Any:
+        function, leaves = self.functional(method)
         if not isinstance(x, DualRes):
             if is_counting():
                 count(self, x)
@@ -86,7 +93,7 @@ class InBlocks(nnx.Module):
         n, rows, columns = grid.mask.shape
         side = x.block_size
         geometry = Geometry(n, rows, columns, (side, side), grid.low_factor)
-        traced = self.plan(geometry, x.pixels.shape[1], x.pixels.dtype)
+        traced = self.plan(geometry, x.pixels.shape[1], x.pixels.dtype, method)
         report_warnings(traced.plan, self.strict)
         runtime = Runtime(grid, self.semantics)
         results = traced.run(runtime, leaves, x.pixels)
@@ -94,12 +101,12 @@ class InBlocks(nnx.Module):
         self.update(leaves, after)
         return out
 
-    def functional(self) -> tuple[Callable[..., Any], list[Any]]:
-        """The network as ``function(leaves, image) -> (result, leaves)``, and its arrays."""
+    def functional(self, method: str = "__call__") -> tuple[Callable[..., Any], list[Any]]:
+        """The network as ``function(leaves, image) -> (result, leaves)``, and its arrays; `method` of a module."""
         if self.net is not None:
             graph, state = nnx.split(self.net)
             leaves, tree = jax.tree.flatten(state)
-            return functools.partial(_call_module, graph, tree), leaves
+            return functools.partial(_call_module, graph, tree, method), leaves
         given = [x[...] for x in self.weights]
         return functools.partial(_call_pytree, self.structure), given
 
@@ -110,9 +117,11 @@ class InBlocks(nnx.Module):
         _, state = nnx.split(self.net)
         nnx.update(self.net, jax.tree.unflatten(jax.tree.structure(state), list(after)))
 
-    def plan(self, geometry: Geometry, channels: int, dtype: Any) -> "Traced":
+    def plan(
+        self, geometry: Geometry, channels: int, dtype: Any, method: str = "__call__"
+    ) -> "Traced":
         """What runs for images of a geometry."""
-        function, leaves = self.functional()
+        function, leaves = self.functional(method)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
         image = jax.ShapeDtypeStruct((geometry.images, *geometry.size, channels), dtype)
         return traced_plan(
@@ -126,10 +135,10 @@ class InBlocks(nnx.Module):
         )
 
 
-def _call_module(graph: Any, tree: Any, leaves: Sequence[Any], image: Any) -> Any:
+def _call_module(graph: Any, tree: Any, method: str, leaves: Sequence[Any], image: Any) -> Any:
     net = nnx.merge(graph, jax.tree.unflatten(tree, list(leaves)))
     with named.within(net):
-        out = net(image)
+        out = getattr(net, method)(image)
     return out, jax.tree.leaves(nnx.split(net)[1])
 
 

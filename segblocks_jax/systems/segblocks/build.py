@@ -46,7 +46,8 @@ def create_system(config: ExperimentConfig, num_classes: int) -> nnx.Dict:
     Raises ValueError where the blocks are too small for the network.
     """
     spec = model_spec(config, num_classes)
-    system = spec.build(nnx.Rngs(config.seed), dropout=config.model.dropout)
+    model = config.model
+    system = spec.build(nnx.Rngs(config.seed), dropout=model.dropout, auxiliary=model.auxiliary)
     if config.policy.share == "dual" and "policy" in system and system.policy.learned:
         system.policy.start_price()
     return system

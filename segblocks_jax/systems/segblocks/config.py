@@ -5,12 +5,7 @@ from typing import Any, ClassVar
 
 from segblocks_jax.data.config import DataConfig
 from segblocks_jax.errors import InputError
-from segblocks_jax.interop import PRETRAINED, WEIGHT_SUFFIXES
-from segblocks_jax.models import MODELS, is_factory, network_entry
-from segblocks_jax.models.resnet import STRIDE_IN
 from segblocks_jax.nn import BlockOptions, scaled_multiple
-from segblocks_jax.nn.layers import PADDINGS
-from segblocks_jax.ops.extension import IMPLEMENTATIONS
 from segblocks_jax.structured_config import (
     COUNT,
     NOT_NEGATIVE,
@@ -24,99 +19,16 @@ from segblocks_jax.structured_config import (
     one_of,
 )
 from segblocks_jax.systems.segblocks import migrations
+from segblocks_jax.systems.segblocks.model_config import ModelConfig
 from segblocks_jax.systems.segblocks.policies import CHOICES, Policy, Reward, policy_type
 from segblocks_jax.tasks.segmentation.class_weights import parse_weights
 from segblocks_jax.training.config import LoopConfig, OptimConfig
 
-_CHANNELS = Range("a positive number of channels", lambda x: x > 0)
 _STEP = Range("a share above 0, up to 1", lambda x: 0 < x <= 1)
 _SIDE = Range("a positive multiple of 32", lambda x: x > 0 and x % 32 == 0)
 _WEIGHT = Range("a weight of 0 or more", lambda x: x >= 0)
 SHARES = ("calibrated", "dual", "published")
 _SEED = Range("a whole number from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32)  # jax.random.key's.
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The network.
-
-    Attributes:
-        name: one of `segblocks_jax.models.MODELS`.
-        factory: "package.module:function" that creates the network in place of `name`, see docs/own_network.md; the
-            other options of networks stay as they are.
-        width: channels of the backbone's first stage, of LRNNet's second; 64 as published.
-        features: channels of the decoder; None: as published.
-        dilations: of LRNNet's third stage, one per block; None: as in docs/lrnnet.md.
-        padding: of EfficientNet-Lite and MobileNetV2 backbones, "symmetric" or "same_tf"; see `create_model`.
-        stride_in: convolution of a ResNet's blocks that has the stride, "3x3" or "1x1"; see `create_model`.
-        pretrained: ImageNet weights of the backbone that training starts from: a name such as "resnet18", see
-            docs/training.md, or a .pth, .pt, .safetensors or .npz file; see `load_backbone`. As published,
-            `optim.backbone_multiplier` is 0.25 then; it is not changed here. A run that continues from a
-            checkpoint doesn't read it.
-        init_from: whose network training starts from, in place of `pretrained`: a workdir (its last checkpoint), a
-            checkpoint's folder WORKDIR/checkpoints/STEP, the folder of a saved model, or @NAME, the workdir NAME
-            beside this run's. The policy starts fresh. A run that continues doesn't read it.
-        init_policy: starts from the policy in `init_from`, too.
-        implementation: how operations run in training, see docs/blocks.md; None: what is faster on the machine.
-        dropout: factor on the rates of the network's dropout; 0 for none, which short schedules want.
-        input_scale: side of what the network sees over the image's, for policy "static": a baseline of
-            fewer operations, trained and evaluated at the labels' full size.
-    """
-
-    name: str = field("swiftnet_rn18", one_of(MODELS))
-    factory: str | None = field(
-        None, Range("None or 'package.module:function'", lambda x: x is None or is_factory(x))
-    )
-    width: int = field(64, _CHANNELS)
-    features: int | None = field(None, _CHANNELS)
-    dilations: tuple[int, ...] | None = None
-    padding: str = field("symmetric", one_of(PADDINGS))
-    stride_in: str = field("3x3", one_of(STRIDE_IN))
-    pretrained: str | None = None
-    init_from: str | None = None
-    init_policy: bool = False
-    implementation: str | None = field(None, one_of((None, *IMPLEMENTATIONS)), affects="rounding")
-    dropout: float = field(1.0, Range("a factor from 0 to 1", SHARE.holds))
-    input_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, "model.")
-        options = network_entry(self.name).option_names
-        check(
-            self.dilations is None
-            or ("dilations" in options and min(self.dilations, default=0) > 0),
-            f"model.dilations is {self.dilations} for {self.name}; expected None, or positive numbers for"
-            " a network that has them, such as lrnnet",
-        )
-        try:
-            scaled_multiple(self.input_scale)
-        except InputError as error:
-            raise ConfigError(f"model.{error}") from error
-        weights = self.pretrained
-        check(
-            weights is None or weights in PRETRAINED or weights.endswith(WEIGHT_SUFFIXES),
-            f"model.pretrained is {weights!r}; expected a file that ends in"
-            f" {', '.join(WEIGHT_SUFFIXES)}, or one of {', '.join(PRETRAINED)}",
-        )
-        check(
-            weights is None or self.init_from is None,
-            f"model.pretrained is {weights!r} and model.init_from {self.init_from!r}; expected one of them to be"
-            " None: training starts from one set of weights",
-        )
-        check(
-            self.init_from is not None or not self.init_policy,
-            "model.init_policy is True without model.init_from; say whose policy it is",
-        )
-        check(
-            self.factory is None or weights is None,
-            f"model.pretrained is {weights!r} beside model.factory {self.factory!r}; load weights in the factory, or"
-            " start from a run or a saved model by model.init_from",
-        )
-        network = PRETRAINED[weights].network if weights in PRETRAINED else self.name
-        check(
-            network == self.name,
-            f"model.pretrained is {weights!r}, weights of {network}'s backbone; model.name is {self.name!r}",
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +129,7 @@ class ExperimentConfig(Config):
             blocks and decoder steps, and computes the others again: less memory, more time.
     """
 
-    SCHEMA = 7
+    SCHEMA = 8
     MIGRATIONS: ClassVar = dict(enumerate(migrations.STEPS))
     RENAMED = migrations.RENAMED
 
@@ -243,6 +155,13 @@ class ExperimentConfig(Config):
         check(
             learned or not self.optim.freeze_network,
             f"optim.freeze_network is set with policy {name}: there is nothing to train",
+        )
+        check(
+            not self.model.auxiliary
+            or self.model.name != "pidnet_s"
+            or self.optim.loss == "cross_entropy",
+            f"optim.loss is {self.optim.loss!r} beside model.auxiliary; PIDNet's loss chooses hard pixels in its own"
+            " way, set it to 'cross_entropy'",
         )
         multiple = scaled_multiple(scale) if static else self.policy.block_size
         why = "the network's stride, scaled" if static else "policy.block_size"

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from segblocks_jax.adaptive.decision import Decision, fill_scores
 from segblocks_jax.adaptive.estimators import entropy, regret_loss, surrogate_loss
@@ -16,6 +17,7 @@ from segblocks_jax.data import Normalization, normalize
 from segblocks_jax.nn import at_scale, dropout_key, fold_in, rematerialization
 from segblocks_jax.systems.segblocks.config import ExperimentConfig
 from segblocks_jax.systems.segblocks.policies import advantage
+from segblocks_jax.tasks.segmentation.head_losses import AUXILIARY, boundary_map, pidnet_loss
 from segblocks_jax.tasks.segmentation.labels import IGNORE
 from segblocks_jax.tasks.segmentation.losses import (
     block_mean,
@@ -69,14 +71,9 @@ class Loss:
         if decision is not None:
             scores = fill_scores(decision, semantics.filling, fold_in(keys, FILLING))
             grid = BlockGrid.from_mask(decision.action, num_high, scores, config.policy.low_factor)
-        logits = self._logits(system, features, grid, fold_in(keys, DROPOUT))
-        # Logits at full size are the largest arrays of all.
-        losses = jax.checkpoint(cross_entropy_map) if config.rematerialize else cross_entropy_map
-        loss_map, valid = losses(logits, batch["label"])
-        weighted = loss_map
-        if self.class_weights is not None:
-            weighted = loss_map * self.weight(batch["label"])
-        loss = task = _task_loss(weighted, valid, mean_weight, config)
+        heads = self._heads(system, features, grid, fold_in(keys, DROPOUT))
+        loss_map, valid = self._map(heads["main"], batch["label"])
+        loss = task = self._task(heads, loss_map, valid, batch["label"], mean_weight)
         metrics = {"loss_task": task}
         if grid is not None:
             metrics["high_fraction"] = grid.mask.mean(dtype=jnp.float32)
@@ -94,15 +91,50 @@ class Loss:
                 system.policy.move_price(jax.lax.pmean(metrics["high_fraction"], AXIS))
         return loss, {"loss": loss, **metrics}
 
-    def _logits(
+    def _heads(
         self, system: nnx.Dict, features: Array, grid: BlockGrid | None, keys: Array
-    ) -> Float[Array, "n h w k"]:
+    ) -> dict[str, Float[Array, "n h w _k"]]:
+        """The logits of `main`, and of the heads that training alone uses."""
+        net = system.net
+
+        def run(x: Any) -> dict[str, Any]:
+            return net.heads(x) if self.config.model.auxiliary else {"main": net(x)}
+
         with dropout_key(keys), rematerialization(self.config.rematerialize):
             if grid is None:
-                scale = self.config.model.input_scale
-                return at_scale(system.net, features, scale, system.net.output_stride)
-            blocks = system.net(split(features, grid))
-            return combine(blocks, self.config.semantics.low_upsampling)
+                return at_scale(run, features, self.config.model.input_scale, net.output_stride)
+            upsampling = self.config.semantics.low_upsampling
+            blocks = run(split(features, grid))
+            return {name: combine(x, upsampling) for name, x in blocks.items()}
+
+    def _map(
+        self, logits: Float[Array, "n h w k"], label: Array
+    ) -> tuple[Float[Array, "n height width"], Bool[Array, "n height width"]]:
+        # Logits at full size are the largest arrays of all.
+        losses = cross_entropy_map
+        return (jax.checkpoint(losses) if self.config.rematerialize else losses)(logits, label)
+
+    def _task(
+        self,
+        heads: Mapping[str, Array],
+        loss_map: Array,
+        valid: Array,
+        label: Array,
+        mean_weight: Array,
+    ) -> Float[Array, ""]:
+        if "d" in heads:
+            weights = self.class_weights
+            return pidnet_loss(heads, label, boundary_map(label), class_weights=weights).total
+
+        def mean(losses: Array) -> Array:
+            if self.class_weights is not None:
+                losses = losses * self.weight(label)
+            return _task_loss(losses, valid, mean_weight, self.config)
+
+        loss = mean(loss_map)
+        if "extra" in heads:
+            loss = loss + AUXILIARY * mean(self._map(heads["extra"], label)[0])
+        return loss
 
     def _policy_loss(
         self,

@@ -94,7 +94,12 @@ def from_6(fields: Fields) -> Fields:
     return {"model.factory": None, "semantics.image_statistics": "area"} | fields
 
 
-STEPS = (from_0, from_1, from_2, from_3, from_4, from_5, from_6)
+def from_7(fields: Fields) -> Fields:
+    """A configuration of schema 7: the loss was of a network's own logits alone."""
+    return {"model.auxiliary": False} | fields
+
+
+STEPS = (from_0, from_1, from_2, from_3, from_4, from_5, from_6, from_7)
 """By the schema of what they take; each gives that of the next."""
 
 

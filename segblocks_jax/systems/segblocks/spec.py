@@ -110,18 +110,20 @@ class ModelSpec:
             )
         scaled_multiple(self.input_scale)
 
-    def build(self, rngs: nnx.Rngs, *, dropout: float = 1.0) -> nnx.Dict:
+    def build(self, rngs: nnx.Rngs, *, dropout: float = 1.0, auxiliary: bool = False) -> nnx.Dict:
         """Builds ``{"net", "policy"}``, or ``{"net"}`` without a policy, with random weights.
 
         Args:
             rngs: see `create_model`.
             dropout: factor on the network's rates, which play a part in training only.
+            auxiliary: adds the heads that training alone uses.
 
         Raises:
             ValueError: the blocks don't fit the network; or see `create_model`, `policies.create`.
         """
         options = ("semantics", "width", "features", "dilations", "padding", "stride_in")
         given: dict[str, Any] = {name: getattr(self, name) for name in options}
+        given |= {"auxiliary": True} if auxiliary else {}
         net = models.create_model(self.name, self.num_classes, dropout=dropout, rngs=rngs, **given)
         if self.policy is None:
             return nnx.Dict(net=net)

@@ -22,6 +22,7 @@ from segblocks_jax.data import (
 from segblocks_jax.data.summary import class_frequencies
 from segblocks_jax.inference.predict import predict_inputs
 from segblocks_jax.interop import check_target, load_backbone, save_model
+from segblocks_jax.models import PlainNetwork
 from segblocks_jax.systems.segblocks import speed as timing
 from segblocks_jax.systems.segblocks.build import create_system, model_spec, open_source
 from segblocks_jax.systems.segblocks.calibration import calibrate
@@ -144,20 +145,20 @@ class SegBlocks(System):
 
     def train_batches(self, shard: tuple[int, int]) -> TrainBatches:
         """Augmented crops."""
-        config, _ = self.config, self.eval_source
-        return train_batches(
-            self.train_source,
-            config.data.augmentation(),
-            config.optim.batch_size,
-            config.seed,
-            workers=config.data.workers,
-            shard=shard,
-        )
+        data, _ = self.config.data, self.eval_source
+        size, seed = self.config.optim.batch_size, self.config.seed
+        options: dict[str, Any] = {"workers": data.workers, "shard": shard}
+        return train_batches(self.train_source, data.augmentation(), size, seed, **options)
 
     def calibrate(
         self, modules: Any, stored: Mapping[str, float] | None = None
     ) -> dict[str, float] | None:
-        """Moves a learned policy's threshold to where the training images have the target share of high blocks."""
+        """Moves a learned policy's threshold to where the training images have the target share of high blocks.
+
+        Drops the network's heads that training alone uses.
+        """
+        if isinstance(net := getattr(modules.net, "net", modules.net), PlainNetwork):
+            net.drop_training_heads()
         if not self._learned:
             return None
         return calibrate(modules.policy, self.config, lambda: self.train_source, stored)
