@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import traced_networks as nets
-from flax import nnx
+from flax import linen, nnx
 
 import segblocks_jax as sb
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fused import FusedNet, fuse
 from segblocks_jax.inference.traced import FusedTraced
 from segblocks_jax.nn import block_multiple
+from segblocks_jax.training.state import create_optimizer, create_state, is_float
 
 IMAGE = jnp.asarray(np.random.default_rng(0).standard_normal((1, 128, 192, 3)), jnp.float32)
 MIXED = np.array([[[True, False, True], [False, True, False]]])
@@ -277,14 +278,54 @@ def test_a_network_by_its_factory_is_saved_served_and_exported(tmp_path):
     np.testing.assert_array_equal(served(image).labels, engine(image).labels)
 
 
-def test_factories_that_are_none(tmp_path):
-    for place, text in (
-        ("nowhere_at_all:create", "can't be imported"),
-        (f"{__name__}:nothing", "can't be imported"),
-        (f"{__name__}:create_too_small", r"gives \(2, 256, 256, 4\)"),
+def gives(function):
+    """A factory of a function of images."""
+    return lambda num_classes, *, rngs: lambda x: function(x)
+
+
+def of_one_size(x):
+    return jnp.zeros((*x.shape[:3], 5)) + jnp.zeros((1, 64, 64, 1))
+
+
+NO_FACTORIES = {
+    "create_too_small": (create_too_small, r"gives \(2, 256, 256, 4\)"),
+    "whole_numbers": (gives(lambda x: jnp.zeros((*x.shape[:3], 5), jnp.int32)), "a float dtype"),
+    "one_image": (gives(lambda x: jnp.zeros((1, *x.shape[1:3], 5))), r"gives \(1, 256, 256, 5\)"),
+    "two_strides": (gives(lambda x: jnp.zeros((2, 128, 64, 5))), r"gives \(2, 128, 64, 5\)"),
+    "no_maps": (gives(lambda x: jnp.zeros(5)), r"gives \(5,\)"),
+    "nothing_at_all": (gives(lambda x: None), "gives None"),
+    "of_one_size": (
+        gives(of_one_size),
+        r"fails on images of \(2, 256, 256, 3\), where it must take",
+    ),
+    "without_rngs": (lambda num_classes: nnx.Conv, "can't be called as create.*'rngs'"),
+    "a_number": (3, "can't be called as create"),
+}
+
+
+@pytest.mark.parametrize("name", NO_FACTORIES)
+def test_what_is_no_factory(name, monkeypatch):
+    made, text = NO_FACTORIES[name]
+    monkeypatch.setattr(sys.modules[__name__], name, made, raising=False)
+    with pytest.raises(InputError, match=f"factory: .*{name}.*{text}"):
+        sb.create_model(f"{__name__}:{name}", 5, rngs=nnx.Rngs(0))
+
+
+def test_modules_that_can_not_be_imported(tmp_path, monkeypatch):
+    (tmp_path / "own_broken.py").write_text("def create(:")
+    (tmp_path / "own_missing.py").write_text("import nowhere_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, text in (
+        ("nowhere_at_all", "No module named 'nowhere_at_all'; is its folder on PYTHONPATH"),
+        ("own_missing", "No module named 'nowhere_at_all'$"),
+        ("own_broken", "can't be imported: .*own_broken.py, line 1"),
+        (__name__, "has no attribute 'nothing'$"),
     ):
         with pytest.raises(InputError, match=text):
-            sb.create_model(place, 5, rngs=nnx.Rngs(0))
+            sb.create_model(f"{module}:nothing", 5, rngs=nnx.Rngs(0))
+
+
+def test_factories_have_no_options():
     with pytest.raises(InputError, match="has no width to choose"):
         sb.create_model(PLACE, 5, rngs=nnx.Rngs(0), width=32)
 
@@ -305,6 +346,96 @@ def test_a_step_of_training_by_a_configuration():
             for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
         ]
         assert all(moved), kind
+
+
+class WithDropout(nnx.Module):
+    def __init__(self, num_classes, *, rngs):
+        self.stem, self.drop = create(8, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Conv(8, num_classes, (1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.drop(self.stem(x)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["static", "random"])
+def test_dropout_trains_and_is_saved(policy, tmp_path):
+    """Keys and counters of random streams are kept in the state, neither averaged nor saved as weights."""
+    import tiny
+
+    settings = tiny.config(
+        policy,
+        model={"factory": f"{__name__}:WithDropout", "width": 64, "features": None},
+        optim={"batch_size": 8, "accumulate": 2, "ema": 0.9, "sync_batch_norm": False},
+    )
+    system = tiny.system(settings)
+    optimizer = create_optimizer(settings.optim, system.multipliers())
+    graphdef, state = create_state(system.build(), optimizer, 0, average=True)
+    step = system.train_step(graphdef, optimizer, print)
+    state = step.place(state)
+    keys = [x for x in jax.tree.leaves(state.stats) if not is_float(x)]
+    before = [np.asarray(jax.random.key_data(x) if x.dtype.name == "key<fry>" else x) for x in keys]
+    for _ in range(2):
+        state, metrics = step(state, tiny.batch(8))
+    assert np.isfinite(float(metrics["loss"]))
+    after = [x for x in jax.tree.leaves(state.served[1]) if not is_float(x)]
+    counts = [(a, b) for a, b in zip(before, after, strict=True) if b.dtype == np.uint32]
+    assert [int(b - a) for a, b in counts] == [4]
+    modules = nnx.merge(graphdef, *state.served)
+    system.export(modules, tmp_path / "model")
+    loaded = sb.load_model(tmp_path / "model")
+    net, own = (getattr(x, "net", x) for x in (loaded, modules))
+    for module in (net, own):
+        module.eval()
+    np.testing.assert_allclose(net(IMAGE), own(IMAGE), atol=1e-6)
+
+
+def test_statistics_of_linen_are_no_parameters():
+    module = linen.BatchNorm(use_running_average=True)
+    variables = module.init(jax.random.key(0), IMAGE)
+    net = sb.in_blocks(jax.tree_util.Partial(module.apply, variables))
+    found = {k: len(jax.tree.leaves(nnx.state(net, k))) for k in (nnx.BatchStat, nnx.Param)}
+    assert found == {nnx.BatchStat: 2, nnx.Param: 2}
+
+
+@pytest.mark.parametrize("name", ["linen U-Net", "Equinox ResNet"])
+def test_other_pytrees_compute_in_the_images_dtype(name):
+    net = sb.in_blocks(NETWORKS[name]())
+    with jax.numpy_dtype_promotion("standard"):  # Of Linen's epsilon.
+        low = net(IMAGE.astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    assert 1e-4 < difference(low.astype(jnp.float32), net(IMAGE)) < 0.1
+
+
+def turned(x):
+    """Float32 in the middle, whatever the image."""
+    return jnp.roll(x.astype(jnp.float32), 1, 1)
+
+
+def create_in_two_dtypes(num_classes, *, rngs):
+    stem, head = create(8, rngs=rngs), nnx.Conv(8, num_classes, (3, 3), padding=1, rngs=rngs)
+    own = nnx.Conv(num_classes, num_classes, (3, 3), 2, padding=1, rngs=rngs)
+    return nnx.Sequential(stem, turned, head, jax.nn.relu, own)
+
+
+def create_equinox(num_classes, *, rngs):
+    return equinox_resnet()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("execution", ["plain", "fused"])
+@pytest.mark.parametrize("place", ["create", "create_in_two_dtypes", "create_equinox"])
+@pytest.mark.filterwarnings("ignore::segblocks_jax.traced.WholeImageWarning")
+def test_the_engine_serves_them_in_bfloat16(place, execution):
+    spec = dataclasses.replace(spec_of(), name=f"{__name__}:{place}", num_classes=12)
+    system = spec.build(nnx.Rngs(0))
+    image = np.random.default_rng(0).integers(0, 256, (1, 128, 192, 3)).astype(np.uint8)
+    made = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for dtype in ("float32", "bfloat16"):
+            engine = sb.Engine(system, spec, mode="budget=3", execution=execution, dtype=dtype)
+            made[dtype] = engine(image, output="logits", mask=MIXED).logits
+    assert difference(made["bfloat16"], made["float32"]) < 0.03
 
 
 def test_what_the_engine_says_of_a_fused_network():

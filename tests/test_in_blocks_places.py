@@ -11,6 +11,7 @@ from jax import lax
 
 import segblocks_jax as sb
 from segblocks_jax.inference.fused import fuse
+from segblocks_jax.nn import block_multiple
 from segblocks_jax.traced import WholeImageWarning
 
 IMAGE = jnp.asarray(np.random.default_rng(0).standard_normal((2, 32, 48, 3)), jnp.float32)
@@ -38,6 +39,11 @@ def conv(x, kernel, stride=1, padding="SAME", **options):
 
 def padded(x, rows=(0, 0), columns=(0, 0), value=0.0):
     return jnp.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=value)
+
+
+def around(x, mode):
+    """A pixel around the image."""
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=mode)
 
 
 def coordinates(x):
@@ -218,6 +224,13 @@ ON_WHOLE_IMAGE = {
         "nhwc,hk->nkwc", x, jnp.abs(jnp.arange(32.0)[:, None] - jnp.linspace(0, 31, 64)).clip(0, 1)
     ),
     "a row set": lambda x: x.at[:, 3].set(1.0),
+    "edges repeated": lambda x: nnx.avg_pool(around(x, "edge"), (3, 3), (1, 1)),
+    "rows of one size wrapped": lambda x: conv(around(x, "wrap"), weights(3, 3, 3, 4), 1, "VALID"),
+    "mirrored": lambda x: conv(around(x, "reflect"), weights(3, 3, 3, 4), 1, "VALID"),
+    "no rows joined": lambda x: jnp.concatenate([x, x[:, :0]], 1),
+    "filtered at the end": lambda x: jnp.fft.irfft2(
+        jnp.fft.rfft2(conv(x, weights(3, 3, 3, 4)), axes=(1, 2)) * 0.5, axes=(1, 2)
+    ),
     "fixed size and back": lambda x: jax.image.resize(
         jax.image.resize(x, (x.shape[0], 7, 7, 3), "bilinear"), x.shape, "bilinear"
     ),
@@ -226,7 +239,7 @@ ON_WHOLE_IMAGE = {
 
 def run(function, image, mask):
     made = jax.jit(lambda blocks: sb.in_blocks(function)(blocks))(sb.split(image, mask))
-    return sb.combine(made) if isinstance(made, sb.DualRes) else made
+    return sb.combine(made)
 
 
 def close(made, expected, tolerance=3e-6):
@@ -291,6 +304,14 @@ def mixing(x):
 def test_images_that_are_mixed_are_those_of_the_batch(function):
     with pytest.warns(WholeImageWarning):
         close(run(function, IMAGE, np.ones((2, *GRID), bool)), function(IMAGE))
+
+
+@pytest.mark.parametrize("mode", ["edge", "wrap", "reflect"])
+def test_what_runs_on_the_whole_image_takes_any_block(mode):
+    own, other = weights(3, 3, 3, 4), weights(1, 1, 4, 4)
+    net = sb.in_blocks(lambda x: conv(conv(around(x, mode), own, 2, "VALID"), other, 2))
+    plain = sb.in_blocks(lambda x: conv(conv(x, own, 2), other, 2))
+    assert block_multiple(net) == block_multiple(plain)
 
 
 def test_constants_over_positions_are_averaged_in_low_blocks():

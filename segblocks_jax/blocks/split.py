@@ -131,7 +131,7 @@ def _split_compiled(image: Float[Array, "n h w c"], grid: BlockGrid) -> Float[Ar
 
 @jax.named_scope("combine")
 def combine(
-    blocks: DualRes,
+    blocks: DualRes | Float[Array, "n h w c"],
     low_upsampling: Literal["bilinear", "nearest"] = "bilinear",
     *,
     implementation: str | None = None,
@@ -142,7 +142,8 @@ def combine(
     border; nearest repeats pixels.
 
     Args:
-        blocks: blocks of float32, bfloat16 or float16 pixels.
+        blocks: blocks of float32, bfloat16 or float16 pixels. An image stays as it is: what `in_blocks` ends on the
+            whole image.
         low_upsampling: "bilinear" or "nearest".
         implementation: "ffi", "xla", or None for the compiled handler where there is one.
 
@@ -156,6 +157,8 @@ def combine(
         raise ValueError(
             f"combine: low_upsampling is {low_upsampling!r}; expected 'bilinear' or 'nearest'"
         )
+    if isinstance(blocks, jax.Array):
+        return blocks
     pixels = check_dtype("combine", "blocks", blocks.pixels)
     run = _combine_compiled if extension.resolve(implementation) == "ffi" else _combine_reference
     return run(pixels, blocks.grid, low_upsampling)

@@ -82,7 +82,7 @@ class FusedTraced:
         traced = recipe.traced(self.leaves, image, geometry)
         if isinstance(x, DualRes):
             report_warnings(traced.plan, recipe.strict)
-        run = Run(traced, self.leaves, self.prepared, runtime, layout)
+        run = Run(traced, self.leaves, self.prepared, runtime, layout, pixels.dtype)
         return run(pixels)
 
 

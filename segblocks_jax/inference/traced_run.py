@@ -34,7 +34,7 @@ class Run:
         layout: Layout | None,
         dtype: jax.typing.DTypeLike = "float32",
     ) -> None:
-        """`prepared`: see `FusedTraced`; `dtype`: of packed kernels."""
+        """`prepared`: see `FusedTraced`; `dtype`: of the image and packed kernels."""
         plan = traced.plan
         self.traced, self.plan, self.prepared, self.dtype = traced, plan, prepared, dtype
         self.fusion = Fusion(plan)
@@ -93,8 +93,14 @@ class Run:
         pixels = self.array(number)
         sides = value.side if isinstance(self.layout.units, int) else value.side[:1]
         layout = dataclasses.replace(self.layout, sides=sides)
-        self.state.add(number, pixels.reshape(pixels.shape[0], -1), layout)
+        rows = pixels.reshape(pixels.shape[0], -1).astype(self.dtype)
+        self.state.add(number, rows, layout)
         return number
+
+    def _pixels(self, number: int, value: Map) -> Array:
+        """A list of the state in the dtype that the network has it in."""
+        rows = self.state.pixels[number]
+        return rows.reshape(rows.shape[0], *value.rest).astype(value.dtype)
 
     def _convolve(self, step: ConvPlan) -> None:
         node, windows = step.node, step.node.details
@@ -122,8 +128,7 @@ class Run:
         conv.run(self.state)
         for number in (step.output if step.keep else None, step.second):
             if number is not None:
-                pixels = self.state.pixels[number]
-                self.arrays[number] = pixels.reshape(pixels.shape[0], *result.rest)
+                self.arrays[number] = self._pixels(number, result)
 
     def _images(self, step: ImagePlan) -> None:
         node, windows = step.node, step.windows
@@ -132,13 +137,14 @@ class Run:
         vertical, horizontal = windows.reach[0] // 2, windows.reach[1] // 2
         assert windows.shift is not None
         patches = image_patches((n, h, w), (vertical, horizontal)).inset(0, 0, windows.shift)
-        rows = jnp.split(image.reshape(-1, channels), len(kernels), 1)
+        rows = jnp.split(image.reshape(-1, channels).astype(self.dtype), len(kernels), 1)
         made: list[Any] = [
             indexed_conv(x, patches, kernel, windows.stride[0], dilation=windows.dilation[0])[0]
             for x, kernel in zip(rows, kernels, strict=True)
         ]
         result = node.results[0]
-        self.arrays[result.number] = jnp.concatenate(made, 1).reshape(result.shape)
+        whole = jnp.concatenate(made, 1).reshape(result.shape)
+        self.arrays[result.number] = whole.astype(result.dtype)
 
     def _patch(self, step: PatchPlan) -> None:
         source = step.source
@@ -157,8 +163,7 @@ class Run:
             size=step.size,
         )
         patch.run(self.state)
-        pixels = self.state.pixels[step.output]
-        self.arrays[step.output] = pixels.reshape(pixels.shape[0], *step.result.rest)
+        self.arrays[step.output] = self._pixels(step.output, step.result)
 
     def kernels(self, value: Any, windows: Windows) -> list[PackedKernel]:
         """The packed kernel of a convolution; one of each group where they have several channels."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import safetensors
 import safetensors.numpy
@@ -170,6 +171,7 @@ def load_model(folder: str | os.PathLike[str]) -> Any:
     system = _abstract(spec)
     title = f"load_model: {weights} doesn't fit {CONFIG} ({spec.name})"
     set_arrays(system, state, title, strict=True)
+    _start_random_streams(system)
     system.eval()
     return system.net if list(system) == ["net"] else system
 
@@ -212,6 +214,18 @@ def _spec_type(path: pathlib.Path, system: str) -> Any:
 
 def _abstract(spec: Spec) -> nnx.Dict:
     return nnx.eval_shape(lambda: spec.build(nnx.Rngs(0)))
+
+
+def _start_random_streams(system: nnx.Dict) -> None:
+    """Sets abstract keys and counters, such as those of dropout, which files don't hold."""
+
+    def start(x: jax.ShapeDtypeStruct) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jnp.broadcast_to(jax.random.key(0), x.shape)
+        return jnp.zeros(x.shape, x.dtype)
+
+    streams = nnx.state(system, nnx.RngState)
+    nnx.update(system, jax.tree.map(start, streams))
 
 
 def _check_format(path: pathlib.Path, found: dict) -> None:

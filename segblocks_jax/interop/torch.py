@@ -21,6 +21,7 @@ _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 _PARTS = ("net.", "policy.")  # Of a whole checkpoint.
 _UNNAMED = TorchNames("")  # Modules that are called there as here.
 _COUNTER = ".num_batches_tracked"  # Of training steps.
+_STORED = nnx.Not(nnx.RngState)
 
 
 def load_torch_state_dict(
@@ -105,7 +106,7 @@ def _located(model: nnx.Module) -> dict[tuple[Hashable, ...], tuple[tuple, Torch
         path: getattr(type(node), "torch_names", _UNNAMED) for path, node in nodes
     }
     located: dict[tuple[Hashable, ...], tuple[tuple, TorchNames]] = {}
-    for path, _ in nnx.to_flat_state(nnx.state(model)):
+    for path, _ in nnx.to_flat_state(nnx.state(model, _STORED)):
         depths = (i for i in range(len(path)) if tables[path[:i]] is not _UNNAMED)
         depth = max(depths, default=0)
         located[path] = path[depth:], tables[path[:depth]]
@@ -120,7 +121,7 @@ def _name(below: tuple[Hashable, ...], table: TorchNames) -> str:
 def named_variables(model: nnx.Module) -> dict[str, tuple[tuple, nnx.Variable]]:
     """Path and variable of each entry of a model, by its name in a whole checkpoint."""
     names = torch_names(model)
-    return {names[path]: (path, v) for path, v in nnx.to_flat_state(nnx.state(model))}
+    return {names[path]: (path, v) for path, v in nnx.to_flat_state(nnx.state(model, _STORED))}
 
 
 def torch_shape(variable: nnx.Variable) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +24,11 @@ def is_factory(name: str) -> bool:
     return _PLACE.fullmatch(name) is not None
 
 
-def load_factory(place: str) -> Callable[..., Any]:
-    """The function at a place, "package.module:function".
+def load_factory(place: str) -> Any:
+    """What is at a place, "package.module:function".
 
     Raises:
-        InputError: there is none.
+        InputError: there is nothing.
     """
     if not is_factory(place):
         raise InputError(
@@ -36,10 +37,12 @@ def load_factory(place: str) -> Callable[..., Any]:
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"factory: {place!r} can't be imported: {error}; is its folder on PYTHONPATH?"
-        ) from error
+    except (ImportError, AttributeError, SyntaxError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
+            f"{error.name}."
+        )
+        hint = "; is its folder on PYTHONPATH?" if missing else ""
+        raise InputError(f"factory: {place!r} can't be imported: {error}{hint}") from error
 
 
 def create_from_factory(
@@ -53,7 +56,14 @@ def create_from_factory(
     Raises:
         InputError: there is no such function, or it gives another network.
     """
-    made = load_factory(place)(num_classes, rngs=rngs)
+    create = load_factory(place)
+    try:
+        inspect.signature(create).bind(num_classes, rngs=rngs)
+    except TypeError as error:
+        raise InputError(
+            f"factory: {place!r} can't be called as create(num_classes, rngs=rngs): {error}"
+        ) from error
+    made = create(num_classes, rngs=rngs)
     if not callable(made):
         raise InputError(
             f"factory: {place!r} gave a {type(made).__name__}; expected a function of images"
@@ -68,15 +78,23 @@ def create_from_factory(
 def _stride(net: InBlocks, place: str, num_classes: int) -> int:
     function, leaves = net.functional()
     image = jax.ShapeDtypeStruct((2, _SIDE, _SIDE, 3), jnp.float32)
-    out = jax.eval_shape(functools.partial(_first, function), leaves, image)
-    shape = getattr(out, "shape", None)
-    if shape is None or len(shape) != 4 or shape[3] != num_classes or _SIDE % shape[1]:
+    try:
+        out = jax.eval_shape(functools.partial(_first, function), leaves, image)
+    except Exception as error:
+        raise InputError(
+            f"factory: the network of {place!r} fails on images of {image.shape}, where it must take any size:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+    shape = getattr(out, "shape", (0,))
+    side = shape[1] if len(shape) == 4 else 0
+    fits = side and _SIDE % side == 0 and shape == (2, side, side, num_classes)
+    if not fits or not jnp.issubdtype(out.dtype, jnp.floating):
         got = jax.tree.map(lambda x: x.shape, out)
         raise InputError(
-            f"factory: the network of {place!r} gives {got} of an image of {image.shape}; expected logits"
-            f" (n, h / s, w / s, {num_classes})"
+            f"factory: the network of {place!r} gives {got} of images of {image.shape}; expected logits"
+            f" (n, h / s, w / s, {num_classes}) in a float dtype"
         )
-    return _SIDE // shape[1]
+    return _SIDE // side
 
 
 def _first(function: Callable[..., Any], leaves: Any, image: Any) -> Any:

@@ -60,11 +60,10 @@ class InBlocks(nnx.Module):
         self.output_stride = getattr(net, "output_stride", 1)
         module = isinstance(net, nnx.Module)
         self.net: Any = net if module else None
-        leaves, tree = jax.tree.flatten(None if module else net)
-        arrays = [isinstance(x, jax.Array | np.ndarray) for x in leaves]
-        others = tuple(None if a else x for x, a in zip(leaves, arrays, strict=True))
-        kinds = [x for x, a in zip(leaves, arrays, strict=True) if a]
-        self.weights = nnx.List([_variable(x) for x in kinds])
+        leaves, tree = jax.tree_util.tree_flatten_with_path(None if module else net)
+        arrays = [(path, x) for path, x in leaves if isinstance(x, jax.Array | np.ndarray)]
+        self.weights = nnx.List([_variable(path, x) for path, x in arrays])
+        others = tuple(None if isinstance(x, jax.Array | np.ndarray) else x for _, x in leaves)
         self.structure = _Structure(tree, others)
 
     def __call__(self, x: Any) -> Any:
@@ -143,13 +142,23 @@ def _call_module(graph: Any, tree: Any, method: str, leaves: Sequence[Any], imag
 
 
 def _call_pytree(structure: _Structure, leaves: Sequence[Any], image: Any) -> Any:
-    given = iter(leaves)
+    given = iter([_as_image(x, image) for x in leaves])
     whole = [x if x is not None else next(given, None) for x in structure.others]
     return jax.tree.unflatten(structure.tree, whole)(image), list(leaves)
 
 
-def _variable(array: Any) -> nnx.Variable:
+def _as_image(array: Any, image: Any) -> Any:
+    """An array in the dtype of an image of lower precision."""
+    lower = jnp.finfo(image.dtype).bits < 32
+    return (
+        array.astype(image.dtype) if lower and jnp.issubdtype(array.dtype, jnp.floating) else array
+    )
+
+
+def _variable(path: Sequence[Any], array: Any) -> nnx.Variable:
     array = jnp.asarray(array)
+    if jax.tree_util.DictKey("batch_stats") in path:  # Linen's running statistics.
+        return nnx.BatchStat(array)
     kind = nnx.Param if jnp.issubdtype(array.dtype, jnp.inexact) else nnx.Variable
     return kind(array)
 

@@ -84,6 +84,8 @@ def sampled(
     """The rows or columns of a map at constant places, where that is resizing by a whole factor."""
     if value.axes[axis] not in ("h", "w"):
         raise NotInBlocks("it takes pixels by their place")
+    if len(picks) < min(2, value.shape[axis]):
+        raise NotInBlocks("it crops the image to a line, or to nothing")
     matrix = np.zeros((value.shape[axis], len(picks)))
     matrix[np.asarray(picks), np.arange(len(picks))] = 1
     taps = recognize(matrix)

@@ -102,6 +102,8 @@ def plain_broadcast(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Val
     if len(values) > 1:
         raise NotInBlocks("")
     value, aval = values[0], eqn.outvars[0].aval
+    if 0 in aval.shape:
+        raise NotInBlocks("")
     stored = [1] * len(aval.shape)
     for own, place in enumerate(eqn.params["broadcast_dimensions"]):
         stored[place] = value.stored[own]
@@ -116,8 +118,10 @@ def plain_reshape(tracer: Tracer, eqn: Any, values: list[Any]) -> Sequence[Value
     """Reshapes what is stored, where only axes of size 1 come or go."""
     value, aval = values[0], eqn.outvars[0].aval
     kept = [(s, t) for s, t in zip(value.shape, value.stored, strict=True) if s > 1]
-    if [s for s, _ in kept] != [s for s in aval.shape if s > 1] or (
-        eqn.params.get("dimensions") and eqn.primitive.name == "reshape"
+    if (
+        0 in aval.shape
+        or [s for s, _ in kept] != [s for s in aval.shape if s > 1]
+        or (eqn.params.get("dimensions") and eqn.primitive.name == "reshape")
     ):
         raise NotInBlocks("")
     sizes = iter(kept)

@@ -71,8 +71,17 @@ def averaged(state: TrainState, decay: float | None) -> TrainState:
         return state
     step = state.step.astype(jnp.float32)
     rest = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
-    average = optax.incremental_update((state.params, state.stats), state.average, rest)
+
+    def mixed(new: Array, old: Array) -> Array:
+        return rest * new + (1 - rest) * old if is_float(new) else new
+
+    average = jax.tree.map(mixed, (state.params, state.stats), state.average)
     return dataclasses.replace(state, average=average)
+
+
+def is_float(x: Array) -> bool:
+    """Whether it is no counter and no PRNG key, such as those of a network's dropout."""
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 Multipliers = Mapping[str, float]

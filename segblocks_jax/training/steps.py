@@ -21,7 +21,7 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.nn import image_keys
 from segblocks_jax.training.config import BaseOptimConfig
 from segblocks_jax.training.sharding import AXIS
-from segblocks_jax.training.state import TrainState, averaged
+from segblocks_jax.training.state import TrainState, averaged, is_float
 
 Metrics = dict[str, Array]
 Loss = Callable[[nnx.State, nnx.State, Any], tuple[Array, tuple[nnx.State, Metrics]]]
@@ -85,7 +85,7 @@ def mean_gradient(
     metrics = jax.tree.map(lambda x: x.mean(0), parts)
     grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
     if not config.sync_batch_norm:
-        stats = jax.lax.pmean(stats, AXIS)
+        stats = jax.tree.map(lambda x: jax.lax.pmean(x, AXIS) if is_float(x) else x, stats)
     return grads, stats, metrics
 
 

@@ -92,7 +92,8 @@ def _digest(modules: nnx.Dict, parts: list[str]) -> str:
     """SHA-256 of all arrays and their names."""
     total = hashlib.sha256()
     for part in parts:
-        for name, array in flat_state.flatten(nnx.state(modules[part])).items():
+        entries = flat_state.storable(flat_state.flatten(nnx.state(modules[part])))
+        for name, array in entries.items():
             total.update(f"{part}/{name}".encode())
             total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()

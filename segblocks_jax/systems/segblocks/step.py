@@ -239,7 +239,7 @@ class TrainStep:
             system = self._system(params, stats, training=True)
             batch, decision, keys = part
             value, metrics = self._loss(system, batch, decision, keys, mean_weight, num_high)
-            return value, (nnx.state(system, nnx.BatchStat), metrics)
+            return value, (nnx.state(system, nnx.Not(nnx.Param)), metrics)
 
         examples = batch, decision, steps.example_keys(state, batch["image"].shape[0])
         grads, stats, metrics = steps.mean_gradient(loss, state, examples, optim)
