@@ -85,7 +85,7 @@ def _stride(net: InBlocks, place: str, num_classes: int) -> int:
             f"factory: the network of {place!r} fails on images of {image.shape}, where it must take any size:"
             f" {type(error).__name__}: {error}"
         ) from error
-    shape = getattr(out, "shape", (0,))
+    shape: tuple[int, ...] = getattr(out, "shape", ())
     side = shape[1] if len(shape) == 4 else 0
     fits = side and _SIDE % side == 0 and shape == (2, side, side, num_classes)
     if not fits or not jnp.issubdtype(out.dtype, jnp.floating):
