@@ -14,8 +14,10 @@ import segblocks_jax as sb
 from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.inference.fused import fuse
 from segblocks_jax.ops import extension
-from segblocks_jax.ops.indexed_conv import indexed_conv
+from segblocks_jax.ops.indexed_conv import Epilogue, indexed_conv, indexed_conv_of_halos
+from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.packed_kernel import pack_kernel
+from segblocks_jax.ops.upsample2 import indexed_upsample2, indexed_upsample2_of_halos
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
 
 pytestmark = pytest.mark.gpu
@@ -236,6 +238,101 @@ def test_a_captured_chain_of_convolutions_is_the_same_every_time(rng):
     expected = np.asarray(run(rows, "reference"), np.float64)
     difference = np.linalg.norm(first.astype(np.float64) - expected)
     assert difference <= 2**-6 * np.linalg.norm(expected)
+
+
+# Side of the outputs' high blocks, their padding; channels and features, and what else a convolution has.
+LENDING = {
+    "lines of a tile": (32, 1, 16, 64, {}),
+    "second of two": (16, 1, 24, 72, {"following": True, "second": True}),
+    "first of two": (8, 2, 24, 128, {"following": True, "residual": True}),
+    "second alone": (4, 1, 64, 128, {"following": True, "second": True, "keep": False}),
+    "shared terms": (4, 1, 256, 128, {"residual": True}),
+    "stride 2": (8, 1, 24, 64, {"stride": 2, "residual": True}),
+    "blocks of one low pixel": (2, 1, 64, 64, {}),
+    "no power of two": (12, 3, 16, 64, {}),
+    "odd features": (8, 1, 16, 19, {"following": True, "second": True}),
+    "depthwise": (8, 2, 40, 40, {"depthwise": True}),
+}
+
+
+def means(rows, patches):
+    """The halo means of rows, in the order of their sums."""
+    sums = np.zeros((len(patches.means), rows.shape[1]), np.float32)
+    for k in range(patches.means.shape[1]):
+        sums += np.asarray(rows, np.float32)[np.asarray(patches.means)[:, k]]
+    used = np.asarray(patches.means)[:, 0] >= 0
+    return (sums * np.float32(0.25)).astype(rows.dtype)[used], used
+
+
+def grid_of(share, rng):
+    scores = rng.random((2, 3, 4)).astype(np.float32)
+    return sb.BlockGrid.from_mask(np.zeros(scores.shape, bool), round(share * scores.size), scores)
+
+
+def check_lent(lent, rows, patches):
+    expected, used = means(rows, patches)
+    assert used.any()
+    np.testing.assert_array_equal(np.asarray(lent)[used].view("uint8"), expected.view("uint8"))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LENDING)
+def test_a_convolution_lends_halos(name, dtype, rng):
+    """They are those that the next one would compute, bit for bit; it takes them as its own."""
+    side, padding, channels, features, extras = LENDING[name]
+    stride, depthwise = extras.get("stride", 1), extras.get("depthwise", False)
+    grid = grid_of(0.5, rng)
+    patches = index_patches(grid, side * stride, 1)
+    rows = rng.standard_normal((grid.num_pixels(side * stride), channels)).astype(dtype)
+    groups = channels if depthwise else 1
+
+    def kernel(inputs, outputs):
+        weights = rng.standard_normal((3, 3, 1 if depthwise else inputs, outputs)) / 9
+        return pack_kernel(jnp.asarray(weights, dtype), groups)
+
+    epilogue = Epilogue(
+        *rng.standard_normal((2, features)).astype(np.float32),
+        residual=rng.standard_normal((grid.num_pixels(side), features)).astype(dtype)
+        if "residual" in extras
+        else None,
+        following=tuple(rng.standard_normal((2, features)).astype(np.float32))
+        if "following" in extras
+        else None,
+        activation="relu",
+        keep=extras.get("keep", True),
+    )
+    second = int("second" in extras)
+    lends = (padding * (1 - second), padding * second)
+    outputs, lent = indexed_conv_of_halos(
+        rows, patches, kernel(channels, features), stride, epilogue, lends=lends
+    )
+    out, halos = outputs[second], lent[second]
+    assert lent[1 - second] is None
+    reads = index_patches(grid, side, padding)
+    check_lent(halos, out, reads)
+    others, _ = indexed_conv(rows, patches, kernel(channels, features), stride)
+    assert others.shape == out.shape
+    following = kernel(features, 16 if groups == 1 else features)
+    own, _ = indexed_conv(out, reads, following)
+    (taken, _), _ = indexed_conv_of_halos(out, reads, following, 1, Epilogue(), halos=halos)
+    np.testing.assert_array_equal(np.asarray(taken).view("uint8"), np.asarray(own).view("uint8"))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("side", "padding", "channels"), [(4, 1, 64), (12, 2, 19), (1, 1, 16)])
+def test_upsampling_lends_halos_and_pooling_takes_them(side, padding, channels, dtype, rng):
+    grid = grid_of(0.4, rng)
+    rows = rng.standard_normal((grid.num_pixels(2 * side), channels)).astype(dtype)
+    reads = index_patches(grid, 2 * side, 1, "image")
+    out, lent = indexed_upsample2_of_halos(rows, reads, lends=padding)
+    np.testing.assert_array_equal(np.asarray(out), np.asarray(indexed_upsample2(rows, reads)))
+    patches = index_patches(grid, 4 * side, padding)
+    check_lent(lent, out, patches)
+    own = indexed_max_pool(out, patches, 3, 2)
+    taken = indexed_max_pool(out, patches, 3, 2, halos=lent)
+    np.testing.assert_array_equal(np.asarray(taken), np.asarray(own))
 
 
 @pytest.mark.usefixtures("compiled")

@@ -18,7 +18,8 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fusion import Planner
 from segblocks_jax.inference.layout import Layout
 from segblocks_jax.inference.quantized import Ranges, quantized
-from segblocks_jax.inference.steps import ConvStep, Pixels, State, Step
+from segblocks_jax.inference.state import Pixels, State, halos_are_lent, lent_paddings
+from segblocks_jax.inference.steps import ConvStep, Step
 from segblocks_jax.inference.traced import FusedTraced, fuse_traced
 from segblocks_jax.models import Network
 from segblocks_jax.nn.regions import Maps
@@ -47,6 +48,8 @@ class FusedNet:
         """Normalized image, or blocks of it -> what the network gives."""
         state = _state(x)
         self._prepare(state)
+        if halos_are_lent(x):
+            state.paddings = lent_paddings([step.reads() for step in self.steps])
         for step in self.steps:
             step.run(state)
         return state.features(self.steps[-1].output)

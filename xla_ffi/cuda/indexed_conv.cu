@@ -133,7 +133,7 @@ cudaError_t max_parts(int32_t* parts) {
 
 }  // namespace
 
-cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call) {
+cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call, bool* lends) {
   if (!aligned({call.weights}, 16)) return cudaErrorMisalignedAddress;
   const Product product = product_of(call);
   const int64_t narrow_tiles = tiles_of(product, kTileKinds[1]);
@@ -145,6 +145,7 @@ cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call) {
                                most_places(call.window, call.units.low)) <= NarrowTile::kPlaces;
   if (!vectors(8) || !placed) {
     const TileConvolution tiles = tile_convolution(call);
+    *lends = tiles.lent.any();
     if (call.input.channels == 4 && vectors(4) && placed) {
       return launch_tile<PixelTile>(stream, tiles, narrow_tiles);
     }
@@ -165,17 +166,24 @@ cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call) {
   if (status != cudaSuccess) return status;
   const Plan best = plan(product, parts, processors);
   const TileConvolution tiles = tile_convolution(call, best.parts);
+  *lends = tiles.lent.any();
   const int64_t count = tiles_of(product, kTileKinds[best.kind]);
   return best.kind == 0 ? launch_tile<WideTile>(stream, tiles, count)
                         : launch_tile<NarrowTile>(stream, tiles, count);
 }
 
 cudaError_t launch(cudaStream_t stream, const IndexedConvCall& call) {
-  const cudaError_t status = launch_halos(stream, call.input);
+  cudaError_t status = launch_halos(stream, call.input);
   if (status != cudaSuccess) return status;
-  if (call.depthwise) return launch_depthwise(stream, call);
-  return call.input.element == Element::kFloat32 ? launch_plain(stream, call)
-                                                 : launch_tiles(stream, call);
+  bool lends = false;
+  if (call.depthwise) {
+    status = launch_depthwise(stream, call);
+  } else if (call.input.element == Element::kFloat32) {
+    status = launch_plain(stream, call);
+  } else {
+    status = launch_tiles(stream, call, &lends);
+  }
+  return lends || status != cudaSuccess ? status : launch_lent_halos(stream, call);
 }
 
 }  // namespace segblocks::cuda
