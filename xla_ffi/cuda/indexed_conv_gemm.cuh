@@ -196,12 +196,16 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
     auto my_sums = mma.get_thread_slice(thread).partition_C(tile_sums);
     cute::copy(cute::AutoVectorizingCopyWithAssumedAlignment<64>{}, accumulators, my_sums);
     sync_parts();
-    if (mine.high && call.lent.any()) {
-      write_cells<Tile, Machine>(call, part, sums, mine, first_column, thread);
+    // Found again, so that the products have their registers.
+    const int32_t done = not_before(tile);
+    const TileRows written = row_tiles.rows(done / across);
+    const int32_t column = done % across * Tile::kColumns;
+    if (written.high && call.lent.any()) {
+      write_cells<Tile, Machine>(call, part, sums, written, column, thread);
     } else if (call.wide_output) {
-      write_tile<Tile, Machine, Tile::kChunk>(call, part, sums, mine, first_column, thread);
+      write_tile<Tile, Machine, Tile::kChunk>(call, part, sums, written, column, thread);
     } else {
-      write_tile<Tile, Machine, 1>(call, part, sums, mine, first_column, thread);
+      write_tile<Tile, Machine, 1>(call, part, sums, written, column, thread);
     }
     // The sums are read before others take their place.
     if (call.parts > 1) Machine::sync_cluster();

@@ -19,6 +19,15 @@
 
 namespace segblocks::cuda {
 
+// A value that isn't computed ahead, to be kept in registers while a loop before it needs them.
+template <typename T>
+__device__ inline T not_before(T value) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 struct TileConvolution {
   WindowTables tables;
   RowList<__nv_bfloat16> input;

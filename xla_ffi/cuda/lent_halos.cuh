@@ -34,15 +34,6 @@ LentRing<T> lent_ring(const LentHalos& lent) {
           static_cast<T*>(lent.halos)};
 }
 
-// A value that isn't computed ahead, to be kept in registers while a loop before it needs them.
-template <typename T>
-__device__ inline T not_before(T value) {
-#ifdef __CUDA_ARCH__
-  asm volatile("" : "+r"(value));
-#endif
-  return value;
-}
-
 // A cell of 2 x 2 outputs of a high unit, counted over all of them.
 struct OutputCell {
   int32_t unit;

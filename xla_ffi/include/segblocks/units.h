@@ -25,9 +25,9 @@ struct IndexedRows {
   int64_t halo_reads;    // >= 1 where there are halos.
   const void* rows;      // (num_rows, channels)
   const int32_t* means;  // (num_halos, halo_reads)
-  void* halos;           // (num_halos, channels): the handler fills it first,
-  bool lent = false;     // unless what made the rows has written it.
+  void* halos;           // (num_halos, channels): the handler fills it first, unless `lent`.
   uint8_t zero = 0;      // The byte that index -1 is a row of.
+  bool lent = false;     // What has made the rows has filled the halos.
 
   SEGBLOCKS_HD int64_t num_indices() const { return num_rows + num_halos; }
 };
