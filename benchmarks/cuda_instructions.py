@@ -131,7 +131,9 @@ def main(argv: list[str]) -> None:
         "commit": commit(),
         "counted": "PTX instructions of warps, in an emulator on a CPU; not run on a GPU",
         "warp_instructions_millions": {
-            name: one["warp_instructions"] / 1e6 for name, one in operations.items()
+            name: one["warp_instructions"] / 1e6
+            for name, one in operations.items()
+            if one["warp_instructions"]  # Convolutions may not have run.
         },
         "label_map_by_logits": by_logits,
         "calls": calls,
@@ -149,7 +151,7 @@ def main(argv: list[str]) -> None:
             f" {one['wide_divisions'] / 1e6:7.2f} M wide divisions, {one['products'] / 1e6:7.2f} M products"
         )
     print("label map:", ", ".join(f"{name} {count:.2f} M" for name, count in by_logits.items()))
-    print(f"{sum(calls.values())} calls")
+    print(f"{report['calls_in_all']} calls, {report['launches']} launches")
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
 

@@ -104,7 +104,8 @@ def around(
         instructions = one["warp_instructions"] * (part + (1 - part) * pixels) * images
         seconds = max(instructions / issue, moved.get(name, 0) / machine.memory)
         yield name, seconds + one["launches"] * machine.launch
-    halos = sum(layer.times for layer in LAYERS if layer.window > 1)
+    halos = counts["operations"]["convolutions"]["launches"]
+    halos -= counts["calls"]["segblocks_indexed_conv"]
     yield "halos of convolutions", halos * machine.launch
     # Spatial pyramid, padding of channels, sorting of the grid and policy, as XLA runs them: launches above all.
     yield "spatial pyramid", 14 * 2.5e-6

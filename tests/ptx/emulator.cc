@@ -205,6 +205,8 @@ class Cluster {
 void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
               size_t dynamic_shared_bytes, int cluster) {
   Memory& memory = *current_memory();
+  Counts& counts = ptx::counts()[{memory.operation(), kernel.name}];
+  ++counts.launches;
   if (memory.operation() == settings().skip) return;
   std::vector<char> params;
   for (size_t i = 0; i < kernel.param_bytes.size(); ++i) {
@@ -212,8 +214,6 @@ void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
     std::memcpy(params.data() + kernel.param_offsets[i], arguments[i], kernel.param_bytes[i]);
   }
   memory.start_kernel(kernel.name, params);
-  Counts& counts = ptx::counts()[{memory.operation(), kernel.name}];
-  ++counts.launches;
   std::mt19937 random(settings().seed + static_cast<uint32_t>(counts.launches));
   const int64_t number = static_cast<int64_t>(blocks.x) * blocks.y * blocks.z / cluster;
   const int64_t shift = static_cast<int64_t>(random() % number);
