@@ -189,18 +189,22 @@ __device__ void upsample(const Upsample2<T>& call, int32_t live_high, int32_t it
                         float (&below)[2][kWidth]) {
     indices += units.patch_width;
     widen(input, given, indices, channel, below);
-    VectorSum<T, kWidth> mean;
+    Packed<T, kWidth> cell[4];
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       const auto& far = side == 0 ? above : below;
-      mean.add(result.write(here[0], far[0], residual, out), 1.0f);
-      mean.add(result.write(here[1], far[1], residual + channels, out + channels), 1.0f);
+      cell[2 * side] = result.write(here[0], far[0], residual, out);
+      cell[2 * side + 1] = result.write(here[1], far[1], residual + channels, out + channels);
       residual += next_row;
       out += next_row;
     }
     // The inner pixel is a cell of the map of means.
     const int32_t halo = lends ? call.lent.number(unit, inner_y++, x) : -1;
-    if (halo >= 0) mean.write(0.25f, call.lent.halos + int64_t{halo} * channels + channel);
+    if (halo < 0) return;
+    VectorSum<T, kWidth> mean;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) mean.add(cell[k], 1.0f);
+    mean.write(0.25f, call.lent.halos + int64_t{halo} * channels + channel);
   };
   float a[2][kWidth];
   float b[2][kWidth];
