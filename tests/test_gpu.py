@@ -1,5 +1,7 @@
 """On a GPU: every compiled operation against its reference, forward and backward, in every dtype."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,7 @@ CASES = {
     "all low": (1, 2, 3, 8, 8, 2, 0.0),
     "stride 4 of 1024 x 2048": (1, 8, 16, 32, 64, 2, 0.4),
 }
+MASK = np.array([[[True, False, False, False], [False, False, False, True]]])
 # Relative to the largest value: one rounding to the dtype, after float32 sums in another order.
 TOLERANCE = {"float32": 1e-6, "bfloat16": 2**-8, "float16": 2**-10}
 
@@ -413,6 +416,21 @@ def test_fused_network(dtype, share, rng):
     assert got.shape == (1, 32, 64, 19)
     tolerance = {"float32": 1e-4, "bfloat16": 2**-5}[dtype]
     assert np.linalg.norm(got - expected) <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_few_calls_of_a_frame_compute_halos():
+    """Those of the image, of the pooled rows and of the pyramid's; the rest are lent."""
+    net = sb.create_model("swiftnet_rn18", num_classes=19, rngs=nnx.Rngs(0))
+    net.eval()
+    image = jnp.zeros((1, 128, 256, 3), "bfloat16")
+    frame = jax.jit(lambda image: fuse(net, "bfloat16")(sb.split(image, MASK, num_high=2)).pixels)
+    text = frame.lower(image).as_text()
+    own = {"indexed_conv": 2, "indexed_max_pool": 1, "indexed_upsample2": 1}  # Which result.
+    calls = re.findall(r"@segblocks_(indexed_\w+)\(.* -> \((.*)\)", text)
+    assert len(calls) == 31
+    halos = [results.split(", ")[own[name]] for name, results in calls]
+    assert sum(not rows.startswith("tensor<0x") for rows in halos) == 3
 
 
 @pytest.mark.usefixtures("compiled")
