@@ -272,10 +272,14 @@ def grid_of(share, rng):
     return sb.BlockGrid.from_mask(np.zeros(scores.shape, bool), round(share * scores.size), scores)
 
 
+def bits(rows):
+    return np.asarray(rows).view("uint8")
+
+
 def check_lent(lent, rows, patches):
     expected, used = means(rows, patches)
     assert used.any()
-    np.testing.assert_array_equal(np.asarray(lent)[used].view("uint8"), expected.view("uint8"))
+    np.testing.assert_array_equal(bits(np.asarray(lent)[used]), bits(expected))
 
 
 @pytest.mark.usefixtures("compiled")
@@ -287,39 +291,41 @@ def test_a_convolution_lends_halos(name, dtype, rng):
     stride, depthwise = extras.get("stride", 1), extras.get("depthwise", False)
     grid = grid_of(0.5, rng)
     patches = index_patches(grid, side * stride, 1)
-    rows = rng.standard_normal((grid.num_pixels(side * stride), channels)).astype(dtype)
+
+    def normal(*shape, dtype=dtype):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    rows = normal(grid.num_pixels(side * stride), channels)
     groups = channels if depthwise else 1
 
     def kernel(inputs, outputs):
         weights = rng.standard_normal((3, 3, 1 if depthwise else inputs, outputs)) / 9
         return pack_kernel(jnp.asarray(weights, dtype), groups)
 
+    two = [normal(features, dtype="float32") for _ in range(4)]
     epilogue = Epilogue(
-        *rng.standard_normal((2, features)).astype(np.float32),
-        residual=rng.standard_normal((grid.num_pixels(side), features)).astype(dtype)
-        if "residual" in extras
-        else None,
-        following=tuple(rng.standard_normal((2, features)).astype(np.float32))
-        if "following" in extras
-        else None,
+        *two[:2],
+        residual=normal(grid.num_pixels(side), features) if "residual" in extras else None,
+        following=tuple(two[2:]) if "following" in extras else None,
         activation="relu",
         keep=extras.get("keep", True),
     )
     second = int("second" in extras)
     lends = (padding * (1 - second), padding * second)
-    outputs, lent = indexed_conv_of_halos(
-        rows, patches, kernel(channels, features), stride, epilogue, lends=lends
-    )
+    first = (rows, patches, kernel(channels, features), stride, epilogue)
+    outputs, lent = indexed_conv_of_halos(*first, lends=lends)
+    for output, same in zip(outputs, indexed_conv(*first), strict=True):
+        assert (output is None) == (same is None)
+        if output is not None:
+            np.testing.assert_array_equal(bits(output), bits(same))
     out, halos = outputs[second], lent[second]
     assert lent[1 - second] is None
     reads = index_patches(grid, side, padding)
     check_lent(halos, out, reads)
-    others, _ = indexed_conv(rows, patches, kernel(channels, features), stride)
-    assert others.shape == out.shape
     following = kernel(features, 16 if groups == 1 else features)
     own, _ = indexed_conv(out, reads, following)
     (taken, _), _ = indexed_conv_of_halos(out, reads, following, 1, Epilogue(), halos=halos)
-    np.testing.assert_array_equal(np.asarray(taken).view("uint8"), np.asarray(own).view("uint8"))
+    np.testing.assert_array_equal(bits(taken), bits(own))
 
 
 @pytest.mark.usefixtures("compiled")
@@ -327,7 +333,7 @@ def test_a_convolution_lends_halos(name, dtype, rng):
 @pytest.mark.parametrize(("side", "padding", "channels"), [(4, 1, 64), (12, 2, 19), (1, 1, 16)])
 def test_upsampling_lends_halos_and_pooling_takes_them(side, padding, channels, dtype, rng):
     grid = grid_of(0.4, rng)
-    rows = rng.standard_normal((grid.num_pixels(2 * side), channels)).astype(dtype)
+    rows = jnp.asarray(rng.standard_normal((grid.num_pixels(2 * side), channels)), dtype)
     reads = index_patches(grid, 2 * side, 1, "image")
     out, lent = indexed_upsample2_of_halos(rows, reads, lends=padding)
     np.testing.assert_array_equal(np.asarray(out), np.asarray(indexed_upsample2(rows, reads)))
