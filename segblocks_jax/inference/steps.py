@@ -66,12 +66,14 @@ class ConvStep:
         zeros = ((0, 0), (0, self.kernel.channels - pixels.shape[1]))
         pixels = jnp.pad(pixels, zeros)
         halos = None if halos is None else jnp.pad(halos, zeros)
-        patches = conv_patches(self, pixels, layout)
+        lends = self._lends(state, layout.scaled(1, self.stride))
+        # A list of pixels has no blocks, and lends nothing.
+        in_blocks = _pointwise(self) and any(lends)
+        patches = layout.blocks() if in_blocks else conv_patches(self, pixels, layout)
         residual = None if self.residual is None else state.pixels[self.residual]
         scale, bias = self.scaling
         epilogue = Epilogue(scale, bias, residual, self.following, self.activation, self.keep)
         layout = layout.scaled(1, self.stride)
-        lends = self._lends(state, layout)
         lent: Outputs = (None, None)
         given = (pixels, patches, self.kernel, self.stride, epilogue)
         if halos is None and not any(lends):
@@ -87,23 +89,24 @@ class ConvStep:
             state.add(self.output, out, layout, lent[0])
 
     def _lends(self, state: State, layout: Layout) -> tuple[int, int]:
-        """The padding for which an output lends halos; a list of pixels, as of 1 x 1, has no blocks."""
-        if conv_reads(self)[2] is None:
-            return 0, 0
+        """The padding for which the first or the second output, of this layout, lends halos."""
         first = state.lends(self.output, layout) if self.keep else 0
         second = 0 if first or self.second is None else state.lends(self.second, layout)
         return first, second
 
 
+def _pointwise(step: Any) -> bool:
+    return step.kernel.size == (1, 1) and step.stride == 1
+
+
 def conv_reads(step: Any) -> Reads:
     """What `reads` says of a convolution."""
-    pointwise = step.kernel.size == (1, 1) and step.stride == 1
-    return step.input, (1, step.stride), None if pointwise else (max(step.padding), "zero")
+    return step.input, (1, step.stride), None if _pointwise(step) else (max(step.padding), "zero")
 
 
 def conv_patches(step: Any, pixels: Pixels, layout: Layout) -> IndexPatches:
     """Where the convolution of a step finds its pixels."""
-    if step.kernel.size == (1, 1) and step.stride == 1:
+    if _pointwise(step):
         return list_patches(pixels.shape[0])
     widest = max(step.padding)
     vertical, horizontal = (widest - side for side in step.padding)
