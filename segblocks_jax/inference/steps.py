@@ -13,7 +13,7 @@ from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.indexed_conv import (
     Activation,
     Epilogue,
-    Outputs,
+    Halos,
     indexed_conv,
     indexed_conv_of_halos,
 )
@@ -74,7 +74,7 @@ class ConvStep:
         scale, bias = self.scaling
         epilogue = Epilogue(scale, bias, residual, self.following, self.activation, self.keep)
         layout = layout.scaled(1, self.stride)
-        lent: Outputs = (None, None)
+        lent: Halos = (None, None)
         given = (pixels, patches, self.kernel, self.stride, epilogue)
         if halos is None and not any(lends):
             out, second = indexed_conv(*given, dilation=self.dilation)

@@ -17,6 +17,7 @@ from segblocks_jax.ops.patches import IndexPatches, Taps, gather
 Activation = Literal["none", "relu", "relu6"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 Outputs = tuple[Float[Array, "p k"] | None, Float[Array, "p k"] | None]
+Halos = tuple[Float[Array, "l k"] | None, Float[Array, "l k"] | None]
 
 
 @jax.tree_util.register_dataclass
@@ -143,7 +144,7 @@ def indexed_conv_of_halos(
     dilation: int = 1,
     halos: Float[Array, "g c"] | None = None,
     lends: tuple[int, int] = (0, 0),
-) -> tuple[Outputs, Outputs]:
+) -> tuple[Outputs, Halos]:
     """The compiled `indexed_conv` of a GPU, which takes halo means of its rows and lends those of its outputs.
 
     `halos` are those of the rows, as the call that made these has lent them; None: the handler computes them. `lends`
@@ -181,7 +182,7 @@ def _run(
     epilogue: Epilogue,
     halos: Array | None = None,
     lends: tuple[int, int] = (0, 0),
-) -> tuple[Outputs, Outputs]:
+) -> tuple[Outputs, Halos]:
     pixels, features = patches.num_outputs(window.extent, window.stride), kernel.features
     nothing = jnp.zeros(0, jnp.float32)
     residual = jnp.zeros((0, features), rows.dtype)
