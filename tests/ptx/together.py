@@ -88,12 +88,13 @@ class Together(Operands):
         if form in simple:
             return simple[form] + " w.go_on();"
         match = re.fullmatch(r"mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.bf16\.bf16", form)
-        left, right, *rest = operands[1:]
-        add, *signs = rest
+        if match is None:
+            raise UnknownInstruction(f"wgmma.{form}")
+        left, right, add, *signs = operands[1:]
         transposed = ["0", *signs[2:]] if left.startswith("{") else signs[2:]
         sums = split(operands[0][1:-1])
-        if match is None or len(sums) != int(match[1]) // 2 or signs[:2] != ["1", "1"]:
-            raise UnknownInstruction(f"wgmma.{form} {', '.join(rest)}")
+        if len(sums) != int(match[1]) // 2 or signs[:2] != ["1", "1"]:
+            raise UnknownInstruction(f"wgmma.{form} of {len(sums)} sums, {', '.join(signs)}")
 
         def offsets(registers: list[str]) -> str:
             if any(self.body.registers[r[1:]] != "uint32_t" for r in registers):
