@@ -136,6 +136,14 @@ WIDE_CONVS = {
         4, 64, 7, 7, 2, high=(6, 69, 69), low=(9, 37, 37), extras="sb", activation=1
     ),
     "few long sums": handlers.Conv(512, 512, high=(5, 6, 6), low=(11, 4, 4), extras="sbr"),
+    # Halo tiles, where the GPU has warp groups: lines of a tile, several units, as many as fit.
+    "lines": handlers.Conv(64, 64, high=(2, 34, 34), low=(3, 18, 18), extras="sbr2", activation=1),
+    "units of 2 x 2": handlers.Conv(128, 128, high=(16, 6, 6), low=(70, 4, 4), extras="b"),
+    "one tap": handlers.Conv(136, 64, 1, 1, high=(9, 8, 8), low=(5, 4, 4), extras="sr"),
+    "one tap of stride 2": handlers.Conv(64, 128, 1, 1, 2, high=(9, 15, 15), low=(5, 7, 7)),
+    "two taps": handlers.Conv(72, 19, 1, 2, high=(3, 9, 10), low=(2, 5, 6), counts=(2, 1)),
+    "dilated": handlers.Conv(64, 64, dilation=3, high=(3, 14, 14), low=(2, 10, 10), extras="o2"),
+    "five by five": handlers.Conv(32, 128, 5, 5, high=(5, 12, 12), low=(9, 8, 8), extras="b"),
     "depthwise": handlers.Conv(
         96, 96, 5, 5, depthwise=True, high=(12, 20, 20), low=(20, 12, 12), extras="sb", activation=2
     ),

@@ -118,6 +118,8 @@ class Cluster {
       const auto at = static_cast<uint32_t>(first + warp.block);
       warp.order = random_() % kLanes;
       warp.barrier = -1;
+      warp.fenced = false;
+      warp.products = 0;
       for (Thread& thread : warp.threads) {
         thread.step = 0;
         thread.block = {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
@@ -143,6 +145,13 @@ class Cluster {
                             std::to_string(warps_.size()) + " warps wait at a barrier");
     }
     for (const Warp& warp : warps_) {
+      if (!warp.open.empty() || !warp.groups.empty()) {
+        warp.fail("the kernel ends before its products");
+      }
+      const int first = in_block(warp) % kGroupWarps;
+      if (warp.products != warps_[warp.index - first].products) {
+        warp.fail("the warps of a group have begun different products");
+      }
       for (const Thread& thread : warp.threads) {
         bool open = !thread.open.empty();
         for (const auto& group : thread.groups) open = open || !group.empty();
@@ -191,6 +200,9 @@ class Cluster {
       ready.push_back(&warps_[index]);
     }
   }
+
+  // Its index.
+  int in_block(const Warp& warp) const { return warp.index % (warps() / blocks_); }
 
   const Kernel& kernel_;
   Memory& memory_;

@@ -253,8 +253,9 @@ void run(const std::string& name, pybind11::array_t<float> in, pybind11::array_t
                 static_cast<int>(cluster));
 }
 
-void configure(uint32_t seed, int processors, const std::string& skip, bool truncating) {
-  ptx::settings() = {seed, processors, skip, truncating};
+void configure(uint32_t seed, int processors, const std::string& skip, int capability,
+               bool truncating) {
+  ptx::settings() = {seed, processors, skip, capability, truncating};
 }
 
 }  // namespace
@@ -269,7 +270,7 @@ PYBIND11_MODULE(_ffi_ptx, module) {
   module.def("reset", [] { ptx::counts().clear(); }, "Sets all counts to zero.");
   module.def("configure", &bindings::configure, pybind11::arg("seed") = 0,
              pybind11::arg("processors") = 132, pybind11::arg("skip") = "",
-             pybind11::arg("truncating") = true);
+             pybind11::arg("capability") = 90, pybind11::arg("truncating") = true);
   module.def("run", &bindings::run, pybind11::arg("name"), pybind11::arg("in"),
              pybind11::arg("out"), pybind11::arg("threads"), pybind11::arg("shared_bytes"),
              pybind11::arg("cluster") = 1, "Runs a kernel of faults.cu on `in` and `out`.");

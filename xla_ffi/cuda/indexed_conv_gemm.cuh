@@ -162,6 +162,22 @@ __device__ void write_cells(const TileConvolution& call, int32_t part, const flo
   }
 }
 
+// Finishes a tile whose sums the threads have written to shared memory.
+template <class Tile, class Machine>
+__device__ void finish_tile(const TileConvolution& call, int32_t part, const float* sums,
+                            const TileRows& rows, int32_t first_column, int thread) {
+  call.parts == 1 ? Machine::sync() : Machine::sync_cluster();
+  if (rows.high && call.lent.any()) {
+    write_cells<Tile, Machine>(call, part, sums, rows, first_column, thread);
+  } else if (call.wide_output) {
+    write_tile<Tile, Machine, Tile::kChunk>(call, part, sums, rows, first_column, thread);
+  } else {
+    write_tile<Tile, Machine, 1>(call, part, sums, rows, first_column, thread);
+  }
+  // The sums are read before others take their place.
+  if (call.parts > 1) Machine::sync_cluster();
+}
+
 // What block `block` of `blocks` does; these are multiples of the parts. `shared`:
 // Tile::kSharedBytes bytes.
 template <class Tile, class Machine>
@@ -179,7 +195,6 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
   const int32_t part = block % call.parts;
   const int32_t first_stage = stages * part / call.parts;
   const int32_t end_stage = stages * (part + 1) / call.parts;
-  const auto sync_parts = [&] { call.parts == 1 ? Machine::sync() : Machine::sync_cluster(); };
   // Asked twice of a tile, so that the products have its registers.
   const auto find = [&](int32_t tile, int32_t* first_column) {
     const int32_t columns = not_before(across);
@@ -201,18 +216,9 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
     const auto tile_sums = cute::make_tensor(cute::make_smem_ptr(sums), typename Tile::Sums{});
     auto my_sums = mma.get_thread_slice(thread).partition_C(tile_sums);
     cute::copy(cute::AutoVectorizingCopyWithAssumedAlignment<64>{}, accumulators, my_sums);
-    sync_parts();
     int32_t column;
     const TileRows written = find(not_before(tile), &column);
-    if (written.high && call.lent.any()) {
-      write_cells<Tile, Machine>(call, part, sums, written, column, thread);
-    } else if (call.wide_output) {
-      write_tile<Tile, Machine, Tile::kChunk>(call, part, sums, written, column, thread);
-    } else {
-      write_tile<Tile, Machine, 1>(call, part, sums, written, column, thread);
-    }
-    // The sums are read before others take their place.
-    if (call.parts > 1) Machine::sync_cluster();
+    finish_tile<Tile, Machine>(call, part, sums, written, column, thread);
   }
 }
 
