@@ -34,6 +34,9 @@ _MODEL = flags.DEFINE_string("model", "swiftnet_rn18", "The network.")
 _CONVOLUTIONS = flags.DEFINE_bool(
     "convolutions", True, "Run them, too; without, the calls around them alone, in half a minute."
 )
+_CAPABILITY = flags.DEFINE_integer(
+    "capability", 90, "The GPU's compute capability; below 90 convolutions have no warp groups."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
@@ -109,7 +112,8 @@ def main(argv: list[str]) -> None:
     from ptx.build import build
 
     module = emulated.install(build())
-    module.configure(skip="" if _CONVOLUTIONS.value else "segblocks_indexed_conv")
+    skip = "" if _CONVOLUTIONS.value else "segblocks_indexed_conv"
+    module.configure(skip=skip, capability=_CAPABILITY.value)
     calls = run_frame()
     counts = module.counts()
     by_logits = {}
@@ -127,11 +131,14 @@ def main(argv: list[str]) -> None:
         "block_size": _BLOCK.value,
         "share_high": _SHARE.value,
         "dtype": "bfloat16",
-        "architecture": "compute_80",
+        "architecture": "compute_80; convolutions compute_90 and compute_90a",
+        "capability": _CAPABILITY.value,
         "commit": commit(),
         "counted": "PTX instructions of warps, in an emulator on a CPU; not run on a GPU",
         "warp_instructions_millions": {
-            name: one["warp_instructions"] / 1e6 for name, one in operations.items()
+            name: one["warp_instructions"] / 1e6
+            for name, one in operations.items()
+            if one["warp_instructions"]  # Convolutions may not have run.
         },
         "label_map_by_logits": by_logits,
         "calls": calls,
@@ -149,7 +156,7 @@ def main(argv: list[str]) -> None:
             f" {one['wide_divisions'] / 1e6:7.2f} M wide divisions, {one['products'] / 1e6:7.2f} M products"
         )
     print("label map:", ", ".join(f"{name} {count:.2f} M" for name, count in by_logits.items()))
-    print(f"{sum(calls.values())} calls")
+    print(f"{report['calls_in_all']} calls, {report['launches']} launches")
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(report, indent=1) + "\n")
 

@@ -13,6 +13,7 @@ class Machine:
     Attributes:
         processors, clock: multiprocessors; Hz under load.
         tensor: multiply-adds a clock and multiprocessor by mma.sync, 62% of the peak that wgmma reaches.
+        groups: the same by wgmma: what `Library.rate` is, 86% of the peak.
         shared, cache, memory: bytes a clock and multiprocessor; bytes a second of L2 and of memory.
         issue, issue_around: instructions a clock and multiprocessor, of 4, in convolutions and around them.
         machine_code: instructions of machine code for one of PTX.
@@ -25,6 +26,7 @@ class Machine:
     processors: int = 132
     clock: float = 1.7e9
     tensor: float = 0.62 * 2048
+    groups: float = 395e12 / 132 / 1.7e9
     shared: float = 128
     cache: float = 5.5e12
     memory: float = 4.3e12
@@ -134,5 +136,29 @@ class Tile:
 TILES = (
     Tile(256, 128, 64, 311, 2400),
     Tile(256, 64, 32, 218, 2400, 250),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupTile(Tile):
+    """One of products of warp groups: `places` rows that its windows cover, at most, lie in shared memory."""
+
+    places: int = 0
+    latency: float = 180
+
+    def covered(self, layer: Layer, side: int) -> int:
+        """Rows that the windows of a tile cover, in blocks of such a side of the layer's input."""
+        if layer.window == 1:
+            return self.rows
+        width = side + layer.window - 1
+        down = math.ceil(self.rows * layer.stride**2 / side)
+        if down <= side:
+            return (down + layer.window - 1) * width
+        return down // side * width**2
+
+
+GROUP_TILES = (
+    GroupTile(256, 128, 32, 136, 2400, places=1440),
+    GroupTile(256, 64, 32, 164, 2400, places=640),
 )
 PARTS = (1, 2, 4, 8)  # Blocks of threads that share the terms of a tile.

@@ -15,12 +15,26 @@ import sys
 from collections.abc import Iterator
 
 from absl import app, flags
-from cuda_machine import BLOCKS, LAYERS, PARTS, TILES, Layer, Library, Machine, Tile
+from cuda_machine import (
+    BLOCKS,
+    GROUP_TILES,
+    LAYERS,
+    PARTS,
+    TILES,
+    GroupTile,
+    Layer,
+    Library,
+    Machine,
+    Tile,
+)
 
 _COUNTS = flags.DEFINE_string(
     "counts", "benchmarks/results/cuda_instructions.json", "What cuda_instructions.py wrote."
 )
+_GROUPS = flags.DEFINE_bool("groups", True, "With products of warp groups.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
+# Launches of a frame for halos of convolutions that nothing lends: of the image and of the pooled rows.
+OWN_HALOS = 2
 
 
 def shared_tile(
@@ -50,9 +64,68 @@ def shared_tile(
     return max(clocks, alone) / machine.clock + machine.launch
 
 
+def group_tile(
+    layer: Layer, high: float, low: float, tile: GroupTile, parts: int, machine: Machine
+) -> float:
+    """Seconds of a convolution in blocks, in such tiles."""
+    rows, columns, depth = tile.rows, tile.columns, tile.depth
+    cache = machine.cache / machine.processors / machine.clock
+    slices = math.ceil(layer.channels / depth)
+    stages = math.ceil(slices / parts) * layer.window**2
+    products = rows * columns * depth / machine.groups
+    written = rows * columns * 2 * (2 if layer.residual else 1) / cache
+    meeting = rows * columns * 4 / machine.exchange + machine.meeting if parts > 1 else 0
+    tiles, busy, alone = 0, 0.0, 0.0
+    for count, side in (
+        (math.ceil(layer.rows(high, 0) / rows), layer.side),
+        (math.ceil(layer.rows(0, low) / rows), layer.side // 2),
+    ):
+        places = tile.covered(layer, side)
+        if places > tile.places:
+            return math.inf
+        if count == 0:
+            continue
+        # Of a stage; a slice of the rows is copied once for all taps.
+        copied = (columns + places / layer.window**2) * depth * 2
+        # Rows through registers, half as fast where every second one is read; weights by each
+        # product of 64 rows.
+        read = rows * depth * 2 * layer.stride + rows / 64 * columns * depth * 2
+        instructions = tile.stage * tile.warps
+        stage = max(
+            products,
+            (copied + read) / machine.shared,
+            copied / cache,
+            instructions / machine.issue,
+        )
+        rest = max(tile.rest * tile.warps / machine.issue, written) / parts + meeting
+        alone = max(alone, max(stage, products + tile.latency) * stages + rest + 1500)
+        busy += count * parts * (stages * stage + rest)
+        tiles += count * parts
+    across = math.ceil(layer.features / columns)
+    waves = math.ceil(tiles * across / machine.processors)
+    turns = tiles * across / machine.processors + 0.3 if waves > tile.resident else waves
+    return max(busy / tiles * turns, alone) / machine.clock + machine.launch
+
+
 def convolution(layer: Layer, high: float, low: float, machine: Machine) -> float:
     """Seconds of a convolution in blocks; the best tile, as xla_ffi/cuda/indexed_conv_plan.h chooses it."""
     parts = PARTS if layer.channels % 8 == 0 else (1,)
+    groups = (
+        group_tile(layer, high, low, tile, part, machine)
+        for tile in GROUP_TILES
+        for part in parts
+        if layer.channels % 8 == 0 and part <= math.ceil(layer.channels / tile.depth)
+    )
+    return min(
+        min(groups, default=math.inf) if _GROUPS.value else math.inf,
+        mma_tile(layer, high, low, parts, machine),
+    )
+
+
+def mma_tile(
+    layer: Layer, high: float, low: float, parts: tuple[int, ...], machine: Machine
+) -> float:
+    """The best of those by mma.sync."""
     return min(
         shared_tile(layer, high, low, tile, part, machine)
         for tile in (TILES if layer.channels % 8 == 0 else TILES[1:])
@@ -104,8 +177,7 @@ def around(
         instructions = one["warp_instructions"] * (part + (1 - part) * pixels) * images
         seconds = max(instructions / issue, moved.get(name, 0) / machine.memory)
         yield name, seconds + one["launches"] * machine.launch
-    halos = sum(layer.times for layer in LAYERS if layer.window > 1)
-    yield "halos of convolutions", halos * machine.launch
+    yield "halos of convolutions", OWN_HALOS * machine.launch
     # Spatial pyramid, padding of channels, sorting of the grid and policy, as XLA runs them: launches above all.
     yield "spatial pyramid", 14 * 2.5e-6
     yield "channels of the image", frame * 0.55 * 14 / machine.memory + machine.launch
@@ -150,7 +222,7 @@ def main(argv: list[str]) -> None:
         )
     if _OUTPUT.value:
         assumed = {"machine": dataclasses.asdict(machine), "library": dataclasses.asdict(cudnn)}
-        assumed["tiles"] = [dataclasses.asdict(tile) for tile in TILES]
+        assumed["tiles"] = [dataclasses.asdict(tile) for tile in (*TILES, *GROUP_TILES)]
         text = {"modeled": "not measured on a GPU", "assumed": assumed, "rows": rows}
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(text, indent=1) + "\n")
 

@@ -2,6 +2,8 @@
 
 import collections
 import functools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from flax import nnx
 
 import segblocks_jax as sb
 from segblocks_jax import nn
-from segblocks_jax.inference.fused import fuse, pays
+from segblocks_jax.inference.fused import ENVIRONMENT_VARIABLE, GPU_DEFAULT, fuse, pays
 from segblocks_jax.inference.steps import ConvStep, LayerStep, PointwiseStep
 from segblocks_jax.ops import extension
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
@@ -218,3 +220,25 @@ def test_what_is_no_layer_is_found():
     ):
         fuse(net)
     assert not pays(net)
+
+
+def test_an_option_chooses_what_a_gpu_takes(monkeypatch):
+    net = Patterns("", rngs=nnx.Rngs(0))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(extension, "resolve", lambda *_: "ffi")
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    assert pays(net) == (GPU_DEFAULT == "fused")
+    for option in ("fused", "plain"):
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, option)
+        assert pays(net) == (option == "fused")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "fast")
+    with pytest.raises(ValueError, match=r"SEGBLOCKS_GPU_DEFAULT is 'fast'; expected 'fused'"):
+        pays(net)
+
+
+def test_the_default_of_gpus_is_what_the_model_of_time_says():
+    """Until a GPU has measured it; see docs/gpu.md."""
+    path = pathlib.Path(__file__).parent.parent / "benchmarks" / "results" / "cuda_model.json"
+    rows = {(row["batch"], row["share_high"]): row for row in json.loads(path.read_text())["rows"]}
+    faster = rows[1, 0.4]["ratio_to_dense"] >= 1
+    assert ("fused" if faster else "plain") == GPU_DEFAULT

@@ -1,5 +1,7 @@
 """On a GPU: every compiled operation against its reference, forward and backward, in every dtype."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,10 @@ import segblocks_jax as sb
 from segblocks_jax.blocks.pad import index_patches
 from segblocks_jax.inference.fused import fuse
 from segblocks_jax.ops import extension
-from segblocks_jax.ops.indexed_conv import indexed_conv
+from segblocks_jax.ops.indexed_conv import Epilogue, indexed_conv, indexed_conv_of_halos
+from segblocks_jax.ops.max_pool import indexed_max_pool
 from segblocks_jax.ops.packed_kernel import pack_kernel
+from segblocks_jax.ops.upsample2 import indexed_upsample2, indexed_upsample2_of_halos
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
 
 pytestmark = pytest.mark.gpu
@@ -30,6 +34,7 @@ CASES = {
     "all low": (1, 2, 3, 8, 8, 2, 0.0),
     "stride 4 of 1024 x 2048": (1, 8, 16, 32, 64, 2, 0.4),
 }
+MASK = np.array([[[True, False, False, False], [False, False, False, True]]])
 # Relative to the largest value: one rounding to the dtype, after float32 sums in another order.
 TOLERANCE = {"float32": 1e-6, "bfloat16": 2**-8, "float16": 2**-10}
 
@@ -131,6 +136,14 @@ WIDE_CONVS = {
         4, 64, 7, 7, 2, high=(6, 69, 69), low=(9, 37, 37), extras="sb", activation=1
     ),
     "few long sums": handlers.Conv(512, 512, high=(5, 6, 6), low=(11, 4, 4), extras="sbr"),
+    # Halo tiles, where the GPU has warp groups: lines of a tile, several units, as many as fit.
+    "lines": handlers.Conv(64, 64, high=(2, 34, 34), low=(3, 18, 18), extras="sbr2", activation=1),
+    "units of 2 x 2": handlers.Conv(128, 128, high=(16, 6, 6), low=(70, 4, 4), extras="b"),
+    "one tap": handlers.Conv(136, 64, 1, 1, high=(9, 8, 8), low=(5, 4, 4), extras="sr"),
+    "one tap of stride 2": handlers.Conv(64, 128, 1, 1, 2, high=(9, 15, 15), low=(5, 7, 7)),
+    "two taps": handlers.Conv(72, 19, 1, 2, high=(3, 9, 10), low=(2, 5, 6), counts=(2, 1)),
+    "dilated": handlers.Conv(64, 64, dilation=3, high=(3, 14, 14), low=(2, 10, 10), extras="o2"),
+    "five by five": handlers.Conv(32, 128, 5, 5, high=(5, 12, 12), low=(9, 8, 8), extras="b"),
     "depthwise": handlers.Conv(
         96, 96, 5, 5, depthwise=True, high=(12, 20, 20), low=(20, 12, 12), extras="sb", activation=2
     ),
@@ -238,6 +251,107 @@ def test_a_captured_chain_of_convolutions_is_the_same_every_time(rng):
     assert difference <= 2**-6 * np.linalg.norm(expected)
 
 
+# Side of the outputs' high blocks, their padding; channels and features, and what else a convolution has.
+LENDING = {
+    "lines of a tile": (32, 1, 16, 64, {}),
+    "second of two": (16, 1, 24, 72, {"following": True, "second": True}),
+    "first of two": (8, 2, 24, 128, {"following": True, "residual": True}),
+    "second alone": (4, 1, 64, 128, {"following": True, "second": True, "keep": False}),
+    "shared terms": (4, 1, 256, 128, {"residual": True}),
+    "stride 2": (8, 1, 24, 64, {"stride": 2, "residual": True}),
+    "blocks of one low pixel": (2, 1, 64, 64, {}),
+    "no power of two": (12, 3, 16, 64, {}),
+    "odd features": (8, 1, 16, 19, {"following": True, "second": True}),
+    "depthwise": (8, 2, 40, 40, {"depthwise": True}),
+}
+
+
+def means(rows, patches):
+    """The halo means of rows, in the order of their sums."""
+    sums = np.zeros((len(patches.means), rows.shape[1]), np.float32)
+    for k in range(patches.means.shape[1]):
+        sums += np.asarray(rows, np.float32)[np.asarray(patches.means)[:, k]]
+    used = np.asarray(patches.means)[:, 0] >= 0
+    return (sums * np.float32(0.25)).astype(rows.dtype)[used], used
+
+
+def grid_of(share, rng):
+    scores = rng.random((2, 3, 4)).astype(np.float32)
+    return sb.BlockGrid.from_mask(np.zeros(scores.shape, bool), round(share * scores.size), scores)
+
+
+def bits(rows):
+    return np.asarray(rows).view("uint8")
+
+
+def check_lent(lent, rows, patches):
+    expected, used = means(rows, patches)
+    assert used.any()
+    np.testing.assert_array_equal(bits(np.asarray(lent)[used]), bits(expected))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LENDING)
+def test_a_convolution_lends_halos(name, dtype, rng):
+    """They are those that the next one would compute, bit for bit; it takes them as its own."""
+    side, padding, channels, features, extras = LENDING[name]
+    stride, depthwise = extras.get("stride", 1), extras.get("depthwise", False)
+    grid = grid_of(0.5, rng)
+    patches = index_patches(grid, side * stride, 1)
+
+    def normal(*shape, dtype=dtype):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    rows = normal(grid.num_pixels(side * stride), channels)
+    groups = channels if depthwise else 1
+
+    def kernel(inputs, outputs):
+        weights = rng.standard_normal((3, 3, 1 if depthwise else inputs, outputs)) / 9
+        return pack_kernel(jnp.asarray(weights, dtype), groups)
+
+    two = [normal(features, dtype="float32") for _ in range(4)]
+    epilogue = Epilogue(
+        *two[:2],
+        residual=normal(grid.num_pixels(side), features) if "residual" in extras else None,
+        following=tuple(two[2:]) if "following" in extras else None,
+        activation="relu",
+        keep=extras.get("keep", True),
+    )
+    second = int("second" in extras)
+    lends = (padding * (1 - second), padding * second)
+    first = (rows, patches, kernel(channels, features), stride, epilogue)
+    outputs, lent = indexed_conv_of_halos(*first, lends=lends)
+    for output, same in zip(outputs, indexed_conv(*first), strict=True):
+        assert (output is None) == (same is None)
+        if output is not None:
+            np.testing.assert_array_equal(bits(output), bits(same))
+    out, halos = outputs[second], lent[second]
+    assert lent[1 - second] is None
+    reads = index_patches(grid, side, padding)
+    check_lent(halos, out, reads)
+    following = kernel(features, 16 if groups == 1 else features)
+    own, _ = indexed_conv(out, reads, following)
+    (taken, _), _ = indexed_conv_of_halos(out, reads, following, 1, Epilogue(), halos=halos)
+    np.testing.assert_array_equal(bits(taken), bits(own))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("side", "padding", "channels"), [(4, 1, 64), (12, 2, 19), (1, 1, 16)])
+def test_upsampling_lends_halos_and_pooling_takes_them(side, padding, channels, dtype, rng):
+    grid = grid_of(0.4, rng)
+    rows = jnp.asarray(rng.standard_normal((grid.num_pixels(2 * side), channels)), dtype)
+    reads = index_patches(grid, 2 * side, 1, "image")
+    out, lent = indexed_upsample2_of_halos(rows, reads, lends=padding)
+    np.testing.assert_array_equal(np.asarray(out), np.asarray(indexed_upsample2(rows, reads)))
+    patches = index_patches(grid, 4 * side, padding)
+    check_lent(lent, out, patches)
+    own = indexed_max_pool(out, patches, 3, 2)
+    taken = indexed_max_pool(out, patches, 3, 2, halos=lent)
+    np.testing.assert_array_equal(np.asarray(taken), np.asarray(own))
+
+
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("classes", [1, 2, 19, 256])
@@ -316,6 +430,21 @@ def test_fused_network(dtype, share, rng):
     assert got.shape == (1, 32, 64, 19)
     tolerance = {"float32": 1e-4, "bfloat16": 2**-5}[dtype]
     assert np.linalg.norm(got - expected) <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_few_calls_of_a_frame_compute_halos():
+    """Those of the image, of the pooled rows and of the pyramid's; the rest are lent."""
+    net = sb.create_model("swiftnet_rn18", num_classes=19, rngs=nnx.Rngs(0))
+    net.eval()
+    image = jnp.zeros((1, 128, 256, 3), "bfloat16")
+    frame = jax.jit(lambda image: fuse(net, "bfloat16")(sb.split(image, MASK, num_high=2)).pixels)
+    text = frame.lower(image).as_text()
+    own = {"indexed_conv": 2, "indexed_max_pool": 1, "indexed_upsample2": 1}  # Which result.
+    calls = re.findall(r"@segblocks_(indexed_\w+)\(.* -> \((.*)\)", text)
+    assert len(calls) == 31
+    halos = [results.split(", ")[own[name]] for name, results in calls]
+    assert sum(not rows.startswith("tensor<0x") for rows in halos) == 3
 
 
 @pytest.mark.usefixtures("compiled")

@@ -6,6 +6,7 @@ too. The same program runs blocks and, as one unit per image, the dense network.
 """
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,13 +19,19 @@ from segblocks_jax.errors import InputError
 from segblocks_jax.inference.fusion import Planner
 from segblocks_jax.inference.layout import Layout
 from segblocks_jax.inference.quantized import Ranges, quantized
-from segblocks_jax.inference.steps import ConvStep, Pixels, State, Step
+from segblocks_jax.inference.state import Pixels, State, halos_are_lent, lent_paddings
+from segblocks_jax.inference.steps import ConvStep, Step
 from segblocks_jax.inference.traced import FusedTraced, fuse_traced
 from segblocks_jax.models import Network
 from segblocks_jax.nn.regions import Maps
 from segblocks_jax.nn.scope import Call, record_calls
 from segblocks_jax.ops import extension, no_type_check
 from segblocks_jax.traced import InBlocks
+
+GPU_DEFAULT = "plain"
+"""What a GPU runs by default, "fused" or "plain": fused networks where benchmarks/results/cuda_model.json has them
+faster than a dense one, at batch 1 and 40% high blocks. No GPU has measured it."""
+ENVIRONMENT_VARIABLE = "SEGBLOCKS_GPU_DEFAULT"
 
 _SIDE = 256  # Of the image that calls are recorded on; its size plays no part in them.
 
@@ -47,6 +54,8 @@ class FusedNet:
         """Normalized image, or blocks of it -> what the network gives."""
         state = _state(x)
         self._prepare(state)
+        if halos_are_lent(x):
+            state.paddings = lent_paddings([step.reads() for step in self.steps])
         for step in self.steps:
             step.run(state)
         return state.features(self.steps[-1].output)
@@ -112,11 +121,15 @@ def fuse(
 
 
 def pays(net: nnx.Module | Network) -> bool:
-    """Whether `fuse` takes the network and makes it faster here: on CPUs, with compiled handlers.
+    """Whether `fuse` takes the network and should be what serves it here, by compiled handlers.
 
-    On GPUs it has not been measured.
+    On CPUs it is the faster way. On GPUs the environment variable SEGBLOCKS_GPU_DEFAULT decides, "fused" or "plain";
+    without it `GPU_DEFAULT`.
+
+    Raises:
+        InputError: the environment variable has another value.
     """
-    if jax.default_backend() != "cpu" or extension.resolve() != "ffi":
+    if not _default_is_fused(jax.default_backend()) or extension.resolve() != "ffi":
         return False
     if isinstance(net, InBlocks):
         return net.semantics.padding == "block"
@@ -125,6 +138,17 @@ def pays(net: nnx.Module | Network) -> bool:
     except InputError:
         return False
     return True
+
+
+def _default_is_fused(platform: str) -> bool:
+    if platform != "gpu":
+        return platform == "cpu"
+    name = os.environ.get(ENVIRONMENT_VARIABLE) or GPU_DEFAULT
+    if name not in ("fused", "plain"):
+        raise InputError(
+            f"{ENVIRONMENT_VARIABLE} is {name!r}; expected 'fused', 'plain', or nothing for {GPU_DEFAULT!r}"
+        )
+    return name == "fused"
 
 
 def _record(net: nnx.Module | Network) -> tuple[list[Call], Array, Any, dict[int, str]]:

@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
+import numpy as np
+
 from segblocks_jax.blocks import BlockGrid
 from segblocks_jax.blocks.pad import index_patches, layer_patches
 from segblocks_jax.ops.patches import Border, IndexPatches, image_patches
@@ -34,6 +37,20 @@ class Layout:
                 patches = image_patches(shape, (padding, padding), border)
             self.cache[key] = patches
         return self.cache[key]
+
+    def blocks(self) -> IndexPatches:
+        """The pixels of the blocks themselves, each block a unit of work."""
+        assert isinstance(self.units, BlockGrid)
+        (side,), grid = self.sides, self.units
+        low_side = side // grid.low_factor
+        rows = np.arange(grid.num_pixels(side), dtype=np.int32)
+        high, low = np.split(rows, [grid.num_high * side**2])
+        return IndexPatches(
+            high=jnp.asarray(high.reshape(grid.num_high, side, side)),
+            low=jnp.asarray(low.reshape(grid.num_low, low_side, low_side)),
+            means=jnp.zeros((0, 1), jnp.int32),
+            counts=jnp.asarray(np.array([grid.num_high, grid.num_low], np.int32)),
+        )
 
     def prepare(self, keys: Sequence[tuple[tuple[int, ...], int, Border]]) -> None:
         """Makes the patches of blocks of so many (sides, padding, border) at once."""

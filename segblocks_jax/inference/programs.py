@@ -1,6 +1,7 @@
 """Compiled programs: kept for several threads, and in files, each known by its SHA-256."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from segblocks_jax.errors import InputError, MissingFileError, TargetExistsError, extra
-from segblocks_jax.ops import extension
+from segblocks_jax.ops import by_index, extension
 from segblocks_jax.paths import expand, sha256
 
 K = TypeVar("K")
@@ -89,7 +90,8 @@ def serialize(
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in extension.TARGETS]
     specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     export = jax.export.export(jax.jit(function), platforms=platforms, disabled_checks=checks)
-    exported = export(specs, *arguments)
+    with by_index.without_lending() if "cpu" in platforms else contextlib.nullcontext():
+        exported = export(specs, *arguments)
     called = set(_CUSTOM_CALL.findall(exported.mlir_module())) & set(extension.TARGETS)
     return bytes(exported.serialize()), called
 

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, UInt8
 
-from segblocks_jax.inference.steps import Reads, State, conv_patches, conv_reads, static
+from segblocks_jax.inference.state import State
+from segblocks_jax.inference.steps import Reads, conv_patches, conv_reads, static
 from segblocks_jax.ops import no_type_check
 from segblocks_jax.ops.quantized_conv import QuantizedEpilogue, quantized_conv
 from segblocks_jax.ops.quantized_kernel import QuantizedKernel

@@ -4,45 +4,30 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx, struct
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
-from segblocks_jax.blocks import BlockGrid, DualRes
+from segblocks_jax.blocks import DualRes
 from segblocks_jax.inference.layout import Layout
+from segblocks_jax.inference.state import Pixels, State
 from segblocks_jax.ops import no_type_check
-from segblocks_jax.ops.indexed_conv import Activation, Epilogue, indexed_conv
+from segblocks_jax.ops.indexed_conv import (
+    Activation,
+    Epilogue,
+    Halos,
+    indexed_conv,
+    indexed_conv_of_halos,
+)
 from segblocks_jax.ops.packed_kernel import PackedKernel
 from segblocks_jax.ops.patches import Border, IndexPatches, list_patches
+from segblocks_jax.ops.upsample2 import indexed_upsample2, indexed_upsample2_of_halos
 
 Scaling = tuple[Float[Array, "c"], Float[Array, "c"]]
-Pixels = Shaped[Array, "p c"]
-"""float32 or bfloat16; in int8 bytes."""
 Reads = tuple[int, tuple[int, int], tuple[int, Border] | None]
 
 
 def static() -> Any:
     """A field that is part of a step's structure."""
     return struct.field(pytree_node=False)
-
-
-class State:
-    """The values of a network so far, by number: pixel lists and their layouts; `latest` is what was made last.
-
-    Number 0 is the network's input, an image or blocks; a part of a network may start from other numbers.
-    """
-
-    def __init__(self, pixels: Pixels, layout: Layout, number: int = 0) -> None:
-        self.pixels, self.layouts, self.latest = {number: pixels}, {number: layout}, pixels
-
-    def features(self, number: int) -> Any:
-        """A value as an image or blocks."""
-        pixels, layout = self.pixels[number], self.layouts[number]
-        if isinstance(layout.units, BlockGrid):
-            return DualRes(pixels, layout.units)
-        return pixels.reshape(layout.units, *layout.sides, -1)
-
-    def add(self, number: int, pixels: Pixels, layout: Layout) -> None:
-        """Sets a value."""
-        self.pixels[number], self.layouts[number], self.latest = pixels, layout, pixels
 
 
 @struct.dataclass(eq=False)
@@ -76,32 +61,52 @@ class ConvStep:
     def run(self, state: State) -> None:
         """Adds the output, where it is kept, and the second one."""
         pixels, layout = state.pixels[self.input], state.layouts[self.input]
+        halos = state.lent(self.input, max(self.padding))
         # See `channels_pay`.
-        pixels = jnp.pad(pixels, ((0, 0), (0, self.kernel.channels - pixels.shape[1])))
-        patches = conv_patches(self, pixels, layout)
+        zeros = ((0, 0), (0, self.kernel.channels - pixels.shape[1]))
+        pixels = jnp.pad(pixels, zeros)
+        halos = None if halos is None else jnp.pad(halos, zeros)
+        lends = self._lends(state, layout.scaled(1, self.stride))
+        # A list of pixels has no blocks, and lends nothing.
+        in_blocks = _pointwise(self) and any(lends)
+        patches = layout.blocks() if in_blocks else conv_patches(self, pixels, layout)
         residual = None if self.residual is None else state.pixels[self.residual]
         scale, bias = self.scaling
         epilogue = Epilogue(scale, bias, residual, self.following, self.activation, self.keep)
-        out, second = indexed_conv(
-            pixels, patches, self.kernel, self.stride, epilogue, dilation=self.dilation
-        )
         layout = layout.scaled(1, self.stride)
+        lent: Halos = (None, None)
+        given = (pixels, patches, self.kernel, self.stride, epilogue)
+        if halos is None and not any(lends):
+            out, second = indexed_conv(*given, dilation=self.dilation)
+        else:
+            (out, second), lent = indexed_conv_of_halos(
+                *given, dilation=self.dilation, halos=halos, lends=lends
+            )
         if second is not None:
             assert self.second is not None
-            state.add(self.second, second, layout)
+            state.add(self.second, second, layout, lent[1])
         if out is not None:
-            state.add(self.output, out, layout)
+            state.add(self.output, out, layout, lent[0])
+
+    def _lends(self, state: State, layout: Layout) -> tuple[int, int]:
+        """The padding for which the first or the second output, of this layout, lends halos."""
+        first = state.lends(self.output, layout) if self.keep else 0
+        second = 0 if first or self.second is None else state.lends(self.second, layout)
+        return first, second
+
+
+def _pointwise(step: Any) -> bool:
+    return step.kernel.size == (1, 1) and step.stride == 1
 
 
 def conv_reads(step: Any) -> Reads:
     """What `reads` says of a convolution."""
-    pointwise = step.kernel.size == (1, 1) and step.stride == 1
-    return step.input, (1, step.stride), None if pointwise else (max(step.padding), "zero")
+    return step.input, (1, step.stride), None if _pointwise(step) else (max(step.padding), "zero")
 
 
 def conv_patches(step: Any, pixels: Pixels, layout: Layout) -> IndexPatches:
     """Where the convolution of a step finds its pixels."""
-    if step.kernel.size == (1, 1) and step.stride == 1:
+    if _pointwise(step):
         return list_patches(pixels.shape[0])
     widest = max(step.padding)
     vertical, horizontal = (widest - side for side in step.padding)
@@ -133,8 +138,16 @@ class PatchStep:
         """Adds the output."""
         layout = state.layouts[self.input]
         patches = layout.patches(self.padding, self.border)
-        out = self.function(state.pixels[self.input], patches, *self.arguments)
-        state.add(self.output, out, layout.scaled(*self.size))
+        pixels, halos = state.pixels[self.input], state.lent(self.input, self.padding)
+        layout = layout.scaled(*self.size)
+        lends, lent = state.lends(self.output, layout), None
+        if halos is None and not lends:
+            out = self.function(pixels, patches, *self.arguments)
+        elif self.function is indexed_upsample2 and not self.arguments:
+            out, lent = indexed_upsample2_of_halos(pixels, patches, halos=halos, lends=lends)
+        else:
+            out = self.function(pixels, patches, *self.arguments, halos=halos)
+        state.add(self.output, out, layout, lent)
 
 
 @struct.dataclass(eq=False)

@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from segblocks_jax.blocks import DualRes
 from segblocks_jax.inference.layout import Layout
-from segblocks_jax.inference.steps import ConvStep, PatchStep, State
+from segblocks_jax.inference.state import State
+from segblocks_jax.inference.steps import ConvStep, PatchStep
 from segblocks_jax.inference.traced_fusion import Fusion
 from segblocks_jax.inference.traced_steps import ConvPlan, ImagePlan, PatchPlan
 from segblocks_jax.ops.indexed_conv import indexed_conv

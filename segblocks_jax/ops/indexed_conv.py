@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from segblocks_jax.ops import extension, ffi_call, no_type_check
+from segblocks_jax.ops import by_index, extension, no_type_check
+from segblocks_jax.ops.convolved import convolved, in_order
 from segblocks_jax.ops.packed_kernel import PackedKernel
 from segblocks_jax.ops.patches import IndexPatches, Taps, gather
 
 Activation = Literal["none", "relu", "relu6"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 Outputs = tuple[Float[Array, "p k"] | None, Float[Array, "p k"] | None]
+Halos = tuple[Float[Array, "l k"] | None, Float[Array, "l k"] | None]
 
 
 @jax.tree_util.register_dataclass
@@ -131,11 +133,36 @@ def _check(
             )
 
 
+@jax.named_scope("indexed_conv")
+def indexed_conv_of_halos(
+    rows: Float[Array, "r c"],
+    patches: IndexPatches,
+    kernel: PackedKernel,
+    stride: int,
+    epilogue: Epilogue,
+    *,
+    dilation: int = 1,
+    halos: Float[Array, "g c"] | None = None,
+    lends: tuple[int, int] = (0, 0),
+) -> tuple[Outputs, Halos]:
+    """The compiled `indexed_conv` of a GPU, which takes halo means of its rows and lends those of its outputs.
+
+    `halos` are those of the rows, as the call that made these has lent them; None: the handler computes them. `lends`
+    says of each output how far those that read it see beyond their blocks, in pixels, or 0: one of the outputs at
+    most is lent. Units have square maps of an even side where one is.
+
+    Returns the outputs, and the halos of each, numbered as by `IndexPatches.means` of blocks of that padding.
+    """
+    window = Taps(kernel.size, stride, dilation)
+    _check(rows, patches, kernel, window, epilogue)
+    return _run(rows, patches, kernel, window, epilogue, halos, lends)
+
+
 def _compiled(
     rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
 ) -> Outputs:
     def run(kernel: PackedKernel) -> Outputs:
-        return _run(rows, patches, kernel, window, epilogue)
+        return _run(rows, patches, kernel, window, epilogue)[0]
 
     def run_plain(kernel: PackedKernel) -> Outputs:
         plain = kernel.plain()
@@ -148,19 +175,20 @@ def _compiled(
 
 
 def _run(
-    rows: Array, patches: IndexPatches, kernel: PackedKernel, window: Taps, epilogue: Epilogue
-) -> Outputs:
+    rows: Array,
+    patches: IndexPatches,
+    kernel: PackedKernel,
+    window: Taps,
+    epilogue: Epilogue,
+    halos: Array | None = None,
+    lends: tuple[int, int] = (0, 0),
+) -> tuple[Outputs, Halos]:
     pixels, features = patches.num_outputs(window.extent, window.stride), kernel.features
     nothing = jnp.zeros(0, jnp.float32)
     residual = jnp.zeros((0, features), rows.dtype)
-    second = epilogue.following is not None
+    keep, second = epilogue.keep, epilogue.following is not None
     scale2, bias2 = epilogue.following or (nothing, nothing)
     operands = (
-        rows,
-        patches.means,
-        patches.high,
-        patches.low,
-        patches.counts,
         kernel.weights,
         nothing if epilogue.scale is None else epilogue.scale,
         nothing if epilogue.bias is None else epilogue.bias,
@@ -168,15 +196,14 @@ def _run(
         scale2,
         bias2,
     )
-    results = (
-        ((pixels if epilogue.keep else 0, features), rows.dtype),
-        ((pixels if second else 0, features), rows.dtype),
-        ((patches.means.shape[0], rows.shape[1]), rows.dtype),
-    )
-    out, out2, _ = ffi_call.call(
+    units, height, _ = patches.high.shape
+    side = (height - window.extent[0]) // window.stride + 1
+    rings = [(by_index.lent_halos(units, side, padding), features) for padding in lends]
+    results = by_index.call(
         "segblocks_indexed_conv",
-        operands,
-        results,
+        (rows, patches, operands, halos),
+        ((pixels * keep, features), (pixels * second, features)),
+        rings[: 2 if lends[1] else bool(lends[0])],
         kh=kernel.size[0],
         kw=kernel.size[1],
         stride=window.stride,
@@ -185,7 +212,11 @@ def _run(
         activation=ACTIVATIONS.index(epilogue.activation),
         winograd=int(kernel.winograd > 0),
     )
-    return (out if epilogue.keep else None), (out2 if second else None)
+    lent = (*results[2:], None, None)
+    return (
+        (results[0] if keep else None, results[1] if second else None),
+        (lent[0] if lends[0] else None, lent[1] if lends[1] else None),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("window",))
@@ -195,39 +226,6 @@ def _reference(
     taps = kernel.taps().astype(rows.dtype)
     high, low = (convolved(part, taps, window) for part in gather(rows, patches))
     return _finish(in_order(high, low, patches), epilogue, rows.dtype)
-
-
-def in_order(high: Array, low: Array, patches: IndexPatches) -> Array:
-    """Maps (m, h, w, k) of high and of low units as the list of output rows: low units follow the live high ones."""
-    units, (high, low) = patches.high.shape[0], (x.reshape(-1, x.shape[-1]) for x in (high, low))
-    out = jnp.concatenate([high, low])
-    if high.shape[0] and low.shape[0]:
-        start = patches.counts[0] * (high.shape[0] // units)
-        out = lax.dynamic_update_slice(out, low, (start, jnp.zeros_like(start)))
-    return out
-
-
-def convolved(
-    maps: Array, taps: Array, window: Taps, dtype: jax.typing.DTypeLike = "float32"
-) -> Array:
-    """Maps (m, h, w, c) convolved with taps, see `PackedKernel.taps`; products and sums are of `dtype`."""
-    # Sums of products of one tap round less than one long product: half the error at 9 x 64 terms.
-    (_, kw), (eh, ew), stride = window.size, window.extent, window.stride
-    m, h, w, channels = maps.shape
-    ho, wo = (h - eh) // stride + 1, (w - ew) // stride + 1
-    out = jnp.zeros((m, ho, wo, taps.shape[-1]), dtype)
-    if not m:
-        return out
-    for t, weight in enumerate(taps):
-        y, x = t // kw * window.dilation, t % kw * window.dilation
-        stop = (m, y + stride * (ho - 1) + 1, x + stride * (wo - 1) + 1, channels)
-        tap = lax.slice(maps, (0, y, x, 0), stop, (1, stride, stride, 1))
-        if taps.ndim == 2:
-            product = tap.astype(dtype) * weight.astype(dtype)[None, None, None]
-        else:
-            product = jnp.einsum("mhwc,ck->mhwk", tap, weight, preferred_element_type=dtype)
-        out = out + product
-    return out
 
 
 def _finish(out: Array, epilogue: Epilogue, dtype: jax.typing.DTypeLike) -> Outputs:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from segblocks_jax.ops import extension, ffi_call
+from segblocks_jax.ops import by_index, extension
 from segblocks_jax.ops.patches import IndexPatches, gather, gather_bytes
 
 
@@ -19,16 +19,17 @@ def indexed_max_pool(
     stride: int,
     *,
     implementation: str | None = None,
+    halos: Shaped[Array, "g c"] | None = None,
 ) -> Shaped[Array, "p c"]:
     """Maximum over windows of patches, whose order `indexed_conv` describes; an index of -1 counts as 0.
 
     Rows are float32, bfloat16 or uint8. Not differentiable; `segblocks_jax.nn.max_pool` is, and gives the same.
     `window` is the side of a window; `implementation` "ffi", "xla", or None for the compiled handler where there
-    is one.
+    is one; `halos` are those of the rows, where the call that made these has lent them (see `by_index`).
     """
     if extension.resolve(implementation) != "ffi":
         return _reference(rows, patches, window, stride)
-    run = functools.partial(_compiled, window=window, stride=stride)
+    run = functools.partial(_compiled, window=window, stride=stride, halos=halos)
     if rows.dtype != "uint8":
         return run(rows, patches)
     reference = functools.partial(_reference, window=window, stride=stride)
@@ -45,17 +46,13 @@ def _reference(rows: Array, patches: IndexPatches, window: int, stride: int) -> 
     return jnp.concatenate([part.reshape(-1, rows.shape[1]) for part in parts])
 
 
-def _compiled(rows: Array, patches: IndexPatches, window: int, stride: int) -> Array:
-    pixels = patches.num_outputs((window, window), stride)
-    out, _ = ffi_call.call(
-        "segblocks_indexed_max_pool",
-        (rows, patches.means, patches.high, patches.low, patches.counts),
-        [
-            ((pixels, rows.shape[1]), rows.dtype),
-            ((patches.means.shape[0], rows.shape[1]), rows.dtype),
-        ],
-        window=window,
-        stride=stride,
+def _compiled(
+    rows: Array, patches: IndexPatches, window: int, stride: int, halos: Array | None
+) -> Array:
+    shape = (patches.num_outputs((window, window), stride), rows.shape[1])
+    target = "segblocks_indexed_max_pool"
+    (out,) = by_index.call(
+        target, (rows, patches, (), halos), (shape,), window=window, stride=stride
     )
     return out
 

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from segblocks_jax.ops import extension, ffi_call, no_type_check
-from segblocks_jax.ops.indexed_conv import convolved, in_order
+from segblocks_jax.ops.convolved import convolved, in_order
 from segblocks_jax.ops.patches import IndexPatches, Taps, gather_bytes
 from segblocks_jax.ops.quantized_kernel import QuantizedKernel
 

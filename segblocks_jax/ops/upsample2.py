@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Shaped
 
-from segblocks_jax.ops import extension, ffi_call
+from segblocks_jax.ops import by_index, extension
 from segblocks_jax.ops.patches import IndexPatches, gather, gather_bytes
 
 
@@ -82,29 +82,48 @@ def indexed_upsample2(
     return lax.platform_dependent(rows, patches, cpu=_compiled, default=_reference)
 
 
+@jax.named_scope("indexed_upsample2")
+def indexed_upsample2_of_halos(
+    rows: Float[Array, "r c"],
+    patches: IndexPatches,
+    *,
+    halos: Float[Array, "g c"] | None = None,
+    lends: int = 0,
+) -> tuple[Float[Array, "p c"], Float[Array, "l c"] | None]:
+    """The compiled `indexed_upsample2` of a GPU; `halos` and `lends` as `indexed_conv_of_halos` has them."""
+    return _run(rows, patches, None, None, halos, lends)
+
+
 def _compiled(
     rows: Array,
     patches: IndexPatches,
     residual: Array | None = None,
     following: tuple[Array, Array] | None = None,
 ) -> Array:
+    return _run(rows, patches, residual, following)[0]
+
+
+def _run(
+    rows: Array,
+    patches: IndexPatches,
+    residual: Array | None,
+    following: tuple[Array, Array] | None,
+    halos: Array | None = None,
+    lends: int = 0,
+) -> tuple[Array, Array | None]:
     channels = rows.shape[1]
     pixels = sum(m * (h - 2) * (w - 2) * 4 for m, h, w in (patches.high.shape, patches.low.shape))
     nothing = jnp.zeros(0, jnp.float32)
-    out, _ = ffi_call.call(
+    residual = jnp.zeros((0, channels), rows.dtype) if residual is None else residual
+    units, height, _ = patches.high.shape
+    ring = by_index.lent_halos(units, 2 * (height - 2), lends)
+    out, *lent = by_index.call(
         "segblocks_indexed_upsample2",
-        (
-            rows,
-            patches.means,
-            patches.high,
-            patches.low,
-            patches.counts,
-            jnp.zeros((0, channels), rows.dtype) if residual is None else residual,
-            *(following or (nothing, nothing)),
-        ),
-        [((pixels, channels), rows.dtype), ((patches.means.shape[0], channels), rows.dtype)],
+        (rows, patches, (residual, *(following or (nothing, nothing))), halos),
+        ((pixels, channels),),
+        ((ring, channels),) if ring else (),
     )
-    return out
+    return out, lent[0] if lent else None
 
 
 def _reference(

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "cuda/indexed_conv_gemm.cuh"
-#include "cuda/indexed_conv_plan.h"
 #include "cuda/indexed_conv_plain.cuh"
+#include "cuda/indexed_conv_plan.h"
 #include "row_problem.h"
 #include "thread_block.h"
 
@@ -110,9 +110,7 @@ void check_layouts(const char* name) {
 void check_plans() {
   using segblocks::cuda::plan;
   const auto parts = [](const segblocks::cuda::Product& product, int32_t max_parts,
-                        int32_t processors) {
-    return plan(product, max_parts, processors).parts;
-  };
+                        int32_t processors) { return plan(product, max_parts, processors).parts; };
   expect(parts({1024, 512, 512, 9 * 512}, 8, 132) > 1, "few tiles are shared");
   expect(parts({1024, 512, 512, 9 * 512}, 1, 132) == 1, "as far as may be");
   expect(parts({1024, 512, 512, 9 * 512}, 8, 1) == 1, "one processor shares nothing");
@@ -124,6 +122,19 @@ void check_plans() {
       expect(best.kind >= 0 && best.kind < 2 && best.parts >= 1 && best.parts <= 8, "a plan");
     }
   }
+}
+
+// Those of warp groups have room for the halo tile.
+void check_group_plans() {
+  using segblocks::cuda::kGroupKinds;
+  using segblocks::cuda::max_group_parts;
+  const auto best = [](int64_t places) {
+    return segblocks::cuda::plan(kGroupKinds, {100000, 0, 64, 9 * 64, places}, 8, 132);
+  };
+  expect(best(340).kind == 1, "tiles of 64 columns");
+  expect(best(1024).kind == 0, "tiles with room for 1024 places");
+  expect(best(5000).clocks > 1e30, "no tile has room");
+  expect(max_group_parts(40, 8) == 2 && max_group_parts(512, 4) == 4, "a slice for each part");
 }
 
 // The places that tiles read, by going through all of them, are no more than said.
@@ -227,6 +238,7 @@ int main() {
   check_tile<Scalar>("dilated, odd channels", dilated_odd);
   check_places();
   check_plans();
+  check_group_plans();
   for (const auto& [name, size] :
        {std::pair{"3 x 3", partly}, std::pair{"stem", stem}, std::pair{"odd channels", odd},
         std::pair{"wide", wide}, std::pair{"no channels", no_channels},

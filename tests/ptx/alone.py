@@ -17,7 +17,7 @@ ROUNDING = {
 }
 # What doesn't change a result here.
 IGNORED = {"lo", "rn", "ftz", "approx", "full", "uni", "rnd", "wrap", "to", "sync", "aligned"}
-NOTHING = {"membar", "fence", "griddepcontrol", "prefetch", "prefetchu", "nanosleep", "pragma"}
+NOTHING = {"membar", "griddepcontrol", "prefetch", "prefetchu", "nanosleep", "pragma"}
 
 
 class Alone(Operands):
@@ -31,6 +31,9 @@ class Alone(Operands):
         if special is not None:
             return special(instruction.parts[1:], instruction.operands)
         return self._arithmetic(instruction.parts, instruction.operands)
+
+    def _fence(self, parts: list[str], operands: list[str]) -> str:
+        return "t.memory->fence_proxy(t.index);" if parts[:2] == ["proxy", "async"] else ""
 
     def _bra(self, parts: list[str], operands: list[str]) -> str:
         return f"return {self.body.labels[operands[0]]};"

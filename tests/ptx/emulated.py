@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 import types
+from typing import Any
 
 import jax
 
@@ -32,7 +33,20 @@ def install(path: pathlib.Path | str) -> types.ModuleType:
 
 
 def pytest_configure() -> None:
-    """Installs the module in $SEGBLOCKS_PTX, with the seed $SEGBLOCKS_PTX_SEED."""
+    """Installs the module in $SEGBLOCKS_PTX, with the seed $SEGBLOCKS_PTX_SEED.
+
+    The GPU has the compute capability $SEGBLOCKS_PTX_CAPABILITY, 80 for 8.0; 9.0 by default.
+    """
     seed = int(os.environ.get("SEGBLOCKS_PTX_SEED", 0))
     # Few multiprocessors run several tiles one after the other.
-    install(os.environ["SEGBLOCKS_PTX"]).configure(seed=seed, processors=(132, 1, 3)[seed % 3])
+    install(os.environ["SEGBLOCKS_PTX"]).configure(
+        seed=seed,
+        processors=(132, 1, 3)[seed % 3],
+        capability=int(os.environ.get("SEGBLOCKS_PTX_CAPABILITY", 90)),
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says which kernels have run."""
+    names = sorted({kernel for _, kernel in sys.modules["segblocks_jax._ffi_cuda"].counts()})
+    terminalreporter.write_line("kernels: " + " ".join(names))

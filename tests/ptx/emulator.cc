@@ -118,6 +118,8 @@ class Cluster {
       const auto at = static_cast<uint32_t>(first + warp.block);
       warp.order = random_() % kLanes;
       warp.barrier = -1;
+      warp.fenced = false;
+      warp.products = 0;
       for (Thread& thread : warp.threads) {
         thread.step = 0;
         thread.block = {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
@@ -143,6 +145,13 @@ class Cluster {
                             std::to_string(warps_.size()) + " warps wait at a barrier");
     }
     for (const Warp& warp : warps_) {
+      if (!warp.open.empty() || !warp.groups.empty()) {
+        warp.fail("the kernel ends before its products");
+      }
+      const int first = in_block(warp) % kGroupWarps;
+      if (warp.products != warps_[warp.index - first].products) {
+        warp.fail("the warps of a group have begun different products");
+      }
       for (const Thread& thread : warp.threads) {
         bool open = !thread.open.empty();
         for (const auto& group : thread.groups) open = open || !group.empty();
@@ -192,6 +201,9 @@ class Cluster {
     }
   }
 
+  // Its index.
+  int in_block(const Warp& warp) const { return warp.index % (warps() / blocks_); }
+
   const Kernel& kernel_;
   Memory& memory_;
   std::mt19937& random_;
@@ -205,6 +217,8 @@ class Cluster {
 void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
               size_t dynamic_shared_bytes, int cluster) {
   Memory& memory = *current_memory();
+  Counts& counts = ptx::counts()[{memory.operation(), kernel.name}];
+  ++counts.launches;
   if (memory.operation() == settings().skip) return;
   std::vector<char> params;
   for (size_t i = 0; i < kernel.param_bytes.size(); ++i) {
@@ -212,8 +226,6 @@ void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
     std::memcpy(params.data() + kernel.param_offsets[i], arguments[i], kernel.param_bytes[i]);
   }
   memory.start_kernel(kernel.name, params);
-  Counts& counts = ptx::counts()[{memory.operation(), kernel.name}];
-  ++counts.launches;
   std::mt19937 random(settings().seed + static_cast<uint32_t>(counts.launches));
   const int64_t number = static_cast<int64_t>(blocks.x) * blocks.y * blocks.z / cluster;
   const int64_t shift = static_cast<int64_t>(random() % number);

@@ -6,6 +6,7 @@
 #ifndef SEGBLOCKS_PTX_EMULATOR_H_
 #define SEGBLOCKS_PTX_EMULATOR_H_
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -20,6 +21,7 @@ namespace segblocks::ptx {
 
 constexpr int kExit = 1 << 30;
 constexpr int kBarriers = 16;  // Of a block.
+constexpr int kGroupWarps = 4;
 constexpr int kClusterBarrier = 1 << 20;
 
 struct Kernel;
@@ -86,6 +88,14 @@ struct Kernel {
   int max_threads;
 };
 
+// A warp's part in a product of its warp group that goes on.
+struct AsyncProduct {
+  uint32_t token;                                  // What stands for the first of its sums,
+  std::vector<std::array<uint32_t, kLanes>> sums;  // and these, in their order.
+  std::vector<uint32_t> addresses;                 // Of shared memory that it reads.
+  std::vector<std::pair<uint32_t, std::array<uint32_t, kLanes>>> left;  // Registers that it reads.
+};
+
 struct Warp {
   const Kernel* kernel = nullptr;
   Memory* memory = nullptr;
@@ -100,6 +110,16 @@ struct Warp {
   int arrived = -1;         // Its step at the barrier of the cluster.
   std::vector<Thread> threads;
   std::vector<uint64_t> registers;
+  bool fenced = false;             // Registers, for products.
+  uint64_t products = 0;           // A hash of those that have begun.
+  uint32_t tokens = 0;             // That have been given away.
+  std::vector<AsyncProduct> open;  // Products that are in no group yet.
+  std::deque<std::vector<AsyncProduct>> groups;
+
+  uint32_t& word(int lane, size_t offset) {
+    auto* const bytes = reinterpret_cast<char*>(registers.data()) + lane * kernel->register_bytes;
+    return *reinterpret_cast<uint32_t*>(bytes + offset);
+  }
 
   template <typename R>
   R& of(int lane) {
@@ -127,6 +147,10 @@ struct Warp {
   // The barrier of the cluster, in two steps that have to follow each other.
   void arrive_at_cluster();
   void wait_for_cluster();
+  // Products of the warp group: wgmma.fence, commit_group and wait_group.
+  void fence_registers();
+  void commit_products();
+  void wait_for_products(size_t pending);
   // Finds the next step and its lanes; whether there is any.
   bool advance();
 };
@@ -155,6 +179,7 @@ struct Settings {
   uint32_t seed = 0;  // Of the order of blocks, warps and lanes, and of copies early and late.
   int processors = 132;
   std::string skip;        // Kernels of this operation don't run; their results are poison.
+  int capability = 90;     // Of the GPU: 80 stands for 8.0.
   bool truncating = true;  // Tensor cores cut off what is too small beside the largest addend.
 };
 Settings& settings();
@@ -171,6 +196,22 @@ void run_grid(const Kernel& kernel, Dim3 blocks, Dim3 threads, void** arguments,
 using Lanes = uint32_t[kLanes];
 void multiply(const Lanes* a, const Lanes* b, const Lanes* c, Lanes* d, bool halves);
 void load_matrices(Warp& warp, const Lanes& addresses, int count, bool transposed, Lanes* results);
+// One with both factors in registers but for their place: D = A B + C of 16 x 8 x 16, added as
+// `settings` has it.
+void multiply_block(const float (&a)[16][16], const float (&b)[16][8], float (&sums)[16][8]);
+
+// wgmma.mma_async.m64nNk16 of bfloat16. Sums are offsets of registers. The left factor is 4 such,
+// or in shared memory, as the right one is.
+struct GroupProduct {
+  std::vector<uint32_t> sums;
+  std::vector<uint32_t> left;
+  Lanes left_words[2];
+  Lanes right_words[2];
+  Lanes adds;
+  bool left_transposed;
+  bool right_transposed;
+};
+void multiply_async(Warp& warp, const GroupProduct& product);
 // shfl.sync: values from other lanes; whether each is in range.
 void shuffle(Warp& warp, char mode, const Lanes& values, const Lanes& distances,
              const Lanes& bounds, Lanes& results, bool* in_range);

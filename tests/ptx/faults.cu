@@ -1,6 +1,9 @@
-// Kernels that go wrong, each in one way, and two that don't: what the emulator has to find.
+// Kernels that go wrong, each in one way, and some that don't: what the emulator has to find.
 //
-// One block of 64 threads, or a cluster of two blocks of 32; `in` and `out` have 64 elements.
+// One block of 64 threads, or a cluster of two blocks of 32; products are those of a warp group of
+// 128. `in` and `out` have 64 elements.
+
+#include <cuda_bf16.h>
 
 #include <cstdint>
 
@@ -31,9 +34,144 @@ __device__ float of_other(const float* shared) {
   return value;
 }
 
+enum class Product {
+  kRight,
+  kOfShared,  // Both factors.
+  kOfCopies,
+  kSumsReadEarly,
+  kOverwritten,
+  kNotFenced,
+  kCopiesNotFenced,
+  kFencedBehindBarrier,
+  kRegistersNotFenced,
+  kRegistersWritten,
+  kNoBarrier,
+  kNotSwizzled,
+  kFewWarps,
+  kNoWait,
+};
+
+// Eight elements along a row lie together, with the 128 bytes of a row swizzled.
+__device__ int swizzled(int row, int column) {
+  return row * 64 + (column / 8 ^ row % 8) * 8 + column % 8;
+}
+__device__ uint64_t descriptor(const __nv_bfloat16* matrix) {
+  const uint64_t at = __cvta_generic_to_shared(matrix);
+  return at >> 4 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+
+#define SEGBLOCKS_MULTIPLY                                                                      \
+  "{\n.reg .pred all;\nsetp.eq.b32 all, 0, 0;\n"                                                \
+  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "                                       \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+  "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+#define SEGBLOCKS_FOUR(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
+#define SEGBLOCKS_REGISTERS                                                                        \
+  SEGBLOCKS_FOUR(0), SEGBLOCKS_FOUR(4), SEGBLOCKS_FOUR(8), SEGBLOCKS_FOUR(12), SEGBLOCKS_FOUR(16), \
+      SEGBLOCKS_FOUR(20), SEGBLOCKS_FOUR(24), SEGBLOCKS_FOUR(28)
+
+// A product of 64 x 16 by 16 x 64, of which column 37 is `in` in reverse: term 5 alone is not zero.
+template <Product kKind>
+__device__ void multiply(const float* in, float* out) {
+  __shared__ __align__(1024) __nv_bfloat16 left[64 * 64];
+  __shared__ __align__(1024) __nv_bfloat16 right[16 * 64];
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto zero = __float2bfloat16_rn(0.0f);
+  const auto value_of = [&](int row, int k) {
+    return k == 5 ? __float2bfloat16_rn(in[63 - row]) : zero;
+  };
+  for (int i = thread; i < 64 * 16; i += 128) {
+    const int row = i / 16;
+    const int k = i % 16;
+    left[kKind == Product::kNotSwizzled ? row * 64 + k : swizzled(row, k)] = value_of(row, k);
+  }
+  constexpr bool kCopied = kKind == Product::kOfCopies || kKind == Product::kCopiesNotFenced;
+  for (int i = thread; i < 16 * 32; i += 128) {
+    const int k = i / 32;
+    const int column = i % 32 * 2;
+    __nv_bfloat16* const to = &right[swizzled(k, column)];
+    to[0] = zero;
+    // Of 1.0f the upper half is one of bfloat16, the lower one is zero.
+    if (kCopied && k == 5 && column == 36) {
+      copy_async(to, &in[1]);
+    } else {
+      to[1] = k == 5 && column == 36 ? __float2bfloat16_rn(1.0f) : zero;
+    }
+  }
+  if (kCopied) wait_for_copies();
+  constexpr bool kLate = kKind == Product::kFencedBehindBarrier;
+  if (kKind != Product::kNotFenced && kKind != Product::kCopiesNotFenced && !kLate) {
+    asm volatile("fence.proxy.async;" ::: "memory");
+  }
+  if (kKind != Product::kNoBarrier) __syncthreads();
+  if (kLate) asm volatile("fence.proxy.async;" ::: "memory");
+
+  float sums[32];
+  for (float& sum : sums) sum = 0.0f;
+  const int row = thread / 32 * 16 + thread % 32 / 4;
+  const int two = thread % 4 * 2;
+  uint32_t words[4];
+  for (int i = 0; i < 4; ++i) {
+    const __nv_bfloat162 pair{value_of(row + i % 2 * 8, two + i / 2 * 8),
+                              value_of(row + i % 2 * 8, two + 1 + i / 2 * 8)};
+    words[i] = *reinterpret_cast<const uint32_t*>(&pair);
+  }
+  if (kKind != Product::kRegistersNotFenced) {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+  }
+  constexpr bool kShared = kKind == Product::kOfShared || kKind == Product::kNotSwizzled;
+  if (kKind == Product::kFewWarps && thread >= 96) {
+  } else if constexpr (kKind == Product::kRegistersWritten) {
+    asm volatile(SEGBLOCKS_MULTIPLY "{%32, %33, %34, %35}, %36, all, 1, 1, 1;\nmov.b32 %32, 0;\n}"
+                 : SEGBLOCKS_REGISTERS, "+r"(words[0]), "+r"(words[1]), "+r"(words[2]),
+                   "+r"(words[3])
+                 : "l"(descriptor(right))
+                 : "memory");
+  } else if constexpr (kShared) {
+    asm volatile(SEGBLOCKS_MULTIPLY "%32, %33, all, 1, 1, 0, 1;\n}"
+                 : SEGBLOCKS_REGISTERS
+                 : "l"(descriptor(left)), "l"(descriptor(right))
+                 : "memory");
+  } else {
+    asm volatile(SEGBLOCKS_MULTIPLY "{%32, %33, %34, %35}, %36, all, 1, 1, 1;\n}"
+                 : SEGBLOCKS_REGISTERS
+                 : "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]),
+                   "l"(descriptor(right))
+                 : "memory");
+  }
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  if (kKind == Product::kOverwritten) right[thread] = zero;
+  float early;
+  asm volatile("add.f32 %0, %1, 0f3f800000;" : "=f"(early) : "f"(sums[17]) : "memory");
+  if (kKind != Product::kNoWait) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" : SEGBLOCKS_REGISTERS : : "memory");
+  }
+  if (thread % 4 == 2) {
+    out[row] = kKind == Product::kSumsReadEarly ? early - 1.0f : sums[17];
+    out[row + 8] = sums[19];
+  }
+}
+
 }  // namespace
 
 extern "C" {
+
+#define SEGBLOCKS_PRODUCT(name, kind) \
+  __global__ void name(const float* in, float* out) { multiply<Product::kind>(in, out); }
+SEGBLOCKS_PRODUCT(right_product, kRight)
+SEGBLOCKS_PRODUCT(right_product_of_shared, kOfShared)
+SEGBLOCKS_PRODUCT(right_product_of_copies, kOfCopies)
+SEGBLOCKS_PRODUCT(product_of_sums_read_early, kSumsReadEarly)
+SEGBLOCKS_PRODUCT(product_overwritten, kOverwritten)
+SEGBLOCKS_PRODUCT(product_not_fenced, kNotFenced)
+SEGBLOCKS_PRODUCT(product_of_copies_not_fenced, kCopiesNotFenced)
+SEGBLOCKS_PRODUCT(product_fenced_behind_barrier, kFencedBehindBarrier)
+SEGBLOCKS_PRODUCT(product_of_registers_not_fenced, kRegistersNotFenced)
+SEGBLOCKS_PRODUCT(product_of_registers_written, kRegistersWritten)
+SEGBLOCKS_PRODUCT(product_without_barrier, kNoBarrier)
+SEGBLOCKS_PRODUCT(product_not_swizzled, kNotSwizzled)
+SEGBLOCKS_PRODUCT(product_of_few_warps, kFewWarps)
+SEGBLOCKS_PRODUCT(product_not_waited_for, kNoWait)
 
 __global__ void right_cluster(const float* in, float* out) {
   __shared__ float shared[32];

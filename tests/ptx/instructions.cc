@@ -75,6 +75,15 @@ void add_truncating(const float (&a)[kRows][kDepth], const float (&b)[kDepth][kC
 
 }  // namespace
 
+void multiply_block(const float (&a)[kRows][kDepth], const float (&b)[kDepth][kColumns],
+                    float (&sums)[kRows][kColumns]) {
+  if (settings().truncating) {
+    add_truncating(a, b, sums);
+  } else {
+    add_exactly(a, b, sums);
+  }
+}
+
 // mma.m16n8k16: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type".
 void multiply(const Lanes* a, const Lanes* b, const Lanes* c, Lanes* d, bool f16) {
   float left[kRows][kDepth];
@@ -91,11 +100,7 @@ void multiply(const Lanes* a, const Lanes* b, const Lanes* c, Lanes* d, bool f16
       for (int i = 0; i < 2; ++i) right[two + half + i * 8][row] = half_of(b[i][lane], half, f16);
     }
   }
-  if (settings().truncating) {
-    add_truncating(left, right, sums);
-  } else {
-    add_exactly(left, right, sums);
-  }
+  multiply_block(left, right, sums);
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int i = 0; i < 4; ++i) {
       d[i][lane] = std::bit_cast<uint32_t>(sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
@@ -106,6 +111,7 @@ void multiply(const Lanes* a, const Lanes* b, const Lanes* c, Lanes* d, bool f16
 // ldmatrix: lane 8 m + r gives the address of row r of matrix m; lane l gets the two elements 2 (l
 // % 4) of row l / 4, or of the column where transposed.
 void load_matrices(Warp& warp, const Lanes& addresses, int count, bool transposed, Lanes* results) {
+  warp.fenced = false;
   for (int matrix = 0; matrix < count; ++matrix) {
     uint16_t elements[8][8];
     for (int row = 0; row < 8; ++row) {

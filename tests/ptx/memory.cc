@@ -59,7 +59,8 @@ void Memory::start_blocks(int64_t block, int blocks, int threads, uint32_t share
   // All that other blocks did is before: their cells need not be cleared.
   ++clock_;
   clocks_.assign(static_cast<size_t>(warps_) * warps_, clock_);
-  ++clock_;
+  first_clock_ = ++clock_;
+  fences_.assign(static_cast<size_t>(warps_) * kLanes, {});
   for (int warp = 0; warp < warps_; ++warp) clocks_[warp * warps_ + warp] = clock_;
 }
 
@@ -101,6 +102,7 @@ void Memory::check_shared(size_t place, size_t bytes, bool store, int thread) {
     if (cell.pending) race("copies to it", cell.writer);
     if (!before(cell.writer, cell.write_clock, thread)) race("writes it", cell.writer);
     if (store) {
+      if (cell.products > 0) race("multiplies it", cell.multiplier);
       for (int i = 0; i < 2; ++i) {
         const bool others =
             i == 0 && cell.many && cell.readers[0] / kLanes == warp && cell.read_clocks[0] == clock;
@@ -110,6 +112,7 @@ void Memory::check_shared(size_t place, size_t bytes, bool store, int thread) {
       }
       cell.writer = thread;
       cell.write_clock = clock;
+      cell.fences = static_cast<uint32_t>(fences_[thread].size());
       continue;
     }
     if (cell.readers[0] >= 0 && cell.readers[0] / kLanes == warp) {
@@ -234,6 +237,7 @@ void Memory::finish_copy(uint32_t to, uint64_t from, int bytes, int read, int th
   for (size_t at = place / 2; at < (place + bytes) / 2; ++at) {
     cells_[at].pending = false;
     cells_[at].write_clock = clocks_[warp * warps_ + warp];
+    cells_[at].fences = static_cast<uint32_t>(fences_[thread].size());
   }
   if (!late_) return;
   std::memcpy(shared_.data() + place, reinterpret_cast<const void*>(from), read);

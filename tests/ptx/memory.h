@@ -54,6 +54,12 @@ class Memory {
   void start_copy(uint32_t to, uint64_t from, int bytes, int read, int thread);
   void finish_copy(uint32_t to, uint64_t from, int bytes, int read, int thread);
 
+  // Reads two bytes for a product of a warp group, to the end of the wait for it. Of what threads
+  // write, such a product sees what lies before a fence.proxy.async of theirs.
+  uint16_t start_product(uint32_t address, int thread);
+  void finish_product(uint32_t address, int thread);
+  void fence_proxy(int thread);
+
   // What all threads of these warps did is before what they do from now on.
   void meet(const std::vector<int>& warps);
 
@@ -83,6 +89,9 @@ class Memory {
     int32_t readers[2] = {-1, -1};  // The latest ones, of different warps.
     bool many = false;              // Several lanes of readers[0]'s warp, at the same time.
     bool pending = false;           // A copy goes on.
+    uint16_t products = 0;          // That go on and read it,
+    int32_t multiplier = -1;        // one of them of this thread.
+    uint32_t fences = 0;            // Of the writer, before it wrote.
   };
 
   bool before(int32_t thread, uint32_t clock, int now) const;
@@ -106,6 +115,8 @@ class Memory {
   int warps_ = 0;           // Of the cluster.
   std::vector<int> alive_;  // Warps of each block.
   uint32_t clock_ = 0;
+  uint32_t first_clock_ = 0;                   // Of these blocks.
+  std::vector<std::vector<uint32_t>> fences_;  // Of each thread, by its warp's clock.
   // clocks_[a * warps + b]: up to which of its clocks warp b is before warp a's present.
   std::vector<uint32_t> clocks_;
 };

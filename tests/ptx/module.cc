@@ -129,13 +129,24 @@ int64_t declare_rows(Buffers& buffers, const Call& call) {
   const int64_t size = bytes(input.element);
   buffers.operand("rows", input.rows, input.num_rows * input.channels, size);
   buffers.operand("means", input.means, input.num_halos * input.halo_reads, 4);
-  buffers.result("halos", input.halos, input.num_halos * input.channels, size);
+  const int64_t halos = input.num_halos * input.channels;
+  if (input.lent) {
+    buffers.operand("lent halos", input.halos, halos, size);
+  } else {
+    buffers.result("halos", input.halos, halos, size);
+  }
   buffers.operand("high", call.units.high.indices,
                   call.units.high.capacity * call.units.high.area(), 4);
   buffers.operand("low", call.units.low.indices, call.units.low.capacity * call.units.low.area(),
                   4);
   buffers.operand("counts", call.units.counts, 2, 4);
   return size;
+}
+
+void declare_lent(Buffers& buffers, const LentHalos& lent, const Units& units, int64_t features,
+                  int64_t size) {
+  const int64_t count = units.high.capacity * ring_size(lent.side, lent.edge) * features;
+  buffers.result("lent halos", lent.halos, count, size);
 }
 
 void declare(Buffers& buffers, const IndexedConvCall& call) {
@@ -151,6 +162,7 @@ void declare(Buffers& buffers, const IndexedConvCall& call) {
   buffers.operand("residual", call.residual, outputs, size);
   buffers.result("out", call.out, outputs, size);
   buffers.result("out2", call.out2, outputs, size);
+  declare_lent(buffers, call.lent, call.units, call.features, size);
 }
 
 void declare(Buffers& buffers, const MaxPoolCall& call) {
@@ -165,6 +177,7 @@ void declare(Buffers& buffers, const Upsample2Call& call) {
   buffers.operand("scale2", call.scale2, channels, 4);
   buffers.operand("bias2", call.bias2, channels, 4);
   buffers.result("out", call.out, max_output_rows(call) * channels, size);
+  declare_lent(buffers, call.lent, call.units, channels, size);
 }
 
 // JAX calls handlers in several threads.
@@ -240,8 +253,9 @@ void run(const std::string& name, pybind11::array_t<float> in, pybind11::array_t
                 static_cast<int>(cluster));
 }
 
-void configure(uint32_t seed, int processors, const std::string& skip, bool truncating) {
-  ptx::settings() = {seed, processors, skip, truncating};
+void configure(uint32_t seed, int processors, const std::string& skip, int capability,
+               bool truncating) {
+  ptx::settings() = {seed, processors, skip, capability, truncating};
 }
 
 }  // namespace
@@ -256,7 +270,7 @@ PYBIND11_MODULE(_ffi_ptx, module) {
   module.def("reset", [] { ptx::counts().clear(); }, "Sets all counts to zero.");
   module.def("configure", &bindings::configure, pybind11::arg("seed") = 0,
              pybind11::arg("processors") = 132, pybind11::arg("skip") = "",
-             pybind11::arg("truncating") = true);
+             pybind11::arg("capability") = 90, pybind11::arg("truncating") = true);
   module.def("run", &bindings::run, pybind11::arg("name"), pybind11::arg("in"),
              pybind11::arg("out"), pybind11::arg("threads"), pybind11::arg("shared_bytes"),
              pybind11::arg("cluster") = 1, "Runs a kernel of faults.cu on `in` and `out`.");

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 # Ends a step, since a warp runs it together.
-TOGETHER = {"bar", "barrier", "mma", "ldmatrix", "shfl", "vote", "activemask"}
+TOGETHER = {"bar", "barrier", "mma", "ldmatrix", "shfl", "vote", "activemask", "wgmma"}
 REGISTER = re.compile(r"%\w+(?:\.[xyz])?")
 
 

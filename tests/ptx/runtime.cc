@@ -143,6 +143,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrMultiProcessorCount:
       *value = segblocks::ptx::settings().processors;
       return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = segblocks::ptx::settings().capability / 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = segblocks::ptx::settings().capability % 10;
+      return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = kMaxSharedBytes;
       return cudaSuccess;

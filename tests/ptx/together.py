@@ -78,6 +78,44 @@ class Together(Operands):
             + " w.go_on();"
         )
 
+    def _together_wgmma(self, parts: list[str], operands: list[str]) -> str:
+        form = ".".join(parts)
+        simple = {
+            "fence.sync.aligned": "w.fence_registers();",
+            "commit_group.sync.aligned": "w.commit_products();",
+            "wait_group.sync.aligned": f"w.wait_for_products({''.join(operands)});",
+        }
+        if form in simple:
+            return simple[form] + " w.go_on();"
+        match = re.fullmatch(r"mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.bf16\.bf16", form)
+        if match is None:
+            raise UnknownInstruction(f"wgmma.{form}")
+        left, right, add, *signs = operands[1:]
+        transposed = ["0", *signs[2:]] if left.startswith("{") else signs[2:]
+        sums = split(operands[0][1:-1])
+        if len(sums) != int(match[1]) // 2 or signs[:2] != ["1", "1"]:
+            raise UnknownInstruction(f"wgmma.{form} of {len(sums)} sums, {', '.join(signs)}")
+
+        def offsets(registers: list[str]) -> str:
+            if any(self.body.registers[r[1:]] != "uint32_t" for r in registers):
+                raise UnknownInstruction(f"wgmma.{form} of {registers}")
+            places = (self.place(r).removeprefix("r.") for r in registers)
+            return f"{{{', '.join(f'offsetof(R, {p})' for p in places)}}}"
+
+        def halves(name: str, descriptor: str) -> str:
+            value = self.value(descriptor, "u64")
+            return f"p.{name}[0][l] = {value}; p.{name}[1][l] = {value} >> 32;"
+
+        code = f"p.adds[l] = {self.value(add, 'pred')}; " + halves("right_words", right)
+        text = f"GroupProduct p{{}}; p.sums = {offsets(sums)};"
+        if left.startswith("{"):
+            text += f" p.left = {offsets(split(left[1:-1]))};"
+        else:
+            code += halves("left_words", left)
+        for name, value in zip(("left", "right"), transposed, strict=True):
+            text += f" p.{name}_transposed = {value};"
+        return text + self._lanes(code) + " multiply_async(w, p); w.go_on();"
+
     def _together_ldmatrix(self, parts: list[str], operands: list[str]) -> str:
         registers = split(operands[0][1:-1])
         known = {"sync", "aligned", "m8n8", "trans", "shared", "shared::cta", "b16"}

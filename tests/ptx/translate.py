@@ -96,7 +96,7 @@ class Kernel(Alone, Together):
         steps = []
         for at, piece in enumerate(self.pieces):
             text += f"static void step_{at}(Warp& w) {{ {self.code(at, piece)} }}\n"
-            products = piece.count(r"mma\.")
+            products = piece.count(r"(mma|wgmma\.mma_async)\.")
             divisions = piece.count(r"(div|rem)\.[su]64")
             steps.append(f"{{step_{at}, {len(piece.instructions)}, {products}, {divisions}}}")
         offsets, sizes = (

@@ -67,7 +67,8 @@ struct LayerTablesOperands {
   ffi::Span<const int64_t> borders;
 };
 
-// What all operations on rows found by index begin with, and the halos, a result.
+// What all operations on rows found by index begin with, and the halos, a result; or an operand,
+// `lent`, where what made the rows has written them.
 struct RowOperands {
   ffi::AnyBuffer rows;
   ffi::AnyBuffer means;
@@ -75,6 +76,7 @@ struct RowOperands {
   ffi::AnyBuffer low;
   ffi::AnyBuffer counts;
   ffi::AnyBuffer halos;
+  const ffi::RemainingArgs* lent = nullptr;
 };
 
 struct IndexedConvOperands {
@@ -87,6 +89,7 @@ struct IndexedConvOperands {
   ffi::AnyBuffer bias2;
   ffi::AnyBuffer out;
   ffi::AnyBuffer out2;
+  ffi::RemainingRets lent;  // Nothing; or halos of out; or any buffer, and halos of out2.
   int64_t kh;
   int64_t kw;
   int64_t stride;
@@ -138,6 +141,7 @@ struct Upsample2Operands {
   ffi::AnyBuffer scale2;
   ffi::AnyBuffer bias2;
   ffi::AnyBuffer out;
+  ffi::RemainingRets lent;  // Nothing, or halos of out.
 };
 
 struct UpsampleArgmaxOperands {

@@ -24,6 +24,11 @@ struct Cpu {
 
   template <typename Call>
   static ffi::Error run(Context& pool, const char* operation, const Call& call) {
+    if constexpr (requires { call.lent; }) {
+      if (call.lent.any()) {
+        return invalid(operation, "lent halos", "results", "none: CPUs lend no halos");
+      }
+    }
     cpu::PoolWorkers<Context> workers(pool);
     try {
       const cpu::Problem problem = cpu::run(workers, cpu::tile_kernels(), call);

@@ -24,8 +24,8 @@ struct Flag {
 struct List {
   const char* name;
 };
-// In place of a number of results: as many as there are.
-constexpr int kRemaining = -1;
+// Added to a number of operands or results: others may follow.
+constexpr int kRemaining = 1 << 8;
 
 template <typename Platform>
 struct Handlers {
@@ -94,13 +94,14 @@ struct Handlers {
   static ffi::Error indexed_conv(Context context, Buffer rows, Buffer means, Buffer high,
                                  Buffer low, Buffer counts, Buffer weights, Buffer scale,
                                  Buffer bias, Buffer residual, Buffer scale2, Buffer bias2,
-                                 Result out, Result out2, Result halos, int64_t kh, int64_t kw,
-                                 int64_t stride, int64_t dilation, int64_t groups,
-                                 int64_t activation, int64_t winograd) {
-    const RowOperands input{rows, means, high, low, counts, *halos};
-    const IndexedConvOperands operands{input,    weights, scale,      bias,    residual, scale2,
-                                       bias2,    *out,    *out2,      kh,      kw,       stride,
-                                       dilation, groups,  activation, winograd};
+                                 ffi::RemainingArgs given, Result out, Result out2, Result halos,
+                                 ffi::RemainingRets lent, int64_t kh, int64_t kw, int64_t stride,
+                                 int64_t dilation, int64_t groups, int64_t activation,
+                                 int64_t winograd) {
+    const RowOperands input{rows, means, high, low, counts, *halos, &given};
+    const IndexedConvOperands operands{input,  weights,  scale,  bias,       residual, scale2,
+                                       bias2,  *out,     *out2,  lent,       kh,       kw,
+                                       stride, dilation, groups, activation, winograd};
     return run<IndexedConvCall>(context, "segblocks_indexed_conv", operands);
   }
 
@@ -127,19 +128,20 @@ struct Handlers {
   }
 
   static ffi::Error max_pool(Context context, Buffer rows, Buffer means, Buffer high, Buffer low,
-                             Buffer counts, Result out, Result halos, int64_t window,
-                             int64_t stride) {
-    const RowOperands input{rows, means, high, low, counts, *halos};
+                             Buffer counts, ffi::RemainingArgs given, Result out, Result halos,
+                             int64_t window, int64_t stride) {
+    const RowOperands input{rows, means, high, low, counts, *halos, &given};
     return run<MaxPoolCall>(context, "segblocks_indexed_max_pool",
                             MaxPoolOperands{input, *out, window, stride});
   }
 
   static ffi::Error upsample2(Context context, Buffer rows, Buffer means, Buffer high, Buffer low,
                               Buffer counts, Buffer residual, Buffer scale2, Buffer bias2,
-                              Result out, Result halos) {
-    const RowOperands input{rows, means, high, low, counts, *halos};
+                              ffi::RemainingArgs given, Result out, Result halos,
+                              ffi::RemainingRets lent) {
+    const RowOperands input{rows, means, high, low, counts, *halos, &given};
     return run<Upsample2Call>(context, "segblocks_indexed_upsample2",
-                              Upsample2Operands{input, residual, scale2, bias2, *out});
+                              Upsample2Operands{input, residual, scale2, bias2, *out, lent});
   }
 
   static ffi::Error upsample_argmax(Context context, Buffer logits, Result labels, int64_t factor) {
@@ -176,13 +178,15 @@ struct Handlers {
  private:
   template <int kOperands, int kResults, typename Binding, typename... Rest>
   static auto bind_buffers(Binding&& binding, Rest... rest) {
-    if constexpr (kOperands > 0) {
+    if constexpr (kOperands % kRemaining > 0) {
       return bind_buffers<kOperands - 1, kResults>(std::move(binding).template Arg<Buffer>(),
                                                    rest...);
+    } else if constexpr (kOperands == kRemaining) {
+      return bind_buffers<0, kResults>(std::move(binding).RemainingArgs(), rest...);
+    } else if constexpr (kResults % kRemaining > 0) {
+      return bind_buffers<0, kResults - 1>(std::move(binding).template Ret<Buffer>(), rest...);
     } else if constexpr (kResults == kRemaining) {
       return bind_buffers<0, 0>(std::move(binding).RemainingRets(), rest...);
-    } else if constexpr (kResults > 0) {
-      return bind_buffers<0, kResults - 1>(std::move(binding).template Ret<Buffer>(), rest...);
     } else {
       return bind_attributes(std::move(binding), rest...);
     }

@@ -34,10 +34,10 @@ pybind11::dict registrations() {
   SEGBLOCKS_HANDLER(index_tables, 4, 3, "block_size", "low_factor", "padding", "border");
   SEGBLOCKS_HANDLER(layer_tables, 4, kRemaining, "low_factor", List{"block_sizes"},
                     List{"paddings"}, List{"borders"});
-  SEGBLOCKS_HANDLER(indexed_conv, 11, 3, "kh", "kw", "stride", "dilation", "groups", "activation",
-                    "winograd");
-  SEGBLOCKS_HANDLER(max_pool, 5, 2, "window", "stride");
-  SEGBLOCKS_HANDLER(upsample2, 8, 2);
+  SEGBLOCKS_HANDLER(indexed_conv, 11 + kRemaining, 3 + kRemaining, "kh", "kw", "stride", "dilation",
+                    "groups", "activation", "winograd");
+  SEGBLOCKS_HANDLER(max_pool, 5 + kRemaining, 2, "window", "stride");
+  SEGBLOCKS_HANDLER(upsample2, 8 + kRemaining, 2 + kRemaining);
   SEGBLOCKS_HANDLER(upsample_argmax, 1, 1, "factor");
   SEGBLOCKS_HANDLER(mask_tables, 1, 7, "height", "width", "dilation_stride", "first_stride",
                     "first_padding", "second_stride", "second_padding");

@@ -33,7 +33,14 @@ class UnitChecker : public Checker {
                                     : !element("rows", o.rows, &rows->element, false)) {
       return false;
     }
-    if (!shape("halos", o.halos, {g[0], r[1]}) || !same_element("halos", o.halos, "rows", o.rows)) {
+    ffi::AnyBuffer halos = o.halos;
+    if (o.lent != nullptr && o.lent->size() > 0) {
+      if (o.lent->size() > 1) return fail("lent halos", "several", "one operand");
+      if (!shape("halos", o.halos, {0, r[1]})) return false;
+      halos = o.lent->get<ffi::AnyBuffer>(0).value();
+      rows->lent = true;
+    }
+    if (!shape("halos", halos, {g[0], r[1]}) || !same_element("halos", halos, "rows", o.rows)) {
       return false;
     }
     units->counts = o.counts.typed_data<int32_t>();
@@ -43,7 +50,7 @@ class UnitChecker : public Checker {
     rows->halo_reads = g[1];
     rows->rows = o.rows.untyped_data();
     rows->means = o.means.typed_data<int32_t>();
-    rows->halos = o.halos.untyped_data();
+    rows->halos = halos.untyped_data();
     return true;
   }
 
@@ -139,6 +146,34 @@ class UnitChecker : public Checker {
                 "rows in at least one of the results out and out2");
   }
 
+  // Halos of `features` channels that the outputs of high units lend, as many as a ring of some
+  // width has; or nothing. They are the last result, whose number is that of the output.
+  bool lent(ffi::RemainingRets results, ffi::AnyBuffer like, const UnitPatches& patches,
+            const UnitOutputs& map, int64_t features, LentHalos* lent) {
+    *lent = {};
+    if (results.size() == 0) return true;
+    const size_t last = results.size() - 1;
+    const ffi::AnyBuffer halos = *results.get<ffi::AnyBuffer>(last).value();
+    if (!rank("lent halos", halos, 2, "(g, k)") ||
+        !same_element("lent halos", halos, "rows", like)) {
+      return false;
+    }
+    const int64_t count = halos.dimensions()[0];
+    if (!shape("lent halos", halos, {count, features})) return false;
+    if (count == 0) return true;
+    const int64_t side = map.height / 2;
+    int64_t edge = 1;
+    while (edge < side && patches.capacity * ring_size(side, edge) < count) ++edge;
+    if (last > 1 || map.height != map.width || map.height % 2 != 0 ||
+        patches.capacity * ring_size(side, edge) != count) {
+      return fail(
+          "lent halos", shape_text(halos.dimensions()),
+          "one result of as many rows as means of 2 x 2 outputs in a ring of each high unit");
+    }
+    *lent = {side, edge, last == 1, halos.untyped_data()};
+    return true;
+  }
+
   // A float32 for every feature, or none at all: then null.
   bool optional_vector(const char* name, ffi::AnyBuffer buffer, int64_t features,
                        const float** data) {
@@ -191,11 +226,16 @@ ffi::Error check(const char* operation, const IndexedConvOperands& o, IndexedCon
       !check.second_affine(o.scale2, o.bias2, features, &call->scale2, &call->bias2) ||
       !check.optional_rows("residual", o.residual, rows, outputs, features, &call->residual) ||
       !check.optional_rows("out", o.out, rows, outputs, features, &call->out) ||
-      !check.optional_rows("out2", o.out2, rows, outputs, features, &call->out2)) {
+      !check.optional_rows("out2", o.out2, rows, outputs, features, &call->out2) ||
+      !check.lent(o.lent, rows, call->units.high, call->outputs(call->units.high), features,
+                  &call->lent)) {
     return check.error();
   }
   if (call->empty()) return ffi::Error::Success();
-  check.outputs(o.out, o.out2, call->out, call->out2, call->scale2);
+  if (check.outputs(o.out, o.out2, call->out, call->out2, call->scale2) && call->lent.any() &&
+      (call->lent.second ? call->out2 : call->out) == nullptr) {
+    check.fail("lent halos", "those of a result without rows", "none");
+  }
   return check.error();
 }
 
@@ -283,7 +323,9 @@ ffi::Error check(const char* operation, const Upsample2Operands& o, Upsample2Cal
                           &call->residual) &&
       check.second_affine(o.scale2, o.bias2, channels, &call->scale2, &call->bias2) &&
       check.same_element("out", o.out, "rows", o.input.rows) &&
-      check.shape("out", o.out, {outputs, channels})) {
+      check.shape("out", o.out, {outputs, channels}) &&
+      check.lent(o.lent, o.input.rows, call->units.high, call->outputs(call->units.high), channels,
+                 &call->lent)) {
     call->out = o.out.untyped_data();
     if (call->input.element == Element::kUint8 &&
         (call->residual != nullptr || call->scale2 != nullptr)) {

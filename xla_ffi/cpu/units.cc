@@ -85,6 +85,7 @@ Problem check_indices(Workers& workers, const IndexedRows& input, const Units& u
 }
 
 void fill_halos(Workers& workers, const TileKernels& kernels, const IndexedRows& input) {
+  if (input.lent) return;
   constexpr int64_t kBatch = 64;
   const RowLoops& loops = row_loops(kernels, input.element);
   const int64_t row_bytes = input.channels * element_bytes(input.element);

@@ -26,7 +26,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // What is wrong with the counts, the means, or the indices of live units.
 Problem check_indices(Workers& workers, const IndexedRows& input, const Units& units);
 
-// The halos that are used. The indices must have been checked.
+// The halos that are used, unless they are lent. The indices must have been checked.
 void fill_halos(Workers& workers, const TileKernels& kernels, const IndexedRows& input);
 
 // Addresses of rows. The indices must have been checked.

@@ -81,7 +81,10 @@ class Finish {
     load_floats(at(epilogue.bias2), 0.0f, bias2_);
   }
 
-  __device__ void write(int32_t row, const float (&sums)[kWidth]) const {
+  // Returns what it has stored in the second output, or in the first one.
+  __device__ Packed<T, kWidth> write(int32_t row, const float (&sums)[kWidth],
+                                     bool second = false) const {
+    Packed<T, kWidth> stored;
     const int64_t first = static_cast<int64_t>(row) * epilogue_.features + column_;
     float values[kWidth];
 #pragma unroll
@@ -94,13 +97,16 @@ class Finish {
     }
     activate(epilogue_.activation, values);
     if (epilogue_.out != nullptr) {
-      store_packed<kWidth>(epilogue_.out + first, from_floats<T>(values));
+      stored = from_floats<T>(values);
+      store_packed<kWidth>(epilogue_.out + first, stored);
     }
-    if (epilogue_.out2 == nullptr) return;
+    if (epilogue_.out2 == nullptr) return stored;
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) values[k] = values[k] * scale2_[k] + bias2_[k];
     activate(Activation::kRelu, values);
-    store_packed<kWidth>(epilogue_.out2 + first, from_floats<T>(values));
+    const auto other = from_floats<T>(values);
+    store_packed<kWidth>(epilogue_.out2 + first, other);
+    return second ? other : stored;
   }
 
  private:

@@ -170,7 +170,7 @@ class TableUnit {
     const Neighbor neighbor = neighbors[zone_y * 3 + zone_x];
     if (neighbor.first < 0) return -1;
     if (neighbor.same) return neighbor.first + y * side_ + x;
-    if (!high_) return neighbor.first + ring_position(y, x);
+    if (!high_) return neighbor.first + ring_position(layer_.low.side, layer_.padding, y, x);
     return neighbor.first + grid_.factor.divide(y) * layer_.low.side + grid_.factor.divide(x);
   }
 
@@ -209,16 +209,6 @@ class TableUnit {
 
  private:
   __device__ const TablePatches& patches() const { return high_ ? layer_.high : layer_.low; }
-
-  // As IndexTableLayout has it.
-  __device__ int32_t ring_position(int32_t y, int32_t x) const {
-    const int32_t side = layer_.low.side;
-    const int32_t edge = layer_.padding;
-    const int32_t inner = side - 2 * edge;
-    if (inner <= 0 || y < edge) return y * side + x;
-    if (y < side - edge) return edge * side + (y - edge) * 2 * edge + (x < edge ? x : x - inner);
-    return edge * side + inner * 2 * edge + (y - (side - edge)) * side + x;
-  }
 
   const GridTables& grid_;
   const LayerTable& layer_;

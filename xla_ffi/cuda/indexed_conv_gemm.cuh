@@ -93,6 +93,19 @@ __device__ Vector<float, kLoad> total(int32_t parts, const float* sums) {
   return sum;
 }
 
+// The sums of kWidth columns of a row, from shared memory.
+template <class Tile, class Machine, int kWidth>
+__device__ void row_sums(int32_t parts, const float* sums, int row, int column,
+                         float (&values)[kWidth]) {
+  constexpr int kLoad = kWidth % 4 == 0 ? 4 : 1;
+#pragma unroll
+  for (int k = 0; k < kWidth; k += kLoad) {
+    const auto sum = total<Machine, kLoad>(parts, sums + typename Tile::Sums{}(row, column + k));
+#pragma unroll
+    for (int i = 0; i < kLoad; ++i) values[k + i] = sum.values[i];
+  }
+}
+
 // Writes the live rows of a tile, or this part's share of them, from sums in shared memory, kWidth
 // channels at once.
 template <class Tile, class Machine, int kWidth>
@@ -107,17 +120,62 @@ __device__ void write_tile(const TileConvolution& call, int32_t part, const floa
   const int end = min_int32((part + 1) * share, rows.end - rows.first);
 #pragma unroll 2
   for (int row = part * share + thread / kChunks; row < end; row += kStep) {
-    constexpr int kLoad = kWidth % 4 == 0 ? 4 : 1;
     float values[kWidth];
-#pragma unroll
-    for (int k = 0; k < kWidth; k += kLoad) {
-      const auto sum =
-          total<Machine, kLoad>(call.parts, sums + typename Tile::Sums{}(row, column + k));
-#pragma unroll
-      for (int i = 0; i < kLoad; ++i) values[k + i] = sum.values[i];
-    }
+    row_sums<Tile, Machine>(call.parts, sums, row, column, values);
     finish.write(rows.first + row, values);
   }
+}
+
+// As write_tile for rows of high units, in cells of 2 x 2 outputs, whose means are lent.
+template <class Tile, class Machine>
+__device__ void write_cells(const TileConvolution& call, int32_t part, const float* sums,
+                            const TileRows& rows, int32_t first_column, int thread) {
+  using T = __nv_bfloat16;
+  constexpr int kWidth = Tile::kChunk;
+  constexpr int kChunks = Tile::kColumns / kWidth;
+  constexpr int kStep = Tile::kThreads / kChunks;
+  part = not_before(part);
+  thread = not_before(thread);
+  LentRing<T> lent = call.lent;
+  lent.side = not_before(lent.side);
+  lent.edge = not_before(lent.edge);
+  const int column = thread % kChunks * kWidth;
+  if (first_column + column >= call.epilogue.features) return;
+  const Finish<T, kWidth> finish(call.epilogue, first_column + column);
+  const int32_t width = 2 * lent.side;
+  const int share = Tile::kRows / call.parts;
+  const int end = min_int32((part + 1) * share, rows.end - rows.first) / 4;
+  for (int number = part * share / 4 + thread / kChunks; number < end; number += kStep) {
+    const OutputCell cell(call.tables.high, rows.first / 4 + number);
+    VectorSum<T, kWidth> mean;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int32_t row = cell.row + k / 2 * width + k % 2;
+      float values[kWidth];
+      row_sums<Tile, Machine>(call.parts, sums, row - rows.first, column, values);
+      mean.add(finish.write(row, values, lent.second), 1.0f);
+    }
+    const int32_t halo = lent.number(cell.unit, cell.y, cell.x);
+    if (halo < 0) continue;
+    const int64_t place = int64_t{halo} * call.epilogue.features + first_column + column;
+    mean.write(0.25f, lent.halos + place);
+  }
+}
+
+// Finishes a tile whose sums the threads have written to shared memory.
+template <class Tile, class Machine>
+__device__ void finish_tile(const TileConvolution& call, int32_t part, const float* sums,
+                            const TileRows& rows, int32_t first_column, int thread) {
+  call.parts == 1 ? Machine::sync() : Machine::sync_cluster();
+  if (rows.high && call.lent.any()) {
+    write_cells<Tile, Machine>(call, part, sums, rows, first_column, thread);
+  } else if (call.wide_output) {
+    write_tile<Tile, Machine, Tile::kChunk>(call, part, sums, rows, first_column, thread);
+  } else {
+    write_tile<Tile, Machine, 1>(call, part, sums, rows, first_column, thread);
+  }
+  // The sums are read before others take their place.
+  if (call.parts > 1) Machine::sync_cluster();
 }
 
 // What block `block` of `blocks` does; these are multiples of the parts. `shared`:
@@ -137,10 +195,15 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
   const int32_t part = block % call.parts;
   const int32_t first_stage = stages * part / call.parts;
   const int32_t end_stage = stages * (part + 1) / call.parts;
-  const auto sync_parts = [&] { call.parts == 1 ? Machine::sync() : Machine::sync_cluster(); };
+  // Asked twice of a tile, so that the products have its registers.
+  const auto find = [&](int32_t tile, int32_t* first_column) {
+    const int32_t columns = not_before(across);
+    *first_column = tile % columns * Tile::kColumns;
+    return row_tiles.rows(tile / columns);
+  };
   for (int32_t tile = block / call.parts; tile < tiles; tile += blocks / call.parts) {
-    const TileRows mine = row_tiles.rows(tile / across);
-    const int32_t first_column = tile % across * Tile::kColumns;
+    int32_t first_column;
+    const TileRows mine = find(tile, &first_column);
     const int32_t first_term = first_stage * Tile::kDepth;
     RowLoad<Tile, Machine> row_load(call, row_tiles.live, mine, first_term, rows, table, thread);
     WeightLoad<Tile, Machine> weight_load(call, first_term, weights, first_column, thread);
@@ -153,14 +216,9 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
     const auto tile_sums = cute::make_tensor(cute::make_smem_ptr(sums), typename Tile::Sums{});
     auto my_sums = mma.get_thread_slice(thread).partition_C(tile_sums);
     cute::copy(cute::AutoVectorizingCopyWithAssumedAlignment<64>{}, accumulators, my_sums);
-    sync_parts();
-    if (call.wide_output) {
-      write_tile<Tile, Machine, Tile::kChunk>(call, part, sums, mine, first_column, thread);
-    } else {
-      write_tile<Tile, Machine, 1>(call, part, sums, mine, first_column, thread);
-    }
-    // The sums are read before others take their place.
-    if (call.parts > 1) Machine::sync_cluster();
+    int32_t column;
+    const TileRows written = find(not_before(tile), &column);
+    finish_tile<Tile, Machine>(call, part, sums, written, column, thread);
   }
 }
 

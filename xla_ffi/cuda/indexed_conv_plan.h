@@ -5,10 +5,11 @@
 #define SEGBLOCKS_CUDA_INDEXED_CONV_PLAN_H_
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <limits>
 
+#include "segblocks/macros.h"
 #include "segblocks/units.h"
 
 namespace segblocks::cuda {
@@ -23,6 +24,7 @@ struct TileKind {
   double clocks;
   double rest;
   double latency;
+  int32_t places = 2560;  // Rows that the windows of a tile cover, at most.
 };
 
 constexpr int32_t kTileRows = 256;
@@ -30,6 +32,21 @@ constexpr TileKind kTileKinds[] = {
     {256, 128, 1, 1652, 6000, 360},
     {256, 64, 2, 1136, 3000, 660},
 };
+// Of products of warp groups, which have the rows that the windows cover in shared memory, in
+// slices of so many channels.
+constexpr int32_t kSliceChannels = 32;
+constexpr TileKind kGroupKinds[] = {
+    {256, 128, 1, 1191, 6000, 360, 1440},
+    {256, 64, 2, 618, 3000, 360, 640},
+};
+SEGBLOCKS_HD int32_t slices_of(int32_t channels) {
+  return (channels + kSliceChannels - 1) / kSliceChannels;
+}
+
+// Each of the blocks that share a tile has slices of its own.
+inline int32_t max_group_parts(int64_t channels, int32_t max_parts) {
+  return std::min(max_parts, std::max(slices_of(static_cast<int32_t>(channels)), 1));
+}
 
 // The product that is divided in tiles. Rows of units of the two sizes lie in tiles of their own.
 struct Product {
@@ -37,10 +54,11 @@ struct Product {
   int64_t low_rows;
   int64_t columns;
   int64_t terms;
+  int64_t places = 0;  // Rows that the windows of a tile cover.
 };
 
 struct Plan {
-  int32_t kind;   // Of kTileKinds.
+  int32_t kind;   // Of the kinds in question.
   int32_t parts;  // Blocks of threads that share the terms of a tile.
   double clocks;
 };
@@ -70,17 +88,24 @@ inline double clocks_of(const Product& product, const TileKind& kind, int32_t pa
 }
 
 // The best one of those whose parts don't exceed `max_parts`.
-inline Plan plan(const Product& product, int32_t max_parts, int32_t processors) {
+template <size_t kCount>
+Plan plan(const TileKind (&kinds)[kCount], const Product& product, int32_t max_parts,
+          int32_t processors) {
   constexpr int64_t kMinTerms = 4 * 64;  // Of a part.
   Plan best{0, 1, std::numeric_limits<double>::max()};
-  for (int32_t kind = 0; kind < static_cast<int32_t>(std::size(kTileKinds)); ++kind) {
+  for (int32_t kind = 0; kind < static_cast<int32_t>(kCount); ++kind) {
+    if (product.places > kinds[kind].places) continue;
     for (int32_t parts = 1; parts <= max_parts; parts *= 2) {
       if (parts > 1 && product.terms < parts * kMinTerms) break;
-      const double clocks = clocks_of(product, kTileKinds[kind], parts, processors);
+      const double clocks = clocks_of(product, kinds[kind], parts, processors);
       if (clocks < best.clocks) best = {kind, parts, clocks};
     }
   }
   return best;
+}
+
+inline Plan plan(const Product& product, int32_t max_parts, int32_t processors) {
+  return plan(kTileKinds, product, max_parts, processors);
 }
 
 // From the first index that a tile of kTileRows output rows reads to its last one, at most.

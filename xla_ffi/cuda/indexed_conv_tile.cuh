@@ -13,9 +13,20 @@
 #include <type_traits>
 
 #include "cuda/epilogue.cuh"
+#include "cuda/indexed_conv_plan.h"
+#include "cuda/lent_halos.cuh"
 #include "cuda/window_tables.h"
 
 namespace segblocks::cuda {
+
+// A value that isn't computed ahead, to be kept in registers while a loop before it needs them.
+template <typename T>
+__device__ inline T not_before(T value) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
 
 struct TileConvolution {
   WindowTables tables;
@@ -28,6 +39,7 @@ struct TileConvolution {
   int32_t parts;     // Blocks of threads that share a tile's terms, neighbors in a cluster.
   bool wide_output;  // 16-byte accesses are possible behind the sums.
   Epilogue<__nv_bfloat16> epilogue;
+  LentRing<__nv_bfloat16> lent;  // Only where a part's rows are whole cells of 2 x 2.
 
   // From a window's first index to its last one.
   __device__ int32_t reach(const WindowTables::Size& size) const {
@@ -41,6 +53,11 @@ inline bool aligned(std::initializer_list<const void*> pointers, uintptr_t bytes
     if (reinterpret_cast<uintptr_t>(pointer) % bytes != 0) return false;
   }
   return true;
+}
+
+// Whether the rows that a part of a tile writes are whole lines of cells of 2 x 2 outputs.
+inline bool parts_have_cells(const IndexedConvCall& call, int32_t parts) {
+  return call.lent.any() && kTileRows / parts % (4 * call.lent.side) == 0;
 }
 
 inline TileConvolution tile_convolution(const IndexedConvCall& call, int32_t parts = 1) {
@@ -60,7 +77,11 @@ inline TileConvolution tile_convolution(const IndexedConvCall& call, int32_t par
       call.features % kWide == 0 && aligned({call.residual, call.out, call.out2, call.scale,
                                              call.bias, call.scale2, call.bias2},
                                             2 * kWide),
-      epilogue_of<__nv_bfloat16>(call)};
+      epilogue_of<__nv_bfloat16>(call),
+      {}};
+  if (tiles.wide_output && aligned({call.lent.halos}, 2 * kWide) && parts_have_cells(call, parts)) {
+    tiles.lent = lent_ring<__nv_bfloat16>(call.lent);
+  }
   if (empty) tiles.input.channels = 1;
   return tiles;
 }

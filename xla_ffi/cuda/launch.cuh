@@ -16,11 +16,14 @@ namespace segblocks::cuda {
 
 constexpr int kThreads = 256;
 
-// Computes the halo rows; without any, does nothing.
+// Computes the halo rows; without any, or where they are lent, does nothing.
 cudaError_t launch_halos(cudaStream_t stream, const IndexedRows& input);
+// Computes halos that a call lends from its finished rows; without any, does nothing.
+cudaError_t launch_lent_halos(cudaStream_t stream, const IndexedConvCall& call);
 
-// Convolutions whose halos are there: in bfloat16, in float32, and depthwise in both.
-cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call);
+// Convolutions whose halos are there: in bfloat16, in float32, and depthwise in both. The first one
+// tells whether it writes the halos that it lends, too.
+cudaError_t launch_tiles(cudaStream_t stream, const IndexedConvCall& call, bool* lends);
 cudaError_t launch_plain(cudaStream_t stream, const IndexedConvCall& call);
 cudaError_t launch_depthwise(cudaStream_t stream, const IndexedConvCall& call);
 

@@ -26,7 +26,8 @@ cudaError_t launch(cudaStream_t stream, const Upsample2Call& call) {
   if (status != cudaSuccess) return status;
   return with_indexed_vectors(
       call.input.element, call.input.channels,
-      {call.input.rows, call.input.halos, call.residual, call.out, call.scale2, call.bias2},
+      {call.input.rows, call.input.halos, call.residual, call.out, call.scale2, call.bias2,
+       call.lent.halos},
       [&](auto vector) {
         using V = decltype(vector);
         using T = typename V::Element;

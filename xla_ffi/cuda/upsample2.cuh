@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda/divisor.h"
+#include "cuda/lent_halos.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/vectors.cuh"
 #include "cuda/window_tables.h"
@@ -56,6 +57,7 @@ struct Upsample2 {
   const float* scale2;
   const float* bias2;
   T* out;
+  LentRing<T> lent;
 
   SEGBLOCKS_HD int32_t live_high() const { return live_units(counts[0], high); }
   SEGBLOCKS_HD int32_t live_low() const { return live_units(counts[1], low); }
@@ -78,7 +80,8 @@ Upsample2<T> upsample2(const Upsample2Call& call) {
           static_cast<const T*>(call.residual),
           call.scale2,
           call.bias2,
-          static_cast<T*>(call.out)};
+          static_cast<T*>(call.out),
+          lent_ring<T>(call.lent)};
 }
 
 // Three neighbors, upsampled along x, in quarters: 3 / 4 of the nearer one, 1 / 4 of the other.
@@ -122,8 +125,9 @@ struct Upsampled {
     load_vector(call.bias2 + channel, bias);
   }
 
-  __device__ void write(const float (&near)[kWidth], const float (&far)[kWidth], const T* residual,
-                        T* out) const {
+  // Returns what it has written.
+  __device__ Packed<T, kWidth> write(const float (&near)[kWidth], const float (&far)[kWidth],
+                                     const T* residual, T* out) const {
     float values[kWidth];
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) values[k] = std::fma(3.0f, near[k], far[k]);
@@ -136,7 +140,11 @@ struct Upsampled {
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) values[k] *= 1.0f / 16;
     }
-    if (!map) return store_packed<kWidth>(out, from_floats<T>(values));
+    if (!map) {
+      const auto packed = from_floats<T>(values);
+      store_packed<kWidth>(out, packed);
+      return packed;
+    }
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) values[k] = std::fma(values[k], scale[k], bias[k]);
     // Rounding keeps signs, so that it may come first.
@@ -147,6 +155,7 @@ struct Upsampled {
       packed.values[k] = larger(zeros.values[k], packed.values[k]);
     }
     store_packed<kWidth>(out, packed);
+    return packed;
   }
 };
 
@@ -173,19 +182,29 @@ __device__ void upsample(const Upsample2<T>& call, int32_t live_high, int32_t it
   const Upsampled<T, kWidth> result(call, channel);
   T* out = call.out + first;
   const T* residual = result.add ? call.residual + first : out;
+  const bool lends = in_high && call.lent.any();
+  int32_t inner_y = y;
   // One inner pixel, between its neighbors; `below` is found.
   const auto step = [&](const float (&above)[2][kWidth], const float (&here)[2][kWidth],
                         float (&below)[2][kWidth]) {
     indices += units.patch_width;
     widen(input, given, indices, channel, below);
+    Packed<T, kWidth> cell[4];
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       const auto& far = side == 0 ? above : below;
-      result.write(here[0], far[0], residual, out);
-      result.write(here[1], far[1], residual + channels, out + channels);
+      cell[2 * side] = result.write(here[0], far[0], residual, out);
+      cell[2 * side + 1] = result.write(here[1], far[1], residual + channels, out + channels);
       residual += next_row;
       out += next_row;
     }
+    // The inner pixel is a cell of the map of means.
+    const int32_t halo = lends ? call.lent.number(unit, inner_y++, x) : -1;
+    if (halo < 0) return;
+    VectorSum<T, kWidth> mean;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) mean.add(cell[k], 1.0f);
+    mean.write(0.25f, call.lent.halos + int64_t{halo} * channels + channel);
   };
   float a[2][kWidth];
   float b[2][kWidth];

@@ -134,9 +134,10 @@ template <typename T, int kWidth>
 struct VectorSum {
   float sums[kWidth] = {};
 
-  __device__ void add(const T* from, float weight) {
+  __device__ void add(const T* from, float weight) { add(load_packed<T, kWidth>(from), weight); }
+  __device__ void add(const Packed<T, kWidth>& vector, float weight) {
     float values[kWidth];
-    load_floats_of(from, values);
+    to_floats<T>(vector, values);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) sums[k] += weight * values[k];
   }

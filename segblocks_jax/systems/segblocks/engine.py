@@ -70,7 +70,8 @@ class Engine(Server):
                 many sizes need few programs. Images that none holds are padded to whole blocks.
             execution: "fused", norms folded into convolutions on the compiled handlers; "plain", the network
                 as it is trained; "xla", the same without any custom call. None: "fused" on CPUs with
-                compiled handlers, else "plain".
+                compiled handlers, and on GPUs if the environment variable SEGBLOCKS_GPU_DEFAULT is "fused";
+                else "plain".
             strict: refuses images that none of `shapes` holds, and whatever else would need a program that
                 `mode` doesn't ask for.
             max_programs: that are kept; beyond, the least recently used one is dropped.

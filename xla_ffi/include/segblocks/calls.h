@@ -99,8 +99,9 @@ struct IndexedConvCall {
   const void* residual;
   const float* scale2;  // Both or none of scale2 and bias2.
   const float* bias2;
-  void* out;   // At least one of out and out2 is there.
-  void* out2;  // There where scale2 is.
+  void* out;            // At least one of out and out2 is there.
+  void* out2;           // There where scale2 is.
+  LentHalos lent = {};  // On GPUs only.
 
   SEGBLOCKS_HD int64_t panels() const { return (features + kPanel - 1) / kPanel; }
   // Of the weights: those of the window, or the inputs of a square: 4 x 4 outputs of stride 1, 2 x
@@ -201,6 +202,7 @@ struct Upsample2Call {
   const float* scale2;
   const float* bias2;
   void* out;
+  LentHalos lent = {};  // On GPUs only.
 
   SEGBLOCKS_HD UnitOutputs outputs(const UnitPatches& patches) const {
     if (patches.height < 2 || patches.width < 2) return {0, 0};

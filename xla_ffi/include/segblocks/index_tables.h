@@ -17,6 +17,21 @@ enum class Border {
   kBlock   // The nearest position of the block itself; no position reads a neighbor.
 };
 
+// The cells of a square map of `side` that lie within `edge` of its border, row by row: their
+// number, and the position of one of them.
+template <typename Int>
+SEGBLOCKS_HD Int ring_size(Int side, Int edge) {
+  if (side <= 2 * edge) return edge == 0 ? 0 : side * side;
+  return side * side - (side - 2 * edge) * (side - 2 * edge);
+}
+template <typename Int>
+SEGBLOCKS_HD Int ring_position(Int side, Int edge, Int y, Int x) {
+  if (side <= 2 * edge || y < edge) return y * side + x;
+  const Int inner = side - 2 * edge;
+  if (y < side - edge) return edge * side + (y - edge) * 2 * edge + (x < edge ? x : x - inner);
+  return edge * side + inner * 2 * edge + (y - (side - edge)) * side + x;
+}
+
 // The tables of a layer whose high blocks have `blocks.block` pixels a side.
 //
 // A high block next to a low one lends it averaged pixels, "halos": the means of factor x factor
@@ -31,22 +46,14 @@ struct IndexTableLayout {
   SEGBLOCKS_HD int64_t patch_area(bool high) const { return patch_side(high) * patch_side(high); }
 
   // Halos of one high block.
-  SEGBLOCKS_HD int64_t ring() const {
-    const int64_t side = blocks.low_block();
-    if (side <= 2 * padding) return padding == 0 ? 0 : side * side;
-    return side * side - (side - 2 * padding) * (side - 2 * padding);
-  }
+  SEGBLOCKS_HD int64_t ring() const { return ring_size(blocks.low_block(), padding); }
   SEGBLOCKS_HD int64_t num_halos() const { return blocks.num_high * ring(); }
 
   // The halo of averaged cell (y, x), which must lie in the ring.
   template <typename Int>
   SEGBLOCKS_HD Int ring_position(Int y, Int x) const {
-    const Int side = static_cast<Int>(blocks.low_block());
-    const Int edge = static_cast<Int>(padding);
-    if (side <= 2 * edge || y < edge) return y * side + x;
-    const Int inner = side - 2 * edge;
-    if (y < side - edge) return edge * side + (y - edge) * 2 * edge + (x < edge ? x : x - inner);
-    return edge * side + inner * 2 * edge + (y - (side - edge)) * side + x;
+    return segblocks::ring_position(static_cast<Int>(blocks.low_block()), static_cast<Int>(padding),
+                                    y, x);
   }
 
   // The averaged cell of halo g of a block: the inverse of ring_position().

@@ -25,10 +25,22 @@ struct IndexedRows {
   int64_t halo_reads;    // >= 1 where there are halos.
   const void* rows;      // (num_rows, channels)
   const int32_t* means;  // (num_halos, halo_reads)
-  void* halos;           // (num_halos, channels): the handler fills it first.
+  void* halos;           // (num_halos, channels): the handler fills it first, unless `lent`.
   uint8_t zero = 0;      // The byte that index -1 is a row of.
+  bool lent = false;     // What has made the rows has filled the halos.
 
   SEGBLOCKS_HD int64_t num_indices() const { return num_rows + num_halos; }
+};
+
+// Halos that an operation lends to one that reads its output rows: of each high unit the means of 2
+// x 2 outputs as they are stored, in a ring of its map of means, as IndexTableLayout has it.
+struct LentHalos {
+  int64_t side;  // Of the map of means.
+  int64_t edge;  // How wide the ring is.
+  bool second;   // Those of the second output.
+  void* halos;   // (capacity * ring, features); null where nothing is lent.
+
+  SEGBLOCKS_HD bool any() const { return halos != nullptr; }
 };
 
 // Units of one size.
