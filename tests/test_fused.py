@@ -223,7 +223,7 @@ def test_what_is_no_layer_is_found():
 
 
 def test_an_option_chooses_what_a_gpu_takes(monkeypatch):
-    net = Patterns("", rngs=nnx.Rngs(0))
+    net = Patterns("bias_then_norm_then_relu6", rngs=nnx.Rngs(0))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(extension, "resolve", lambda *_: "ffi")
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)

@@ -57,6 +57,7 @@ def call(
         target,
         arrays if halos is None else [*arrays, halos],
         [(shape, rows.dtype) for shape in shapes],
+        None,
         **attributes,
     )
     return (*out[: len(results)], *out[len(results) + 1 :])
