@@ -237,8 +237,8 @@ def test_an_option_chooses_what_a_gpu_takes(monkeypatch):
 
 
 def test_the_default_of_gpus_is_what_the_model_of_time_says():
-    """Until a GPU has measured it; see docs/gpu.md."""
+    """Until a GPU has measured it, with a tenth for what the model leaves out; see docs/gpu.md."""
     path = pathlib.Path(__file__).parent.parent / "benchmarks" / "results" / "cuda_model.json"
     rows = {(row["batch"], row["share_high"]): row for row in json.loads(path.read_text())["rows"]}
-    faster = rows[1, 0.4]["ratio_to_dense"] >= 1
+    faster = rows[1, 0.4]["ratio_to_dense"] >= 1.1
     assert ("fused" if faster else "plain") == GPU_DEFAULT

@@ -30,7 +30,7 @@ from segblocks_jax.traced import InBlocks
 
 GPU_DEFAULT = "plain"
 """What a GPU runs by default, "fused" or "plain": fused networks where benchmarks/results/cuda_model.json has them
-faster than a dense one, at batch 1 and 40% high blocks. No GPU has measured it."""
+faster than a dense one by a tenth or more, at batch 1 and 40% high blocks. No GPU has measured it."""
 ENVIRONMENT_VARIABLE = "SEGBLOCKS_GPU_DEFAULT"
 
 _SIDE = 256  # Of the image that calls are recorded on; its size plays no part in them.

@@ -8,7 +8,7 @@ import contextlib
 import contextvars
 from collections.abc import Sequence
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from segblocks_jax.ops import ffi_call, within
 from segblocks_jax.ops.patches import IndexPatches, ring_size
@@ -43,7 +43,7 @@ def call(
     results: Sequence[tuple[int, int]],
     lent: Sequence[tuple[int, int]] = (),
     **attributes: int,
-) -> tuple[Float[Array, "_ _"], ...]:
+) -> tuple[Shaped[Array, "_ _"], ...]:
     """Runs a handler, and returns its results and then the halos that it lends, all of the rows' dtype.
 
     `operands` are rows, patches, those behind them, and the rows' halos where they were lent; `results` and `lent`

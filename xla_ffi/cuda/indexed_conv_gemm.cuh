@@ -195,15 +195,9 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
   const int32_t part = block % call.parts;
   const int32_t first_stage = stages * part / call.parts;
   const int32_t end_stage = stages * (part + 1) / call.parts;
-  // Asked twice of a tile, so that the products have its registers.
-  const auto find = [&](int32_t tile, int32_t* first_column) {
-    const int32_t columns = not_before(across);
-    *first_column = tile % columns * Tile::kColumns;
-    return row_tiles.rows(tile / columns);
-  };
   for (int32_t tile = block / call.parts; tile < tiles; tile += blocks / call.parts) {
-    int32_t first_column;
-    const TileRows mine = find(tile, &first_column);
+    const TileRows mine = row_tiles.rows(tile / across);
+    const int32_t first_column = tile % across * Tile::kColumns;
     const int32_t first_term = first_stage * Tile::kDepth;
     RowLoad<Tile, Machine> row_load(call, row_tiles.live, mine, first_term, rows, table, thread);
     WeightLoad<Tile, Machine> weight_load(call, first_term, weights, first_column, thread);
@@ -216,8 +210,10 @@ __device__ void convolve(const TileConvolution& call, char* shared, int thread, 
     const auto tile_sums = cute::make_tensor(cute::make_smem_ptr(sums), typename Tile::Sums{});
     auto my_sums = mma.get_thread_slice(thread).partition_C(tile_sums);
     cute::copy(cute::AutoVectorizingCopyWithAssumedAlignment<64>{}, accumulators, my_sums);
-    int32_t column;
-    const TileRows written = find(not_before(tile), &column);
+    // Found again, so that the products have their registers.
+    const int32_t done = not_before(tile);
+    const TileRows written = row_tiles.rows(done / across);
+    const int32_t column = done % across * Tile::kColumns;
     finish_tile<Tile, Machine>(call, part, sums, written, column, thread);
   }
 }
