@@ -19,7 +19,7 @@ from segblocks_jax.experiments import commands
 from segblocks_jax.experiments.defaults import config as full_config
 from segblocks_jax.nn import BatchNorm, BlockOptions
 from segblocks_jax.structured_config import ConfigError
-from segblocks_jax.systems.classifier import predictor
+from segblocks_jax.systems.classifier import predict, predictor
 from segblocks_jax.systems.classifier.base import ImageClassifier
 from segblocks_jax.systems.classifier.config import BaseConfig, ExperimentConfig
 from segblocks_jax.systems.classifier.engine import Engine
@@ -457,3 +457,27 @@ def test_batches_are_told_as_they_come(exits):
         on_batch=lambda batch, found: seen.append((batch.count, len(found.logits))),
     )
     assert seen == [(4, 4), (4, 4), (3, 4)]
+
+
+def test_pictures_overwrite_nothing_and_are_no_inputs(tmp_path):
+    """Files of one stem, one whose name looks like a result, and results in the folder of the inputs."""
+    (tmp_path / "sub").mkdir()
+    files = ["a.png", "a.bmp", "sub/a.png", "a_masks.png", "b.png"]
+    for i, name in enumerate(files):
+        Image.fromarray(np.full((4, 4, 3), 10 * i, np.uint8)).save(tmp_path / name)
+
+    def prepare(save):
+        def find(pictures):
+            for picture in pictures:
+                save(picture, {"masks": picture.image + np.uint8(100)})
+            return [{"file": str(picture.file)} for picture in pictures]
+
+        return find
+
+    for _ in range(2):
+        records, failed = predict.find_in_pictures(prepare, str(tmp_path), tmp_path, batch_size=2)
+        assert (len(records), failed) == (len(files), 0)
+        inside = {f: np.asarray(Image.open(f)).max() for f in tmp_path.rglob("*.*")}
+        for i, name in enumerate(files):
+            assert inside.pop(tmp_path / name) == 10 * i
+        assert sorted(inside.values()) == [100 + 10 * i for i in range(len(files))]

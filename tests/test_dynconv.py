@@ -297,6 +297,16 @@ def test_noise_makes_decisions_as_likely_as_the_sigmoid(rng: np.random.Generator
     np.testing.assert_allclose(drawn.mean(0), jax.nn.sigmoid(logits), atol=0.01)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_rare_decisions_are_as_rare_in_bfloat16(rng: np.random.Generator, sign: int) -> None:
+    u1, u2 = (rng.random(400_000).astype(np.float32) for _ in range(2))
+    logits = jnp.full(u1.shape, sign * 8, jnp.bfloat16)
+    drawn = dynconv.gumbel_sigmoid(logits, u1, u2, 1.0)
+    assert drawn.dtype == jnp.bfloat16
+    rare = np.mean(np.asarray(drawn, np.float32) == (sign < 0))
+    assert rare == pytest.approx(float(jax.nn.sigmoid(-8.0)), rel=0.3)
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_dilation_against_loops(rng: np.random.Generator, stride: int) -> None:
     mask = random_mask(rng, (2, 4, 5), 0.2)

@@ -141,14 +141,14 @@ def test_all_and_single_exits() -> None:
 
 
 def test_a_budget_is_that_of_the_held_out_images() -> None:
-    fits = [Fit(0.5, (0.5, -1e8), 60.0, 10e6), Fit(1.0, (0.7, -1e8), 70.0, 20e6)]
+    fits = [Fit(0.5, (0.5, -1e8), 60.0, 2e6), Fit(1.0, (0.7, -1e8), 70.0, 3e6)]
     low, high = (dataclasses.replace(fit, thresholds=(*fit.thresholds, -1e8)) for fit in fits)
     served = Engine(net(), dataclasses.replace(spec(), fits=(low, high)))
-    assert served._thresholds(Mode.parse("budget=15"))[0][0] == np.float32(0.5)
-    assert served._thresholds(Mode.parse("budget=20"))[0][0] == np.float32(0.7)
+    assert served._thresholds(Mode.parse("budget=2.5"))[0][0] == np.float32(0.5)
+    assert served._thresholds(Mode.parse("budget=3"))[0][0] == np.float32(0.7)
     assert served._thresholds(Mode.parse("accurate"))[0][0] == np.float32(0.7)
-    with pytest.raises(InputError, match="a budget of 5: expected at least 10 "):
-        served(pictures(1), mode="budget=5")
+    with pytest.raises(InputError, match="a budget of 1: expected at least 2 "):
+        served(pictures(1), mode="budget=1")
 
 
 def test_a_latency_cuts_off_exits() -> None:
@@ -226,6 +226,20 @@ def test_images_of_other_sizes_are_cropped() -> None:
     answers = engine()([large, small], mode="all")
     expected = engine()(np.stack([large[2:18, 1:17], small]), mode="all")
     np.testing.assert_array_equal(answers.probabilities, expected.probabilities)
+
+
+def test_arrays_are_resized_as_lists_are() -> None:
+    resized = Engine(net(), dataclasses.replace(spec(), resize=20), max_count=8, bucket_step=0.25)
+    images = pictures(2)
+    answers = [resized(x, mode="all").probabilities for x in (images, list(images))]
+    np.testing.assert_array_equal(*answers)
+    assert not np.allclose(answers[0], engine()(images, mode="all").probabilities)
+
+
+def test_thresholds_of_images_of_another_size() -> None:
+    large = dataclasses.replace(spec(), crop=(24, 24))
+    with pytest.raises(InputError, match="fit them for this network and size of images"):
+        Engine(net(), large)
 
 
 @pytest.mark.slow

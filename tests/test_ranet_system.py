@@ -10,6 +10,7 @@ import pytest
 
 import segblocks_jax as sb
 from segblocks_jax.analysis.early_exits import Figures, examples, measure, write_report
+from segblocks_jax.errors import InputError
 from segblocks_jax.structured_config import ConfigError
 from segblocks_jax.systems.ranet.config import ExperimentConfig
 from segblocks_jax.systems.ranet.engine import Engine
@@ -81,6 +82,12 @@ def test_a_run_keeps_its_thresholds(tmp_path: pathlib.Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RANetSystem, "outputs", None)
         load_modules(RANetSystem(config()), tmp_path)
+    for data, message in (
+        ({"holdout": 40}, "data.holdout is 40, but 32 in the run"),
+        ({"crop": (24, 24)}, r"data.crop is \(24, 24\), but \(16, 16\) in the run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_modules(RANetSystem(config(data=data)), tmp_path)
     served = Engine.load(tmp_path / "export", max_count=4)
     source = system.eval_source
     images = np.stack([source[i]["image"] for i in range(len(source))])

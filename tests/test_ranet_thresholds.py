@@ -91,6 +91,32 @@ def test_a_q_that_is_none(q: float) -> None:
         ranet.fit_thresholds(np.ones((2, 3, 1), np.float32), q)
 
 
+@pytest.mark.parametrize("q", [1e-46, 1e30])
+def test_a_q_without_powers(q: float) -> None:
+    with pytest.raises(InputError, match="float32 has no powers"):
+        ranet.fit_thresholds(np.ones((8, 3, 1), np.float32), q)
+
+
+def test_float64_leaves_where_float32_does(rng: np.random.Generator) -> None:
+    """The image that sets a threshold reaches it."""
+    logits = 3 * rng.standard_normal((4, 200, 10))
+    given = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    thresholds = ranet.fit_thresholds(given, 1.0)
+    counts = ranet.budgeted(given, np.zeros(200, int), thresholds, [1, 2, 3, 4])[2]
+    np.testing.assert_array_equal(counts, [50, 50, 50, 50])
+
+
+def test_probabilities_that_are_no_numbers() -> None:
+    given = np.full((2, 4, 3), 1 / 3, np.float32)
+    given[0, 1] = np.nan
+    for call in (
+        lambda: ranet.fit_thresholds(given, 1.0),
+        lambda: ranet.budgeted(given, np.zeros(4, int), np.zeros(2, np.float32), [1, 2]),
+    ):
+        with pytest.raises(InputError, match="have NaN"):
+            call()
+
+
 def test_shapes_that_do_not_belong_together(unchecked: None) -> None:
     given = np.full((3, 5, 2), 0.5, np.float32)
     labels, macs = np.zeros(5, int), np.ones(3)

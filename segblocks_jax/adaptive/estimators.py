@@ -96,17 +96,20 @@ def gumbel_sigmoid(
     if (u1 is None) != (u2 is None):
         raise InputError("gumbel_sigmoid: only one of u1 and u2 is None; give both, or neither")
     logits = jnp.asarray(logits)
-    noisy = logits
+    # The tails of noise need more digits than bfloat16 has.
+    wide = np.promote_types(logits.dtype, np.float32)
+    noisy = logits.astype(wide)
     if u1 is not None and u2 is not None:
         for name, u in (("u1", u1), ("u2", u2)):
             if u.shape != logits.shape:
                 raise InputError(
                     f"gumbel_sigmoid: {name} has shape {u.shape}; expected that of logits, {logits.shape}"
                 )
-        first, second = (_gumbel(jnp.asarray(u, logits.dtype)) for u in (u1, u2))
-        noisy = logits + first - second
-    y = jax.nn.sigmoid(noisy / jnp.asarray(temperature, logits.dtype))
+        first, second = (_gumbel(jnp.asarray(u, wide)) for u in (u1, u2))
+        noisy = noisy + first - second
+    y = jax.nn.sigmoid(noisy / jnp.asarray(temperature, wide))
     hard = (y >= 0.5).astype(logits.dtype)
+    y = y.astype(logits.dtype)
     return hard + (y - jax.lax.stop_gradient(y))  # The second term is 0, exactly.
 
 

@@ -122,10 +122,13 @@ def parse_shard(text: str) -> tuple[int, int]:
     )
 
 
-def name_results(files: list[pathlib.Path], output: pathlib.Path) -> dict[pathlib.Path, str]:
+def name_results(
+    files: list[pathlib.Path], output: pathlib.Path, kinds: Sequence[str] = KINDS
+) -> dict[pathlib.Path, str]:
     """A name for each file, so that its results overwrite no other's, and no input.
 
-    The file's stem where no other file has it; else its folders and suffix, too; else with a number.
+    The file's stem where no other file has it; else its folders and suffix, too; else with a number. `kinds` are the
+    endings of results' names.
     """
     whole = {file: pathlib.Path(os.path.abspath(file)) for file in files}
     root = os.path.commonpath([path.parent for path in whole.values()])
@@ -137,7 +140,7 @@ def name_results(files: list[pathlib.Path], output: pathlib.Path) -> dict[pathli
         simple = [file.stem] if stems[fold(file.stem)] == 1 else []
         numbered = (f"{file.stem[:50]}_{i}" for i in itertools.count(2))
         for name in itertools.chain(simple, [joined], numbered):
-            written = {fold(f"{name}_{kind}.png") for kind in KINDS}
+            written = {fold(f"{name}_{kind}.png") for kind in kinds}
             if file.suffix.lower() not in _ONE_PAGE:
                 written.add(fold(name))
             if not written & taken and len(os.fsencode(name)) <= _LONGEST:

@@ -59,8 +59,7 @@ class ShapeServer:
                 )
         if strict and not shapes:
             raise InputError("strict: there are no shapes; give the engine those that it may serve")
-        check_fork()
-        _processes.add(os.getpid())
+        note_process()
         self.multiple, self.shapes, self.strict = multiple, tuple(shapes), strict
         self.devices = tuple(devices)
         self._fill = fill
@@ -124,6 +123,12 @@ class ShapeServer:
         padded[:] = self._fill
         padded[: images.shape[0], : images.shape[1], : images.shape[2]] = images
         return padded
+
+
+def note_process() -> None:
+    """Notes that this process has a server; RuntimeError as of `check_fork`."""
+    check_fork()
+    _processes.add(os.getpid())
 
 
 def check_fork() -> None:

@@ -119,6 +119,9 @@ class System(abc.ABC):
     def train_batches(self, shard: tuple[int, int]) -> Batches:
         """Training batches of process `shard[0]` of `shard[1]`. What is missing for evaluations fails now, too."""
 
+    def check_trained(self, stored: Mapping[str, Any]) -> None:  # noqa: B027
+        """Raises InputError where what was trained by a stored configuration can't be evaluated by this one."""
+
     def calibrate(
         self, modules: nnx.Module, stored: Mapping[str, float] | None = None
     ) -> dict[str, float] | None:

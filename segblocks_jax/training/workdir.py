@@ -89,6 +89,7 @@ def load_modules(
         ValueError: the checkpoint is of another model; tells every difference.
     """
     modules, found, extra = restore_modules(system, workdir, step)
+    system.check_trained(extra["config"])
     system.calibrate(modules, extra.get("calibration"))
     return modules, found, extra.get("pretrained")
 

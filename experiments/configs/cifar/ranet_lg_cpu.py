@@ -3,7 +3,7 @@
     python -m segblocks_jax.experiments.cifar --config=experiments/configs/cifar/ranet_lg_cpu.py \
         --data_dir=FOLDER --workdir=DIR
 
-Hardware: two CPU cores. Time and result: not measured yet.
+Hardware: two CPU cores, 116 minutes beside other work. Result: docs/ranet.md.
 """
 
 import ml_collections

@@ -37,7 +37,7 @@ def classes_in(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def scan(folder: pathlib.Path, classes: Sequence[str]) -> Files:
-    """All images below the folders of the classes, sorted; labels follow the order of `classes`.
+    """All images that lie in the folders of the classes, sorted; labels follow the order of `classes`.
 
     Raises:
         FileNotFoundError: the folder, or that of a class, isn't there.

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from segblocks_jax.data import images
 from segblocks_jax.inference.files import Picture, find_files, read_pictures
+from segblocks_jax.inference.result_files import name_results, save_result
 from segblocks_jax.paths import check_writable
 from segblocks_jax.progress import Progress
 from segblocks_jax.tasks.classification.result import Classification
@@ -19,6 +20,9 @@ _TOP = 5
 PREDICTIONS = "predictions.json"
 Draw = Callable[[UInt8[np.ndarray, "h w 3"]], Mapping[str, UInt8[np.ndarray, "_ _ 3"]]]
 """Pictures of what a network does on an image, by name."""
+_KINDS = ("masks", "computation", "pose")
+Save = Callable[[Picture, Mapping[str, UInt8[np.ndarray, "_ _ 3"]]], None]
+"""Writes what was drawn of a picture, by name, one of `_KINDS`."""
 Find = Callable[[list[Picture]], list[dict[str, Any]]]
 """Pictures -> a record of each, for JSON."""
 
@@ -48,7 +52,7 @@ def predict_inputs(
         load: gives the trained modules; called where there is an input.
         engine_of: gives what classifies by the modules.
         draw_of: gives what draws pictures of an image, if anything does; they are written beside the JSON, as
-            FILE_NAME.png.
+            FILE_NAME.png under names that overwrite nothing.
         class_names: in the order of the labels.
         source: file or folder.
         output: folder of the results.
@@ -64,7 +68,7 @@ def predict_inputs(
     """
     output = check_writable(output)
 
-    def prepare() -> Find:
+    def prepare(save: Save) -> Find:
         modules = load()
         engine, draw = engine_of(modules), draw_of(modules)
 
@@ -73,7 +77,7 @@ def predict_inputs(
             for picture in pictures if draw is not None else ():
                 assert draw is not None
                 assert picture.image is not None
-                save_pictures(draw(picture.image), picture, output)
+                save(picture, draw(picture.image))
             return records
 
         return find
@@ -89,7 +93,7 @@ def predict_inputs(
 
 
 def find_in_pictures(
-    prepare: Callable[[], Find],
+    prepare: Callable[[Save], Find],
     source: str,
     output: pathlib.Path,
     *,
@@ -99,7 +103,7 @@ def find_in_pictures(
     """The records of all pictures of an input, and how many could not be read, which are named; makes `output`.
 
     Args:
-        prepare: gives what makes records of pictures; called where there is an input.
+        prepare: gives what makes records of pictures, and saves what it draws; called where there is an input.
         source: a picture, a video, or a folder.
         output: folder of the results, none of which is an input.
         batch_size: pictures that are taken together.
@@ -110,7 +114,14 @@ def find_in_pictures(
     """
     images.allow_pixels(max_pixels)
     files = find_files(pathlib.Path(source), output)
-    find = prepare()
+    names = name_results(files, output, _KINDS)
+
+    def save(picture: Picture, drawn: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> None:
+        frame = "" if picture.frame is None else f"_{picture.frame:06d}"
+        for kind, pixels in drawn.items():
+            save_result(output / f"{names[picture.file]}{frame}_{kind}.png", pixels)
+
+    find = prepare(save)
     output.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     failed = 0
@@ -125,17 +136,6 @@ def find_in_pictures(
             records += find(good) if good else []
             progress.update(min(len(records) + failed, len(files)))
     return records, failed
-
-
-def save_pictures(
-    drawn: Mapping[str, UInt8[np.ndarray, "_ _ 3"]], picture: Picture, output: pathlib.Path
-) -> None:
-    """Writes what was drawn of a picture as FILE_NAME.png, a video's with the number of the frame."""
-    from PIL import Image
-
-    frame = "" if picture.frame is None else f"_{picture.frame:06d}"
-    for name, pixels in drawn.items():
-        Image.fromarray(pixels).save(output / f"{picture.file.stem}{frame}_{name}.png")
 
 
 def _classify(

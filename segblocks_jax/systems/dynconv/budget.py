@@ -110,7 +110,8 @@ def budget_terms(
         axis_name: mapped axis over whose devices the batch is spread evenly.
 
     Raises:
-        InputError: a target outside (0, 1], lists of different lengths, or masks that aren't (n, h, w).
+        InputError: a target outside (0, 1], lists of different lengths, masks that aren't (n, h, w), or multiply-adds
+            that are negative or all 0.
 
     Source: Verelst and Tuytelaars (arXiv 1912.03203), section 3.3, with costs as in the published code.
     """
@@ -130,6 +131,11 @@ def budget_terms(
         number = mask if mask.dtype == jnp.float64 else mask.astype(jnp.float32)
         dilated = dilate(jax.lax.stop_gradient(number), stride).astype(number.dtype)
         total = int(macs) * number.size + int(dilated_macs) * dilated.size
+        if min(macs, dilated_macs) < 0 or not total:
+            raise InputError(
+                f"budget: block {i} has {macs} and {dilated_macs} multiply-adds at a pixel; expected 0 or more,"
+                " not both 0"
+            )
         parts = (int(macs) / total, number), (int(dilated_macs) / total, dilated)
         excesses.append(sum(weight * _above(x, target) for weight, x in parts))
         totals.append(total)

@@ -11,8 +11,8 @@ from segblocks_jax.systems.classifier.predict import (
     PREDICTIONS,
     Draw,
     Find,
+    Save,
     find_in_pictures,
-    save_pictures,
 )
 from segblocks_jax.systems.dynconv_pose.engine import Engine
 from segblocks_jax.tasks.pose.joints import MPII
@@ -50,10 +50,10 @@ def predict_inputs(
     """
     output = check_writable(output)
 
-    def prepare() -> Find:
+    def prepare(save: Save) -> Find:
         modules = load()
         engine, draw = engine_of(modules), draw_of(modules)
-        return lambda pictures: [_find(engine, draw, picture, output) for picture in pictures]
+        return lambda pictures: [_find(engine, draw, picture, save) for picture in pictures]
 
     records, failed = find_in_pictures(prepare, source, output, max_pixels=max_pixels)
     write_json(output / PREDICTIONS, {"joints": list(MPII), "pictures": records})
@@ -61,14 +61,12 @@ def predict_inputs(
     return 1 if failed else 0
 
 
-def _find(
-    engine: Engine, draw: Draw | None, picture: Picture, output: pathlib.Path
-) -> dict[str, Any]:
+def _find(engine: Engine, draw: Draw | None, picture: Picture, save: Save) -> dict[str, Any]:
     image = picture.image
     assert image is not None
     found = engine([image])
     drawn = {"pose": draw_pose(image, found.joints[0], found.scores[0])}
-    save_pictures(drawn | ({} if draw is None else dict(draw(image))), picture, output)
+    save(picture, drawn | ({} if draw is None else dict(draw(image))))
     return {
         "file": str(picture.file),
         "frame": picture.frame,

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from segblocks_jax.adaptive.buckets import round_to_bucket
 from segblocks_jax.errors import InputError
 from segblocks_jax.inference.programs import KeyedCache
-from segblocks_jax.inference.server import check_fork, check_images
+from segblocks_jax.inference.server import check_fork, check_images, note_process
 from segblocks_jax.inference.timing import LatencyTracker, slowest
 from segblocks_jax.systems.ranet.fits import within_budget
 from segblocks_jax.systems.ranet.settings import Answers, Mode, Program, Programs, Settings
@@ -34,7 +34,7 @@ class Server:
 
     def __init__(self, programs: Programs, settings: Settings) -> None:
         """Checks the mode."""
-        check_fork()
+        note_process()
         self.settings, self._programs = settings, programs
         self._latencies: KeyedCache[int, dict[int, float]] = KeyedCache()
         self._pace = LatencyTracker()
@@ -133,7 +133,8 @@ class Server:
             raise InputError("there are no images; give at least one")
         if isinstance(images, np.ndarray):
             check_images(images)
-            if images.shape[1:3] == self.settings.crop:
+            crop = self.settings.crop
+            if images.shape[1:3] == crop and self.settings.resize in (None, min(crop)):
                 return images
         else:
             for image in images:

@@ -128,6 +128,13 @@ class Settings:
     def __post_init__(self) -> None:
         if self.max_count < 1:
             raise InputError(f"max_count is {self.max_count}; expected 1 or more")
+        for fit in self.fits:
+            low, high = self.macs[0] * (1 - 1e-6), self.macs[-1] * (1 + 1e-6)
+            if len(fit.thresholds) != len(self.macs) or not low <= fit.macs <= high:
+                raise InputError(
+                    f"thresholds of {len(fit.thresholds)} exits that take {fit.macs:g} operations an image, for exits"
+                    f" that take {', '.join(map(str, self.macs))}; fit them for this network and size of images"
+                )
         if not 0 < self.bucket_step <= 1:
             raise InputError(
                 f"bucket_step is {self.bucket_step}; expected a share above 0, up to 1"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from segblocks_jax.data.classification.source import ClassSource
+from segblocks_jax.errors import InputError
 from segblocks_jax.systems.classifier.base import ImageClassifier
 from segblocks_jax.systems.classifier.evaluation import Evaluation, Outputs, summarize
 from segblocks_jax.systems.ranet import speed
@@ -66,6 +67,21 @@ class RANetSystem(ImageClassifier):
         """Operations of an image up to each exit."""
         net = jax.eval_shape(lambda: self.build())
         return cumulative_macs(net.net, self.config.data.crop)
+
+    def check_trained(self, stored: Mapping[str, Any]) -> None:
+        """Refuses thresholds of images that were trained on, or for images of another size."""
+        data, then = self.config.data, stored["data"]
+        if data.holdout > then["holdout"]:
+            raise InputError(
+                f"data.holdout is {data.holdout}, but {then['holdout']} in the run that trained the network:"
+                " thresholds would be fitted on images that it was trained on"
+            )
+        for name, now in (("crop", data.crop), ("resize", data.resize)):
+            if data.holdout and _plain(then[name]) != now:
+                raise InputError(
+                    f"data.{name} is {now}, but {_plain(then[name])} in the run that fitted the thresholds; give"
+                    " data.holdout=0 to go without"
+                )
 
     def calibrate(
         self, modules: Any, stored: Mapping[str, float] | None = None
@@ -154,6 +170,11 @@ def probabilities(outputs: Outputs) -> Float32[np.ndarray, "exits n k"]:
     """Softmax of every exit."""
     assert outputs.logits is not None
     return np.asarray(jax.nn.softmax(jnp.asarray(outputs.logits)))
+
+
+def _plain(value: Any) -> Any:
+    """A list of JSON as the tuple that it was."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _to_stored(fits: tuple[Fit, ...]) -> dict[str, float]:

@@ -34,15 +34,19 @@ def exit_shares(exits: int, q: float) -> Float[np.ndarray, "exits"]:
     if not 0 < q < np.inf:
         raise InputError(f"q is {q}; expected a number above 0, such as 0.5")
     # Each operation is rounded to float32 in this order, as published: counts of images are cut to whole numbers.
-    logarithm = np.float32(np.log(np.float64(np.float32(q))))
-    powers = logarithm * np.arange(1, exits + 1, dtype=np.float32)
-    shares = np.exp(powers.astype(np.float64)).astype(np.float32)
-    return shares / np.add.accumulate(shares)[-1]
+    with np.errstate(all="ignore"):
+        logarithm = np.float32(np.log(np.float64(np.float32(q))))
+        powers = logarithm * np.arange(1, exits + 1, dtype=np.float32)
+        shares = np.exp(powers.astype(np.float64)).astype(np.float32)
+        shares = shares / np.add.accumulate(shares)[-1]
+    if not np.isfinite(shares).all():
+        raise InputError(f"q is {q}, of which float32 has no powers; expected a number such as 0.5")
+    return shares
 
 
-def confidences(probabilities: Probabilities) -> Float[np.ndarray, "exits n"]:
-    """The largest probability of each exit and sample."""
-    return np.asarray(probabilities).max(-1)
+def confidences(probabilities: Probabilities) -> Float32[np.ndarray, "exits n"]:
+    """The largest probability of each exit and sample, in float32 as thresholds are."""
+    return np.asarray(probabilities).max(-1).astype(np.float32)
 
 
 def fit_thresholds(probabilities: Probabilities, q: float) -> Float32[np.ndarray, "exits"]:
@@ -62,7 +66,7 @@ def fit_thresholds(probabilities: Probabilities, q: float) -> Float32[np.ndarray
     Raises:
         InputError: another number of axes, no samples, or q is not above 0.
     """
-    confidence = confidences(_checked(probabilities)).astype(np.float32)
+    confidence = confidences(_checked(probabilities))
     exits, count = confidence.shape
     wanted = np.floor(np.float32(count) * exit_shares(exits, q)).astype(int)
     thresholds = np.full(exits, NEVER, np.float32)
@@ -131,5 +135,9 @@ def _checked(probabilities: Probabilities) -> Float[np.ndarray, "exits n classes
     if probabilities.ndim != 3 or 0 in probabilities.shape:
         raise InputError(
             f"probabilities have shape {probabilities.shape}; expected (exits, samples, classes), none of them 0"
+        )
+    if np.isnan(probabilities).any():
+        raise InputError(
+            "probabilities have NaN; is the network trained with a rate that is too high?"
         )
     return probabilities

@@ -23,7 +23,7 @@ class Pckh:
     """Shares of joints that are found within a length of the head.
 
     Attributes:
-        parts: by name, as `PARTS`, within half a head; NaN without visible joints.
+        parts: by name, as `PARTS`, within half a head; NaN without visible joints of either side.
         mean: of all visible joints but `UNSCORED`, within half a head; NaN without any.
         mean_strict: the same within a tenth of a head; as published, 0.11 of it.
         people: their number.
