@@ -133,8 +133,8 @@ class Server:
             raise InputError("there are no images; give at least one")
         if isinstance(images, np.ndarray):
             check_images(images)
-            crop = self.settings.crop
-            if images.shape[1:3] == crop and self.settings.resize in (None, min(crop)):
+            as_seen = images.shape[1:3] == self.settings.crop
+            if as_seen and self.settings.resize in (None, min(self.settings.crop)):
                 return images
         else:
             for image in images:
