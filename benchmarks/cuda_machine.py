@@ -158,7 +158,7 @@ class GroupTile(Tile):
 
 
 GROUP_TILES = (
-    GroupTile(256, 128, 32, 139, 2400, places=1440),
+    GroupTile(256, 128, 32, 138, 2400, places=1440),
     GroupTile(256, 64, 32, 167, 2400, places=640),
 )
 PARTS = (1, 2, 4, 8)  # Blocks of threads that share the terms of a tile.

@@ -148,7 +148,7 @@ __device__ void write_cells(const TileConvolution& call, int32_t part, const flo
   for (int number = part * share / 4 + thread / kChunks; number < end; number += kStep) {
     const OutputCell cell(call.tables.high, rows.first / 4 + number);
     VectorSum<T, kWidth> mean;
-#pragma unroll
+#pragma unroll 1  // Unrolled, the kernel spills registers.
     for (int k = 0; k < 4; ++k) {
       const int32_t row = cell.row + k / 2 * width + k % 2;
       float values[kWidth];
