@@ -380,6 +380,7 @@ def test_the_gradient_of_the_budget_is_that_of_the_masks_alone(rng: np.random.Ge
         (lambda: dynconv.run(small("dynconv_resnet8"), np.ones((32, 32, 3))), r"\(32, 32, 3\)"),
         (lambda: dynconv.run(small("dynconv_resnet8"), np.ones((1, 32, 32, 1))), "expected"),
         (lambda: dynconv.run(small("dynconv_resnet8"), np.ones((1, 32, 32, 3)), execution="fast"), "fast"),
+        (lambda: dynconv.run(small("dynconv_resnet8"), np.ones((0, 32, 32, 3))), "none of them 0"),
         (lambda: dynconv.run(small("dynconv_hourglass"), np.ones((1, 32, 64, 3))), "multiples of 64"),
         (lambda: sb.create_model("dynconv_hourglass", width=0.3), "multiple of 1/24"),
         (lambda: sb.create_model("dynconv_resnet9"), "dynconv_resnet8"),

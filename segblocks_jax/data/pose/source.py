@@ -132,7 +132,8 @@ def open_people(
     people, folder = mpii.read(root, split), root / "images"
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder; expected {mpii.EXPECTED} in {root}")
-    missing = sorted({person.image for person in people} - set(os.listdir(folder)))
+    others = {person.image for person in people} - set(os.listdir(folder))
+    missing = sorted(name for name in others if not (folder / name).is_file())
     if missing:
         raise MissingFileError(
             f"{folder}: {len(missing)} images of the annotation aren't there, such as {', '.join(missing[:_SHOWN])};"

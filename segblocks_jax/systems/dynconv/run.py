@@ -58,8 +58,10 @@ def _run(graphdef: Any, state: Any, images: Array, execution: Execution) -> tupl
 def check_images(images: Shaped[Array | np.ndarray, "..."]) -> None:
     """Raises InputError for images that aren't (n, h, w, 3)."""
     shape = jnp.shape(images)
-    if len(shape) != 4 or shape[3] != 3:
-        raise InputError(f"dynconv: images have shape {shape}; expected (n, h, w, 3)")
+    if len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise InputError(
+            f"dynconv: images have shape {shape}; expected (n, h, w, 3), none of them 0"
+        )
 
 
 def check_execution(execution: str) -> None:
