@@ -21,7 +21,9 @@ from segblocks_jax.experiments import sweep as sweeps
 from segblocks_jax.experiments.phases import find_phase, plan_of
 from segblocks_jax.experiments.plan import Sweep, make_plan, start_of
 from segblocks_jax.experiments.run import read_system
+from segblocks_jax.interop import load_spec
 from segblocks_jax.structured_config import ConfigError
+from segblocks_jax.systems.segblocks.start import find_start
 from segblocks_jax.systems.segblocks.step import TrainStep
 from segblocks_jax.training.checkpoints import Checkpoints
 from segblocks_jax.training.state import create_optimizer, create_state
@@ -237,3 +239,13 @@ def test_phases_that_were_stopped_end_as_unbroken_ones(tmp_path, monkeypatch):
     record = json.loads((folder / RECORD).read_text())
     assert record["pretrained"]["step"] == 4
     assert record["pretrained"]["file"] == plan.rows["blocks"].popitem()[1].model.init_from
+
+
+def test_a_shipped_model_is_a_start_by_its_name_unless_a_folder_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = find_start("camvid_efflite1", None)
+    assert load_spec(shipped) == load_spec("camvid_efflite1")
+    sb.save_model(tmp_path / "camvid_efflite1", fresh(), tiny.system(tiny.config()).spec)
+    assert find_start("camvid_efflite1", None).samefile(tmp_path / "camvid_efflite1")
+    with pytest.raises(FileNotFoundError, match="a shipped model, camvid_efflite1 or "):
+        find_start("camvid_efflite2", None)

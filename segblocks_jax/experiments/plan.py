@@ -46,6 +46,7 @@ PRESETS = {
     "cityscapes": Preset("experiments/configs/cityscapes/rn18_reinforce40.py", (0, 1)),
     "vessels": Preset("experiments/configs/custom/vessels_efflite1.py", (0, 1)),
     "camvid_efflite1": Preset("experiments/configs/camvid/efflite1_reinforce40.py", (0, 1)),
+    "camvid_shipped": Preset("experiments/configs/camvid/efflite1_shipped.py", (0, 1)),
 }
 
 

@@ -40,8 +40,8 @@ class ModelConfig:
             `optim.backbone_multiplier` is 0.25 then; it is not changed here. A run that continues from a
             checkpoint doesn't read it.
         init_from: whose network training starts from, in place of `pretrained`: a workdir (its last checkpoint), a
-            checkpoint's folder WORKDIR/checkpoints/STEP, the folder of a saved model, or @NAME, the workdir NAME
-            beside this run's. The policy starts fresh. A run that continues doesn't read it.
+            checkpoint's folder WORKDIR/checkpoints/STEP, the folder of a saved model, the name of a shipped one, or
+            @NAME, the workdir NAME beside this run's. The policy starts fresh. A run that continues doesn't read it.
         init_policy: starts from the policy in `init_from`, too.
         implementation: how operations run in training, see docs/blocks.md; None: what is faster on the machine.
         auxiliary: adds the heads that training alone uses, of networks that have some. The task's loss is then their

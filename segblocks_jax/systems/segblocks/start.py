@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 
 from segblocks_jax.errors import InputError, MissingFileError
-from segblocks_jax.interop import load_model, load_spec
-from segblocks_jax.interop.folder import WEIGHTS
+from segblocks_jax.interop import load_model, load_spec, shipped_models
+from segblocks_jax.interop.folder import WEIGHTS, model_folder
 from segblocks_jax.paths import current_file, expand, sha256
 from segblocks_jax.systems.segblocks.spec import ModelSpec
 from segblocks_jax.training import flat_state
@@ -53,8 +53,8 @@ def load_start(modules: nnx.Dict, system: Any, workdir: pathlib.Path | None) -> 
 
 
 def find_start(text: str, workdir: pathlib.Path | None) -> pathlib.Path:
-    """The folder that `model.init_from` names: of a run, one of its checkpoints or a saved model."""
-    folder = expand(text.removeprefix(BESIDE))
+    """The folder that `model.init_from` names: of a run, one of its checkpoints, a saved or a shipped model."""
+    folder = model_folder(text)
     if text.startswith(BESIDE):
         if workdir is None:
             raise InputError(
@@ -65,7 +65,7 @@ def find_start(text: str, workdir: pathlib.Path | None) -> pathlib.Path:
     if not found and not current_file(folder, WEIGHTS).is_file():
         raise MissingFileError(
             f"model.init_from: {folder} holds no checkpoints and no saved model; expected a workdir, its"
-            " checkpoints/STEP, or the folder of a saved model"
+            f" checkpoints/STEP, the folder of a saved model, or a shipped model, {' or '.join(shipped_models())}"
         )
     return folder
 
