@@ -22,6 +22,8 @@ from absl import app, flags
 from flax import nnx
 
 import segblocks_jax as sb
+from segblocks_jax.data.normalization import normalize
+from segblocks_jax.data.street_scenes import render
 from segblocks_jax.inference.fused import fuse
 from segblocks_jax.ops.upsample_argmax import upsample_argmax
 from segblocks_jax.training.provenance import commit
@@ -39,6 +41,8 @@ _CAPABILITY = flags.DEFINE_integer(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
 
+STREETS = "street_scenes_efflite1"
+NEW = 2_000_001  # The first val scene of SceneSet(seed=1), as the demo's.
 TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
 
 OPERATIONS = {
@@ -78,7 +82,8 @@ def run_frame() -> dict[str, int]:
 
 
 def label_maps() -> Iterator[tuple[str, jax.Array]]:
-    """Logits of a frame: all labels alike; fields 32 and 8 pixels of logits wide, as objects of a street; noise."""
+    """Logits of a frame: of a network on a street; all labels alike; fields 32 and 8 pixels of logits wide; noise."""
+    yield "street scene", street_logits()
     height, width = (int(side) // 4 for side in _SIZE.value)
     rng = np.random.default_rng(0)
     yield "alike", jnp.tile(jnp.arange(1, 20, dtype=jnp.bfloat16), (_BATCH.value, height, width, 1))
@@ -88,6 +93,15 @@ def label_maps() -> Iterator[tuple[str, jax.Array]]:
         yield f"fields of {side}", fields.astype(jnp.bfloat16)
     noise = rng.standard_normal((_BATCH.value, height, width, 19))
     yield "noise", jnp.asarray(noise, jnp.bfloat16)
+
+
+def street_logits() -> jax.Array:
+    """What the network that ships for street scenes says of new ones, a quarter of their size, in bfloat16."""
+    height, width = map(int, _SIZE.value)
+    spec = sb.load_spec(STREETS)
+    scenes = [render(seed, height, width).image for seed in range(NEW, NEW + _BATCH.value)]
+    images = normalize(np.stack(scenes), spec.mean, spec.std)
+    return nnx.jit(lambda net, x: net(x).astype(jnp.bfloat16))(sb.load_model(STREETS).net, images)
 
 
 def by_operation(counts: dict[tuple[str, str], dict[str, int]]) -> dict[str, dict[str, int]]:
