@@ -32,6 +32,9 @@ _COUNTS = flags.DEFINE_string(
     "counts", "benchmarks/results/cuda_instructions.json", "What cuda_instructions.py wrote."
 )
 _GROUPS = flags.DEFINE_bool("groups", True, "With products of warp groups.")
+_LABELS = flags.DEFINE_string(
+    "labels", "street scene", "The label map's logits, of the counts' label_map_by_logits."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file.")
 # Launches of a frame for halos of convolutions that nothing lends: of the image and of the pooled rows.
 OWN_HALOS = 2
@@ -174,7 +177,10 @@ def around(
         if name == "convolutions":
             continue
         part = fixed.get(name, 0)
-        instructions = one["warp_instructions"] * (part + (1 - part) * pixels) * images
+        counted = one["warp_instructions"]
+        if name == "label_map":
+            counted = counts["label_map_by_logits"][_LABELS.value] * 1e6
+        instructions = counted * (part + (1 - part) * pixels) * images
         seconds = max(instructions / issue, moved.get(name, 0) / machine.memory)
         yield name, seconds + one["launches"] * machine.launch
     yield "halos of convolutions", OWN_HALOS * machine.launch
@@ -223,7 +229,12 @@ def main(argv: list[str]) -> None:
     if _OUTPUT.value:
         assumed = {"machine": dataclasses.asdict(machine), "library": dataclasses.asdict(cudnn)}
         assumed["tiles"] = [dataclasses.asdict(tile) for tile in (*TILES, *GROUP_TILES)]
-        text = {"modeled": "not measured on a GPU", "assumed": assumed, "rows": rows}
+        text = {
+            "modeled": "not measured on a GPU",
+            "labels": _LABELS.value,
+            "assumed": assumed,
+            "rows": rows,
+        }
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(text, indent=1) + "\n")
 
 
