@@ -8,13 +8,13 @@ BLOCKS, SIDE = 128, 128  # Of 1024 x 2048.
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """An H100 or H200, and how much of it kernels sustain; figures without a source are guesses.
+    """An H200, and how much of it kernels sustain; figures without a source are guesses.
 
     Attributes:
         processors, clock: multiprocessors; Hz under load.
         tensor: multiply-adds a clock and multiprocessor by mma.sync, 62% of the peak that wgmma reaches.
         groups: the same by wgmma: what `Library.rate` is, 86% of the peak.
-        shared, cache, memory: bytes a clock and multiprocessor; bytes a second of L2 and of memory.
+        shared, cache, memory: bytes a clock and multiprocessor; bytes a second of L2 and of memory, 90% of its peak.
         issue, issue_around: instructions a clock and multiprocessor, of 4, in convolutions and around them.
         machine_code: instructions of machine code for one of PTX.
         launch: seconds from one kernel of a captured graph to the next, its ramp up and down included.
@@ -134,8 +134,8 @@ class Tile:
 
 
 TILES = (
-    Tile(256, 128, 64, 311, 2400),
-    Tile(256, 64, 32, 218, 2400, 250),
+    Tile(256, 128, 64, 308, 2400),
+    Tile(256, 64, 32, 218, 2400, 251),
 )
 
 

@@ -1,10 +1,10 @@
-"""Time of a frame on an H100 or H200, modeled from counted instructions, bytes and tiles. Not measured on a GPU.
+"""Time of a frame on an H200, modeled from counted instructions, bytes and tiles. Not measured on a GPU.
 
     python benchmarks/cuda_model.py --output=benchmarks/results/cuda_model.json
 
 SwiftNet RN18 at 1024 x 2048 in bfloat16: the fused network in blocks against a dense network on cuDNN. Instructions
-are those of benchmarks/results/cuda_instructions.json; cuda_machine.py says what is assumed. Ratios hang most
-on `Machine.tensor` (how near mma.sync comes to the peak), `Machine.issue`, and `Library.efficiency`.
+are those of benchmarks/results/cuda_instructions.json; cuda_machine.py says what is assumed. Ratios depend most
+on `Machine.groups`, `launch`, `memory`, `issue_around`, and `Library.efficiency`.
 """
 
 import dataclasses
@@ -219,6 +219,11 @@ def main(argv: list[str]) -> None:
     """Prints the table and writes it."""
     del argv
     counts = json.loads(pathlib.Path(_COUNTS.value).read_text())
+    if (counts["model"], counts["size"], counts["batch"]) != ("swiftnet_rn18", [1024, 2048], 1):
+        raise app.UsageError("--counts: expected those of one image of 1024 x 2048, swiftnet_rn18")
+    if _LABELS.value not in counts["label_map_by_logits"]:
+        known = ", ".join(counts["label_map_by_logits"])
+        raise app.UsageError(f"--labels is {_LABELS.value!r}; expected one of {known}")
     machine, cudnn = Machine(), Library()
     rows = list(report(counts, machine, cudnn))
     for row in rows:
@@ -232,6 +237,7 @@ def main(argv: list[str]) -> None:
         text = {
             "modeled": "not measured on a GPU",
             "labels": _LABELS.value,
+            "warp_groups": _GROUPS.value,
             "assumed": assumed,
             "rows": rows,
         }

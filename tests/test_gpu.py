@@ -230,7 +230,7 @@ def test_indices_out_of_range_are_zeros(dtype, rng, monkeypatch):
 
 @pytest.mark.usefixtures("compiled")
 def test_a_captured_chain_of_convolutions_is_the_same_every_time(rng):
-    """As many launches in a row as are put into one command buffer, of which emulated kernels have none."""
+    """As many launches in a row as XLA puts into one command buffer; a few where kernels are emulated."""
     side, channels = 32, 64
     blocks, high, times = ((1, 2, 4), 3, 2) if EMULATED else ((1, 8, 16), 51, 5)
     grid = sb.BlockGrid.from_mask(np.zeros(blocks, bool), high, rng.random(blocks, np.float32))
