@@ -2,8 +2,8 @@
 //
 // A chunk is a box of output pixels. The rows that it reads become a table of addresses; tiles of a
 // few pixels, which cross rows and units of the box freely, then run over taps and depth. Where
-// rows are short or not float32, the table points into a small copy of them, and a kernel row of
-// taps is one contiguous run.
+// rows are short, or not float32 and not depthwise, the table points into a small copy of them, and
+// a kernel row of taps is one contiguous run.
 
 #include "cpu/indexed_conv.h"
 
@@ -51,12 +51,16 @@ class Convolution {
         chunks_(call, max_pixels(workers, call)),
         addresses_(call.input),
         affine_(call),
-        copied_(call.input.element != Element::kFloat32 || call.input.channels < kShortRow),
+        copied_(call.input.channels < kShortRow ||
+                (call.input.element != Element::kFloat32 && !call.depthwise)),
         merged_(copied_ && !call.depthwise && call.window.dilation == 1),
         taps_(merged_ ? call.window.height : call.window.area()),
         depth_(merged_ ? call.window.width * call.input.channels : call.input.channels),
         num_groups_(count_groups(call)),
-        parts_(count_parts(workers)) {
+        parts_(count_parts(workers)),
+        depthwise_(copied_ || call.input.element == Element::kFloat32
+                       ? kernels.depthwise_float32
+                       : kernels.depthwise_bfloat16) {
     convert_weights();
     const int64_t pass_bytes = depth_ * kMaxPanels * kPanel * static_cast<int64_t>(sizeof(float));
     const int64_t pass_taps = std::max<int64_t>(kPassBytes / std::max<int64_t>(pass_bytes, 1), 1);
@@ -265,7 +269,7 @@ class Convolution {
   void run_group(const Chunk& chunk, const Group& group, bool is_first,
                  Workspace& workspace) const {
     const SizedTile* sizes =
-        call_.depthwise ? kernels_.depthwise[group.count - 1] : kernels_.conv[group.count - 1];
+        call_.depthwise ? depthwise_.tiles[group.count - 1] : kernels_.conv[group.count - 1];
     const int64_t pixels = chunk.pixels();
     for (int64_t pass = 0; pass < passes_; ++pass) {
       const bool last = pass == passes_ - 1;
@@ -274,9 +278,9 @@ class Convolution {
         const float* const* const* entries = workspace.entries.data() + pixel;
         const auto row = !call_.depthwise || is_rest(group)
                              ? nullptr
-                             : row_kernel(kernels_, call_.window, entries, pixels - pixel);
+                             : row_kernel(depthwise_, call_.window, entries, pixels - pixel);
         int size = 0;
-        while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= pixels - pixel) ++size;
+        while (size + 1 < kTileSizes && sizes[size + 1].pixels >= pixels - pixel) ++size;
         const int64_t wanted = row != nullptr ? kRowPixels : sizes[size].pixels;
         const int64_t live = std::min<int64_t>(wanted, pixels - pixel);
         float* sums = workspace.sums.data() + (passes_ == 1 ? 0 : pixel * group.count * kPanel);
@@ -293,7 +297,7 @@ class Convolution {
         }
         if (straight) prefetch_writes(outputs, kWriteAhead, ahead(kWriteAhead));
         if (is_rest(group)) {
-          kernels_.depthwise_rest(tile, live, call_.features % kPanel);
+          depthwise_.rest(tile, live, call_.features % kPanel);
         } else if (row != nullptr) {
           row(tile, static_cast<int>(group.count));
         } else {
@@ -327,8 +331,11 @@ class Convolution {
   // into the first was slower.
   __attribute__((always_inline)) void prefetch_rows(const float* const* rows, int64_t count,
                                                     int64_t first, int64_t depth) const {
+    constexpr int64_t kLine = 64;  // Bytes.
+    const int64_t bytes = element_bytes(call_.input.element);
     for (int64_t j = 0; j < count; ++j) {
-      for (int64_t k = 0; k < depth; k += kPanel) __builtin_prefetch(rows[j] + first + k, 0, 2);
+      const auto* row = reinterpret_cast<const std::byte*>(rows[j]) + first * bytes;
+      for (int64_t k = 0; k < depth * bytes; k += kLine) __builtin_prefetch(row + k, 0, 2);
     }
   }
 
@@ -391,6 +398,7 @@ class Convolution {
   const int64_t depth_;
   const int64_t num_groups_;
   const int64_t parts_;  // Threads share out so many parts of the groups, too.
+  const DepthwiseLoops& depthwise_;
   int64_t passes_ = 1;
   const float* weights_ = nullptr;
   std::unique_ptr<float[]> converted_;

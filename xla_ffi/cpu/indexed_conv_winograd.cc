@@ -205,7 +205,7 @@ class Winograd {
     tile.pitch = group.count * kPanel;
     for (int64_t square = 0; square < squares;) {
       int size = 0;
-      while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= squares - square) ++size;
+      while (size + 1 < kTileSizes && sizes[size + 1].pixels >= squares - square) ++size;
       tile.entries = workspace.entries.data() + square;
       tile.sums = sums + square * tile.pitch;
       sizes[size].accumulate(tile);

@@ -167,12 +167,12 @@ class Quantized {
     const T* const* const* entries = workspace.entries.data() + pixel;
     const auto& sizes = [&]() -> const auto& {
       if constexpr (kDepthwise)
-        return kernels_.depthwise[group.count - 1];
+        return kernels_.depthwise_float32.tiles[group.count - 1];
       else
         return kernels_.bytes->conv[group.count - 1];
     }();
     int size = 0;
-    while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= left) ++size;
+    while (size + 1 < kTileSizes && sizes[size + 1].pixels >= left) ++size;
     if constexpr (kDepthwise) {
       Tile tile{};
       tile.entries = entries;
@@ -186,8 +186,9 @@ class Quantized {
       tile.pitch = group.count * kPanel;
       if (is_rest(group)) {
         const int64_t live = std::min<int64_t>(sizes[size].pixels, left);
-        kernels_.depthwise_rest(tile, live, call_.features % kPanel);
-      } else if (const auto row = row_kernel(kernels_, call_.window, entries, left)) {
+        kernels_.depthwise_float32.rest(tile, live, call_.features % kPanel);
+      } else if (const auto row =
+                     row_kernel(kernels_.depthwise_float32, call_.window, entries, left)) {
         row(tile, static_cast<int>(group.count));
         return kRowPixels;
       } else {

@@ -22,8 +22,10 @@ constexpr int kRuns[3] = {8, 4, 2};  // So many of them lie in one row.
 // where depthwise
 //   entries[p][offsets[t]][k] * weights[t * depth + k]
 struct Tile {
-  const float* const* const* entries;  // Of each pixel: a position in a table of rows.
-  const int64_t* offsets;              // Of each tap, in that table.
+  // Of each pixel: a position in a table of rows. (Rows of depthwise loops of bfloat16 are
+  // bfloat16.)
+  const float* const* const* entries;
+  const int64_t* offsets;  // Of each tap, in that table.
   int64_t taps;
   int64_t depth;
   const float* weights;
@@ -160,6 +162,20 @@ struct SizedTile {
   void (*accumulate)(const Tile& tile);
 };
 
+constexpr int kTileSizes = 3;
+
+// Depthwise convolutions that read rows of one element type; weights and sums are float32.
+struct DepthwiseLoops {
+  // Of each number of panels (1 .. kMaxPanels, at n - 1): tiles of ever fewer pixels.
+  SizedTile tiles[kMaxPanels][kTileSizes];
+  // At [width == 5][stride - 1][run]: of kRowPixels pixels in runs of kRuns[run], and of windows 3
+  // or 5 wide. A run's entries are a stride apart, the offsets of a kernel row follow each other.
+  // The sums are the same, in the same order.
+  void (*row[2][2][3])(const Tile& tile, int panels);
+  // `channels` < kPanel of them, of the pixels of a tile.
+  void (*rest)(const Tile& tile, int64_t pixels, int64_t channels);
+};
+
 // Functions on rows of one element type.
 struct RowLoops {
   void (*write)(const Outputs& outputs);
@@ -177,21 +193,14 @@ struct Products;   // See cpu/products.h.
 struct ByteLoops;  // Of int8; see tiles_bytes.h.
 
 struct TileKernels {
-  static constexpr int kSizes = 3;
-
   const char* name;
   // For convolutions in bfloat16 of one group; null: these are widened to float32.
   const Products<Outputs>* pairs;
   // Of each number of panels (1 .. kMaxPanels, at n - 1): tiles of ever fewer pixels.
-  SizedTile conv[kMaxPanels][kSizes];
-  SizedTile depthwise[kMaxPanels][kSizes];
-  // At [width == 5][stride - 1][run]: of kRowPixels pixels in runs of kRuns[run], and of windows 3
-  // or 5 wide. A run's entries are a stride apart, the offsets of a kernel row follow each other.
-  // The sums are the same, in the same order.
-  void (*depthwise_row[2][2][3])(const Tile& tile, int panels);
+  SizedTile conv[kMaxPanels][kTileSizes];
+  DepthwiseLoops depthwise_float32;
+  DepthwiseLoops depthwise_bfloat16;
   void (*depthwise_gradient)(const GradientTile& tile);
-  // `channels` < kPanel of them, of the pixels of a tile.
-  void (*depthwise_rest)(const Tile& tile, int64_t pixels, int64_t channels);
   RowLoops float32;
   RowLoops bfloat16;
   ArgmaxLoops argmax;

@@ -59,7 +59,7 @@ struct ByteOutputs {
 struct ByteLoops {
   const char* name;
   // Of each number of panels: tiles of ever fewer pixels.
-  SizedByteTile conv[kMaxPanels][TileKernels::kSizes];
+  SizedByteTile conv[kMaxPanels][kTileSizes];
   void (*write)(const ByteOutputs& outputs);            // Sums are int32.
   void (*write_depthwise)(const ByteOutputs& outputs);  // Sums are float32, and whole.
   RowLoops rows;                                        // Without `write`.

@@ -120,31 +120,35 @@ SEGBLOCKS_INLINE void conv_panels(const Tile& tile, int first) {
       });
 }
 
-template <int kPixels, int kPanels>
+// Channels from `channel` on of a row of a table, which may be of another type than the table says.
+template <typename T>
+SEGBLOCKS_INLINE const T* channels_of(const float* row, int64_t channel) {
+  return reinterpret_cast<const T*>(row) + channel;
+}
+
+template <typename T, int kPixels, int kPanels>
 SEGBLOCKS_INLINE void depthwise_panels(const Tile& tile, int first) {
   constexpr int kVectors = kPanels * kPanelVectors;
   const int64_t channel = tile.channel + first * kPanel;
-  with_sums<kPixels, kVectors>(tile, first * kPanel,
-                               [&](auto& sums) __attribute__((always_inline)) {
-                                 for (int64_t t = 0; t < tile.taps; ++t) {
-                                   const float* weights = tile.weights + t * tile.depth + channel;
-                                   Vector w[kVectors];
+  with_sums<kPixels, kVectors>(
+      tile, first * kPanel, [&](auto& sums) __attribute__((always_inline)) {
+        for (int64_t t = 0; t < tile.taps; ++t) {
+          const float* weights = tile.weights + t * tile.depth + channel;
+          Vector w[kVectors];
 #pragma GCC unroll 4
-                                   for (int v = 0; v < kVectors; ++v)
-                                     w[v] = load(weights + v * kLanes);
+          for (int v = 0; v < kVectors; ++v) w[v] = load(weights + v * kLanes);
 #pragma GCC unroll 16
-                                   for (int p = 0; p < kPixels; ++p) {
-                                     const float* row = tile.entries[p][tile.offsets[t]] + channel;
+          for (int p = 0; p < kPixels; ++p) {
+            const T* row = channels_of<T>(tile.entries[p][tile.offsets[t]], channel);
 #pragma GCC unroll 4
-                                     for (int v = 0; v < kVectors; ++v)
-                                       sums[p][v] += w[v] * load(row + v * kLanes);
-                                   }
-                                 }
-                               });
+            for (int v = 0; v < kVectors; ++v) sums[p][v] += w[v] * get_vector(row + v * kLanes);
+          }
+        }
+      });
 }
 
 // Neighbors in a row share what they read: each row is loaded once for all taps that it serves.
-template <int kWidth, int kStride, int kRun, int kVectors>
+template <typename T, int kWidth, int kStride, int kRun, int kVectors>
 SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
   const int64_t channel = tile.channel + first;
   with_sums<kRowPixels, kVectors>(tile, first, [&](auto& sums) __attribute__((always_inline)) {
@@ -162,10 +166,10 @@ SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
         const float* const* rows = tile.entries[begin] + tile.offsets[t];
 #pragma GCC unroll 32
         for (int x = 0; x < (kRun - 1) * kStride + kWidth; ++x) {
-          const float* row = rows[x] + channel;
+          const T* row = channels_of<T>(rows[x], channel);
 #pragma GCC unroll 2
           for (int v = 0; v < kVectors; ++v) {
-            const Vector value = load(row + v * kLanes);
+            const Vector value = get_vector(row + v * kLanes);
 #pragma GCC unroll 8
             for (int j = 0; j < kWidth; ++j) {
               const int p = (x - j) / kStride;
@@ -179,31 +183,43 @@ SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
   });
 }
 
-template <int kWidth, int kStride, int kRun>
+template <typename T, int kWidth, int kStride, int kRun>
 void depthwise_row(const Tile& tile, int panels) {
   constexpr int kStep = SEGBLOCKS_ROW_VECTORS;
   const int vectors = panels * kPanelVectors;
   int v = 0;
   for (; v + kStep <= vectors; v += kStep) {
-    depthwise_strip<kWidth, kStride, kRun, kStep>(tile, v * kLanes);
+    depthwise_strip<T, kWidth, kStride, kRun, kStep>(tile, v * kLanes);
   }
-  for (; v < vectors; ++v) depthwise_strip<kWidth, kStride, kRun, 1>(tile, v * kLanes);
+  for (; v < vectors; ++v) depthwise_strip<T, kWidth, kStride, kRun, 1>(tile, v * kLanes);
 }
 
+struct Dense {
+  template <int kPixels, int kPanels>
+  SEGBLOCKS_INLINE static void add(const Tile& tile, int first) {
+    conv_panels<kPixels, kPanels>(tile, first);
+  }
+};
+
+template <typename T>
+struct Depthwise {
+  template <int kPixels, int kPanels>
+  SEGBLOCKS_INLINE static void add(const Tile& tile, int first) {
+    depthwise_panels<T, kPixels, kPanels>(tile, first);
+  }
+};
+
 // As many panels at a time as the registers hold.
-template <int kPixels, int kPanels, bool kDepthwise>
+template <typename Sums, int kPixels, int kPanels>
 void accumulate(const Tile& tile) {
   constexpr int kStep = kPanels < SEGBLOCKS_PANELS ? kPanels : SEGBLOCKS_PANELS;
   static_assert(kPanels % kStep == 0);
   for (int first = 0; first < kPanels; first += kStep) {
-    if constexpr (kDepthwise) {
-      depthwise_panels<kPixels, kStep>(tile, first);
-    } else {
-      conv_panels<kPixels, kStep>(tile, first);
-    }
+    Sums::template add<kPixels, kStep>(tile, first);
   }
 }
 
+template <typename T>
 void depthwise_rest(const Tile& tile, int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
     float* sums = tile.sums + p * tile.pitch;
@@ -211,9 +227,9 @@ void depthwise_rest(const Tile& tile, int64_t pixels, int64_t channels) {
       if (tile.start) sums[k] = 0.0f;
     }
     for (int64_t t = 0; t < tile.taps; ++t) {
-      const float* row = tile.entries[p][tile.offsets[t]] + tile.channel;
+      const T* row = channels_of<T>(tile.entries[p][tile.offsets[t]], tile.channel);
       const float* weights = tile.weights + t * tile.depth + tile.channel;
-      for (int64_t k = 0; k < channels; ++k) sums[k] += row[k] * weights[k];
+      for (int64_t k = 0; k < channels; ++k) sums[k] += to_float(row[k]) * weights[k];
     }
   }
 }
