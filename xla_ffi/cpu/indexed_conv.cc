@@ -28,6 +28,7 @@ constexpr int64_t kMaxPixels = 384;
 // What one pass over a chunk reads of the weights, so that they stay in a core's own cache.
 constexpr int64_t kPassBytes = 640 * 1024;
 
+constexpr int64_t kLine = 64;  // Bytes that memory hands over at a time.
 // So many pixels further on are asked for what they read, and for where they write.
 constexpr int64_t kReadAhead = 16;
 constexpr int64_t kWriteAhead = 8;
@@ -331,7 +332,6 @@ class Convolution {
   // into the first was slower.
   __attribute__((always_inline)) void prefetch_rows(const float* const* rows, int64_t count,
                                                     int64_t first, int64_t depth) const {
-    constexpr int64_t kLine = 64;  // Bytes.
     const int64_t bytes = element_bytes(call_.input.element);
     for (int64_t j = 0; j < count; ++j) {
       const auto* row = reinterpret_cast<const std::byte*>(rows[j]) + first * bytes;
@@ -342,22 +342,24 @@ class Convolution {
   // Asks for where a tile further on writes, so that it does not wait for the lines.
   __attribute__((always_inline)) void prefetch_writes(const Outputs& outputs, int64_t ahead,
                                                       int64_t pixels) const {
-    float* row = static_cast<float*>(outputs.out) + ahead * outputs.pitch;
-    for (int64_t p = 0; p < pixels; ++p, row += outputs.pitch) {
-      for (int64_t k = 0; k < outputs.channels; k += kPanel) __builtin_prefetch(row + k, 1, 3);
+    const int64_t bytes = element_bytes(call_.input.element);
+    const auto* row = static_cast<const std::byte*>(outputs.out) + ahead * outputs.pitch * bytes;
+    for (int64_t p = 0; p < pixels; ++p, row += outputs.pitch * bytes) {
+      for (int64_t k = 0; k < outputs.channels * bytes; k += kLine)
+        __builtin_prefetch(row + k, 1, 3);
     }
   }
 
   // Whether a tile can write its outputs itself.
   bool goes_straight(const Outputs& outputs, const Group& group) const {
-    return call_.input.element == Element::kFloat32 && outputs.out2 == nullptr &&
-           outputs.channels == group.count * kPanel;
+    const bool widened = copied_ && call_.input.element != Element::kFloat32;
+    return !widened && outputs.out2 == nullptr && outputs.channels == group.count * kPanel;
   }
 
   void send_straight(const Outputs& outputs, Tile* tile) const {
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    tile->out = static_cast<float*>(outputs.out);
-    tile->residual = static_cast<const float*>(outputs.residual);
+    tile->out = outputs.out;
+    tile->residual = outputs.residual;
     tile->out_pitch = outputs.pitch;
     tile->scale = outputs.scale;
     tile->bias = outputs.bias;

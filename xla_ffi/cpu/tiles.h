@@ -34,11 +34,11 @@ struct Tile {
   bool start;       // The sums start from zero, else from what they are.
   float* sums;
   int64_t pitch;
-  // Where not null, finished float32 rows go there, straight from the registers, not to `sums`:
-  // sums * scale + bias + residual, between `min` and `max`.
-  float* out;
-  const float* residual;  // null: none.
-  int64_t out_pitch;      // Of out and residual.
+  // Where not null, finished rows of the loops' type go there, straight from the registers, not to
+  // `sums`: sums * scale + bias + residual, between `min` and `max`.
+  void* out;
+  const void* residual;  // null: none.
+  int64_t out_pitch;     // Of out and residual.
   const float* scale;
   const float* bias;
   float min;

@@ -12,7 +12,7 @@ namespace segblocks::cpu {
 namespace {
 
 // Applies scale, bias, residual and bounds to sums, from channel `first` of the tile on.
-template <int kPixels, int kVectors>
+template <typename T, int kPixels, int kVectors>
 SEGBLOCKS_INLINE void finish(const Tile& tile, int64_t first, Vector (&sums)[kPixels][kVectors]) {
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
@@ -24,9 +24,9 @@ SEGBLOCKS_INLINE void finish(const Tile& tile, int64_t first, Vector (&sums)[kPi
   if (tile.residual != nullptr) {
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p) {
-      const float* residual = tile.residual + p * tile.out_pitch + first;
+      const T* residual = static_cast<const T*>(tile.residual) + p * tile.out_pitch + first;
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[p][v] += load(residual + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) sums[p][v] += get_vector(residual + v * kLanes);
     }
   }
   const Vector low = Vector{} + tile.min;
@@ -42,8 +42,17 @@ SEGBLOCKS_INLINE void finish(const Tile& tile, int64_t first, Vector (&sums)[kPi
   }
 }
 
+template <typename T, int kPixels, int kVectors>
+SEGBLOCKS_INLINE void store_rows(const Vector (&sums)[kPixels][kVectors], T* out, int64_t pitch) {
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) put_vector(sums[p][v], out + p * pitch + v * kLanes);
+  }
+}
+
 // Loads or zeroes the sums of a tile from channel `first` on, calls add(sums), stores them.
-template <int kPixels, int kVectors, typename Add>
+template <typename T, int kPixels, int kVectors, typename Add>
 SEGBLOCKS_INLINE void with_sums(const Tile& tile, int64_t first, const Add& add) {
   Vector sums[kPixels][kVectors];
 #pragma GCC unroll 16
@@ -54,13 +63,11 @@ SEGBLOCKS_INLINE void with_sums(const Tile& tile, int64_t first, const Add& add)
     }
   }
   add(sums);
-  if (tile.out != nullptr) finish(tile, first, sums);
-  float* out = (tile.out != nullptr ? tile.out : tile.sums) + first;
-  const int64_t pitch = tile.out != nullptr ? tile.out_pitch : tile.pitch;
-#pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store(out + p * pitch + v * kLanes, sums[p][v]);
+  if (tile.out != nullptr) {
+    finish<T>(tile, first, sums);
+    store_rows(sums, static_cast<T*>(tile.out) + first, tile.out_pitch);
+  } else {
+    store_rows(sums, tile.sums + first, tile.pitch);
   }
 }
 
@@ -85,7 +92,7 @@ SEGBLOCKS_INLINE void conv_panels(const Tile& tile, int first) {
   constexpr int kVectors = kPanels * kPanelVectors;
   const float* weights = tile.weights + first * tile.panel_stride;
   const int64_t stride = tile.panel_stride;
-  with_sums<kPixels, kVectors>(
+  with_sums<float, kPixels, kVectors>(
       tile, first * kPanel, [&](auto& totals) __attribute__((always_inline)) {
         Vector sums[kPixels][kVectors] = {};
         int64_t room = kChain;
@@ -130,7 +137,7 @@ template <typename T, int kPixels, int kPanels>
 SEGBLOCKS_INLINE void depthwise_panels(const Tile& tile, int first) {
   constexpr int kVectors = kPanels * kPanelVectors;
   const int64_t channel = tile.channel + first * kPanel;
-  with_sums<kPixels, kVectors>(
+  with_sums<T, kPixels, kVectors>(
       tile, first * kPanel, [&](auto& sums) __attribute__((always_inline)) {
         for (int64_t t = 0; t < tile.taps; ++t) {
           const float* weights = tile.weights + t * tile.depth + channel;
@@ -151,7 +158,7 @@ SEGBLOCKS_INLINE void depthwise_panels(const Tile& tile, int first) {
 template <typename T, int kWidth, int kStride, int kRun, int kVectors>
 SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
   const int64_t channel = tile.channel + first;
-  with_sums<kRowPixels, kVectors>(tile, first, [&](auto& sums) __attribute__((always_inline)) {
+  with_sums<T, kRowPixels, kVectors>(tile, first, [&](auto& sums) __attribute__((always_inline)) {
     for (int64_t t = 0; t < tile.taps; t += kWidth) {
       Vector w[kWidth][kVectors];
 #pragma GCC unroll 8
