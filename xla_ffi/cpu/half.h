@@ -24,6 +24,8 @@ namespace {
 
 SEGBLOCKS_INLINE float to_float(float value) { return value; }
 
+SEGBLOCKS_INLINE float to_float(uint8_t value) { return value; }
+
 SEGBLOCKS_INLINE float to_float(BFloat16 value) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);
 }

@@ -36,8 +36,8 @@ constexpr int64_t kWriteAhead = 8;
 // What a thread works in.
 struct Workspace {
   int64_t chunk = -1;  // Whose table is there.
-  std::vector<const float*> table;
-  std::vector<const float* const*> entries;
+  std::vector<TableRow> table;
+  std::vector<TableEntry> entries;
   std::vector<int64_t> offsets;
   std::vector<float> copies;
   std::vector<float> sums;
@@ -208,11 +208,11 @@ class Convolution {
     const Axis columns = columns_of(chunk, window);
     const int64_t height = rows.size();
     const int64_t width = columns.size();
-    const float** row = workspace->table.data();
+    TableRow* row = workspace->table.data();
     float* copies = workspace->copies.data();
-    const float* const** entry = workspace->entries.data();
+    TableEntry* entry = workspace->entries.data();
     for (int64_t u = 0; u < chunk.units; ++u) {
-      const float* const* first = row;
+      const TableEntry first = row;
       for (int64_t i = 0; i < height; ++i, row += width) {
         const int32_t* indices = chunk.patch_row(window, u, rows.source(i));
         if (copied_) {
@@ -226,7 +226,7 @@ class Convolution {
         }
       }
       for (int64_t y = 0; y < chunk.height; ++y) {
-        const float* const* begin = first + rows.pixel(y) * width;
+        const TableEntry begin = first + rows.pixel(y) * width;
         for (int64_t x = 0; x < chunk.width; ++x) *entry++ = begin + columns.pixel(x);
       }
     }
@@ -239,19 +239,19 @@ class Convolution {
   }
 
   // A row of the table.
-  void fill(const int32_t* indices, const Axis& columns, const float** row) const {
+  void fill(const int32_t* indices, const Axis& columns, TableRow* row) const {
     const int64_t runs = columns.dilation == 1 ? 1 : columns.taps;
     const int64_t run = columns.size() / runs;
     const int64_t step = columns.dilation == 1 ? 1 : columns.stride;
     for (int64_t k = 0; k < runs; ++k, row += run, indices += columns.dilation) {
       for (int64_t j = 0; j < run; ++j) {
-        row[j] = static_cast<const float*>(addresses_(indices[j * step]));
+        row[j] = addresses_(indices[j * step]);
       }
     }
   }
 
   // The same of copies, which are made first.
-  void fill_copied(const int32_t* indices, const Axis& columns, const float** row,
+  void fill_copied(const int32_t* indices, const Axis& columns, TableRow* row,
                    float* copies) const {
     const int64_t channels = call_.input.channels;
     const int64_t width = columns.size();
@@ -276,7 +276,7 @@ class Convolution {
       const bool last = pass == passes_ - 1;
       const bool first_read = pass == 0 && !copied_ && (call_.depthwise || is_first);
       for (int64_t pixel = 0; pixel < pixels;) {
-        const float* const* const* entries = workspace.entries.data() + pixel;
+        const TableEntry* entries = workspace.entries.data() + pixel;
         const auto row = !call_.depthwise || is_rest(group)
                              ? nullptr
                              : row_kernel(depthwise_, call_.window, entries, pixels - pixel);
@@ -312,8 +312,8 @@ class Convolution {
 
   // Asks for what a tile further on is the first to read: the middle of its windows' last rows.
   // (Without the attributes, GCC takes these for functions without effects and drops their calls.)
-  __attribute__((always_inline)) void prefetch_reads(const float* const* const* entries,
-                                                     int64_t pixels, const Group& group,
+  __attribute__((always_inline)) void prefetch_reads(const TableEntry* entries, int64_t pixels,
+                                                     const Group& group,
                                                      const Workspace& workspace) const {
     const Window& window = call_.window;
     const int64_t first = call_.depthwise ? group.first * kPanel : 0;
@@ -330,11 +330,11 @@ class Convolution {
 
   // The processor sees no pattern in addresses from a table. Rows are asked into the second level;
   // into the first was slower.
-  __attribute__((always_inline)) void prefetch_rows(const float* const* rows, int64_t count,
-                                                    int64_t first, int64_t depth) const {
+  __attribute__((always_inline)) void prefetch_rows(TableEntry rows, int64_t count, int64_t first,
+                                                    int64_t depth) const {
     const int64_t bytes = element_bytes(call_.input.element);
     for (int64_t j = 0; j < count; ++j) {
-      const auto* row = reinterpret_cast<const std::byte*>(rows[j]) + first * bytes;
+      const auto* row = static_cast<const std::byte*>(rows[j]) + first * bytes;
       for (int64_t k = 0; k < depth * bytes; k += kLine) __builtin_prefetch(row + k, 0, 2);
     }
   }
@@ -367,7 +367,7 @@ class Convolution {
     tile->max = call_.activation == Activation::kRelu6 ? 6.0f : kInfinity;
   }
 
-  Tile make_tile(const Group& group, int64_t pass, const float* const* const* entries,
+  Tile make_tile(const Group& group, int64_t pass, const TableEntry* entries,
                  const Workspace& workspace, float* sums) const {
     const int64_t first = pass * taps_ / passes_;
     Tile tile{};

@@ -42,8 +42,8 @@ struct Workspace {
   int64_t chunk = -1;  // Whose inputs are there.
   std::unique_ptr<float[]> inputs;
   std::unique_ptr<float[]> sums;
-  std::vector<const float*> table;           // Of each tap and square.
-  std::vector<const float* const*> entries;  // Of each square.
+  std::vector<TableRow> table;      // Of each tap and square.
+  std::vector<TableEntry> entries;  // Of each square.
   std::vector<int64_t> corners;
 };
 

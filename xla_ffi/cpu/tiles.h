@@ -15,6 +15,11 @@ constexpr int kMaxPanels = 4;        // In a tile.
 constexpr int kRowPixels = 8;        // In a depthwise tile whose pixels are neighbors in rows.
 constexpr int kRuns[3] = {8, 4, 2};  // So many of them lie in one row.
 
+// A table of rows has where they lie, whatever type the loops on them read; an entry of it is a
+// position there.
+using TableRow = const void*;
+using TableEntry = const TableRow*;
+
 // Some output pixels by some panels of output channels.
 //
 // sums[p * pitch + k] (+)= sum over taps t and depths d of
@@ -22,10 +27,8 @@ constexpr int kRuns[3] = {8, 4, 2};  // So many of them lie in one row.
 // where depthwise
 //   entries[p][offsets[t]][k] * weights[t * depth + k]
 struct Tile {
-  // Of each pixel: a position in a table of rows. (Rows of depthwise loops of bfloat16 are
-  // bfloat16.)
-  const float* const* const* entries;
-  const int64_t* offsets;  // Of each tap, in that table.
+  const TableEntry* entries;  // Of each pixel.
+  const int64_t* offsets;     // Of each tap, in that table.
   int64_t taps;
   int64_t depth;
   const float* weights;
@@ -105,7 +108,7 @@ struct WinogradOutput {
 // Pixels of a depthwise convolution, whose windows begin at `entries` and whose taps lie at
 // `offsets` from there: sums[t][k] += sum over pixels of cotangents[pixel][k] * what tap t reads.
 struct GradientTile {
-  const float* const* const* entries;
+  const TableEntry* entries;
   const int64_t* offsets;
   int64_t taps;
   int64_t pixels;
@@ -200,6 +203,7 @@ struct TileKernels {
   SizedTile conv[kMaxPanels][kTileSizes];
   DepthwiseLoops depthwise_float32;
   DepthwiseLoops depthwise_bfloat16;
+  DepthwiseLoops depthwise_uint8;  // Write sums alone: `out` of their tiles is null.
   void (*depthwise_gradient)(const GradientTile& tile);
   RowLoops float32;
   RowLoops bfloat16;

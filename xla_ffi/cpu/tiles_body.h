@@ -68,6 +68,7 @@ constexpr TileKernels tiles(const char* name, const Products<Outputs>* pairs = n
           SEGBLOCKS_ALL_PANELS(Dense),
           depthwise_loops<float>(),
           depthwise_loops<BFloat16>(),
+          depthwise_loops<uint8_t>(),
           &depthwise_gradient,
           row_loops<float>(),
           row_loops<BFloat16>(),

@@ -63,12 +63,14 @@ SEGBLOCKS_INLINE void with_sums(const Tile& tile, int64_t first, const Add& add)
     }
   }
   add(sums);
-  if (tile.out != nullptr) {
-    finish<T>(tile, first, sums);
-    store_rows(sums, static_cast<T*>(tile.out) + first, tile.out_pitch);
-  } else {
-    store_rows(sums, tile.sums + first, tile.pitch);
+  if constexpr (sizeof(T) > 1) {  // Bytes are written elsewhere.
+    if (tile.out != nullptr) {
+      finish<T>(tile, first, sums);
+      store_rows(sums, static_cast<T*>(tile.out) + first, tile.out_pitch);
+      return;
+    }
   }
+  store_rows(sums, tile.sums + first, tile.pitch);
 }
 
 // So many products are summed up before their sum joins the total: rounding grows with the square
@@ -99,7 +101,9 @@ SEGBLOCKS_INLINE void conv_panels(const Tile& tile, int first) {
         for (int64_t t = 0; t < tile.taps; ++t) {
           const float* rows[kPixels];
 #pragma GCC unroll 16
-          for (int p = 0; p < kPixels; ++p) rows[p] = tile.entries[p][tile.offsets[t]];
+          for (int p = 0; p < kPixels; ++p) {
+            rows[p] = static_cast<const float*>(tile.entries[p][tile.offsets[t]]);
+          }
           for (int64_t d = 0; d < tile.depth;) {
             const int64_t stop = d + room < tile.depth ? d + room : tile.depth;
             room -= stop - d;
@@ -127,10 +131,9 @@ SEGBLOCKS_INLINE void conv_panels(const Tile& tile, int first) {
       });
 }
 
-// Channels from `channel` on of a row of a table, which may be of another type than the table says.
 template <typename T>
-SEGBLOCKS_INLINE const T* channels_of(const float* row, int64_t channel) {
-  return reinterpret_cast<const T*>(row) + channel;
+SEGBLOCKS_INLINE const T* channels_from(int64_t channel, TableRow row) {
+  return static_cast<const T*>(row) + channel;
 }
 
 template <typename T, int kPixels, int kPanels>
@@ -146,7 +149,7 @@ SEGBLOCKS_INLINE void depthwise_panels(const Tile& tile, int first) {
           for (int v = 0; v < kVectors; ++v) w[v] = load(weights + v * kLanes);
 #pragma GCC unroll 16
           for (int p = 0; p < kPixels; ++p) {
-            const T* row = channels_of<T>(tile.entries[p][tile.offsets[t]], channel);
+            const T* row = channels_from<T>(channel, tile.entries[p][tile.offsets[t]]);
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) sums[p][v] += w[v] * get_vector(row + v * kLanes);
           }
@@ -170,10 +173,10 @@ SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
       }
 #pragma GCC unroll 8
       for (int begin = 0; begin < kRowPixels; begin += kRun) {
-        const float* const* rows = tile.entries[begin] + tile.offsets[t];
+        const TableEntry rows = tile.entries[begin] + tile.offsets[t];
 #pragma GCC unroll 32
         for (int x = 0; x < (kRun - 1) * kStride + kWidth; ++x) {
-          const T* row = channels_of<T>(rows[x], channel);
+          const T* row = channels_from<T>(channel, rows[x]);
 #pragma GCC unroll 2
           for (int v = 0; v < kVectors; ++v) {
             const Vector value = get_vector(row + v * kLanes);
@@ -234,7 +237,7 @@ void depthwise_rest(const Tile& tile, int64_t pixels, int64_t channels) {
       if (tile.start) sums[k] = 0.0f;
     }
     for (int64_t t = 0; t < tile.taps; ++t) {
-      const T* row = channels_of<T>(tile.entries[p][tile.offsets[t]], tile.channel);
+      const T* row = channels_from<T>(tile.channel, tile.entries[p][tile.offsets[t]]);
       const float* weights = tile.weights + t * tile.depth + tile.channel;
       for (int64_t k = 0; k < channels; ++k) sums[k] += to_float(row[k]) * weights[k];
     }

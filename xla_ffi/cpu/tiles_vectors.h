@@ -21,6 +21,7 @@ typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint32_t WordVector __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t BitsVector __attribute__((vector_size(2 * kLanes)));
+typedef uint8_t UnalignedBytes __attribute__((vector_size(kLanes), aligned(1), may_alias));
 typedef uint16_t UnalignedBits __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
 // Of as many bytes as a vector of floats.
@@ -44,6 +45,16 @@ SEGBLOCKS_INLINE Vector get_vector(const BFloat16* p) {
   return reinterpret_cast<Vector>(reinterpret_cast<WordVector>(words) << 16);
 #else
   return reinterpret_cast<Vector>(__builtin_convertvector(bits, WordVector) << 16);
+#endif
+}
+
+SEGBLOCKS_INLINE Vector get_vector(const uint8_t* p) {
+#if SEGBLOCKS_LANES == 16 && defined(__AVX512F__)
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m512i words = _mm512_maskz_cvtepu8_epi32(0xffff, bytes);
+  return reinterpret_cast<Vector>(_mm512_maskz_cvtepi32_ps(0xffff, words));
+#else
+  return __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(p), Vector);
 #endif
 }
 
