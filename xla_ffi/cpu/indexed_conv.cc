@@ -345,8 +345,8 @@ class Convolution {
     const int64_t bytes = element_bytes(call_.input.element);
     const auto* row = static_cast<const std::byte*>(outputs.out) + ahead * outputs.pitch * bytes;
     for (int64_t p = 0; p < pixels; ++p, row += outputs.pitch * bytes) {
-      for (int64_t k = 0; k < outputs.channels * bytes; k += kLine)
-        __builtin_prefetch(row + k, 1, 3);
+      const int64_t end = outputs.channels * bytes;
+      for (int64_t k = 0; k < end; k += kLine) __builtin_prefetch(row + k, 1, 3);
     }
   }
 
