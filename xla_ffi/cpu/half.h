@@ -1,4 +1,4 @@
-// The half-precision formats and their conversions, rounding to nearest, ties to even.
+// The half-precision formats and their conversions, rounding to nearest, ties to even; bytes.
 //
 // Each file that includes this has functions of its own: files of inner loops are compiled with
 // flags of their own, see tiles.h.

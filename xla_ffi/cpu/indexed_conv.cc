@@ -2,7 +2,7 @@
 //
 // A chunk is a box of output pixels. The rows that it reads become a table of addresses; tiles of a
 // few pixels, which cross rows and units of the box freely, then run over taps and depth. Where
-// rows are short, or not float32 and not depthwise, the table points into a small copy of them, and
+// rows are short, or bfloat16 and not depthwise, the table points into a small copy of them, and
 // a kernel row of taps is one contiguous run.
 
 #include "cpu/indexed_conv.h"
@@ -28,7 +28,7 @@ constexpr int64_t kMaxPixels = 384;
 // What one pass over a chunk reads of the weights, so that they stay in a core's own cache.
 constexpr int64_t kPassBytes = 640 * 1024;
 
-constexpr int64_t kLine = 64;  // Bytes that memory hands over at a time.
+constexpr int64_t kLine = 64;  // Bytes of a cache line.
 // So many pixels further on are asked for what they read, and for where they write.
 constexpr int64_t kReadAhead = 16;
 constexpr int64_t kWriteAhead = 8;

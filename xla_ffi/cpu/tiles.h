@@ -15,8 +15,8 @@ constexpr int kMaxPanels = 4;        // In a tile.
 constexpr int kRowPixels = 8;        // In a depthwise tile whose pixels are neighbors in rows.
 constexpr int kRuns[3] = {8, 4, 2};  // So many of them lie in one row.
 
-// A table of rows has where they lie, whatever type the loops on them read; an entry of it is a
-// position there.
+// A table of rows holds their addresses; the loops know the element type. An entry points into the
+// table.
 using TableRow = const void*;
 using TableEntry = const TableRow*;
 
@@ -203,7 +203,7 @@ struct TileKernels {
   SizedTile conv[kMaxPanels][kTileSizes];
   DepthwiseLoops depthwise_float32;
   DepthwiseLoops depthwise_bfloat16;
-  DepthwiseLoops depthwise_uint8;  // Write sums alone: `out` of their tiles is null.
+  DepthwiseLoops depthwise_uint8;  // They write only sums: `out` of their tiles is null.
   void (*depthwise_gradient)(const GradientTile& tile);
   RowLoops float32;
   RowLoops bfloat16;

@@ -51,7 +51,8 @@ SEGBLOCKS_INLINE void store_rows(const Vector (&sums)[kPixels][kVectors], T* out
   }
 }
 
-// Loads or zeroes the sums of a tile from channel `first` on, calls add(sums), stores them.
+// Loads or zeroes the sums of a tile from channel `first` on, calls add(sums), stores them. T: of
+// the rows at `out`.
 template <typename T, int kPixels, int kVectors, typename Add>
 SEGBLOCKS_INLINE void with_sums(const Tile& tile, int64_t first, const Add& add) {
   Vector sums[kPixels][kVectors];

@@ -4,7 +4,7 @@
 #define SEGBLOCKS_CPU_TILES_VECTORS_H_
 
 #include <stdint.h>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -19,6 +19,7 @@ constexpr int kPanelVectors = kPanel / kLanes;
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef int32_t SignedVector __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t WordVector __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t BitsVector __attribute__((vector_size(2 * kLanes)));
 typedef uint8_t UnalignedBytes __attribute__((vector_size(kLanes), aligned(1), may_alias));
@@ -43,6 +44,9 @@ SEGBLOCKS_INLINE Vector get_vector(const BFloat16* p) {
   // uninitialized. Their own conversions are in halves.
   const __m512i words = _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(bits));
   return reinterpret_cast<Vector>(reinterpret_cast<WordVector>(words) << 16);
+#elif SEGBLOCKS_LANES == 8 && defined(__AVX2__)
+  const __m256i words = _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(bits));
+  return reinterpret_cast<Vector>(reinterpret_cast<WordVector>(words) << 16);
 #else
   return reinterpret_cast<Vector>(__builtin_convertvector(bits, WordVector) << 16);
 #endif
@@ -53,8 +57,15 @@ SEGBLOCKS_INLINE Vector get_vector(const uint8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   const __m512i words = _mm512_maskz_cvtepu8_epi32(0xffff, bytes);
   return reinterpret_cast<Vector>(_mm512_maskz_cvtepi32_ps(0xffff, words));
+#elif SEGBLOCKS_LANES == 8 && defined(__AVX2__)
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Vector>(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
 #else
-  return __builtin_convertvector(*reinterpret_cast<const UnalignedBytes*>(p), Vector);
+  // Step by step: some compilers convert the lanes one by one otherwise.
+  const auto bytes = *reinterpret_cast<const UnalignedBytes*>(p);
+  const BitsVector bits = __builtin_convertvector(bytes, BitsVector);
+  const WordVector words = __builtin_convertvector(bits, WordVector);
+  return __builtin_convertvector(reinterpret_cast<SignedVector>(words), Vector);
 #endif
 }
 
