@@ -433,6 +433,15 @@ const ConvCase kConvs[] = {
     {9, 20, 1, 3, 1, false, {1, 3, 460, nullptr}, {30, 1, 3, nullptr}},
     {96, 96, 5, 5, 1, true, {3, 8, 8, nullptr}, {2, 6, 5, nullptr}},
     {43, 43, 3, 3, 2, true, {3, 7, 8, nullptr}, {5, 3, 3, nullptr}},
+    // Depthwise loops of rows: runs of 8, 4 and 2.
+    {43, 43, 3, 3, 1, true, {3, 7, 18, nullptr}, {4, 5, 6, nullptr}},
+    {96, 96, 3, 3, 1, true, {3, 6, 10, nullptr}, {8, 4, 4, nullptr}},
+    {43, 43, 3, 3, 2, true, {3, 7, 17, nullptr}, {4, 9, 9, nullptr}},
+    {96, 96, 3, 3, 2, true, {3, 7, 33, nullptr}, {8, 5, 5, nullptr}},
+    {48, 48, 5, 5, 1, true, {3, 9, 12, nullptr}, {8, 6, 6, nullptr}},
+    {43, 43, 5, 5, 2, true, {3, 9, 19, nullptr}, {4, 11, 11, nullptr}},
+    {96, 96, 5, 5, 2, true, {3, 9, 19, nullptr}, {8, 7, 7, nullptr}},
+    {40, 40, 7, 7, 1, true, {3, 9, 12, nullptr}, {8, 8, 8, nullptr}},
     {0, 20, 3, 3, 1, false, {2, 5, 5, nullptr}, {2, 3, 3, nullptr}},
     {5, 5, 3, 3, 1, true, {3, 7, 8, nullptr}, {5, 3, 3, nullptr}},
     {32, 64, 3, 3, 1, false, {4, 12, 14, nullptr}, {3, 10, 9, nullptr}, false, 3},
@@ -467,7 +476,7 @@ int main() {
     const bool stands_in = std::string(name).ends_with("_standin");
     for (const ConvCase& conv : kConvs) {
       if (stands_in && (conv.depthwise || conv.winograd)) continue;
-      for (const int variant : {0, 7, 10, 15}) {
+      for (const int variant : {0, 5, 7, 10, 15}) {
         if (!stands_in) check_conv<float>(*kernels, conv, variant);
         check_conv<BFloat16>(*kernels, conv, variant);
       }

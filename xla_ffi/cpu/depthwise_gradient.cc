@@ -48,9 +48,9 @@ class Gradient {
 
  private:
   struct Workspace {
-    std::vector<const float*> table;           // Of the rows that a chunk reads.
-    std::vector<const float* const*> entries;  // Where each pixel's window begins in it.
-    std::vector<int64_t> offsets;              // Where each tap lies from there.
+    std::vector<TableRow> table;      // Of the rows that a chunk reads.
+    std::vector<TableEntry> entries;  // Where each pixel's window begins in it.
+    std::vector<int64_t> offsets;     // Where each tap lies from there.
   };
 
   void add(const Chunk& chunk, float* sums, Workspace* workspace) const {
@@ -60,7 +60,7 @@ class Gradient {
     workspace->table.resize(chunk.units * height * width);
     workspace->entries.clear();
     workspace->offsets.clear();
-    const float** row = workspace->table.data();
+    TableRow* row = workspace->table.data();
     for (int64_t u = 0; u < chunk.units; ++u) {
       for (int64_t y = 0; y < chunk.height; ++y) {
         for (int64_t x = 0; x < chunk.width; ++x) {
@@ -70,7 +70,7 @@ class Gradient {
       for (int64_t i = 0; i < height; ++i, row += width) {
         const int32_t* indices = chunk.patch_row(window, u, i);
         for (int64_t j = 0; j < width; ++j) {
-          row[j] = static_cast<const float*>(addresses_(indices[j]));
+          row[j] = addresses_(indices[j]);
         }
       }
     }

@@ -1,4 +1,4 @@
-// The half-precision formats and their conversions, rounding to nearest, ties to even.
+// The half-precision formats and their conversions, rounding to nearest, ties to even; bytes.
 //
 // Each file that includes this has functions of its own: files of inner loops are compiled with
 // flags of their own, see tiles.h.
@@ -23,6 +23,8 @@ namespace {
 #define SEGBLOCKS_INLINE inline __attribute__((always_inline))
 
 SEGBLOCKS_INLINE float to_float(float value) { return value; }
+
+SEGBLOCKS_INLINE float to_float(uint8_t value) { return value; }
 
 SEGBLOCKS_INLINE float to_float(BFloat16 value) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);

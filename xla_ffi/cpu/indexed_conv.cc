@@ -2,8 +2,8 @@
 //
 // A chunk is a box of output pixels. The rows that it reads become a table of addresses; tiles of a
 // few pixels, which cross rows and units of the box freely, then run over taps and depth. Where
-// rows are short or not float32, the table points into a small copy of them, and a kernel row of
-// taps is one contiguous run.
+// rows are short, or bfloat16 and not depthwise, the table points into a small copy of them, and
+// a kernel row of taps is one contiguous run.
 
 #include "cpu/indexed_conv.h"
 
@@ -28,6 +28,7 @@ constexpr int64_t kMaxPixels = 384;
 // What one pass over a chunk reads of the weights, so that they stay in a core's own cache.
 constexpr int64_t kPassBytes = 640 * 1024;
 
+constexpr int64_t kLine = 64;  // Bytes of a cache line.
 // So many pixels further on are asked for what they read, and for where they write.
 constexpr int64_t kReadAhead = 16;
 constexpr int64_t kWriteAhead = 8;
@@ -35,8 +36,8 @@ constexpr int64_t kWriteAhead = 8;
 // What a thread works in.
 struct Workspace {
   int64_t chunk = -1;  // Whose table is there.
-  std::vector<const float*> table;
-  std::vector<const float* const*> entries;
+  std::vector<TableRow> table;
+  std::vector<TableEntry> entries;
   std::vector<int64_t> offsets;
   std::vector<float> copies;
   std::vector<float> sums;
@@ -51,12 +52,16 @@ class Convolution {
         chunks_(call, max_pixels(workers, call)),
         addresses_(call.input),
         affine_(call),
-        copied_(call.input.element != Element::kFloat32 || call.input.channels < kShortRow),
+        copied_(call.input.channels < kShortRow ||
+                (call.input.element != Element::kFloat32 && !call.depthwise)),
         merged_(copied_ && !call.depthwise && call.window.dilation == 1),
         taps_(merged_ ? call.window.height : call.window.area()),
         depth_(merged_ ? call.window.width * call.input.channels : call.input.channels),
         num_groups_(count_groups(call)),
-        parts_(count_parts(workers)) {
+        parts_(count_parts(workers)),
+        depthwise_(copied_ || call.input.element == Element::kFloat32
+                       ? kernels.depthwise_float32
+                       : kernels.depthwise_bfloat16) {
     convert_weights();
     const int64_t pass_bytes = depth_ * kMaxPanels * kPanel * static_cast<int64_t>(sizeof(float));
     const int64_t pass_taps = std::max<int64_t>(kPassBytes / std::max<int64_t>(pass_bytes, 1), 1);
@@ -203,11 +208,11 @@ class Convolution {
     const Axis columns = columns_of(chunk, window);
     const int64_t height = rows.size();
     const int64_t width = columns.size();
-    const float** row = workspace->table.data();
+    TableRow* row = workspace->table.data();
     float* copies = workspace->copies.data();
-    const float* const** entry = workspace->entries.data();
+    TableEntry* entry = workspace->entries.data();
     for (int64_t u = 0; u < chunk.units; ++u) {
-      const float* const* first = row;
+      const TableEntry first = row;
       for (int64_t i = 0; i < height; ++i, row += width) {
         const int32_t* indices = chunk.patch_row(window, u, rows.source(i));
         if (copied_) {
@@ -221,7 +226,7 @@ class Convolution {
         }
       }
       for (int64_t y = 0; y < chunk.height; ++y) {
-        const float* const* begin = first + rows.pixel(y) * width;
+        const TableEntry begin = first + rows.pixel(y) * width;
         for (int64_t x = 0; x < chunk.width; ++x) *entry++ = begin + columns.pixel(x);
       }
     }
@@ -234,19 +239,19 @@ class Convolution {
   }
 
   // A row of the table.
-  void fill(const int32_t* indices, const Axis& columns, const float** row) const {
+  void fill(const int32_t* indices, const Axis& columns, TableRow* row) const {
     const int64_t runs = columns.dilation == 1 ? 1 : columns.taps;
     const int64_t run = columns.size() / runs;
     const int64_t step = columns.dilation == 1 ? 1 : columns.stride;
     for (int64_t k = 0; k < runs; ++k, row += run, indices += columns.dilation) {
       for (int64_t j = 0; j < run; ++j) {
-        row[j] = static_cast<const float*>(addresses_(indices[j * step]));
+        row[j] = addresses_(indices[j * step]);
       }
     }
   }
 
   // The same of copies, which are made first.
-  void fill_copied(const int32_t* indices, const Axis& columns, const float** row,
+  void fill_copied(const int32_t* indices, const Axis& columns, TableRow* row,
                    float* copies) const {
     const int64_t channels = call_.input.channels;
     const int64_t width = columns.size();
@@ -265,18 +270,18 @@ class Convolution {
   void run_group(const Chunk& chunk, const Group& group, bool is_first,
                  Workspace& workspace) const {
     const SizedTile* sizes =
-        call_.depthwise ? kernels_.depthwise[group.count - 1] : kernels_.conv[group.count - 1];
+        call_.depthwise ? depthwise_.tiles[group.count - 1] : kernels_.conv[group.count - 1];
     const int64_t pixels = chunk.pixels();
     for (int64_t pass = 0; pass < passes_; ++pass) {
       const bool last = pass == passes_ - 1;
       const bool first_read = pass == 0 && !copied_ && (call_.depthwise || is_first);
       for (int64_t pixel = 0; pixel < pixels;) {
-        const float* const* const* entries = workspace.entries.data() + pixel;
+        const TableEntry* entries = workspace.entries.data() + pixel;
         const auto row = !call_.depthwise || is_rest(group)
                              ? nullptr
-                             : row_kernel(kernels_, call_.window, entries, pixels - pixel);
+                             : row_kernel(depthwise_, call_.window, entries, pixels - pixel);
         int size = 0;
-        while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= pixels - pixel) ++size;
+        while (size + 1 < kTileSizes && sizes[size + 1].pixels >= pixels - pixel) ++size;
         const int64_t wanted = row != nullptr ? kRowPixels : sizes[size].pixels;
         const int64_t live = std::min<int64_t>(wanted, pixels - pixel);
         float* sums = workspace.sums.data() + (passes_ == 1 ? 0 : pixel * group.count * kPanel);
@@ -293,7 +298,7 @@ class Convolution {
         }
         if (straight) prefetch_writes(outputs, kWriteAhead, ahead(kWriteAhead));
         if (is_rest(group)) {
-          kernels_.depthwise_rest(tile, live, call_.features % kPanel);
+          depthwise_.rest(tile, live, call_.features % kPanel);
         } else if (row != nullptr) {
           row(tile, static_cast<int>(group.count));
         } else {
@@ -307,8 +312,8 @@ class Convolution {
 
   // Asks for what a tile further on is the first to read: the middle of its windows' last rows.
   // (Without the attributes, GCC takes these for functions without effects and drops their calls.)
-  __attribute__((always_inline)) void prefetch_reads(const float* const* const* entries,
-                                                     int64_t pixels, const Group& group,
+  __attribute__((always_inline)) void prefetch_reads(const TableEntry* entries, int64_t pixels,
+                                                     const Group& group,
                                                      const Workspace& workspace) const {
     const Window& window = call_.window;
     const int64_t first = call_.depthwise ? group.first * kPanel : 0;
@@ -325,32 +330,36 @@ class Convolution {
 
   // The processor sees no pattern in addresses from a table. Rows are asked into the second level;
   // into the first was slower.
-  __attribute__((always_inline)) void prefetch_rows(const float* const* rows, int64_t count,
-                                                    int64_t first, int64_t depth) const {
+  __attribute__((always_inline)) void prefetch_rows(TableEntry rows, int64_t count, int64_t first,
+                                                    int64_t depth) const {
+    const int64_t bytes = element_bytes(call_.input.element);
     for (int64_t j = 0; j < count; ++j) {
-      for (int64_t k = 0; k < depth; k += kPanel) __builtin_prefetch(rows[j] + first + k, 0, 2);
+      const auto* row = static_cast<const std::byte*>(rows[j]) + first * bytes;
+      for (int64_t k = 0; k < depth * bytes; k += kLine) __builtin_prefetch(row + k, 0, 2);
     }
   }
 
   // Asks for where a tile further on writes, so that it does not wait for the lines.
   __attribute__((always_inline)) void prefetch_writes(const Outputs& outputs, int64_t ahead,
                                                       int64_t pixels) const {
-    float* row = static_cast<float*>(outputs.out) + ahead * outputs.pitch;
-    for (int64_t p = 0; p < pixels; ++p, row += outputs.pitch) {
-      for (int64_t k = 0; k < outputs.channels; k += kPanel) __builtin_prefetch(row + k, 1, 3);
+    const int64_t bytes = element_bytes(call_.input.element);
+    const auto* row = static_cast<const std::byte*>(outputs.out) + ahead * outputs.pitch * bytes;
+    for (int64_t p = 0; p < pixels; ++p, row += outputs.pitch * bytes) {
+      const int64_t end = outputs.channels * bytes;
+      for (int64_t k = 0; k < end; k += kLine) __builtin_prefetch(row + k, 1, 3);
     }
   }
 
   // Whether a tile can write its outputs itself.
   bool goes_straight(const Outputs& outputs, const Group& group) const {
-    return call_.input.element == Element::kFloat32 && outputs.out2 == nullptr &&
-           outputs.channels == group.count * kPanel;
+    const bool widened = copied_ && call_.input.element != Element::kFloat32;
+    return !widened && outputs.out2 == nullptr && outputs.channels == group.count * kPanel;
   }
 
   void send_straight(const Outputs& outputs, Tile* tile) const {
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    tile->out = static_cast<float*>(outputs.out);
-    tile->residual = static_cast<const float*>(outputs.residual);
+    tile->out = outputs.out;
+    tile->residual = outputs.residual;
     tile->out_pitch = outputs.pitch;
     tile->scale = outputs.scale;
     tile->bias = outputs.bias;
@@ -358,7 +367,7 @@ class Convolution {
     tile->max = call_.activation == Activation::kRelu6 ? 6.0f : kInfinity;
   }
 
-  Tile make_tile(const Group& group, int64_t pass, const float* const* const* entries,
+  Tile make_tile(const Group& group, int64_t pass, const TableEntry* entries,
                  const Workspace& workspace, float* sums) const {
     const int64_t first = pass * taps_ / passes_;
     Tile tile{};
@@ -391,6 +400,7 @@ class Convolution {
   const int64_t depth_;
   const int64_t num_groups_;
   const int64_t parts_;  // Threads share out so many parts of the groups, too.
+  const DepthwiseLoops& depthwise_;
   int64_t passes_ = 1;
   const float* weights_ = nullptr;
   std::unique_ptr<float[]> converted_;

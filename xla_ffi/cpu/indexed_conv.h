@@ -48,7 +48,7 @@ inline Axis columns_of(const Chunk& chunk, const Window& window) {
 
 // Whether kRowPixels entries are runs of `run` neighbors in rows. Entries grow along a chunk, from
 // row to row by more than a stride, so the ends of a run tell.
-inline bool are_neighbors(const float* const* const* entries, int run, int64_t stride) {
+inline bool are_neighbors(const TableEntry* entries, int run, int64_t stride) {
   for (int k = 0; k < kRowPixels; k += run) {
     if (entries[k + run - 1] - entries[k] != (run - 1) * stride) return false;
   }
@@ -56,13 +56,13 @@ inline bool are_neighbors(const float* const* const* entries, int run, int64_t s
 }
 
 // The depthwise loops for the next pixels, where these are neighbors in rows; else null.
-inline void (*row_kernel(const TileKernels& kernels, const Window& window,
-                         const float* const* const* entries, int64_t pixels))(const Tile&, int) {
+inline void (*row_kernel(const DepthwiseLoops& loops, const Window& window,
+                         const TableEntry* entries, int64_t pixels))(const Tile&, int) {
   if (window.width != 3 && window.width != 5) return nullptr;
   if (window.stride > 2 || window.dilation > 1 || pixels < kRowPixels) return nullptr;
   for (size_t run = 0; run < std::size(kRuns); ++run) {
     if (!are_neighbors(entries, kRuns[run], window.stride)) continue;
-    return kernels.depthwise_row[window.width == 5][window.stride - 1][run];
+    return loops.row[window.width == 5][window.stride - 1][run];
   }
   return nullptr;
 }

@@ -42,8 +42,8 @@ struct Workspace {
   int64_t chunk = -1;  // Whose inputs are there.
   std::unique_ptr<float[]> inputs;
   std::unique_ptr<float[]> sums;
-  std::vector<const float*> table;           // Of each tap and square.
-  std::vector<const float* const*> entries;  // Of each square.
+  std::vector<TableRow> table;      // Of each tap and square.
+  std::vector<TableEntry> entries;  // Of each square.
   std::vector<int64_t> corners;
 };
 
@@ -205,7 +205,7 @@ class Winograd {
     tile.pitch = group.count * kPanel;
     for (int64_t square = 0; square < squares;) {
       int size = 0;
-      while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= squares - square) ++size;
+      while (size + 1 < kTileSizes && sizes[size + 1].pixels >= squares - square) ++size;
       tile.entries = workspace.entries.data() + square;
       tile.sums = sums + square * tile.pitch;
       sizes[size].accumulate(tile);

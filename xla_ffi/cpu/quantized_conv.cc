@@ -2,8 +2,8 @@
 // sums, and bytes or float32 out.
 //
 // One group multiplies bytes in place, found by address, where there are no products for it. A
-// depthwise convolution has a row for each weight, which no dot product of bytes serves: the rows
-// of a chunk are copied to float32, in which its sums are exact, for the loops of float32.
+// depthwise convolution has a row for each weight, which no dot product of bytes serves: it sums up
+// in float32, which is exact.
 
 #include "cpu/quantized_conv.h"
 
@@ -21,11 +21,10 @@ namespace {
 constexpr int64_t kMinPixels = 96;
 constexpr int64_t kMaxPixels = 384;
 
-// T: what tables point to. Bytes of one group, float32 where depthwise.
-template <typename T>
+// Convolutions of one group, or depthwise ones.
+template <bool kDepthwise>
 class Quantized {
  public:
-  static constexpr bool kDepthwise = std::is_same_v<T, float>;
   using Sum = std::conditional_t<kDepthwise, float, int32_t>;
 
   Quantized(Workers& workers, const TileKernels& kernels, const QuantizedConvCall& call)
@@ -36,7 +35,7 @@ class Quantized {
         addresses_(call.input),
         affine_(call),
         row_(kDepthwise ? call.input.channels : call.groups() * kByteGroup),
-        copied_(kDepthwise || row_ != call.input.channels),
+        copied_(row_ != call.input.channels),
         num_groups_(count_groups(call)),
         apart_(num_groups_ >= kGroupsApart && !kDepthwise) {
     if constexpr (kDepthwise) {
@@ -62,10 +61,10 @@ class Quantized {
  private:
   // What a thread works in.
   struct Workspace {
-    std::vector<const T*> table;
-    std::vector<const T* const*> entries;
+    std::vector<TableRow> table;
+    std::vector<TableEntry> entries;
     std::vector<int64_t> offsets;
-    std::vector<T> copies;
+    std::vector<uint8_t> copies;
     std::vector<Sum> sums;
   };
 
@@ -114,20 +113,20 @@ class Quantized {
     const Axis columns = columns_of(chunk, window);
     const int64_t height = rows.size();
     const int64_t width = columns.size();
-    const T** row = workspace->table.data();
-    T* copies = workspace->copies.data();
-    const T* const** entry = workspace->entries.data();
+    TableRow* row = workspace->table.data();
+    uint8_t* copies = workspace->copies.data();
+    TableEntry* entry = workspace->entries.data();
     for (int64_t u = 0; u < chunk.units; ++u) {
-      const T* const* first = row;
+      const TableEntry first = row;
       for (int64_t i = 0; i < height; ++i) {
         const int32_t* indices = chunk.patch_row(window, u, rows.source(i));
         for (int64_t j = 0; j < width; ++j) {
-          const auto* bytes = static_cast<const uint8_t*>(addresses_(indices[columns.source(j)]));
-          *row++ = copied_ ? copy(bytes, &copies) : reinterpret_cast<const T*>(bytes);
+          const void* bytes = addresses_(indices[columns.source(j)]);
+          *row++ = copied_ ? copy(bytes, &copies) : bytes;
         }
       }
       for (int64_t y = 0; y < chunk.height; ++y) {
-        const T* const* begin = first + rows.pixel(y) * width;
+        const TableEntry begin = first + rows.pixel(y) * width;
         for (int64_t x = 0; x < chunk.width; ++x) *entry++ = begin + columns.pixel(x);
       }
     }
@@ -138,15 +137,11 @@ class Quantized {
     }
   }
 
-  // In float32, or filled up to whole groups of channels, whose weights are 0.
-  const T* copy(const uint8_t* bytes, T** copies) const {
-    T* to = *copies;
+  // Filled up to whole groups of channels, whose weights are 0.
+  TableRow copy(const void* bytes, uint8_t** copies) const {
+    uint8_t* to = *copies;
     *copies += row_;
-    if constexpr (kDepthwise) {
-      kernels_.bytes->rows.to_float(bytes, row_, to);
-    } else {
-      std::memcpy(to, bytes, call_.input.channels);
-    }
+    std::memcpy(to, bytes, call_.input.channels);
     return to;
   }
 
@@ -164,15 +159,15 @@ class Quantized {
 
   // Sums of the next pixels of a chunk, of which `left` are left; returns how many.
   int64_t sum_up(const Group& group, Workspace& workspace, int64_t pixel, int64_t left) const {
-    const T* const* const* entries = workspace.entries.data() + pixel;
+    const TableEntry* entries = workspace.entries.data() + pixel;
     const auto& sizes = [&]() -> const auto& {
       if constexpr (kDepthwise)
-        return kernels_.depthwise[group.count - 1];
+        return kernels_.depthwise_uint8.tiles[group.count - 1];
       else
         return kernels_.bytes->conv[group.count - 1];
     }();
     int size = 0;
-    while (size + 1 < TileKernels::kSizes && sizes[size + 1].pixels >= left) ++size;
+    while (size + 1 < kTileSizes && sizes[size + 1].pixels >= left) ++size;
     if constexpr (kDepthwise) {
       Tile tile{};
       tile.entries = entries;
@@ -186,8 +181,9 @@ class Quantized {
       tile.pitch = group.count * kPanel;
       if (is_rest(group)) {
         const int64_t live = std::min<int64_t>(sizes[size].pixels, left);
-        kernels_.depthwise_rest(tile, live, call_.features % kPanel);
-      } else if (const auto row = row_kernel(kernels_, call_.window, entries, left)) {
+        kernels_.depthwise_uint8.rest(tile, live, call_.features % kPanel);
+      } else if (const auto row =
+                     row_kernel(kernels_.depthwise_uint8, call_.window, entries, left)) {
         row(tile, static_cast<int>(group.count));
         return kRowPixels;
       } else {
@@ -228,11 +224,11 @@ Problem run(Workers& workers, const TileKernels& kernels, const QuantizedConvCal
   fill_halos(workers, kernels, call.input);
   if (call.empty()) return {};
   if (call.depthwise) {
-    Quantized<float>(workers, kernels, call).run();
+    Quantized<true>(workers, kernels, call).run();
   } else if (kernels.bytes->products != nullptr) {
     byte_conv(workers, kernels, call);
   } else {
-    Quantized<uint8_t>(workers, kernels, call).run();
+    Quantized<false>(workers, kernels, call).run();
   }
   return {};
 }

@@ -15,6 +15,11 @@ constexpr int kMaxPanels = 4;        // In a tile.
 constexpr int kRowPixels = 8;        // In a depthwise tile whose pixels are neighbors in rows.
 constexpr int kRuns[3] = {8, 4, 2};  // So many of them lie in one row.
 
+// A table of rows holds their addresses; the loops know the element type. An entry points into the
+// table.
+using TableRow = const void*;
+using TableEntry = const TableRow*;
+
 // Some output pixels by some panels of output channels.
 //
 // sums[p * pitch + k] (+)= sum over taps t and depths d of
@@ -22,8 +27,8 @@ constexpr int kRuns[3] = {8, 4, 2};  // So many of them lie in one row.
 // where depthwise
 //   entries[p][offsets[t]][k] * weights[t * depth + k]
 struct Tile {
-  const float* const* const* entries;  // Of each pixel: a position in a table of rows.
-  const int64_t* offsets;              // Of each tap, in that table.
+  const TableEntry* entries;  // Of each pixel.
+  const int64_t* offsets;     // Of each tap, in that table.
   int64_t taps;
   int64_t depth;
   const float* weights;
@@ -32,11 +37,11 @@ struct Tile {
   bool start;       // The sums start from zero, else from what they are.
   float* sums;
   int64_t pitch;
-  // Where not null, finished float32 rows go there, straight from the registers, not to `sums`:
-  // sums * scale + bias + residual, between `min` and `max`.
-  float* out;
-  const float* residual;  // null: none.
-  int64_t out_pitch;      // Of out and residual.
+  // Where not null, finished rows of the loops' type go there, straight from the registers, not to
+  // `sums`: sums * scale + bias + residual, between `min` and `max`.
+  void* out;
+  const void* residual;  // null: none.
+  int64_t out_pitch;     // Of out and residual.
   const float* scale;
   const float* bias;
   float min;
@@ -103,7 +108,7 @@ struct WinogradOutput {
 // Pixels of a depthwise convolution, whose windows begin at `entries` and whose taps lie at
 // `offsets` from there: sums[t][k] += sum over pixels of cotangents[pixel][k] * what tap t reads.
 struct GradientTile {
-  const float* const* const* entries;
+  const TableEntry* entries;
   const int64_t* offsets;
   int64_t taps;
   int64_t pixels;
@@ -160,6 +165,20 @@ struct SizedTile {
   void (*accumulate)(const Tile& tile);
 };
 
+constexpr int kTileSizes = 3;
+
+// Depthwise convolutions that read rows of one element type; weights and sums are float32.
+struct DepthwiseLoops {
+  // Of each number of panels (1 .. kMaxPanels, at n - 1): tiles of ever fewer pixels.
+  SizedTile tiles[kMaxPanels][kTileSizes];
+  // At [width == 5][stride - 1][run]: of kRowPixels pixels in runs of kRuns[run], and of windows 3
+  // or 5 wide. A run's entries are a stride apart, the offsets of a kernel row follow each other.
+  // The sums are the same, in the same order.
+  void (*row[2][2][3])(const Tile& tile, int panels);
+  // `channels` < kPanel of them, of the pixels of a tile.
+  void (*rest)(const Tile& tile, int64_t pixels, int64_t channels);
+};
+
 // Functions on rows of one element type.
 struct RowLoops {
   void (*write)(const Outputs& outputs);
@@ -177,21 +196,15 @@ struct Products;   // See cpu/products.h.
 struct ByteLoops;  // Of int8; see tiles_bytes.h.
 
 struct TileKernels {
-  static constexpr int kSizes = 3;
-
   const char* name;
   // For convolutions in bfloat16 of one group; null: these are widened to float32.
   const Products<Outputs>* pairs;
   // Of each number of panels (1 .. kMaxPanels, at n - 1): tiles of ever fewer pixels.
-  SizedTile conv[kMaxPanels][kSizes];
-  SizedTile depthwise[kMaxPanels][kSizes];
-  // At [width == 5][stride - 1][run]: of kRowPixels pixels in runs of kRuns[run], and of windows 3
-  // or 5 wide. A run's entries are a stride apart, the offsets of a kernel row follow each other.
-  // The sums are the same, in the same order.
-  void (*depthwise_row[2][2][3])(const Tile& tile, int panels);
+  SizedTile conv[kMaxPanels][kTileSizes];
+  DepthwiseLoops depthwise_float32;
+  DepthwiseLoops depthwise_bfloat16;
+  DepthwiseLoops depthwise_uint8;  // They write only sums: `out` of their tiles is null.
   void (*depthwise_gradient)(const GradientTile& tile);
-  // `channels` < kPanel of them, of the pixels of a tile.
-  void (*depthwise_rest)(const Tile& tile, int64_t pixels, int64_t channels);
   RowLoops float32;
   RowLoops bfloat16;
   ArgmaxLoops argmax;

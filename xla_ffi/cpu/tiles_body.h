@@ -18,27 +18,37 @@ namespace segblocks::cpu {
 namespace {
 
 // Tiles of kPixels pixels, and of fewer for the rest of a list.
-#define SEGBLOCKS_SIZES(kPixels, kPanels, kDepthwise)                       \
-  {                                                                         \
-      {kPixels, &accumulate<kPixels, kPanels, kDepthwise>},                 \
-      {kPixels * 2 / 3, &accumulate<kPixels * 2 / 3, kPanels, kDepthwise>}, \
-      {kPixels / 3, &accumulate<kPixels / 3, kPanels, kDepthwise>},         \
+#define SEGBLOCKS_SIZES(Sums, kPixels, kPanels)                       \
+  {                                                                   \
+      {kPixels, &accumulate<Sums, kPixels, kPanels>},                 \
+      {kPixels * 2 / 3, &accumulate<Sums, kPixels * 2 / 3, kPanels>}, \
+      {kPixels / 3, &accumulate<Sums, kPixels / 3, kPanels>},         \
   }
 
-#define SEGBLOCKS_ALL_PANELS(kDepthwise)                  \
-  {                                                       \
-      SEGBLOCKS_SIZES(SEGBLOCKS_PIXELS_1, 1, kDepthwise), \
-      SEGBLOCKS_SIZES(SEGBLOCKS_PIXELS_2, 2, kDepthwise), \
-      SEGBLOCKS_SIZES(SEGBLOCKS_PIXELS_3, 3, kDepthwise), \
-      SEGBLOCKS_SIZES(SEGBLOCKS_PIXELS_4, 4, kDepthwise), \
+#define SEGBLOCKS_ALL_PANELS(Sums)                  \
+  {                                                 \
+      SEGBLOCKS_SIZES(Sums, SEGBLOCKS_PIXELS_1, 1), \
+      SEGBLOCKS_SIZES(Sums, SEGBLOCKS_PIXELS_2, 2), \
+      SEGBLOCKS_SIZES(Sums, SEGBLOCKS_PIXELS_3, 3), \
+      SEGBLOCKS_SIZES(Sums, SEGBLOCKS_PIXELS_4, 4), \
   }
 
-#define SEGBLOCKS_RUNS(kWidth, kStride)          \
-  {                                              \
-      &depthwise_row<kWidth, kStride, kRuns[0]>, \
-      &depthwise_row<kWidth, kStride, kRuns[1]>, \
-      &depthwise_row<kWidth, kStride, kRuns[2]>, \
+#define SEGBLOCKS_RUNS(T, kWidth, kStride)          \
+  {                                                 \
+      &depthwise_row<T, kWidth, kStride, kRuns[0]>, \
+      &depthwise_row<T, kWidth, kStride, kRuns[1]>, \
+      &depthwise_row<T, kWidth, kStride, kRuns[2]>, \
   }
+
+template <typename T>
+constexpr DepthwiseLoops depthwise_loops() {
+  return {
+      SEGBLOCKS_ALL_PANELS(Depthwise<T>),
+      {{SEGBLOCKS_RUNS(T, 3, 1), SEGBLOCKS_RUNS(T, 3, 2)},
+       {SEGBLOCKS_RUNS(T, 5, 1), SEGBLOCKS_RUNS(T, 5, 2)}},
+      &depthwise_rest<T>,
+  };
+}
 
 template <typename T>
 constexpr RowLoops row_loops() {
@@ -53,18 +63,17 @@ constexpr RowLoops row_loops() {
 
 constexpr TileKernels tiles(const char* name, const Products<Outputs>* pairs = nullptr,
                             const ByteLoops* bytes = &kBaseByteLoops) {
-  return {
-      name,
-      pairs,
-      SEGBLOCKS_ALL_PANELS(false),
-      SEGBLOCKS_ALL_PANELS(true),
-      {{SEGBLOCKS_RUNS(3, 1), SEGBLOCKS_RUNS(3, 2)}, {SEGBLOCKS_RUNS(5, 1), SEGBLOCKS_RUNS(5, 2)}},
-      &depthwise_gradient,
-      &depthwise_rest,
-      row_loops<float>(),
-      row_loops<BFloat16>(),
-      {&read_logits<float>, &read_logits<BFloat16>, &read_logits<Float16>, &label},
-      bytes};
+  return {name,
+          pairs,
+          SEGBLOCKS_ALL_PANELS(Dense),
+          depthwise_loops<float>(),
+          depthwise_loops<BFloat16>(),
+          depthwise_loops<uint8_t>(),
+          &depthwise_gradient,
+          row_loops<float>(),
+          row_loops<BFloat16>(),
+          {&read_logits<float>, &read_logits<BFloat16>, &read_logits<Float16>, &label},
+          bytes};
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ constexpr int kByteGroup = 4;  // Channels whose products are summed up at once.
 // sums[p * pitch + k] = sum over taps t, groups g and i < 4 of entries[p][offsets[t]][4 * g + i] *
 //   weights[(k / 16) * panel_stride + ((t * groups + g) * 16 + k % 16) * 4 + i]
 struct ByteTile {
-  const uint8_t* const* const* entries;
+  const TableEntry* entries;
   const int64_t* offsets;
   int64_t taps;
   int64_t groups;
@@ -59,10 +59,10 @@ struct ByteOutputs {
 struct ByteLoops {
   const char* name;
   // Of each number of panels: tiles of ever fewer pixels.
-  SizedByteTile conv[kMaxPanels][TileKernels::kSizes];
+  SizedByteTile conv[kMaxPanels][kTileSizes];
   void (*write)(const ByteOutputs& outputs);            // Sums are int32.
   void (*write_depthwise)(const ByteOutputs& outputs);  // Sums are float32, and whole.
-  RowLoops rows;                                        // Without `write`.
+  RowLoops rows;                                        // Of bytes: `max`, `upsample`, `mean`.
   // For convolutions of one group; null: by address, on `conv`.
   const Products<ByteOutputs>* products;
 };

@@ -14,7 +14,7 @@ struct Plain {
         int32_t sums[kPanel] = {};
         const int8_t* weights = tile.weights + panel * tile.panel_stride;
         for (int64_t t = 0; t < tile.taps; ++t) {
-          const uint8_t* row = tile.entries[p][tile.offsets[t]];
+          const auto* row = static_cast<const uint8_t*>(tile.entries[p][tile.offsets[t]]);
           for (int64_t g = 0; g < tile.groups; ++g, row += kByteGroup) {
             for (int k = 0; k < kPanel; ++k) {
               for (int i = 0; i < kByteGroup; ++i) sums[k] += row[i] * weights[k * kByteGroup + i];

@@ -103,12 +103,6 @@ void mean(const void* const* rows, int64_t num_rows, int64_t channels, void* out
   }
 }
 
-void to_float(const void* row, int64_t count, float* out) {
-  const uint8_t* __restrict values = static_cast<const uint8_t*>(row);
-  float* __restrict to = out;
-  for (int64_t k = 0; k < count; ++k) to[k] = static_cast<float>(values[k]);
-}
-
 using Write = void (*)(const ByteOutputs& outputs);
 
 template <template <int, int> typename Accumulate>
@@ -125,7 +119,7 @@ constexpr ByteLoops byte_loops(const char* name, Write write, Write write_depthw
            SEGBLOCKS_BYTE_SIZES(6, 4)},
           write,
           write_depthwise,
-          {nullptr, &max, &upsample, &mean, &to_float, {}, {}},
+          {nullptr, &max, &upsample, &mean, nullptr, {}, {}},
           products};
 #undef SEGBLOCKS_BYTE_SIZES
 }

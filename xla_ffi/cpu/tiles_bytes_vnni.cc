@@ -30,7 +30,9 @@ struct Vnni {
     for (int64_t t = 0; t < tile.taps; ++t) {
       const uint8_t* rows[kPixels];
 #pragma GCC unroll 16
-      for (int p = 0; p < kPixels; ++p) rows[p] = tile.entries[p][tile.offsets[t]];
+      for (int p = 0; p < kPixels; ++p) {
+        rows[p] = static_cast<const uint8_t*>(tile.entries[p][tile.offsets[t]]);
+      }
       for (int64_t d = 0; d < bytes; d += kByteGroup) {
         __m512i w[kPanels];
 #pragma GCC unroll 4

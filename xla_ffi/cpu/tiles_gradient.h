@@ -21,13 +21,13 @@ SEGBLOCKS_INLINE void add_products(const GradientTile& tile, int64_t tap, int64_
   V sums[kTaps][kVectors] = {};
   for (int64_t pixel = 0; pixel < tile.pixels; ++pixel) {
     const float* cotangents = tile.cotangents + pixel * tile.channels + k;
-    const float* const* entry = tile.entries[pixel];
+    const TableEntry entry = tile.entries[pixel];
     V factors[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) factors[v] = get_at<V>(cotangents + v * kWidth);
 #pragma GCC unroll 9
     for (int t = 0; t < kTaps; ++t) {
-      const float* row = entry[tile.offsets[tap + t]] + k;
+      const float* row = static_cast<const float*>(entry[tile.offsets[tap + t]]) + k;
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sums[t][v] += get_at<V>(row + v * kWidth) * factors[v];
     }

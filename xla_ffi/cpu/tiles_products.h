@@ -12,7 +12,7 @@ namespace segblocks::cpu {
 namespace {
 
 // Applies scale, bias, residual and bounds to sums, from channel `first` of the tile on.
-template <int kPixels, int kVectors>
+template <typename T, int kPixels, int kVectors>
 SEGBLOCKS_INLINE void finish(const Tile& tile, int64_t first, Vector (&sums)[kPixels][kVectors]) {
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
@@ -24,9 +24,9 @@ SEGBLOCKS_INLINE void finish(const Tile& tile, int64_t first, Vector (&sums)[kPi
   if (tile.residual != nullptr) {
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p) {
-      const float* residual = tile.residual + p * tile.out_pitch + first;
+      const T* residual = static_cast<const T*>(tile.residual) + p * tile.out_pitch + first;
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[p][v] += load(residual + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) sums[p][v] += get_vector(residual + v * kLanes);
     }
   }
   const Vector low = Vector{} + tile.min;
@@ -42,8 +42,18 @@ SEGBLOCKS_INLINE void finish(const Tile& tile, int64_t first, Vector (&sums)[kPi
   }
 }
 
-// Loads or zeroes the sums of a tile from channel `first` on, calls add(sums), stores them.
-template <int kPixels, int kVectors, typename Add>
+template <typename T, int kPixels, int kVectors>
+SEGBLOCKS_INLINE void store_rows(const Vector (&sums)[kPixels][kVectors], T* out, int64_t pitch) {
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) put_vector(sums[p][v], out + p * pitch + v * kLanes);
+  }
+}
+
+// Loads or zeroes the sums of a tile from channel `first` on, calls add(sums), stores them. T: of
+// the rows at `out`.
+template <typename T, int kPixels, int kVectors, typename Add>
 SEGBLOCKS_INLINE void with_sums(const Tile& tile, int64_t first, const Add& add) {
   Vector sums[kPixels][kVectors];
 #pragma GCC unroll 16
@@ -54,14 +64,14 @@ SEGBLOCKS_INLINE void with_sums(const Tile& tile, int64_t first, const Add& add)
     }
   }
   add(sums);
-  if (tile.out != nullptr) finish(tile, first, sums);
-  float* out = (tile.out != nullptr ? tile.out : tile.sums) + first;
-  const int64_t pitch = tile.out != nullptr ? tile.out_pitch : tile.pitch;
-#pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store(out + p * pitch + v * kLanes, sums[p][v]);
+  if constexpr (sizeof(T) > 1) {  // Bytes are written elsewhere.
+    if (tile.out != nullptr) {
+      finish<T>(tile, first, sums);
+      store_rows(sums, static_cast<T*>(tile.out) + first, tile.out_pitch);
+      return;
+    }
   }
+  store_rows(sums, tile.sums + first, tile.pitch);
 }
 
 // So many products are summed up before their sum joins the total: rounding grows with the square
@@ -85,14 +95,16 @@ SEGBLOCKS_INLINE void conv_panels(const Tile& tile, int first) {
   constexpr int kVectors = kPanels * kPanelVectors;
   const float* weights = tile.weights + first * tile.panel_stride;
   const int64_t stride = tile.panel_stride;
-  with_sums<kPixels, kVectors>(
+  with_sums<float, kPixels, kVectors>(
       tile, first * kPanel, [&](auto& totals) __attribute__((always_inline)) {
         Vector sums[kPixels][kVectors] = {};
         int64_t room = kChain;
         for (int64_t t = 0; t < tile.taps; ++t) {
           const float* rows[kPixels];
 #pragma GCC unroll 16
-          for (int p = 0; p < kPixels; ++p) rows[p] = tile.entries[p][tile.offsets[t]];
+          for (int p = 0; p < kPixels; ++p) {
+            rows[p] = static_cast<const float*>(tile.entries[p][tile.offsets[t]]);
+          }
           for (int64_t d = 0; d < tile.depth;) {
             const int64_t stop = d + room < tile.depth ? d + room : tile.depth;
             room -= stop - d;
@@ -120,34 +132,37 @@ SEGBLOCKS_INLINE void conv_panels(const Tile& tile, int first) {
       });
 }
 
-template <int kPixels, int kPanels>
+template <typename T>
+SEGBLOCKS_INLINE const T* channels_from(int64_t channel, TableRow row) {
+  return static_cast<const T*>(row) + channel;
+}
+
+template <typename T, int kPixels, int kPanels>
 SEGBLOCKS_INLINE void depthwise_panels(const Tile& tile, int first) {
   constexpr int kVectors = kPanels * kPanelVectors;
   const int64_t channel = tile.channel + first * kPanel;
-  with_sums<kPixels, kVectors>(tile, first * kPanel,
-                               [&](auto& sums) __attribute__((always_inline)) {
-                                 for (int64_t t = 0; t < tile.taps; ++t) {
-                                   const float* weights = tile.weights + t * tile.depth + channel;
-                                   Vector w[kVectors];
+  with_sums<T, kPixels, kVectors>(
+      tile, first * kPanel, [&](auto& sums) __attribute__((always_inline)) {
+        for (int64_t t = 0; t < tile.taps; ++t) {
+          const float* weights = tile.weights + t * tile.depth + channel;
+          Vector w[kVectors];
 #pragma GCC unroll 4
-                                   for (int v = 0; v < kVectors; ++v)
-                                     w[v] = load(weights + v * kLanes);
+          for (int v = 0; v < kVectors; ++v) w[v] = load(weights + v * kLanes);
 #pragma GCC unroll 16
-                                   for (int p = 0; p < kPixels; ++p) {
-                                     const float* row = tile.entries[p][tile.offsets[t]] + channel;
+          for (int p = 0; p < kPixels; ++p) {
+            const T* row = channels_from<T>(channel, tile.entries[p][tile.offsets[t]]);
 #pragma GCC unroll 4
-                                     for (int v = 0; v < kVectors; ++v)
-                                       sums[p][v] += w[v] * load(row + v * kLanes);
-                                   }
-                                 }
-                               });
+            for (int v = 0; v < kVectors; ++v) sums[p][v] += w[v] * get_vector(row + v * kLanes);
+          }
+        }
+      });
 }
 
 // Neighbors in a row share what they read: each row is loaded once for all taps that it serves.
-template <int kWidth, int kStride, int kRun, int kVectors>
+template <typename T, int kWidth, int kStride, int kRun, int kVectors>
 SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
   const int64_t channel = tile.channel + first;
-  with_sums<kRowPixels, kVectors>(tile, first, [&](auto& sums) __attribute__((always_inline)) {
+  with_sums<T, kRowPixels, kVectors>(tile, first, [&](auto& sums) __attribute__((always_inline)) {
     for (int64_t t = 0; t < tile.taps; t += kWidth) {
       Vector w[kWidth][kVectors];
 #pragma GCC unroll 8
@@ -159,13 +174,13 @@ SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
       }
 #pragma GCC unroll 8
       for (int begin = 0; begin < kRowPixels; begin += kRun) {
-        const float* const* rows = tile.entries[begin] + tile.offsets[t];
+        const TableEntry rows = tile.entries[begin] + tile.offsets[t];
 #pragma GCC unroll 32
         for (int x = 0; x < (kRun - 1) * kStride + kWidth; ++x) {
-          const float* row = rows[x] + channel;
+          const T* row = channels_from<T>(channel, rows[x]);
 #pragma GCC unroll 2
           for (int v = 0; v < kVectors; ++v) {
-            const Vector value = load(row + v * kLanes);
+            const Vector value = get_vector(row + v * kLanes);
 #pragma GCC unroll 8
             for (int j = 0; j < kWidth; ++j) {
               const int p = (x - j) / kStride;
@@ -179,31 +194,43 @@ SEGBLOCKS_INLINE void depthwise_strip(const Tile& tile, int64_t first) {
   });
 }
 
-template <int kWidth, int kStride, int kRun>
+template <typename T, int kWidth, int kStride, int kRun>
 void depthwise_row(const Tile& tile, int panels) {
   constexpr int kStep = SEGBLOCKS_ROW_VECTORS;
   const int vectors = panels * kPanelVectors;
   int v = 0;
   for (; v + kStep <= vectors; v += kStep) {
-    depthwise_strip<kWidth, kStride, kRun, kStep>(tile, v * kLanes);
+    depthwise_strip<T, kWidth, kStride, kRun, kStep>(tile, v * kLanes);
   }
-  for (; v < vectors; ++v) depthwise_strip<kWidth, kStride, kRun, 1>(tile, v * kLanes);
+  for (; v < vectors; ++v) depthwise_strip<T, kWidth, kStride, kRun, 1>(tile, v * kLanes);
 }
 
+struct Dense {
+  template <int kPixels, int kPanels>
+  SEGBLOCKS_INLINE static void add(const Tile& tile, int first) {
+    conv_panels<kPixels, kPanels>(tile, first);
+  }
+};
+
+template <typename T>
+struct Depthwise {
+  template <int kPixels, int kPanels>
+  SEGBLOCKS_INLINE static void add(const Tile& tile, int first) {
+    depthwise_panels<T, kPixels, kPanels>(tile, first);
+  }
+};
+
 // As many panels at a time as the registers hold.
-template <int kPixels, int kPanels, bool kDepthwise>
+template <typename Sums, int kPixels, int kPanels>
 void accumulate(const Tile& tile) {
   constexpr int kStep = kPanels < SEGBLOCKS_PANELS ? kPanels : SEGBLOCKS_PANELS;
   static_assert(kPanels % kStep == 0);
   for (int first = 0; first < kPanels; first += kStep) {
-    if constexpr (kDepthwise) {
-      depthwise_panels<kPixels, kStep>(tile, first);
-    } else {
-      conv_panels<kPixels, kStep>(tile, first);
-    }
+    Sums::template add<kPixels, kStep>(tile, first);
   }
 }
 
+template <typename T>
 void depthwise_rest(const Tile& tile, int64_t pixels, int64_t channels) {
   for (int64_t p = 0; p < pixels; ++p) {
     float* sums = tile.sums + p * tile.pitch;
@@ -211,9 +238,9 @@ void depthwise_rest(const Tile& tile, int64_t pixels, int64_t channels) {
       if (tile.start) sums[k] = 0.0f;
     }
     for (int64_t t = 0; t < tile.taps; ++t) {
-      const float* row = tile.entries[p][tile.offsets[t]] + tile.channel;
+      const T* row = channels_from<T>(tile.channel, tile.entries[p][tile.offsets[t]]);
       const float* weights = tile.weights + t * tile.depth + tile.channel;
-      for (int64_t k = 0; k < channels; ++k) sums[k] += row[k] * weights[k];
+      for (int64_t k = 0; k < channels; ++k) sums[k] += to_float(row[k]) * weights[k];
     }
   }
 }

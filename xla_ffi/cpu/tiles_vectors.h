@@ -4,7 +4,7 @@
 #define SEGBLOCKS_CPU_TILES_VECTORS_H_
 
 #include <stdint.h>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -19,8 +19,10 @@ constexpr int kPanelVectors = kPanel / kLanes;
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef int32_t SignedVector __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t WordVector __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t BitsVector __attribute__((vector_size(2 * kLanes)));
+typedef uint8_t UnalignedBytes __attribute__((vector_size(kLanes), aligned(1), may_alias));
 typedef uint16_t UnalignedBits __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
 // Of as many bytes as a vector of floats.
@@ -42,8 +44,28 @@ SEGBLOCKS_INLINE Vector get_vector(const BFloat16* p) {
   // uninitialized. Their own conversions are in halves.
   const __m512i words = _mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(bits));
   return reinterpret_cast<Vector>(reinterpret_cast<WordVector>(words) << 16);
+#elif SEGBLOCKS_LANES == 8 && defined(__AVX2__)
+  const __m256i words = _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(bits));
+  return reinterpret_cast<Vector>(reinterpret_cast<WordVector>(words) << 16);
 #else
   return reinterpret_cast<Vector>(__builtin_convertvector(bits, WordVector) << 16);
+#endif
+}
+
+SEGBLOCKS_INLINE Vector get_vector(const uint8_t* p) {
+#if SEGBLOCKS_LANES == 16 && defined(__AVX512F__)
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m512i words = _mm512_maskz_cvtepu8_epi32(0xffff, bytes);
+  return reinterpret_cast<Vector>(_mm512_maskz_cvtepi32_ps(0xffff, words));
+#elif SEGBLOCKS_LANES == 8 && defined(__AVX2__)
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Vector>(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+#else
+  // Step by step: some compilers convert the lanes one by one otherwise.
+  const auto bytes = *reinterpret_cast<const UnalignedBytes*>(p);
+  const BitsVector bits = __builtin_convertvector(bytes, BitsVector);
+  const WordVector words = __builtin_convertvector(bits, WordVector);
+  return __builtin_convertvector(reinterpret_cast<SignedVector>(words), Vector);
 #endif
 }
 
