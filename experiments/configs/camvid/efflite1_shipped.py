@@ -3,8 +3,9 @@
     python -m segblocks_jax.experiments.camvid --config=experiments/configs/camvid/efflite1_shipped.py \
         --data_dir=FOLDER --workdir=DIR
 
-The base of the preset `camvid_shipped`, see docs/ablations.md. Policies start fresh.
-Hardware: two CPU cores. Result, time: docs/ablations.md.
+The base of the preset `camvid_shipped` of sweeps. The network had 2,200 dense steps and 800 in blocks; policies start
+fresh.
+Hardware: two CPU cores. Result and time: docs/ablations.md, "The claim from the model that ships".
 """
 
 import ml_collections
