@@ -54,13 +54,14 @@ def load_start(modules: nnx.Dict, system: Any, workdir: pathlib.Path | None) -> 
 
 def find_start(text: str, workdir: pathlib.Path | None) -> pathlib.Path:
     """The folder that `model.init_from` names: of a run, one of its checkpoints, a saved or a shipped model."""
-    folder = model_folder(text)
-    if text.startswith(BESIDE):
-        if workdir is None:
-            raise InputError(
-                f"model.init_from is {text!r}, a run beside this one's workdir; there is none"
-            )
+    if not text.startswith(BESIDE):
+        folder = model_folder(text)
+    elif workdir is not None:
         folder = expand(workdir).parent / text.removeprefix(BESIDE)
+    else:
+        raise InputError(
+            f"model.init_from is {text!r}, a run beside this one's workdir; there is none"
+        )
     found = any(folder.glob("checkpoints/*")) or _step(folder) is not None
     if not found and not current_file(folder, WEIGHTS).is_file():
         raise MissingFileError(
